@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make their own .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint types bench clean
+
+demo: .make/installed  ## render scenes, train, evaluate, report: about ten minutes on two cores
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: .make/installed-dev  ## the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .make/installed-dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .make/installed-dev  ## pyright
+	$(BIN)/pyright
+
+bench: .make/installed-dev  ## all benchmarks; each prints its table
+	$(BIN)/python benchmarks/ari.py
+	$(BIN)/python benchmarks/scenes.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/training.py
+
+clean:  ## remove what this file made
+	rm -rf .venv .make runs/demo
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.make/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	@mkdir -p .make && touch $@
+
+.make/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@mkdir -p .make && touch $@ .make/installed

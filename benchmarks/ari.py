@@ -1,0 +1,112 @@
+"""Time to score masks: slotlab's ARI against scikit-learn in a loop and the one-hot einsum of other code bases.
+
+    python benchmarks/ari.py [--images 10000] [--size 128] [--segments 11] [--threads 2] [--repeats 5]
+
+The three take turns, so that a busy machine slows all of them; the table shows the median of each. The slower two are
+timed on fewer images and their rate is scaled up, as the table says.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from slotlab.metrics.functional import (
+    adjusted_rand_index,
+    adjusted_rand_index_of,
+    contingency,
+    mean_best_overlap_of,
+    mean_iou_of,
+)
+
+
+def label_maps(images: int, size: int, segments: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two label maps of 11 x 11 cells per image that agree on about 70 % of the cells, int64 [images, size, size]."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, segments, (images, 11, 11), generator=generator)
+    other = torch.randint(0, segments, target.shape, generator=generator)
+    predicted = torch.where(torch.rand(target.shape, generator=generator) < 0.7, target, other)
+    rows = torch.arange(size) * 11 // size
+    first, second = (labels[:, rows][:, :, rows].contiguous() for labels in (predicted, target))
+    return first, second
+
+
+def scikit_learn(predicted: Tensor, target: Tensor) -> Tensor:
+    """`adjusted_rand_score` for one image after the other."""
+    pairs = zip(target.flatten(1).numpy(), predicted.flatten(1).numpy(), strict=True)
+    return torch.tensor([adjusted_rand_score(true, one) for true, one in pairs], dtype=torch.float64)
+
+
+def one_hot_einsum(predicted: Tensor, target: Tensor) -> Tensor:
+    """The table as a product of one-hot masks, in float32 and in batches of 64, as is usual."""
+    scores = []
+    for some_predicted, some_target in zip(predicted.split(64), target.split(64), strict=True):
+        one = F.one_hot(some_predicted.flatten(1)).float()
+        true = F.one_hot(some_target.flatten(1)).float()
+        table = torch.einsum("bnp,bnt->bpt", one, true).double()
+        pairs = (table * (table - 1)).sum((1, 2))
+        rows, columns = table.sum(2), table.sum(1)
+        of_rows, of_columns = (rows * (rows - 1)).sum(1), (columns * (columns - 1)).sum(1)
+        pixels = table.sum((1, 2))
+        chance = of_rows * of_columns / (pixels * (pixels - 1))
+        scores.append((pairs - chance) / ((of_rows + of_columns) / 2 - chance))
+    return torch.cat(scores)
+
+
+def all_four(predicted: Tensor, target: Tensor) -> Tensor:
+    """ARI, FG-ARI, mIoU and mBO from one table; returns the ARI."""
+    table = contingency(predicted, target)
+    adjusted_rand_index_of(table, foreground_only=True)
+    mean_iou_of(table)
+    mean_best_overlap_of(table)
+    return adjusted_rand_index_of(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time to score masks.")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--segments", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    predicted, target = label_maps(arguments.images, arguments.size, arguments.segments)
+    few = min(arguments.images, 200)
+    contenders: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+        "slotlab, ARI": (adjusted_rand_index, arguments.images),
+        "slotlab, ARI + FG-ARI + mIoU + mBO": (all_four, arguments.images),
+        "scikit-learn, loop": (scikit_learn, few),
+        "one-hot einsum, float32": (one_hot_einsum, few),
+    }
+    reference = scikit_learn(predicted[:few], target[:few])
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    errors = {}
+    for turn in range(arguments.repeats + 1):  # the first turn warms up
+        for name, (function, images) in contenders.items():
+            start = time.perf_counter()
+            scores = function(predicted[:images], target[:images])
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+            errors[name] = (scores[:few] - reference).abs().max().item()
+
+    shape = f"{arguments.images:,} maps of {arguments.size} x {arguments.size}, {arguments.segments} segments"
+    print(f"{shape}; {arguments.threads} threads, torch {torch.__version__}, {platform.machine()}")
+    print(f"median of {arguments.repeats} turns, taken in alternation; slower ones timed on {few} maps and scaled\n")
+    print(f"{'':36}{'timed on':>9}{'maps/s':>10}{'all, s':>9}{'x sklearn':>11}{'error':>10}")
+    rates = {name: images / statistics.median(seconds[name]) for name, (_, images) in contenders.items()}
+    for name, rate in rates.items():
+        ratio = rate / rates["scikit-learn, loop"]
+        row = f"{name:36}{contenders[name][1]:>9,}{rate:>10,.0f}{arguments.images / rate:>9.2f}"
+        print(f"{row}{ratio:>11.2f}{errors[name]:>10.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""slotlab: learn to take pictures apart into objects (slots), without labels; measure it; look at it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from slotlab.data import open_data
+    from slotlab.evaluation import evaluate
+    from slotlab.hub import create_model, list_models, load, save
+    from slotlab.runs import train
+    from slotlab.scenes import render
+
+# Names load when first used, so that `import slotlab` and `slotlab --help` do not wait for torch.
+_HOMES = {
+    "create_model": "slotlab.hub",
+    "evaluate": "slotlab.evaluation",
+    "list_models": "slotlab.hub",
+    "load": "slotlab.hub",
+    "open_data": "slotlab.data",
+    "render": "slotlab.scenes",
+    "save": "slotlab.hub",
+    "train": "slotlab.runs",
+}
+
+__all__ = ["create_model", "evaluate", "list_models", "load", "open_data", "render", "save", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'slotlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,5 @@
+"""`python -m slotlab`, which torchrun needs."""
+
+from slotlab.cli import main
+
+main()

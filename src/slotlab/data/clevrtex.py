@@ -1,0 +1,148 @@
+"""Reader of the published CLEVRTex layout, which `slotlab scenes write` writes too."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from slotlab.data.decoding import Picture, check_sizes, decode_image, decode_mask
+from slotlab.data.pixels import PixelDataset
+from slotlab.data.splits import by_order
+from slotlab.errors import DataError
+
+IMAGE_NAME = re.compile(r"CLEVRTEX_(?P<variant>.+)_(?P<index>\d{6})\.png")
+WHOLE_VARIANTS = ("outd",)
+
+
+def holds_clevrtex(root: Path) -> bool:
+    """Whether a CLEVRTex image lies anywhere below `root`."""
+    return any(IMAGE_NAME.fullmatch(name) for _, _, names in os.walk(root) for name in names)
+
+
+class ClevrTex(PixelDataset):
+    """CLEVRTex and every data set in its layout.
+
+    Dataset format:
+
+    * images: `**/CLEVRTEX_{variant}_{index:06d}.png`, RGB or RGBA, in any nesting (published: 1,000 a folder)
+    * masks: `CLEVRTEX_{variant}_{index:06d}_flat.png` beside the image, palette PNG: the pixel value is the object's
+      number in the json, 0 the ground; read as ids, never as colours
+    * metadata: `CLEVRTEX_{variant}_{index:06d}.json` beside the image; optional
+
+    Splits by sorted index as in the published loader: test [0, 10 %), val [10, 20 %), train [20, 100 %); `outd`, which
+    has no splits, is used whole for any split. Crop 0.8 of the shorter side, then resize. Gaps in the numbering are
+    allowed; an index that appears twice is an error, and so is an image without its mask.
+    """
+
+    kind = "clevrtex"
+    default_crop = 0.8
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        variant: str | None = None,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        images, self.variant, problems = _scan(Path(root), variant)
+        if problems and not skip_broken:
+            more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0][0]}: {problems[0][1]}{more}")
+        self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
+        super().__init__(
+            data=str(root),
+            root=Path(root),
+            total=len(self.paths),
+            splits={} if self.variant in WHOLE_VARIANTS else by_order(len(self.paths)),
+            has_masks=True,
+            split=split,
+            resolution=resolution,
+            crop=crop,
+            count=count,
+            skip_broken=skip_broken,
+        )
+        for file, reason in problems:
+            self.note_broken(file, f"{file}: {reason}")
+
+    def read(self, row: int) -> Picture:
+        """Decodes the image and its mask."""
+        path = self.paths[row]
+        mask_path = _mask_path(path)
+        image, mode = decode_image(path, str(path))
+        mask = decode_mask(mask_path, str(mask_path), palette_only=True)
+        check_sizes(image, mask, str(path), str(mask_path))
+        return Picture(image, mask, mode)
+
+    def name(self, row: int) -> str:
+        """The image's path."""
+        return str(self.paths[row])
+
+    def number(self, row: int) -> int:
+        """The index in the file's name."""
+        return self.numbers[row]
+
+    def metadata(self, position: int) -> dict[str, Any]:
+        """The scene's json: `num_objects`, `objects` (shape, size, material, 3d_coords ...), `ground_material` ...
+
+        Raises:
+            DataError: if the json is missing or broken.
+        """
+        path = self.paths[self.rows[position]].with_suffix(".json")
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: metadata cannot be read ({error}); write the json again") from error
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, with the variant."""
+        return super().describe() | {"variant": self.variant}
+
+
+def _mask_path(image: Path) -> Path:
+    return image.with_name(f"{image.stem}_flat.png")
+
+
+def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[tuple[str, str]]]:
+    """Images by index, their variant, and what is wrong: (file, reason and remedy)."""
+    images: dict[int, Path] = {}
+    variants: set[str] = set()
+    problems: list[tuple[str, str]] = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        present = set(names)
+        for name in sorted(names):
+            found = IMAGE_NAME.fullmatch(name)
+            if found is None:
+                continue
+            variants.add(found["variant"])
+            if variant is not None and found["variant"] != variant:
+                continue
+            path, index = Path(folder, name), int(found["index"])
+            if index in images:
+                problems.append((str(path), f"index {index} is also that of {images[index]}; remove one of the two"))
+                continue
+            images[index] = path
+            if _mask_path(path).name not in present:
+                problems.append(
+                    (
+                        str(path),
+                        f"its mask {_mask_path(path).name} is missing; put it back, or pass "
+                        "skip_broken=True to use the next picture instead",
+                    )
+                )
+    if variant is None and len(variants) > 1:
+        raise DataError(
+            f"{root}: several variants ({', '.join(sorted(variants))}); pass variant=, or name the folder of one"
+        )
+    if not images:
+        wanted = "" if variant is None else f" of variant {variant!r}, only {', '.join(sorted(variants)) or 'nothing'}"
+        raise DataError(
+            f"{root}: no CLEVRTEX_<variant>_<six digits>.png{wanted} below this folder; name the folder "
+            "that holds the unpacked images, or write scenes with `slotlab scenes write`"
+        )
+    return images, variant or variants.pop(), problems

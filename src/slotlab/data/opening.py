@@ -1,0 +1,106 @@
+"""One way to open any data set."""
+
+import difflib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from slotlab.data.clevrtex import ClevrTex, holds_clevrtex
+from slotlab.data.hdf5 import Hdf5, is_hdf5
+from slotlab.data.hub import Hub, holds_saved_dataset
+from slotlab.data.image_folder import ImageFolder, image_files
+from slotlab.data.packed import SETTINGS, Packed
+from slotlab.data.sample import SlotDataset
+from slotlab.data.scene_dataset import Scenes
+from slotlab.errors import ConfigError, DataError
+
+KINDS: dict[str, type] = {
+    "clevrtex": ClevrTex,
+    "images": ImageFolder,
+    "hdf5": Hdf5,
+    "hub": Hub,
+    "packed": Packed,
+    "scenes": Scenes,
+}
+WITHOUT_PATH = ("scenes", "hub")
+ACCEPTED = (
+    "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
+    "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
+    "cache, or scenes:<variant> (docs/data.md)"
+)
+
+
+def open_data(
+    spec: str | Path,
+    *,
+    split: str = "train",
+    resolution: int | None = None,
+    crop: float | None = None,
+    count: int | None = None,
+    skip_broken: bool = False,
+    **options: Any,
+) -> SlotDataset:
+    """Opens a data set.
+
+    Args:
+        spec: a path, whose kind is recognised by its content, or `kind:PATH` to force one of clevrtex, images,
+            hdf5, hub and packed; `scenes:VARIANT` renders, `hub:owner/name` downloads.
+        split: train, val, test or all.
+        resolution: side of the square pictures in pixels; None leaves them as they come out of the crop.
+        crop: side of the centred square as a fraction of the shorter side; by default CLEVRTex 0.8, others 1.0.
+        count: the first so many samples of the split.
+        skip_broken: put the next readable picture in a broken one's place and list it in `.broken`, instead of raising.
+        **options: the kind's own, such as `variant` (clevrtex), `image` and `mask` (hdf5, hub), `seed` (scenes).
+
+    Raises:
+        DataError: if there is no data set, or not such a split; the message names the folder and the remedy.
+        ConfigError: if an option is unknown or out of its range.
+    """
+    kind, target = recognise(spec)
+    chosen = KINDS[kind]
+    known = list(inspect.signature(chosen).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{option}: no option of {kind} data{_nearest(option, known)}; it has {', '.join(known)}")
+    common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
+    return chosen(target, **common, **options)
+
+
+def recognise(spec: str | Path) -> tuple[str, str]:
+    """The kind of data set that a spec names, and what follows the kind: a path, variant or hub name."""
+    text = str(spec)
+    forced = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", text)
+    if forced is not None and not Path(text).exists():
+        kind, target = forced.groups()
+        if kind not in KINDS:
+            raise DataError(f"{text}: unknown kind of data {kind!r}{_nearest(kind, KINDS)}; kinds: {', '.join(KINDS)}")
+        if kind not in WITHOUT_PATH and not Path(target).exists():
+            raise DataError(f"{target}: no such file or folder; {ACCEPTED}")
+        return kind, target
+    path = Path(text)
+    if not path.exists():
+        hint = f" (did you mean {text}:textured?)" if text == "scenes" else ""
+        raise DataError(f"{path}: no such file or folder{hint}; {ACCEPTED}")
+    if path.is_file():
+        if is_hdf5(path):
+            return "hdf5", text
+        raise DataError(f"{path}: a file, but not HDF5; {ACCEPTED}")
+    if (path / SETTINGS).is_file():
+        return "packed", text
+    if holds_saved_dataset(path):
+        return "hub", text
+    if (path / "images").is_dir():
+        return "images", text
+    if holds_clevrtex(path):
+        return "clevrtex", text
+    if image_files(path, nested=False):
+        return "images", text
+    inside = sorted(found.name for found in path.iterdir())
+    said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
+    raise DataError(f"{path}: the folder {said}; {ACCEPTED}")
+
+
+def _nearest(name: str, known: Any) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

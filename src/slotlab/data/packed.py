@@ -1,0 +1,152 @@
+"""The packed cache: decoded, cropped and resized pixels in flat arrays, read through memory maps."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slotlab.data.decoding import to_batch
+from slotlab.data.pixels import BrokenFile, checked_position, first_rows
+from slotlab.data.sample import Batch, Sample
+from slotlab.data.splits import choose
+from slotlab.errors import DataError
+
+SETTINGS = "packed.json"
+FORMAT, VERSION = "slotlab-packed", 1
+
+
+class Packed:
+    """A folder that `slotlab data pack` wrote.
+
+    Dataset format:
+
+    * `packed.json`: format version, source, resolution, crop, splits as row ranges; shape, size and SHA-256 of each
+      array
+    * `images.npy`: uint8 (N, S, S, 3)
+    * `masks.npy`, where a split has masks: uint8 ids (N, S, S), int16 where an id exceeds 255
+    * `indices.npy`: int64 (N,), each sample's number in the source
+
+    Nothing is decoded: a batch is one indexed copy from the memory map and one conversion to float.
+    """
+
+    kind = "packed"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self.settings = _settings(self.root)
+        for key, wanted in (("resolution", resolution), ("crop", crop)):
+            if wanted is not None and wanted != self.settings[key]:
+                raise DataError(
+                    f"{root}: packed with {key} {self.settings[key]}, not {wanted}; pack the source again "
+                    f"with {key}={wanted}"
+                )
+        self.splits = {name: range(*bounds) for name, bounds in self.settings["splits"].items()}
+        self.total: int = self.settings["count"]
+        rows, self.split = choose(self.splits, split, self.total, str(root))
+        self.rows = first_rows(rows, count)
+        masked = self.settings["masked_splits"]
+        self.has_masks = self.split in masked if self.split != "all" else set(masked) == {*(self.splits or ["all"])}
+        self.broken: list[BrokenFile] = []
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Sample:
+        batch = self.batch([position])
+        sample = Sample(image=batch["image"][0], index=batch["index"][0])
+        if "mask" in batch:
+            sample["mask"] = batch["mask"][0]
+        return sample
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The samples at `positions`, stacked."""
+        first = self.rows.start
+        rows = np.array([first + checked_position(position, len(self)) for position in positions], dtype=np.int64)
+        return to_batch(self._images[rows], self._masks[rows] if self.has_masks else None, self._indices[rows])
+
+    def verify(self) -> list[BrokenFile]:
+        """Reads everything and compares checksums; returns the arrays that have changed since they were packed."""
+        return [
+            BrokenFile(str(self.root / name), "its content has changed since it was packed; pack the source again")
+            for name, array in self.settings["arrays"].items()
+            if sha256_of(self.root / name) != array["sha256"]
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs; `source` is what the source said of itself."""
+        return {
+            "data": str(self.root),
+            "kind": self.kind,
+            "split": self.split,
+            "crop": self.settings["crop"],
+            "resolution": self.settings["resolution"],
+            "count": len(self),
+            "source": self.settings["source"],
+        }
+
+    def _open(self) -> None:
+        arrays = {name: _mapped(self.root / name, array) for name, array in self.settings["arrays"].items()}
+        self._images, self._indices = arrays["images.npy"], arrays["indices.npy"]
+        self._masks = arrays.get("masks.npy", np.empty(0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not isinstance(value, np.ndarray)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settings(root: Path) -> dict[str, Any]:
+    path = root / SETTINGS
+    remedy = "pack the source again with `slotlab data pack`"
+    try:
+        settings = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing, so {root} is not a packed cache; {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise DataError(f"{path}: not the settings of a packed cache; {remedy}")
+    if settings.get("version") != VERSION:
+        raise DataError(f"{path}: format version {settings.get('version')}, this slotlab reads {VERSION}; {remedy}")
+    missing = {"source", "resolution", "crop", "count", "splits", "masked_splits", "arrays"} - set(settings)
+    if missing:
+        raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {remedy}")
+    return settings
+
+
+def _mapped(path: Path, array: dict[str, Any]) -> np.ndarray:
+    remedy = "pack the source again with `slotlab data pack`"
+    if not path.is_file():
+        raise DataError(f"{path}: missing; {remedy}")
+    if path.stat().st_size != array["bytes"]:
+        raise DataError(
+            f"{path}: {path.stat().st_size} bytes instead of {array['bytes']}: truncated or changed; {remedy}"
+        )
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be read as an array ({error}); {remedy}") from error
+    if list(values.shape) != array["shape"] or values.dtype.str != array["dtype"]:
+        raise DataError(f"{path}: {values.dtype} {values.shape} instead of what {SETTINGS} says; {remedy}")
+    return np.asarray(values)

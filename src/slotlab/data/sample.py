@@ -1,0 +1,49 @@
+"""The one sample type of the library, and what every data set offers."""
+
+from collections.abc import Sequence
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+
+from torch import Tensor
+
+
+class Sample(TypedDict):
+    """One picture: what a data set's `[i]` returns.
+
+    `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects; absent where the data
+    set has no masks. `index`: the sample's number in its data set (int64 scalar tensor).
+    """
+
+    image: Tensor
+    mask: NotRequired[Tensor]
+    index: Tensor
+
+
+class Batch(TypedDict):
+    """Several samples stacked: `image` [B, 3, H, W], `mask` [B, H, W] (absent without masks), `index` [B]."""
+
+    image: Tensor
+    mask: NotRequired[Tensor]
+    index: Tensor
+
+
+@runtime_checkable
+class SlotDataset(Protocol):
+    """What every data set of the library offers, whatever lies on disk."""
+
+    has_masks: bool
+
+    def __len__(self) -> int:
+        """Number of samples in the chosen split."""
+        ...
+
+    def __getitem__(self, position: int) -> Sample:
+        """The sample at `position` in 0..len-1 (IndexError beyond)."""
+        ...
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The samples at `positions`, stacked; faster than one by one where the format allows."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values: data, kind, split, crop, resolution, count."""
+        ...

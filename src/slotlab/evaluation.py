@@ -1,0 +1,143 @@
+"""How well a model takes images apart: one evaluation, one protocol, all four mask metrics for both kinds of masks."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slotlab.atomic import replacing
+from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.diagnostics import SlotDiagnostics
+from slotlab.models import SlotAutoencoder
+from slotlab.models.randomness import seeded_generator
+
+if TYPE_CHECKING:
+    from slotlab.metrics import Score
+
+MASK_SOURCES = ("masks", "attention")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on a data set.
+
+    Attributes:
+        protocol: data, split, crop, resolution, number of images, slots, seed, and the definitions used.
+        masks: scores of the decoder's masks: "ari", "fg_ari", "miou", "mbo"; empty for data without true masks.
+        attention: the same of the slot-attention masks of the last iteration, resized bilinearly.
+        reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB).
+        loss: the training objective, mean over images.
+        slots_used: mean number of slots that own more than 0.5 % of an image.
+        warnings: signs of collapse or tiling, in words.
+    """
+
+    protocol: dict[str, Any]
+    masks: "dict[str, Score]"
+    attention: "dict[str, Score]"
+    reconstruction: "dict[str, Score]"
+    loss: float
+    slots_used: float
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `metrics.json` holds: every mean under its name, with standard errors and counts beside."""
+        groups = {"masks": self.masks, "attention": self.attention, "reconstruction": self.reconstruction}
+        content: dict[str, Any] = {"protocol": self.protocol}
+        content |= {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
+        content["details"] = {
+            group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()
+        }
+        return content | {"loss": self.loss, "slots_used": self.slots_used, "warnings": self.warnings}
+
+    def write(self, path: str | Path) -> None:
+        """Writes `to_json()` to `path`, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def evaluate(
+    model: SlotAutoencoder,
+    dataset: SlotDataset,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Scores `model` on all of `dataset`, on the model's device and in float32.
+
+    Initial slots depend on `seed` and the image alone, so that the result does not depend on the batch size; in
+    several processes each takes its share, and all return the scores of the whole.
+
+    Args:
+        model: what to score; put into evaluation mode for the time.
+        dataset: from `slotlab.open_data`, at the model's resolution.
+        batch_size: images at a time.
+        seed: of the initial slots.
+        on_batch: told the number of images after each batch, for progress bars.
+
+    Raises:
+        DataError: an image cannot be read.
+        ValueError: images of another size than the model's.
+    """
+    from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    segmentation = {source: SegmentationScores().to(device) for source in MASK_SOURCES}
+    errors = {
+        "mse_sum": ReconstructionError("sum").to(device),
+        "mse": ReconstructionError("mean").to(device),
+        "psnr": PeakSignalToNoiseRatio().to(device),
+    }
+    loss = ReconstructionError("mean").to(device)
+    diagnostics = SlotDiagnostics(model.slots)
+    rank, world_size = _place_among_processes()
+    for batch in evaluation_batches(dataset, batch_size=batch_size, rank=rank, world_size=world_size):
+        images = batch["image"].to(device)
+        output = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
+        target = batch["mask"].to(device) if "mask" in batch else None
+        for source, scores in segmentation.items():
+            predicted = output.segmentation(source)
+            if source == "masks":
+                diagnostics.update(predicted, target)
+            if target is not None:
+                scores.update(predicted, target)
+        for error in errors.values():
+            error.update(output.reconstruction.clamp(0, 1), images)
+        loss.update(output.reconstruction, images)
+        if on_batch is not None:
+            on_batch(len(images))
+    model.train(was_training)
+    reconstruction = {name: error.compute() for name, error in errors.items()}
+    return Evaluation(
+        protocol={
+            **dataset.describe(),
+            "images": reconstruction["mse"].count,
+            "slots": model.slots,
+            "iterations": model.encoder.slot_attention.iterations,
+            "slot_seed": seed,
+            "mask_sources": {
+                "masks": "decoder masks, argmax",
+                "attention": "slot attention of the last iteration, resized bilinearly, argmax",
+            },
+            "miou": segmentation["masks"].definition,
+            "mbo": "true objects, background excluded",
+        },
+        masks=segmentation["masks"].compute() if dataset.has_masks else {},
+        attention=segmentation["attention"].compute() if dataset.has_masks else {},
+        reconstruction=reconstruction,
+        loss=12 * loss.compute().mean,
+        slots_used=diagnostics.slots_used,
+        warnings=diagnostics.warnings(),
+    )
+
+
+def _place_among_processes() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -1,0 +1,20 @@
+"""How close generated pictures are to real ones: Frechet distance (clean-FID) and kernel distance (KID) of folders."""
+
+from slotlab.fidelity.compare import FidelityWarning, FrechetResult, compare, compare_folders
+from slotlab.fidelity.networks import FeatureNet, open_network
+from slotlab.fidelity.resize import clean_resize
+from slotlab.fidelity.statistics import SetInformation, SetStatistics, batch_statistics, folder_statistics
+
+__all__ = [
+    "FeatureNet",
+    "FidelityWarning",
+    "FrechetResult",
+    "SetInformation",
+    "SetStatistics",
+    "batch_statistics",
+    "clean_resize",
+    "compare",
+    "compare_folders",
+    "folder_statistics",
+    "open_network",
+]

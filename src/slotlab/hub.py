@@ -1,0 +1,120 @@
+"""Making, saving and loading models; a model folder holds `config.json` and `model.safetensors`, nothing pickled."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from slotlab.atomic import replacing
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.models import MODELS, SlotAutoencoder
+from slotlab.models.components import check_arguments, nearest
+from slotlab.presets import preset_names
+from slotlab.training.config import run_config
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` and `slotlab train` know, sorted."""
+    return preset_names()
+
+
+def create_model(name: str, **overrides: Any) -> SlotAutoencoder:
+    """A fresh, untrained model.
+
+    Args:
+        name: a preset (`list_models()`), or the path of a preset file.
+        overrides: changes to the preset's model, e.g. `slots=7`; dotted keys as in `**{"decoder.channels": 32}`.
+
+    Raises:
+        ConfigError: an unknown preset or key (the nearest is suggested), or a value out of range.
+    """
+    return model_from_config(run_config(name, overrides).model)
+
+
+def model_from_config(config: Mapping[str, Any]) -> SlotAutoencoder:
+    """The model that a `config.json` (or a preset's `model` section) describes, with fresh weights.
+
+    Raises:
+        ConfigError: an unknown kind or key, or a value out of range.
+    """
+    arguments = dict(config)
+    kind = arguments.pop("kind", None)
+    if kind not in MODELS:
+        raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
+    check_arguments("model", MODELS[kind], arguments)
+    return MODELS[kind](**arguments)
+
+
+def save(model: SlotAutoencoder, folder: str | Path) -> None:
+    """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all."""
+    folder = Path(folder)
+    with replacing(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / WEIGHTS_FILE) as path:
+        save_file(weights, path, metadata={"format": "pt"})
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> SlotAutoencoder:
+    """A trained model, in evaluation mode, from a run folder or any folder with a config and weights.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, damaged, or holds tensors that do not fit the config; the
+            message names the file. A pickle is refused without being opened.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such model folder; give the folder that `slotlab train ... --out FOLDER` wrote"
+        )
+    model = model_from_config_file(folder / CONFIG_FILE)
+    _load_weights(model, folder / WEIGHTS_FILE)
+    return model.to(device).eval()
+
+
+def model_from_config_file(path: Path) -> SlotAutoencoder:
+    """The model that a `config.json` describes; CheckpointError names the file if it is missing or wrong."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ConfigError("not a JSON object")
+        return model_from_config(config)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error}); restore it from another checkpoint") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _load_weights(model: SlotAutoencoder, path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({error}); it is truncated, or of another format such as a "
+            f"pickle, which slotlab never opens. Take another checkpoint of the run"
+        ) from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    problems = [f"missing tensor {name}" for name in wanted.keys() - found.keys()]
+    problems += [f"extra tensor {name}" for name in found.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {list(found[name])}, the config wants {list(wanted[name])}"
+        for name in wanted.keys() & found.keys()
+        if wanted[name] != found[name]
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(sorted(problems)[:5])}")
+    model.load_state_dict(
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    )

@@ -1,0 +1,119 @@
+"""Frechet distance of two sets of features, from their means and covariances, which are gathered batch by batch."""
+
+import torch
+from torch import Tensor
+
+from slotlab.errors import DataError
+
+
+class FeatureStatistics:
+    """Mean and covariance of a stream of feature vectors, in float64, in memory that does not grow with the stream.
+
+    Batches are merged by the parallel form of Welford's update (Chan, Golub and LeVeque, 1979), so that the result
+    does not suffer from cancellation and does not depend on the batch size beyond rounding.
+
+    Attributes:
+        count: number of vectors so far.
+        mean: float64 [D].
+        scatter: float64 [D, D], sum of the outer products of the deviations from the mean.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dimension, dtype=torch.float64)
+        self.scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
+
+    def add(self, features: Tensor) -> None:
+        """Adds a batch of vectors, floating [B, D] on any device.
+
+        Raises:
+            ValueError: if the shape is not [B, D].
+            DataError: if a value is NaN or infinite.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(f"features must be [B, {len(self.mean)}], not {tuple(features.shape)}")
+        broken = (~torch.isfinite(features)).any(1)
+        if broken.any():
+            first = self.count + int(broken.nonzero()[0])
+            raise DataError(
+                f"features of {int(broken.sum())} images are NaN or infinite, first that of image {first}: "
+                "look at that image, and at the weights of the feature net"
+            )
+        if not len(features):
+            return
+        values = features.detach().to("cpu", torch.float64)
+        mean = values.mean(0)
+        deviations = values - mean
+        batch = FeatureStatistics(0)
+        batch.count, batch.mean, batch.scatter = len(values), mean, deviations.T @ deviations
+        self.merge(batch)
+
+    def merge(self, other: "FeatureStatistics") -> None:
+        """Adds what another stream has gathered (from another process, say)."""
+        if not other.count:
+            return
+        total = self.count + other.count
+        shift = other.mean - self.mean
+        self.scatter += other.scatter + torch.outer(shift, shift) * (self.count * other.count / total)
+        self.mean = self.mean + shift * (other.count / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance, float64 [D, D].
+
+        Raises:
+            DataError: below two vectors, which have none.
+        """
+        if self.count < 2:
+            raise DataError(f"a covariance needs at least 2 images, not {self.count}; thousands, to mean anything")
+        return self.scatter / (self.count - 1)
+
+    def chance_distance(self) -> float:
+        """tr(covariance) / count: what this sample's mean alone adds to a distance by chance."""
+        return float(self.covariance.trace()) / self.count
+
+
+def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
+    """Squared Frechet (2-Wasserstein) distance of two Gaussians.
+
+    |mean_a - mean_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) for covariances A and B. The last trace is the sum of the
+    square roots of the eigenvalues of the symmetric A^(1/2) B A^(1/2). With A = F^T F and B = G^T G (from their own
+    eigenvalues) they are the singular values of F G^T, and are taken from there: as roots of eigenvalues, those that
+    should be 0 would be of the order of the square root of the rounding error, and where images are fewer than
+    features there are many of them.
+
+    Args:
+        mean_a: [D].
+        covariance_a: [D, D], symmetric and positive semi-definite, of any rank.
+        mean_b: [D].
+        covariance_b: [D, D], likewise.
+
+    Returns:
+        The distance, >= 0 up to rounding; 0 for equal Gaussians.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+        DataError: if a value is NaN or infinite.
+
+    Source: Dowson and Landau, 1982; as a score of images: Heusel et al., arXiv 1706.08500, equation 6.
+    """
+    size = len(mean_a)
+    shapes = [tuple(x.shape) for x in (mean_a, covariance_a, mean_b, covariance_b)]
+    if shapes != [(size,), (size, size)] * 2:
+        raise ValueError(f"means must be [D] and covariances [D, D] of one size, not {shapes}")
+    mean_a, covariance_a, mean_b, covariance_b = (
+        x.detach().to("cpu", torch.float64) for x in (mean_a, covariance_a, mean_b, covariance_b)
+    )
+    if not all(torch.isfinite(x).all() for x in (mean_a, covariance_a, mean_b, covariance_b)):
+        raise DataError("feature statistics hold NaN or infinity: gather them again")
+    roots = torch.linalg.svdvals(_factor(covariance_a) @ _factor(covariance_b).T)
+    distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * roots.sum()
+    return float(distance)
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """F [rank, D] with F^T F = `covariance`; eigenvalues within rounding of 0 count as 0."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    kept = values > values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    return values[kept].sqrt()[:, None] * vectors[:, kept].T

@@ -1,0 +1,39 @@
+"""Metrics as pure functions: one value per image, float64 [B], on the device of the input.
+
+Label maps are integer tensors [B, H, W] (or [B, N]) in which 0 is the background of the *true* map; predicted ids have
+no meaning beyond telling segments apart. The `..._of` functions start from a `contingency` table, for those who want
+several metrics from one.
+"""
+
+from slotlab.metrics.functional.adjusted_rand import (
+    adjusted_rand_index,
+    adjusted_rand_index_of,
+    degenerate,
+    degenerate_of,
+)
+from slotlab.metrics.functional.overlap import (
+    MEAN_IOU_DEFINITIONS,
+    intersection_over_union_of,
+    mean_best_overlap,
+    mean_best_overlap_of,
+    mean_iou,
+    mean_iou_of,
+)
+from slotlab.metrics.functional.reconstruction import peak_signal_to_noise_ratio, squared_error
+from slotlab.metrics.functional.table import contingency
+
+__all__ = [
+    "MEAN_IOU_DEFINITIONS",
+    "adjusted_rand_index",
+    "adjusted_rand_index_of",
+    "contingency",
+    "degenerate",
+    "degenerate_of",
+    "intersection_over_union_of",
+    "mean_best_overlap",
+    "mean_best_overlap_of",
+    "mean_iou",
+    "mean_iou_of",
+    "peak_signal_to_noise_ratio",
+    "squared_error",
+]

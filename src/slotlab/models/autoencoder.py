@@ -1,0 +1,92 @@
+"""Slot Attention with a spatial broadcast decoder: the object-discovery autoencoder (Locatello et al. 2020)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
+from slotlab.models.components import build
+from slotlab.models.output import SlotOutput
+from slotlab.models.randomness import Generators
+from slotlab.models.slot_encoder import SlotEncoder
+
+DECODERS = {"broadcast": SpatialBroadcastDecoder}
+
+
+class SlotAutoencoder(nn.Module):
+    """Takes images apart into slots and paints them again, one layer per slot.
+
+    Args:
+        resolution: side R of the images.
+        encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
+        slot_attention: arguments of `SlotAttention`.
+        decoder: `{"kind": "broadcast", ...}` and that decoder's arguments.
+
+    Raises:
+        ConfigError: an unknown kind or key, or a value out of range; the message names the key.
+    """
+
+    kind = "slot-autoencoder"
+
+    def __init__(
+        self,
+        resolution: int = 128,
+        encoder: Mapping[str, Any] | None = None,
+        slot_attention: Mapping[str, Any] | None = None,
+        decoder: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        encoder = dict(encoder or {"kind": "cnn"})
+        slot_attention = dict(slot_attention or {})
+        decoder = dict(decoder or {"kind": "broadcast"})
+        self.config: dict[str, Any] = {
+            "kind": self.kind,
+            "resolution": resolution,
+            "encoder": encoder,
+            "slot_attention": slot_attention,
+            "decoder": decoder,
+        }
+        self.encoder = SlotEncoder(resolution, encoder, slot_attention)
+        self.decoder = build(
+            "decoder", DECODERS, decoder, slot_dim=self.encoder.slot_attention.dim, resolution=resolution
+        )
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that the model takes."""
+        return self.encoder.resolution
+
+    @property
+    def slots(self) -> int:
+        """Number of slots K."""
+        return self.encoder.slot_attention.slots
+
+    def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
+        """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
+        return self.encoder(images, generator).slots
+
+    def decode(self, slots: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction [B, 3, R, R], masks [B, K, R, R], slot images [B, K, 3, R, R] of slots [B, K, D].
+
+        `poses` [B, K, 4] (x, y in [-1, 1], and scales) are needed, and can be edited, where frames are relative.
+        """
+        return self.decoder(slots, poses)
+
+    def forward(self, images: Tensor, generator: Generators = None) -> SlotOutput:
+        """All there is to see of images [B, 3, R, R] in [0, 1].
+
+        Raises:
+            ValueError: images of another shape than the model was made for.
+        """
+        encoded = self.encoder(images, generator)
+        reconstruction, masks, slot_images = self.decoder(encoded.slots, encoded.poses)
+        return SlotOutput(
+            slots=encoded.slots,
+            attention=encoded.attention,
+            attention_grid=encoded.attention_grid,
+            masks=masks,
+            reconstruction=reconstruction,
+            slot_images=slot_images,
+            poses=encoded.poses,
+        )

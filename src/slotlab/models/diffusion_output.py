@@ -1,0 +1,38 @@
+"""What slot diffusion returns: the shared output and what its loss is made of."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from slotlab.models.output import SlotOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOutput(SlotOutput):
+    """What slot diffusion makes of images: the slots, and one denoising of their latents at a random timestep.
+
+    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], and `masks` are the denoiser's
+    cross-attention, resized bilinearly. In training mode neither is computed: `masks` are the slot-attention masks and
+    `reconstruction` is empty, [B, 3, 0, 0].
+
+    Attributes:
+        timesteps: [B], the timestep of each image.
+        noise: [B, C, h, w], what was added to the latents.
+        target: [B, C, h, w], what the denoiser should have answered.
+        predicted: [B, C, h, w], what it answered.
+        weights: [B], weight of each image in the loss.
+        cross_attention: [B, K, h', w'], the masks before resizing, in evaluation mode.
+    """
+
+    timesteps: Tensor
+    noise: Tensor
+    target: Tensor
+    predicted: Tensor
+    weights: Tensor
+    cross_attention: Tensor | None = None
+
+    @property
+    def loss(self) -> Tensor:
+        """Weighted squared error of each image, mean over its values: float32 [B]; its mean is the objective."""
+        error = (self.predicted.float() - self.target.float()).square()
+        return self.weights * error.flatten(1).mean(dim=1)

@@ -1,0 +1,54 @@
+"""Reference frames of slots: where a slot looks from (invariant slot attention, Biza et al. 2023, arXiv 2302.04973)."""
+
+import torch
+from torch import Tensor, nn
+
+from slotlab.models.randomness import Generators, draw
+
+SMALLEST, LARGEST = 0.02, 2.0
+REACH = 5.0
+
+
+class RelativeFrame(nn.Module):
+    """Coordinates of a grid as each slot sees them: shifted to the slot's position, divided by its scale.
+
+    A pose is (x, y, width, height): position in [-1, 1] (left to right, top to bottom) and scale along each axis, the
+    standard deviation of the slot's attention.
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+        channels: width of the embedding of relative coordinates.
+    """
+
+    grid: Tensor
+
+    def __init__(self, height: int, width: int, channels: int) -> None:
+        super().__init__()
+        y, x = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
+        self.register_buffer("grid", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
+        self.embedding = nn.Linear(2, channels)
+
+    def forward(self, poses: Tensor) -> Tensor:
+        """Embedding of the grid relative to poses [B, K, 4]: [B, K, N, channels]."""
+        position, scale = poses[:, :, None, :2], poses[:, :, None, 2:]
+        return self.embedding((self.grid - position) / (scale * REACH))
+
+    def pose_of(self, weights: Tensor) -> Tensor:
+        """Mean and standard deviation of where weights [B, K, N] (summing to 1 over N) lie: poses [B, K, 4]."""
+        position = weights @ self.grid
+        spread = weights @ self.grid.square() - position.square()
+        scale = spread.clamp(min=SMALLEST**2).sqrt().clamp(max=LARGEST)
+        return torch.cat([position, scale], dim=-1)
+
+
+def random_poses(batch: int, slots: int, generator: Generators, like: Tensor) -> Tensor:
+    """Poses to begin with, [batch, slots, 4]: positions uniform in [-1, 1], scales around 0.1 (Biza et al., app. A)."""
+    noise = draw(batch, (slots, 4), generator).to(like)
+    position = torch.erf(noise[..., :2] / 2**0.5)
+    scale = (0.1 + 0.1 * noise[..., 2:]).clamp(SMALLEST, LARGEST)
+    return torch.cat([position, scale], dim=-1)
+
+
+def _centres(count: int) -> Tensor:
+    return (torch.arange(count) + 0.5) / count * 2 - 1

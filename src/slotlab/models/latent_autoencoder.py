@@ -1,0 +1,247 @@
+"""The autoencoder whose latents slot diffusion denoises: those of `diffusers`, with one scaling and one interface."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slotlab.errors import ConfigError
+from slotlab.models.autoencoder_network import FAMILIES, PerChannel, build_network, fresh_network, published_scaling
+from slotlab.models.components import check_range, nearest
+from slotlab.models.noise import draw_normal
+from slotlab.models.randomness import Generators
+
+REGULARISER_WEIGHTS = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}
+
+
+@dataclass(frozen=True)
+class AutoencoderOutput:
+    """What stage 1 trains on.
+
+    Attributes:
+        reconstruction: [B, 3, R, R], nominally in [0, 1] (not clamped).
+        latents: [B, C, h, w] before scaling.
+        regulariser: scalar; "kl": divergence of the posterior from a standard normal per pixel value of the image,
+            "vq": codebook and commitment loss (van den Oord et al. 2017, arXiv 1711.00937), "tiny": 0.
+    """
+
+    reconstruction: Tensor
+    latents: Tensor
+    regulariser: Tensor
+
+
+class LatentAutoencoder(nn.Module):
+    """Images [B, 3, R, R] in [0, 1] to latents [B, C, R / f, R / f] of about unit variance, and back.
+
+    Wraps `AutoencoderKL`, `VQModel` or `AutoencoderTiny` of `diffusers`. Latents are deterministic (the mean of the KL
+    posterior; VQ latents before quantisation, which decoding does), so that cached latents are those of the images.
+    `encode` gives (latents - shift) x scale, `decode` undoes it; scale and shift are among the weights and the config.
+
+    Args:
+        resolution: side R of the images.
+        family: "kl", "vq" or "tiny".
+        channels: width of each level; each level after the first halves the sides, so that three give f = 4.
+        layers: residual blocks per level.
+        latent_channels: channels C of the latents.
+        codes: size of the codebook ("vq" only).
+        attention: self-attention in the middle ("kl" and "vq").
+        scale: what latents are multiplied by, one number or one per channel; by default that of `network`, else 1
+            until `measure_scaling`.
+        shift: what is subtracted before, likewise; by default that of `network`, else 0.
+        loss: reconstruction error of stage 1, "l1" or "mse", mean over values in [-1, 1].
+        regulariser_weight: of the regulariser in stage 1; by default 1e-6 ("kl"), 1 ("vq"), 0 ("tiny").
+        network: arguments of the `diffusers` class, as its `config.json` has them, in place of `channels`, `layers`,
+            `latent_channels`, `codes` and `attention`.
+        source: where pretrained weights came from, for the record.
+
+    Raises:
+        ConfigError: an unknown family or key, a number out of range, a resolution that cannot be halved often enough,
+            a scaling that does not fit the latents.
+    """
+
+    kind = "latent-autoencoder"
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        resolution: int = 128,
+        family: Literal["kl", "vq", "tiny"] = "kl",
+        channels: Sequence[int] = (64, 128, 256),
+        layers: int = 2,
+        latent_channels: int = 3,
+        codes: int = 4096,
+        attention: bool = False,
+        scale: PerChannel | None = None,
+        shift: PerChannel | None = None,
+        loss: Literal["l1", "mse"] = "l1",
+        regulariser_weight: float | None = None,
+        network: Mapping[str, Any] | None = None,
+        source: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_range("resolution", resolution, 8, 4096)
+        if family not in FAMILIES:
+            raise ConfigError(f"autoencoder.family: unknown {family!r}{nearest(str(family), list(FAMILIES))}")
+        if loss not in ("l1", "mse"):
+            raise ConfigError(f"autoencoder.loss: must be 'l1' or 'mse', not {loss!r}")
+        self._arguments: dict[str, Any] = {"family": family, "loss": loss, "source": source}
+        if network is None:
+            fresh = {
+                "channels": list(channels),
+                "layers": layers,
+                "latent_channels": latent_channels,
+                "codes": codes,
+                "attention": attention,
+            }
+            self._arguments |= fresh
+            network = fresh_network(family, **fresh)
+            default_scale, default_shift = 1.0, 0.0
+        else:
+            network = dict(network)
+            self._arguments["network"] = network
+            default_scale, default_shift = published_scaling(network)
+        self.resolution = resolution
+        self.family = family
+        self.network = build_network(family, network)
+        self.loss = loss
+        default_weight = REGULARISER_WEIGHTS[family]
+        self.regulariser_weight = default_weight if regulariser_weight is None else regulariser_weight
+        self.latent_channels = int(self.network.config["latent_channels"])
+        widths = "encoder_block_out_channels" if family == "tiny" else "block_out_channels"
+        self.downsampling = 2 ** (len(self.network.config[widths]) - 1)
+        if resolution % self.downsampling:
+            raise ConfigError(
+                f"resolution: {resolution} is not a multiple of {self.downsampling}, the autoencoder's downsampling"
+            )
+        self.register_buffer("scale", self._per_channel("scale", default_scale if scale is None else scale))
+        self.register_buffer("shift", self._per_channel("shift", default_shift if shift is None else shift))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every constructor argument as JSON values, with the scaling as it is now."""
+        return {
+            "kind": self.kind,
+            "resolution": self.resolution,
+            **self._arguments,
+            "regulariser_weight": self.regulariser_weight,
+            "scale": self.scale.flatten().tolist(),
+            "shift": self.shift.flatten().tolist(),
+        }
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the latents."""
+        return self.resolution // self.downsampling
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents, float32 [B, C, h, w] of about zero mean and unit variance, of images [B, 3, R, R] in [0, 1].
+
+        Raises:
+            ValueError: images of another shape than the model was made for.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return (self._posterior(images.float())[0] - self.shift) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, R, R], float32, nominally in [0, 1] (not clamped), of latents as `encode` gives them."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._decode(latents.float() / self.scale + self.shift)[0]
+
+    def forward(self, images: Tensor, generator: Generators = None) -> AutoencoderOutput:
+        """Reconstructs images [B, 3, R, R] in [0, 1]; in training mode "kl" samples its posterior by `generator`.
+
+        Raises:
+            ValueError: images of another shape than the model was made for.
+        """
+        latents, log_variance = self._posterior(images)
+        regulariser = latents.new_zeros(())
+        used = latents
+        if log_variance is not None:
+            divergence = 0.5 * (latents.square() + log_variance.exp() - 1 - log_variance)
+            regulariser = divergence.sum() / images.numel()
+            if self.training:
+                used = latents + (0.5 * log_variance).exp() * draw_normal(latents, generator)
+        reconstruction, commitment = self._decode(used)
+        return AutoencoderOutput(reconstruction, latents, regulariser if commitment is None else commitment)
+
+    def objective(self, output: AutoencoderOutput, images: Tensor) -> Tensor:
+        """Loss of stage 1, a scalar in float32: reconstruction error plus the weighted regulariser."""
+        error = F.l1_loss if self.loss == "l1" else F.mse_loss
+        reconstruction = error(2 * output.reconstruction.float(), 2 * images.float())
+        return reconstruction + self.regulariser_weight * output.regulariser.float()
+
+    @torch.no_grad()
+    def measure_scaling(self, batches: Iterable[Tensor]) -> None:
+        """Sets shift and scale to the mean and 1 / standard deviation of each latent channel over image batches.
+
+        Rombach et al. 2022 (appendix G) measure one standard deviation; one per channel suits latents whose channels
+        differ.
+
+        Raises:
+            ValueError: no images, or a channel that never varies.
+        """
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for images in batches:
+            latents = self._posterior(images)[0].double()
+            count += latents.numel() // self.latent_channels
+            total = total.to(latents) + latents.sum(dim=(0, 2, 3))
+            squares = squares.to(latents) + latents.square().sum(dim=(0, 2, 3))
+        if count == 0:
+            raise ValueError("batches: no images to measure the latents of")
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        if not bool((deviation > 1e-6).all()):
+            raise ValueError("latents: a channel is constant over these images; train the autoencoder longer")
+        self.shift.copy_(mean.reshape(1, -1, 1, 1))
+        self.scale.copy_((1 / deviation).reshape(1, -1, 1, 1))
+
+    @torch.no_grad()
+    def check_scaling(self, images: Tensor) -> None:
+        """Raises ConfigError unless the scaled latents of `images` have a standard deviation in 1/3 .. 3.
+
+        The noise schedule takes latents of unit variance for granted; with others a model trains without an error and
+        badly.
+        """
+        latents = self.encode(images)
+        deviation = float(latents.square().mean().sqrt())
+        if not 1 / 3 <= deviation <= 3:
+            raise ConfigError(
+                f"autoencoder.scale: latents of these images have a root mean square of {deviation:.3g} after scaling, "
+                f"the noise schedule needs about 1; measure it (LatentAutoencoder.measure_scaling), or divide "
+                f"autoencoder.scale by {deviation:.3g}"
+            )
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unscaled latents and, for "kl", the logarithm of their variance."""
+        if images.ndim != 4 or images.shape[1:] != (3, self.resolution, self.resolution):
+            raise ValueError(
+                f"images: expected [B, 3, {self.resolution}, {self.resolution}], got {list(images.shape)}; "
+                f"resize them, or load a model of that resolution"
+            )
+        encoded = self.network.encode(images * 2 - 1)
+        if self.family == "kl":
+            return encoded.latent_dist.mean, encoded.latent_dist.logvar
+        return encoded.latents, None
+
+    def _decode(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images and, for "vq", codebook plus commitment loss."""
+        decoded = self.network.decode(latents)
+        return (decoded.sample + 1) / 2, decoded.commit_loss if self.family == "vq" else None
+
+    def _per_channel(self, key: str, value: PerChannel) -> Tensor:
+        values = [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
+        if len(values) not in (1, self.latent_channels):
+            raise ConfigError(
+                f"autoencoder.{key}: {len(values)} numbers for {self.latent_channels} latent channels; give one, or "
+                f"one per channel"
+            )
+        if not all(math.isfinite(one) for one in values) or (key == "scale" and min(values) <= 0):
+            raise ConfigError(
+                f"autoencoder.{key}: must be finite{' and positive' if key == 'scale' else ''}: {value!r}"
+            )
+        return torch.tensor(values, dtype=torch.float32).expand(self.latent_channels).reshape(1, -1, 1, 1).clone()

@@ -1,0 +1,105 @@
+"""Curves of a training run: losses and scores against steps."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from slotlab.training.history import Row
+
+LOSSES = {"train_loss": ("train", "#0072b2", "-"), "validation_loss": ("validation", "#d55e00", "-")}
+SCORES = {
+    "ari": ("ARI, decoder masks", "#009e73", "-"),
+    "fg_ari": ("FG-ARI, decoder masks", "#cc79a7", "-"),
+    "attention_ari": ("ARI, attention masks", "#009e73", "--"),
+    "attention_fg_ari": ("FG-ARI, attention masks", "#cc79a7", "--"),
+}
+LOG_RATIO = 4.0  # a loss that falls by more than this is drawn on a log scale
+FEW = 25  # up to so many points are marked one by one
+
+
+def loss_curves(rows: Sequence[Row], title: str = "") -> Figure:
+    """Train and validation loss, and beside them ARI and FG-ARI where the run has them, against steps.
+
+    The loss is drawn on a log scale where it falls by more than a factor of 4. Epochs stand along the top; minutes
+    instead, where the data never ends. Cells that a row lacks, and values that are not finite, are left out.
+
+    Args:
+        rows: as in `history.csv` (`slotlab.training.history.read_history`); may be empty.
+        title: above the figure.
+    """
+    scored = any(_points(rows, name)[0] for name in SCORES)
+    width = 10.5 if scored else 6.0
+    figure = Figure(figsize=(width, 4.4), facecolor="white")
+    figure.subplots_adjust(left=0.7 / width, right=1 - 0.2 / width, bottom=0.23, top=0.84, wspace=0.18)
+    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    _draw(axes[0], rows, LOSSES, "loss")
+    drawn = [value for name in LOSSES for value in _points(rows, name)[1]]
+    if drawn and min(drawn) > 0 and max(drawn) / min(drawn) > LOG_RATIO:
+        axes[0].set_yscale("log")
+    if scored:
+        _draw(axes[1], rows, SCORES, "score on validation images")
+        lowest = min(value for name in SCORES for value in _points(rows, name)[1])
+        axes[1].set_ylim(min(-0.02, lowest - 0.02), 1.02)
+        axes[1].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def figure_image(figure: Figure, dots_per_inch: int = 110) -> Image.Image:
+    """A matplotlib figure as an RGB picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch)
+    return Image.open(buffer).convert("RGB")
+
+
+def _draw(axes: Axes, rows: Sequence[Row], lines: dict[str, tuple[str, str, str]], label: str) -> None:
+    for name, (legend, colour, style) in lines.items():
+        steps, values = _points(rows, name)
+        if steps:
+            marker = "o" if len(steps) <= FEW else ""
+            axes.plot(steps, values, style, color=colour, label=legend, linewidth=1.6, marker=marker, markersize=3.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25)
+    axes.spines[["right", "top"]].set_visible(False)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "nothing recorded yet", ha="center", va="center", transform=axes.transAxes, color="0.45")
+        return
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    _second_axis(axes, rows)
+
+
+def _second_axis(axes: Axes, rows: Sequence[Row]) -> None:
+    """Epochs along the top, or minutes where an epoch is longer than the run."""
+    last = rows[-1]
+    epochs, minutes = last.get("epoch", 0.0), last.get("seconds", 0.0) / 60
+    label, reached = ("epoch", epochs) if epochs >= 1 else ("minutes", minutes)
+    if reached <= 0 or not math.isfinite(reached) or last.get("step", 0) <= 0:
+        return
+    rate = reached / last["step"]
+
+    def from_steps(steps: ArrayLike) -> np.ndarray:
+        return np.asarray(steps) * rate
+
+    def to_steps(values: ArrayLike) -> np.ndarray:
+        return np.asarray(values) / rate
+
+    top = axes.secondary_xaxis("top", functions=(from_steps, to_steps))
+    top.set_xlabel(label, fontsize=8.5, color="0.4")
+    top.tick_params(labelsize=8, colors="0.4")
+    top.spines["top"].set_color("0.7")
+
+
+def _points(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    pairs = [(row["step"], row[name]) for row in rows if "step" in row and math.isfinite(row.get(name, math.nan))]
+    return [step for step, _ in pairs], [value for _, value in pairs]

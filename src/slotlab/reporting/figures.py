@@ -1,0 +1,259 @@
+"""Figures of what a model sees in images: from images, true masks and a `SlotOutput` to labelled pictures."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
+from slotlab.models import SlotOutput
+from slotlab.reporting import cells
+from slotlab.reporting.canvas import Cell, Heading, Scale, grid
+from slotlab.reporting.cells import CELL, cell_size
+from slotlab.reporting.colours import Colour, matched_colours, slot_colours, true_colours
+
+EMPTY_SHARE = 0.002  # below what data sets ask of a visible object: 20 pixels of 64x64 are 0.005
+ERROR_TOP = 0.5
+
+
+def reconstruction_grid(
+    images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, cell: int = CELL
+) -> Image.Image:
+    """A row per image: image, reconstruction, error, true objects (if given), decoder masks, attention masks.
+
+    Below the segmentations stand the scores of that one image (ARI, FG-ARI, mIoU by the "clevrtex" definition, mBO).
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        output: what the model made of them.
+        mask: true masks, int64 [B, H, W], 0 = background; predicted segments then take the colours of the objects
+            they match best. Without, each slot has its own colour, the same in every row.
+        cell: longer side of a picture in pixels.
+
+    Raises:
+        ValueError: `images`, `output` and `mask` are not of the same images.
+    """
+    _check(images, output, mask)
+    size = cell_size(images, cell)
+    headings = [Heading("image"), Heading("reconstruction"), Heading("error")]
+    headings += [Heading("true objects")] if mask is not None else []
+    headings += [Heading("decoder masks"), Heading("attention masks")]
+    predictions = [output.segmentation(source).cpu() for source in ("masks", "attention")]
+    captions = [_scores(prediction, mask) for prediction in predictions]
+    rows = []
+    for number, image in enumerate(images):
+        error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
+        row = [
+            Cell(cells.photograph(image, size)),
+            Cell(cells.photograph(output.reconstruction[number], size)),
+            Cell(cells.heat_map(error, size, ERROR_TOP)),
+        ]
+        if mask is not None:
+            row.append(Cell(cells.label_map(mask[number], true_colours(mask[number]), size)))
+        for prediction, caption in zip(predictions, captions, strict=True):
+            colours = _colours(prediction[number], output, None if mask is None else mask[number])
+            row.append(Cell(cells.label_map(prediction[number], colours, size), caption[number]))
+        rows.append(row)
+    return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
+
+
+def segmentation_grid(
+    images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, opacity: float = 0.55, cell: int = CELL
+) -> Image.Image:
+    """A row per image: the image, then true objects (if given), decoder masks and attention masks laid over it.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        output: what the model made of them.
+        mask: true masks, int64 [B, H, W], 0 = background, to match colours with.
+        opacity: of the colours over the image, in [0, 1].
+        cell: longer side of a picture in pixels.
+
+    Raises:
+        ValueError: `images`, `output` and `mask` are not of the same images.
+    """
+    _check(images, output, mask)
+    titles = {"decoder masks": output.segmentation("masks"), "attention masks": output.segmentation("attention")}
+    rows = []
+    for number, image in enumerate(images):
+        true = None if mask is None else mask[number]
+        size = cell_size(image, cell)
+        row = [Cell(cells.photograph(image, size))]
+        if true is not None:
+            row.append(Cell(cells.overlay(image, true, true_colours(true), size, opacity)))
+        for segmentation in titles.values():
+            colours = _colours(segmentation[number], output, true)
+            row.append(Cell(cells.overlay(image, segmentation[number], colours, size, opacity)))
+        rows.append(row)
+    true_heading = ["true objects"] if mask is not None else []
+    return grid(rows, [Heading(title) for title in ["image", *true_heading, *titles]])
+
+
+def slot_grid(
+    image: Tensor,
+    output: SlotOutput,
+    index: int = 0,
+    *,
+    mask: Tensor | None = None,
+    threshold: float = 0.5,
+    cell: int = CELL,
+) -> Image.Image:
+    """A column per slot, in the order of the slots, and three rows: its picture raw, times its mask, and thresholded.
+
+    Each heading has the chip of the slot's colour in the segmentations and the share of pixels it owns; a slot that
+    owns less than 0.2 % is marked as empty. Where the decoder makes no slot pictures, the image itself is cut out.
+
+    Args:
+        image: [3, H, W] in [0, 1].
+        output: what the model made of the batch that `image` is in.
+        index: the image's place in that batch.
+        mask: its true mask [H, W], if colours are to match the true objects'.
+        threshold: the last row shows a pixel where the slot's mask exceeds this.
+        cell: longer side of a picture in pixels.
+
+    Raises:
+        ValueError: `image` or `mask` does not fit `output`.
+    """
+    _check(image[None], output, None if mask is None else mask[None], index)
+    size = cell_size(image, cell)
+    segmentation = output.segmentation("masks")[index].cpu()
+    first = [
+        Cell(cells.photograph(image, size), "image"),
+        Cell(cells.photograph(output.reconstruction[index], size), "reconstruction"),
+        Cell(cells.label_map(segmentation, _colours(segmentation, output, mask), size), "decoder masks"),
+    ]
+    labels = ["raw", "× mask", f"mask > {threshold:g}"]
+    drawn = output.slot_images is not None
+    rows: list[list[Cell | None]] = [[cell] for cell in first]
+    for slot, alpha in enumerate(output.masks[index]):
+        picture = image if output.slot_images is None else output.slot_images[index, slot]
+        rows[0].append(Cell(cells.photograph(picture, size)))
+        rows[1].append(Cell(cells.cut_out(picture, alpha, size)))
+        rows[2].append(Cell(cells.cut_out(picture, (alpha > threshold).float(), size, soft=False)))
+    headings = [Heading("all slots"), *_slot_headings(segmentation, output, mask)]
+    if not drawn:  # the raw row would show the image again and again
+        rows, labels = [[first[0], *rows[1][1:]], [first[2], *rows[2][1:]]], labels[1:]
+    return grid(rows, headings, labels)
+
+
+def attention_grid(
+    image: Tensor,
+    output: SlotOutput,
+    index: int = 0,
+    *,
+    mask: Tensor | None = None,
+    top: float = 1.0,
+    cell: int = CELL,
+) -> Image.Image:
+    """Slot attention over the dimmed image: a row per iteration, a column per slot, one colour scale for all.
+
+    Args:
+        image: [3, H, W] in [0, 1].
+        output: what the model made of the batch that `image` is in.
+        index: the image's place in that batch.
+        mask: its true mask [H, W], if the colour chips are to match the true objects'.
+        top: attention shown as brightest; 1 is all of a feature's attention.
+        cell: longer side of a picture in pixels.
+
+    Raises:
+        ValueError: `image` or `mask` does not fit `output`.
+    """
+    _check(image[None], output, None if mask is None else mask[None], index)
+    size = cell_size(image, cell)
+    iterations = output.attention.shape[1]
+    last = output.segmentation("attention")[index].cpu()
+    colours = _colours(last, output, mask)
+    rows: list[list[Cell | None]] = []
+    for iteration in range(iterations):
+        maps = output.attention_masks(iteration)[index]
+        owners = cells.label_map(maps.argmax(dim=0), colours, size)
+        rows.append([Cell(owners), *(Cell(cells.glow(image, values, size, top)) for values in maps)])
+    headings = [Heading("strongest slot"), *_slot_headings(last, output, mask)]
+    labels = [f"iteration {number + 1}" for number in range(iterations)]
+    return grid(rows, headings, labels, Scale("attention of a slot (sums to 1 over slots)", top))
+
+
+def segmentation_colours(
+    segmentation: Tensor,
+    reference: Tensor | None = None,
+    *,
+    image: Tensor | None = None,
+    background: bool = False,
+    opacity: float = 0.5,
+    cell: int = CELL,
+) -> Image.Image:
+    """A segmentation in colours that can be compared with those of another.
+
+    Args:
+        segmentation: [H, W], integers >= 0.
+        reference: the true mask [H, W], 0 = background; segments take the colours of the true ones they match best
+            (`slotlab.reporting.colours.matched_colours`), so that numbering makes no difference. Without, each label
+            has its own colour.
+        image: [3, H, W] in [0, 1] to blend the colours over, with thin outlines.
+        background: `segmentation` is itself a true mask: its 0 is the background and gets the neutral grey.
+        opacity: of the colours over the image, in [0, 1].
+        cell: longer side of the picture in pixels.
+
+    Raises:
+        ValueError: the shapes do not agree.
+    """
+    for name, other in (("reference", reference), ("image", image)):
+        if other is not None and other.shape[-2:] != segmentation.shape:
+            raise ValueError(f"{name}: {list(other.shape)} does not fit a segmentation {list(segmentation.shape)}")
+    size = cell_size(segmentation, cell)
+    if background:
+        colours = true_colours(segmentation)
+    elif reference is not None:
+        colours = matched_colours(segmentation, reference)
+    else:
+        colours = slot_colours(segmentation.unique().tolist())
+    if image is None:
+        return cells.label_map(segmentation, colours, size)
+    return cells.overlay(image, segmentation, colours, size, opacity)
+
+
+def _colours(segmentation: Tensor, output: SlotOutput, mask: Tensor | None) -> dict[int, Colour]:
+    slots = range(output.masks.shape[1])
+    return slot_colours(slots) if mask is None else matched_colours(segmentation, mask.cpu(), slots)
+
+
+def _slot_headings(segmentation: Tensor, output: SlotOutput, mask: Tensor | None) -> list[Heading]:
+    colours = _colours(segmentation, output, mask)
+    headings = []
+    for slot in range(output.masks.shape[1]):
+        share = float((segmentation == slot).float().mean())
+        empty = share < EMPTY_SHARE
+        note = "empty" if empty else f"{share:.{0 if share >= 0.01 else 1}%} of image"
+        headings.append(Heading(f"slot {slot}", note, None if empty else colours[slot], faint=empty))
+    return headings
+
+
+def _scores(prediction: Tensor, mask: Tensor | None) -> Sequence[str]:
+    if mask is None:
+        return [""] * len(prediction)
+    mask = mask.cpu()
+    columns = (
+        adjusted_rand_index(prediction, mask),
+        adjusted_rand_index(prediction, mask, foreground_only=True),
+        mean_iou(prediction, mask),
+        mean_best_overlap(prediction, mask),
+    )
+    return [
+        f"ARI {ari:z.2f}  FG-ARI {foreground:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
+        for ari, foreground, iou, best in torch.stack(columns, dim=1).tolist()
+    ]
+
+
+def _check(images: Tensor, output: SlotOutput, mask: Tensor | None, index: int | None = None) -> None:
+    """Raises a ValueError unless images [B, 3, H, W] and masks [B, H, W] fit `output` (or its image `index`)."""
+    expected = [len(images), *output.reconstruction.shape[1:]]
+    count = len(output.reconstruction)
+    if index is None and len(images) != count:
+        raise ValueError(f"images: {len(images)} images, but the output is of {count}")
+    if index is not None and not -count <= index < count:
+        raise ValueError(f"index: {index} is not among the {count} images of the output")
+    if list(images.shape) != expected:
+        raise ValueError(f"images: {list(images.shape)} does not fit the output's {expected}")
+    if mask is not None and list(mask.shape) != [expected[0], *expected[2:]]:
+        raise ValueError(f"mask: {list(mask.shape)} does not fit the output's {[expected[0], *expected[2:]]}")

@@ -1,0 +1,89 @@
+"""Pictures of a model while it trains: a grid of the same validation images every so often, and the curves so far."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from slotlab.atomic import replacing
+from slotlab.data import Batch
+from slotlab.evaluation import Evaluation
+from slotlab.models import SlotAutoencoder, SlotOutput
+from slotlab.models.randomness import seeded_generator
+from slotlab.reporting.curves import figure_image, loss_curves
+from slotlab.reporting.figures import reconstruction_grid
+
+if TYPE_CHECKING:  # the loop brings the trainer along, which a report does not need
+    from slotlab.training.loop import RunState
+
+PREVIEWS_FOLDER = "previews"
+CURVES_FILE = "loss.png"
+
+
+class Pictures:
+    """Training callback that draws `previews/step-XXXXXXXX.png` and `loss.png` in the run folder.
+
+    A picture that cannot be drawn or written is a warning: it never stops the training.
+
+    Args:
+        images: how many validation images a preview shows, the first of the split; the same in every preview.
+    """
+
+    def __init__(self, images: int = 6) -> None:
+        self.images = images
+        self._batch: Batch | None = None
+
+    def on_preview(self, run: "RunState") -> None:
+        """Draws the validation images as the model sees them now."""
+        _drawing("the preview", run.step, lambda: self._draw_preview(run))
+
+    def on_evaluation(self, run: "RunState", evaluation: Evaluation) -> None:
+        """Draws the curves of all rows so far."""
+        _drawing("the loss curves", run.step, lambda: _draw_curves(run))
+
+    def _draw_preview(self, run: "RunState") -> None:
+        if self._batch is None:
+            self._batch = run.validation.batch(range(min(self.images, len(run.validation))))
+        output = outputs(run.model, self._batch, run.config.training.seed)
+        picture = reconstruction_grid(self._batch["image"].cpu(), output, self._batch.get("mask"))
+        write_png(picture, run.folder / PREVIEWS_FOLDER / f"step-{run.step:08d}.png")
+
+
+@torch.inference_mode()
+def outputs(model: SlotAutoencoder, batch: Batch, seed: int) -> SlotOutput:
+    """What a model makes of a batch, on the CPU, from the initial slots that `slotlab.evaluate` uses with `seed`.
+
+    The model's mode is restored; no global random numbers are drawn.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+        output = model(batch["image"].to(next(model.parameters()).device), generators)
+    finally:
+        model.train(was_training)
+    values = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    tensors = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    return dataclasses.replace(output, **tensors)
+
+
+def write_png(picture: Image.Image, path: Path) -> None:
+    """Writes a picture as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        picture.save(temporary, format="png")
+
+
+def _draw_curves(run: "RunState") -> None:
+    write_png(figure_image(loss_curves(run.rows, run.config.preset)), run.folder / CURVES_FILE)
+
+
+def _drawing(what: str, step: int, draw: Callable[[], None]) -> None:
+    try:
+        draw()
+    except Exception as error:  # whatever goes wrong, hours of training are worth more than a picture
+        warnings.warn(f"step {step}: {what} could not be drawn: {error}", RuntimeWarning, stacklevel=2)

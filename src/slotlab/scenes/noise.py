@@ -1,0 +1,99 @@
+"""Noise by table: clouds, random cells and white noise, periodic in the plane, looked up instead of computed."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from slotlab.scenes.randomness import lattice
+
+SIDE = 512  # of the tables, in entries
+CLOUD_CELL = 32  # entries per unit of the coarsest octave of `clouds`: it repeats every 16 units
+CELL = 16  # entries per unit of `cells`: they repeat every 32 units
+
+
+def clouds(u: Tensor, v: Tensor) -> Tensor:
+    """Smooth noise of four octaves in about 0..1 (mean 0.5), with features of size 1 and below."""
+    return _smooth(_cloud_table(u.device), u * CLOUD_CELL, v * CLOUD_CELL)
+
+
+def cells(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Random cells of about unit size: distance to the centre, distance to the border (0 there), number in [0, 1)."""
+    near, edge, number = _cell_tables(u.device)
+    x, y = u * CELL, v * CELL
+    return _smooth(near, x, y), _smooth(edge, x, y), number.index_select(0, _place(x, y).view(-1)).view(x.shape)
+
+
+def white(column: Tensor, row: Tensor) -> Tensor:
+    """One number in [0, 1) per pair of whole numbers (given as float32)."""
+    return _white_table(column.device).index_select(0, _place(column, row).view(-1)).view(column.shape)
+
+
+def _place(x: Tensor, y: Tensor) -> Tensor:
+    """Entry of the table at floor(x), floor(y), int32."""
+    column, row = x.floor().to(torch.int32), y.floor().to(torch.int32)
+    return (row & (SIDE - 1)) * SIDE + (column & (SIDE - 1))
+
+
+def _smooth(table: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear look-up in a flat table of SIDE + 1 columns and rows, of which the last repeat the first."""
+    left, above = x.floor(), y.floor()
+    fx, fy = x - left, y - above
+    place = (above.to(torch.int32) & (SIDE - 1)) * (SIDE + 1) + (left.to(torch.int32) & (SIDE - 1))
+    place = place.view(-1)
+    first = table.index_select(0, place).view(x.shape)
+    second = table.index_select(0, place + 1).view(x.shape)
+    third = table.index_select(0, place + (SIDE + 1)).view(x.shape)
+    fourth = table.index_select(0, place + (SIDE + 2)).view(x.shape)
+    top = first + fx * (second - first)
+    return top + fy * (third + fx * (fourth - third) - top)
+
+
+def _wrapped(table: Tensor, device: torch.device) -> Tensor:
+    """A table with its first column and row repeated at the end, flat."""
+    table = torch.cat([table, table[:, :1]], dim=1)
+    return torch.cat([table, table[:1]], dim=0).reshape(-1).to(device)
+
+
+@lru_cache(maxsize=4)
+def _cloud_table(device: torch.device) -> Tensor:
+    steps = torch.arange(SIDE)
+    total, weight, cell = torch.zeros(SIDE, SIDE), 1.0, CLOUD_CELL
+    for octave in range(4):
+        count = SIDE // cell
+        column = steps // cell
+        fraction = (steps % cell).to(torch.float32) / cell
+        ease = fraction * fraction * (3 - 2 * fraction)
+        low, high = column % count, (column + 1) % count
+        a, b = lattice(low[None], low[:, None], octave), lattice(high[None], low[:, None], octave)
+        c, d = lattice(low[None], high[:, None], octave), lattice(high[None], high[:, None], octave)
+        top, bottom = a + ease[None] * (b - a), c + ease[None] * (d - c)
+        total = total + weight * (top + ease[:, None] * (bottom - top) - 0.5)
+        weight, cell = weight * 0.55, cell // 2
+    return _wrapped((total * 0.9 + 0.5).clamp(0, 1), device)
+
+
+@lru_cache(maxsize=4)
+def _cell_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    count = SIDE // CELL
+    steps = torch.arange(SIDE)
+    home, inside = steps // CELL, (steps % CELL).to(torch.float32) / CELL
+    first = torch.full((SIDE, SIDE), 9.0)
+    second, number = first.clone(), torch.zeros(SIDE, SIDE)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            x, y = ((home + dx) % count)[None], ((home + dy) % count)[:, None]
+            across = dx + 0.1 + 0.8 * lattice(x, y, 11) - inside[None]
+            down = dy + 0.1 + 0.8 * lattice(x, y, 12) - inside[:, None]
+            distance = (across * across + down * down).sqrt()
+            nearer = distance < first
+            second = torch.where(nearer, first, torch.minimum(second, distance))
+            number = torch.where(nearer, lattice(x, y, 13), number)
+            first = torch.minimum(first, distance)
+    return _wrapped(first, device), _wrapped(second - first, device), number.reshape(-1).to(device)
+
+
+@lru_cache(maxsize=4)
+def _white_table(device: torch.device) -> Tensor:
+    steps = torch.arange(SIDE)
+    return lattice(steps[None], steps[:, None], 21).reshape(-1).to(device)

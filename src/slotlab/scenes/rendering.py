@@ -1,0 +1,306 @@
+"""Scenes from a seed: pictures, instance masks and what is in them."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slotlab.errors import ConfigError
+from slotlab.scenes import shapes
+from slotlab.scenes.layout import FOCAL, Dress, Layout, draw_dress, draw_layout, select
+from slotlab.scenes.randomness import scene_keys
+from slotlab.scenes.shading import display, object_table, shade_ground, shade_objects
+from slotlab.scenes.shadows import ground_shadows
+from slotlab.scenes.textures import MATERIALS, colours_of
+from slotlab.scenes.variants import SIZES, VARIANT_TABLE, VARIANTS, Variant
+from slotlab.scenes.visibility import Grid, first_hits, local_rays
+
+RENDERER = "slotlab scenes 1"  # changes whenever a scene of the same seed and index would come out different
+MIN_VISIBLE = 20 / 64**2  # part of the frame that every object must show
+MAX_ATTEMPTS = 400
+SETTLE_SAMPLES, SHADE_SAMPLES = 1 << 21, 1 << 17  # worked on at a time on a CPU; 64 times as many on a GPU
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Rendered scenes.
+
+    `image`: float32 [B, 3, H, W] in [0, 1]. `mask`: int64 [B, H, W], 0 = ground, 1.. = objects in `metadata`'s order.
+    `metadata`: one dict per scene, see `describe`.
+    """
+
+    image: Tensor
+    mask: Tensor
+    metadata: list[dict[str, Any]]
+
+
+@torch.no_grad()
+def render(
+    indices: Sequence[int],
+    *,
+    variant: str = "textured",
+    seed: int = 0,
+    resolution: int | tuple[int, int] = 64,
+    min_objects: int = 3,
+    max_objects: int = 10,
+    supersample: int = 1,
+    device: str | torch.device = "cpu",
+    framing: float = 1.0,
+) -> SceneBatch:
+    """Renders the scenes numbered `indices` of the endless set (`variant`, `seed`, object numbers).
+
+    A scene depends on its own index alone: on one device it comes out the same, bit by bit, in any batch. The mask is
+    taken at the pixels' centres, whatever `supersample` is.
+
+    Args:
+        indices: numbers of the scenes, each 0 or more.
+        variant: one of `VARIANTS`.
+        seed: 0 or more; names another set of scenes.
+        resolution: side of the picture, or (height, width), 16..1024.
+        min_objects: fewest objects in a scene, 1..max_objects.
+        max_objects: most objects in a scene, up to 16.
+        supersample: the picture is the mean of this many samples squared per pixel, 1..4.
+        device: where to render; what the result lies on.
+        framing: part of the picture's shorter side that the scene is composed for, 0.5..1. At 0.8 the picture shows
+            more ground around, and its centred 0.8 crop shows what 1.0 does.
+
+    Returns:
+        image [B, 3, H, W], mask [B, H, W] and B dicts.
+
+    Raises:
+        ConfigError: an argument is unknown or out of its range, or so many objects do not fit into the scene.
+    """
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    vocabulary = _check(variant, seed, height, width, min_objects, max_objects, supersample, framing)
+    index = torch.as_tensor(list(indices), dtype=torch.int64)
+    if bool((index < 0).any()):
+        raise ConfigError(f"indices: scene numbers start at 0, got {int(index.min())}")
+    view = _View(height, width, framing, torch.device(device))
+    if not len(index):
+        return SceneBatch(*_empty(height, width, view.device), [])
+    images, masks, metadata = [], [], []
+    most = 1 if view.device.type == "cpu" else 64
+    for part in index.split(max(1, most * SETTLE_SAMPLES // (height * width))):
+        layout, attempts, mask, depth = _settle(part, vocabulary, seed, min_objects, max_objects, view)
+        dress = draw_dress(layout, vocabulary)
+        masks.append(mask)
+        metadata += describe(layout, dress, part, attempts, mask, framing)
+        scenes = max(1, most * SHADE_SAMPLES // (height * width * supersample**2))
+        for start in range(0, len(part), scenes):
+            stop = min(start + scenes, len(part))
+            some, clothes = select(layout, dress, start, stop)
+            images.append(_shade(some, clothes, mask[start:stop], depth[start:stop], supersample, view))
+    return SceneBatch(torch.cat(images), torch.cat(masks), metadata)
+
+
+def _check(
+    variant: str,
+    seed: int,
+    height: int,
+    width: int,
+    min_objects: int,
+    max_objects: int,
+    supersample: int,
+    framing: float,
+) -> Variant:
+    if variant not in VARIANT_TABLE:
+        near = difflib.get_close_matches(str(variant), VARIANTS, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(f"variant: there is no '{variant}'; {hint}Choose one of {', '.join(VARIANTS)}")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed: must be 0 or more (below 2**63), got {seed}")
+    if not (16 <= height <= 1024 and 16 <= width <= 1024):
+        raise ConfigError(f"resolution: must lie in 16..1024, got {height}x{width}")
+    if not 1 <= min_objects <= max_objects <= 16:
+        raise ConfigError(
+            f"min_objects, max_objects: need 1 <= min_objects <= max_objects <= 16, got {min_objects} and {max_objects}"
+        )
+    if supersample not in (1, 2, 3, 4):
+        raise ConfigError(f"supersample: must be 1, 2, 3 or 4, got {supersample}")
+    if not 0.5 <= framing <= 1:
+        raise ConfigError(f"framing: must lie in 0.5..1, got {framing}")
+    return VARIANT_TABLE[variant]
+
+
+@dataclass(frozen=True)
+class _View:
+    height: int
+    width: int
+    framing: float
+    device: torch.device
+
+    def grid(self, supersample: int) -> Grid:
+        half = min(self.height, self.width) * supersample * self.framing / 2
+        return Grid(self.height * supersample, self.width * supersample, half)
+
+
+def _empty(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty(0, 3, height, width, device=device),
+        torch.empty(0, height, width, dtype=torch.int64, device=device),
+    )
+
+
+def _settle(
+    index: Tensor, vocabulary: Variant, seed: int, min_objects: int, max_objects: int, view: _View
+) -> tuple[Layout, Tensor, Tensor, Tensor]:
+    """Draws each scene until every object shows enough of itself; the attempt's number goes into its key.
+
+    Returns:
+        layout, attempts used [B], mask [B, H, W], and the depth per pixel that shows an object [B, H, W].
+    """
+    grid = view.grid(1)
+    side = min(int(min(view.height, view.width) * view.framing + 1e-6), min(view.height, view.width))
+    top, left = (view.height - side) // 2, (view.width - side) // 2
+    enough = max(1, round(MIN_VISIBLE * side * side))
+    count_keys = scene_keys(seed, index, torch.zeros_like(index))
+    attempts = torch.zeros_like(index)
+    mask, depth = (
+        torch.empty(len(index), view.height, view.width, dtype=kind, device=view.device)
+        for kind in (torch.int64, torch.float32)
+    )
+    waiting = torch.arange(len(index))
+    while len(waiting):
+        if int(attempts.max()) >= MAX_ATTEMPTS:
+            raise ConfigError(
+                f"max_objects: scene {int(index[waiting[0]])} found no layout of {min_objects} to {max_objects} objects "
+                f"in {MAX_ATTEMPTS} draws; lower min_objects and max_objects"
+            )
+        # Once few scenes wait, several attempts of each are tried at a time; the first good one counts all the same.
+        ahead = 1 if int(attempts.max()) == 0 else min(8, max(1, 64 // len(waiting)))
+        trial = torch.repeat_interleave(waiting, ahead)
+        number = attempts[trial] + 1 + torch.arange(ahead).repeat(len(waiting))
+        layout = draw_layout(
+            scene_keys(seed, index[trial], number), count_keys[trial], vocabulary, min_objects, max_objects
+        )
+        scene = layout.scene.to(view.device)
+        shown, far = first_hits(layout, local_rays(layout).to(view.device), scene, grid)
+        shown, far = shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
+        # Counted within the square that the scene is composed for.
+        inner = shown[:, top : top + side, left : left + side].reshape(-1)
+        visible = torch.bincount(inner + 1, minlength=len(scene) + 1)[1:].cpu()
+        good = layout.ok.clone()
+        good[layout.scene[visible < enough]] = False
+        found, first = good.view(-1, ahead).max(dim=1)
+        attempts[waiting] += torch.where(found, first + 1, ahead)
+        chosen = torch.nonzero(found).squeeze(1)
+        source = chosen * ahead + first[chosen]
+        rows, source = waiting[chosen].to(view.device), source.to(view.device)
+        shown = shown.index_select(0, source)
+        start = layout.first.to(view.device).index_select(0, source)[:, None, None]
+        mask.index_copy_(0, rows, torch.where(shown >= 0, shown + (1 - start), 0))
+        depth.index_copy_(0, rows, far.index_select(0, source))
+        waiting = waiting[~found]
+    layout = draw_layout(scene_keys(seed, index, attempts), count_keys, vocabulary, min_objects, max_objects)
+    return layout, attempts, mask, depth
+
+
+def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: _View) -> Tensor:
+    """The pictures [b, 3, H, W] of a layout whose pixels show `mask` at `depth` [b, H, W]."""
+    scenes, device = len(layout.count), view.device
+    grid = view.grid(supersample)
+    table, scene = object_table(layout, dress).to(device), layout.scene.to(device)
+    if supersample > 1:
+        shown, far = first_hits(layout, table[:12], scene, grid)
+    else:
+        number = mask - 1
+        shown = torch.where(number >= 0, number + layout.first.to(device)[:, None, None], -1).view(-1)
+        far = depth.reshape(-1)
+    lit, sky = ground_shadows(layout, dress, table, scene, grid)
+    light = shade_ground(layout, dress, grid, lit, sky)
+    place, colour = shade_objects(layout, dress, table, shown, far, grid)
+    light.view(3, -1).index_copy_(1, place, colour)
+    image = display(light).view(3, scenes, view.height, supersample, view.width, supersample)
+    total = image[:, :, :, 0, :, 0]
+    for sample in range(1, supersample**2):
+        total = total + image[:, :, :, sample // supersample, :, sample % supersample]
+    return (total * (1 / supersample**2)).transpose(0, 1).contiguous()
+
+
+def describe(
+    layout: Layout, dress: Dress, index: Tensor, attempts: Tensor, mask: Tensor, framing: float
+) -> list[dict[str, Any]]:
+    """One dict per scene, with the names of the published CLEVRTex json.
+
+    `image_index`, `num_objects`, `ground_material`, `layout_tries`, `directions` (unit vectors on the ground as the
+    camera sees it), `camera` and `lights` (positions), and `objects`: `index` (its id in the mask), `shape`, `size`,
+    `scale`, `material`, `color` (the material's first, red, green, blue in [0, 1]), `rotation` (degrees),
+    `3d_coords` of the centre (z up, ground at 0), `pixel_coords` (column, row, depth), `visible_pixels`.
+    """
+    height, width = mask.shape[1:]
+    camera = layout.camera[layout.scene]
+    offset = layout.centre - camera[:, :3]
+    depth, right, up = (
+        offset[:, 0] * camera[:, i] + offset[:, 1] * camera[:, i + 1] + offset[:, 2] * camera[:, i + 2]
+        for i in (3, 6, 9)
+    )
+    half = min(height, width) * framing / 2 * FOCAL
+    ids = mask.view(len(index), -1) + 32 * torch.arange(len(index), device=mask.device)[:, None]
+    visible = torch.bincount(ids.view(-1), minlength=32 * len(index)).cpu()[32 * layout.scene + layout.number]
+    size_names = tuple(SIZES)
+    scenes: list[dict[str, Any]] = []
+    for number, count, ground, tries, view, key, fill in zip(
+        index.tolist(),
+        layout.count.tolist(),
+        dress.ground.tolist(),
+        attempts.tolist(),
+        layout.camera.tolist(),
+        dress.key.tolist(),
+        dress.fill.tolist(),
+        strict=True,
+    ):
+        x, y = view[6:8]
+        scenes.append(
+            {
+                "image_index": number,
+                "num_objects": count,
+                "ground_material": MATERIALS[ground],
+                "directions": {
+                    "behind": [-y, x, 0.0],
+                    "front": [y, -x, 0.0],
+                    "right": [x, y, 0.0],
+                    "left": [-x, -y, 0.0],
+                    "above": [0.0, 0.0, 1.0],
+                    "below": [0.0, 0.0, -1.0],
+                },
+                "objects": [],
+                "layout_tries": tries,
+                "camera": {"location": view[:3], "forward": view[3:6], "right": view[6:9], "up": view[9:12]},
+                "lights": {"key": key, "fill": fill},
+            }
+        )
+    columns = zip(
+        layout.scene.tolist(),
+        layout.number.tolist(),
+        layout.shape.tolist(),
+        layout.size.tolist(),
+        layout.scale.tolist(),
+        dress.material.tolist(),
+        colours_of(dress.coefficients).tolist(),
+        (layout.yaw * 360).tolist(),
+        layout.centre.tolist(),
+        (right / depth * half + width / 2).tolist(),
+        (height / 2 - up / depth * half).tolist(),
+        depth.tolist(),
+        visible.tolist(),
+        strict=True,
+    )
+    for scene, number, shape, size, scale, material, color, rotation, centre, x, y, z, pixels in columns:
+        scenes[scene]["objects"].append(
+            {
+                "index": number,
+                "shape": shapes.NAMES[shape],
+                "size": size_names[size],
+                "scale": scale,
+                "material": MATERIALS[material],
+                "color": color,
+                "rotation": rotation,
+                "3d_coords": centre,
+                "pixel_coords": [int(x), int(y), z],
+                "visible_pixels": pixels,
+            }
+        )
+    return scenes

@@ -1,0 +1,119 @@
+"""Soft shadows of the key light: from the objects onto the ground, and onto each other."""
+
+import torch
+from torch import Tensor
+
+from slotlab.scenes import shapes
+from slotlab.scenes.layout import CONTACT, LIGHT_RADIUS, Dress, Layout
+from slotlab.scenes.shapes import Vector, dot, normalise, step
+from slotlab.scenes.visibility import Grid, bounding_radius, ray_direction, shadow_tiles, spread_tiles
+
+# Places along a shadow ray, around its point nearest the solid's centre: for small pictures and for large ones.
+_FEW, _MANY = tuple(0.3 * i for i in range(-3, 4)), tuple(0.15 * i for i in range(-6, 7))
+
+
+def soft_shadow(kind: int, point: Vector, light: Vector, fine: bool) -> Tensor:
+    """Part of the key light (0..1) that reaches `point` past a solid, both in the solid's frame at its size.
+
+    `light` is the unit vector towards the light. The part of the light's disc that is free is estimated from the
+    smallest signed distance of the ray to the solid, per distance travelled, at places along the ray (`fine`: more).
+    """
+    distance = shapes.SHAPES[shapes.NAMES[kind]].distance
+    closest = -dot(point, light)
+    best = None
+    for shift in _MANY if fine else _FEW:
+        at = (closest + shift).clamp_(min=0.03)
+        openness = distance(shapes.along(point, light, at)) / at
+        best = openness if best is None else torch.minimum(best, openness)
+    assert best is not None
+    part = (best * (0.5 / LIGHT_RADIUS) + 0.5).clamp_(0, 1)
+    part = part * part * (3 - 2 * part)
+    return (part + step(-1.2 - closest)).clamp_(max=1)
+
+
+def ground_shadows(layout: Layout, dress: Dress, table: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Parts of key light and of sky (0..1) that the objects leave to each sample of the ground, [B · height · width].
+
+    `table` (of `object_table`) and `scene` [M] lie on the device.
+    """
+    tiles = shadow_tiles(layout, dress.key, grid)
+    samples = len(layout.count) * grid.height * grid.width
+    lit = torch.ones(samples, device=table.device)
+    sky = torch.ones(samples, device=table.device)
+    for kind in layout.shape.unique().tolist():
+        shape = shapes.SHAPES[shapes.NAMES[kind]]
+        mine = tiles.of(layout.shape == kind, table.device)
+        right, up, place = spread_tiles(mine, scene, grid)
+        row = table.index_select(1, mine.owner).unbind(0)
+        dx, dy, dz = ray_direction(row, right, up)
+        depth = (-shape.half_height - row[2]) / dz.clamp_(max=-1e-3)
+        x, y = row[0] + depth * dx, row[1] + depth * dy
+        z = torch.full_like(x, -shape.half_height)
+        towards = normalise((row[12] - x, row[13] - y, row[14] - z))
+        part = soft_shadow(kind, (x, y, z), towards, fine=grid.half > 64)
+        near = (1 - shape.distance((x, y, z)) * (1 / CONTACT)).clamp_(0, 1)
+        lit.scatter_reduce_(0, place, part.view(-1), "amin")
+        sky.scatter_reduce_(0, place, (1 - 0.55 * near * near).view(-1), "amin")
+    return lit, sky
+
+
+def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, point: Vector) -> Tensor:
+    """Part of the key light (0..1) that other objects leave to surface points [T] of the objects `owner`.
+
+    `table` (of `shading.object_table`), `owner` and `point` (in the owner's frame) lie on the device.
+    """
+    lit = torch.ones(len(owner), device=owner.device)
+    receiver, caster = _shadow_pairs(layout, dress)
+    if not len(receiver):
+        return lit
+    number = torch.bincount(receiver, minlength=len(layout.scene))
+    first = (number.cumsum(0) - number).to(owner.device)
+    each = number.to(owner.device).index_select(0, owner)
+    sample = torch.repeat_interleave(torch.arange(len(owner), device=owner.device), each)
+    order = torch.arange(len(sample), device=owner.device) - (each.cumsum(0) - each).index_select(0, sample)
+    pair = first.index_select(0, owner.index_select(0, sample)) + order
+    # From the receiver's frame to the caster's: turn and scale in the plane, scale in height, shift.
+    across = layout.scale[receiver] / layout.scale[caster]
+    cos_r, sin_r = layout.turn[receiver].unbind(1)
+    cos_c, sin_c = layout.turn[caster].unbind(1)
+    shift = (layout.centre[receiver] - layout.centre[caster]) / layout.scale[caster, None]
+    rows = torch.stack(
+        [
+            (cos_r * cos_c + sin_r * sin_c) * across,
+            (sin_r * cos_c - cos_r * sin_c) * across,
+            across,
+            cos_c * shift[:, 0] + sin_c * shift[:, 1],
+            cos_c * shift[:, 1] - sin_c * shift[:, 0],
+            shift[:, 2],
+        ]
+    )
+    rows = torch.cat([rows.to(owner.device), table[12:15].index_select(1, caster.to(owner.device))])
+    kinds = layout.shape[caster].to(owner.device).index_select(0, pair)
+    for kind in layout.shape[caster].unique().tolist():
+        mine = torch.nonzero(kinds == kind).squeeze(1)
+        row = rows.index_select(1, pair.index_select(0, mine)).unbind(0)
+        where = sample.index_select(0, mine)
+        px, py, pz = (p.index_select(0, where) for p in point)
+        x, y, z = row[0] * px - row[1] * py + row[3], row[1] * px + row[0] * py + row[4], row[2] * pz + row[5]
+        towards = normalise((row[6] - x, row[7] - y, row[8] - z))
+        lit.scatter_reduce_(0, where, soft_shadow(kind, (x, y, z), towards, fine=False), "amin")
+    return lit
+
+
+def _shadow_pairs(layout: Layout, dress: Dress) -> tuple[Tensor, Tensor]:
+    """Pairs (receiver, caster) of objects whose shadow can reach the other [Q], sorted by receiver (on the CPU)."""
+    number = layout.count[layout.scene]
+    receiver = torch.repeat_interleave(torch.arange(len(number)), number)
+    caster = torch.arange(len(receiver)) - (number.cumsum(0) - number)[receiver] + layout.first[layout.scene][receiver]
+    light = dress.key[layout.scene]
+    radius = bounding_radius(layout)
+    offset = layout.centre - light
+    reach = (offset[:, 0] * offset[:, 0] + offset[:, 1] * offset[:, 1] + offset[:, 2] * offset[:, 2]).sqrt()
+    axis = (offset / reach[:, None])[caster]
+    there = offset[receiver]
+    along = there[:, 0] * axis[:, 0] + there[:, 1] * axis[:, 1] + there[:, 2] * axis[:, 2]
+    aside = reach[receiver] * reach[receiver] - along * along
+    beyond = along - reach[caster]
+    wide = radius[caster] * along / reach[caster] + radius[receiver] + LIGHT_RADIUS * beyond.clamp(min=0)
+    reached = (receiver != caster) & (aside < wide * wide) & (beyond > -radius[receiver])
+    return receiver[reached], caster[reached]

@@ -1,0 +1,183 @@
+"""Which object each sample of the picture shows: screen boxes, tiles, and a depth buffer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from slotlab.scenes import shapes
+from slotlab.scenes.layout import CONTACT, FOCAL, LIGHT_RADIUS, Layout
+
+TILE = 8  # side of the squares of samples in which objects and their shadows are tried
+_FAR = (0x7F000000 << 32) - 1  # beyond every hit
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The samples of a picture: `height` × `width` of them, and the half-width of the framed square in samples."""
+
+    height: int
+    width: int
+    half: float
+
+    def plane(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample coordinates (column, row) to slopes of the ray (right, up) against the forward direction."""
+        step = 1 / (2 * self.half * FOCAL)
+        return (2 * x + (1 - self.width)) * step, ((self.height - 1) - 2 * y) * step
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Squares of TILE × TILE samples within the frame: `owner` [n] (an object), `x`, `y` [n] (first column and row)."""
+
+    owner: Tensor
+    x: Tensor
+    y: Tensor
+
+    def of(self, chosen: Tensor, device: torch.device) -> "Tiles":
+        """Those whose owner is marked in `chosen` (bool [M]), on `device`."""
+        keep = torch.nonzero(chosen[self.owner]).squeeze(1)
+        return Tiles(self.owner[keep].to(device), self.x[keep].to(device), self.y[keep].to(device))
+
+
+@lru_cache(maxsize=1)
+def _extents() -> Tensor:
+    """Half sizes along x, y, z and bounding radius of every shape [S, 4]."""
+    rows = []
+    for shape in shapes.SHAPES.values():
+        x, y, z = shape.extent
+        radius = shape.footprint if shape.round else (max(x, y, shape.footprint) ** 2 + z * z) ** 0.5
+        rows.append([x, y, z, radius])
+    return torch.tensor(rows)
+
+
+def bounding_radius(layout: Layout) -> Tensor:
+    """Radius of the ball around every object's centre that holds it [M]."""
+    return _extents()[layout.shape, 3] * layout.scale
+
+
+def _corners(layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """The corners of the objects' boxes in the world, x, y, z [M, 8]; the last four are the upper ones."""
+    extent = _extents()[layout.shape] * layout.scale[:, None]
+    sign = torch.tensor([-1.0, 1.0])
+    sz, sy, sx = (part.reshape(-1) for part in torch.meshgrid(sign, sign, sign, indexing="ij"))
+    x, y = extent[:, :1] * sx, extent[:, 1:2] * sy
+    cos, sin = layout.turn[:, :1], layout.turn[:, 1:]
+    centre = layout.centre
+    return centre[:, :1] + cos * x - sin * y, centre[:, 1:2] + sin * x + cos * y, centre[:, 2:] + extent[:, 2:3] * sz
+
+
+def _project(layout: Layout, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """World points [M, P] to depth, right and up in the axes of their scene's camera."""
+    camera = layout.camera[layout.scene]
+    dx, dy, dz = x - camera[:, 0:1], y - camera[:, 1:2], z - camera[:, 2:3]
+    axis = camera[:, :, None].unbind(1)
+    forward, right, up = (axis[i] * dx + axis[i + 1] * dy + axis[i + 2] * dz for i in (3, 6, 9))
+    return forward, right, up
+
+
+def object_tiles(layout: Layout, grid: Grid) -> Tiles:
+    """Tiles over each object's box on the screen (on the CPU)."""
+    depth, right, up = _project(layout, *_corners(layout))
+    depth = depth.clamp(min=0.1)
+    x, y = right / depth, up / depth
+    centre = layout.centre
+    depth, right, up = _project(layout, centre[:, :1], centre[:, 1:2], centre[:, 2:])
+    radius = bounding_radius(layout)[:, None]
+    lower, upper = [], []
+    for box, side in ((x, right), (y, up)):
+        spread = radius * (side * side + depth * depth - radius * radius).clamp(min=0).sqrt()
+        below = (depth * depth - radius * radius).clamp(min=1e-3)
+        lower.append(torch.maximum(box.amin(dim=1), ((side * depth - spread) / below)[:, 0]))
+        upper.append(torch.minimum(box.amax(dim=1), ((side * depth + spread) / below)[:, 0]))
+    return _cover(lower[0], upper[0], lower[1], upper[1], grid)
+
+
+def shadow_tiles(layout: Layout, key: Tensor, grid: Grid) -> Tiles:
+    """Tiles over the ground that each object's contact and cast shadows can reach (on the CPU); `key` [B, 3]: lights."""
+    cx, cy, cz = (corner[:, 4:] for corner in _corners(layout))
+    light = key[layout.scene]
+    stretch = light[:, 2:] / (light[:, 2:] - cz)
+    gx, gy = light[:, 0:1] + (cx - light[:, 0:1]) * stretch, light[:, 1:2] + (cy - light[:, 1:2]) * stretch
+    blur = 1.2 * LIGHT_RADIUS * ((gx - cx) ** 2 + (gy - cy) ** 2 + cz * cz).sqrt()
+    reach = (_extents()[layout.shape, :2].amax(dim=1) + CONTACT) * layout.scale
+    bx = layout.centre[:, :1] + reach[:, None] * torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    by = layout.centre[:, 1:2] + reach[:, None] * torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    x = torch.cat([bx, gx - blur, gx - blur, gx + blur, gx + blur], dim=1)
+    y = torch.cat([by, gy - blur, gy + blur, gy - blur, gy + blur], dim=1)
+    depth, right, up = _project(layout, x, y, torch.zeros_like(x))
+    depth = depth.clamp(min=0.1)
+    x, y = right / depth, up / depth
+    return _cover(x.amin(dim=1), x.amax(dim=1), y.amin(dim=1), y.amax(dim=1), grid)
+
+
+def _cover(left: Tensor, right: Tensor, bottom: Tensor, top: Tensor, grid: Grid) -> Tiles:
+    """Tiles that cover boxes given as slopes [M]."""
+    scale = grid.half * FOCAL
+    x0 = torch.floor(left * scale + (grid.width - 1) / 2).clamp(0, grid.width).to(torch.int64)
+    x1 = torch.ceil(right * scale + (grid.width + 1) / 2).clamp(0, grid.width).to(torch.int64)
+    y0 = torch.floor((grid.height - 1) / 2 - top * scale).clamp(0, grid.height).to(torch.int64)
+    y1 = torch.ceil((grid.height + 1) / 2 - bottom * scale).clamp(0, grid.height).to(torch.int64)
+    across = (x1 - x0 + (TILE - 1)).clamp(min=0) // TILE
+    down = (y1 - y0 + (TILE - 1)).clamp(min=0) // TILE
+    number = across * down
+    owner = torch.repeat_interleave(torch.arange(len(left)), number)
+    order = torch.arange(len(owner)) - (number.cumsum(0) - number)[owner]
+    across = across[owner]
+    x, y = x0[owner] + order % across * TILE, y0[owner] + order // across * TILE
+    # The last ones move back into the frame, where they try some samples again, to no effect.
+    return Tiles(owner, x.clamp(max=grid.width - TILE), y.clamp(max=grid.height - TILE))
+
+
+def local_rays(layout: Layout) -> Tensor:
+    """Origin, forward, right and up of the camera in every object's own frame and size [12, M] (on the CPU)."""
+    camera = layout.camera[layout.scene]
+    cos, sin = layout.turn[:, 0], layout.turn[:, 1]
+    inverse = 1 / layout.scale
+    rows = []
+    for i in (0, 3, 6, 9):
+        x, y, z = camera[:, i], camera[:, i + 1], camera[:, i + 2]
+        if i == 0:
+            x, y, z = x - layout.centre[:, 0], y - layout.centre[:, 1], z - layout.centre[:, 2]
+        rows += [(cos * x + sin * y) * inverse, (cos * y - sin * x) * inverse, z * inverse]
+    return torch.stack(rows)
+
+
+def spread_tiles(tiles: Tiles, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Per sample of every tile [64, n]: slopes right and up, and its place among all scenes' samples."""
+    step = torch.arange(TILE * TILE, device=tiles.x.device)[:, None]
+    column, row = step % TILE, step // TILE
+    corner = (scene.index_select(0, tiles.owner) * grid.height + tiles.y) * grid.width + tiles.x
+    place = (corner + (row * grid.width + column)).view(-1)
+    right, up = grid.plane(tiles.x.to(torch.float32) + column, tiles.y.to(torch.float32) + row)
+    return right, up, place
+
+
+def first_hits(layout: Layout, rays: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The object that each sample shows (-1: the ground) and its depth, both [B · height · width], on the device.
+
+    `rays` [12, M] and `scene` [M] lie on the device, `layout` on the CPU. The nearest hit is found by an integer
+    minimum over (depth, object), which no order of evaluation changes.
+    """
+    tiles = object_tiles(layout, grid)
+    nearest = torch.full((len(layout.count) * grid.height * grid.width,), _FAR, dtype=torch.int64, device=rays.device)
+    for kind in layout.shape.unique().tolist():
+        mine = tiles.of(layout.shape == kind, rays.device)
+        right, up, place = spread_tiles(mine, scene, grid)
+        row = rays.index_select(1, mine.owner).unbind(0)
+        depth = shapes.SHAPES[shapes.NAMES[kind]].intersect(row[:3], ray_direction(row, right, up))  # type: ignore[arg-type]
+        found = (depth.view(torch.int32).to(torch.int64) << 32) + mine.owner
+        nearest.scatter_reduce_(0, place, found.view(-1), "amin")
+    depth = (nearest >> 32).to(torch.int32).view(torch.float32)
+    return torch.where(depth < shapes.MISS, nearest & 0xFFFFFFFF, -1), depth
+
+
+def ray_direction(row: Sequence[Tensor], right: Tensor, up: Tensor) -> shapes.Vector:
+    """Direction of rays with these slopes, from rows 3.. of `local_rays` (forward, right, up)."""
+    return (
+        row[3] + right * row[6] + up * row[9],
+        row[4] + right * row[7] + up * row[10],
+        row[5] + right * row[8] + up * row[11],
+    )

@@ -1,0 +1,177 @@
+"""What a training run is made of: model, data and training settings, read from a preset and `key=value` changes."""
+
+import ast
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slotlab.errors import ConfigError
+from slotlab.models import ENCODERS, SlotAttention
+from slotlab.models.autoencoder import DECODERS
+from slotlab.models.components import nearest
+from slotlab.presets import read_preset
+
+
+class Settings(BaseModel):
+    """Base of the sections: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Section = TypeVar("Section", bound=Settings)
+
+
+class DataSettings(Settings):
+    """Which pictures a model learns from.
+
+    `source`: `scenes:VARIANT`, a data set folder, or `kind:PATH`. `crop`: centred crop as a fraction of the shorter
+    side; none means the format's own (0.8 for CLEVRTex). `train_count`, `validation_count`: at most so many images;
+    0 takes all (for scenes: never-ending fresh scenes in training, 1,000 in validation).
+    """
+
+    source: str = "scenes:textured"
+    crop: float | None = Field(None, gt=0, le=1)
+    train_count: int = Field(0, ge=0)
+    validation_count: int = Field(500, ge=0)
+    min_objects: int = Field(3, ge=1, le=20)
+    max_objects: int = Field(10, ge=1, le=20)
+    scene_seed: int = Field(0, ge=0)
+    skip_broken: bool = False
+    workers: int = Field(0, ge=0, le=64)
+
+
+class TrainingSettings(Settings):
+    """How a model learns. Steps count optimiser updates; `batch_size` counts images over all processes.
+
+    `schedule`: after `warmup_steps` of linear warm-up the learning rate follows a cosine to `final_learning_rate`, or
+    halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
+    `mask_penalty` weighs `objectives.mask_area_penalty`, growing linearly over `mask_penalty_warmup` steps.
+    `evaluate_every`: 0 means once per epoch.
+    """
+
+    steps: int = Field(10_000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(4e-4, gt=0)
+    final_learning_rate: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(500, ge=0)
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    half_life: int = Field(100_000, ge=1)
+    clip_norm: float = Field(1.0, gt=0)
+    mask_penalty: float = Field(0.0, ge=0)
+    mask_penalty_warmup: int = Field(1, ge=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    seed: int = Field(0, ge=0, lt=2**31)
+    evaluate_every: int = Field(0, ge=0)
+    preview_every: int = Field(1_000, ge=1)
+    checkpoint_every: int = Field(1_000, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class RunConfig(Settings):
+    """One training run, complete: what `run.json` in a run folder holds."""
+
+    preset: str
+    model: dict[str, Any]
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
+    """A preset with changes.
+
+    Args:
+        preset: a name from `slotlab.list_models()`, or the path of a YAML file like those.
+        overrides: `{"steps": 100}` or `["steps=100"]`. A key may be shortened to any ending that only one setting
+            has: `slots=7` for `model.slot_attention.slots=7`.
+
+    Raises:
+        ConfigError: an unknown preset or key (the nearest is suggested), an ambiguous key, a value out of range.
+    """
+    values: dict[str, Any] = {"data": {}, "training": {}, **read_preset(preset)}
+    values.pop("summary", None)
+    changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
+        _set(values, _full_key(key, _known_keys(values["model"])), value)
+    return validated(RunConfig, {"preset": Path(preset).stem, **values})
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["steps=100", "schedule=cosine"]` to a dict; values are Python literals, else text.
+
+    Raises:
+        ConfigError: a pair without `=`.
+    """
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r}: changes are written key=value, e.g. steps=2000")
+        changes[key.strip()] = _literal(text.strip())
+    return changes
+
+
+def validated(section: type[Section], values: Mapping[str, Any]) -> Section:
+    """Builds a settings section, turning pydantic's errors into one ConfigError that names each key."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _literal(text: str) -> Any:
+    special = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in special:
+        return special[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _known_keys(model: Mapping[str, Any]) -> list[str]:
+    keys = [f"data.{name}" for name in DataSettings.model_fields]
+    keys += [f"training.{name}" for name in TrainingSettings.model_fields]
+    keys += ["model.resolution"]
+    keys += [f"model.slot_attention.{name}" for name in _arguments(SlotAttention)]
+    for part, registry in {"encoder": ENCODERS, "decoder": DECODERS}.items():
+        keys.append(f"model.{part}.kind")
+        kind = model.get(part, {}).get("kind")
+        keys += [f"model.{part}.{name}" for name in _arguments(registry[kind])] if kind in registry else []
+    return keys
+
+
+def _arguments(constructor: Callable[..., object]) -> list[str]:
+    supplied = {"self", "feature_dim", "slot_dim", "resolution"}
+    return [name for name in inspect.signature(constructor).parameters if name not in supplied]
+
+
+def _full_key(key: str, known: list[str]) -> str:
+    matches = [full for full in known if full == key or full.endswith(f".{key}")]
+    if len(matches) > 1:
+        raise ConfigError(f"{key}: could mean {' or '.join(matches)}; write more of the name")
+    if not matches:
+        last = key.rpartition(".")[2]
+        endings = {full.rpartition(".")[2]: full for full in known}
+        raise ConfigError(f"unknown key {key!r}{nearest(last, list(endings))}")
+    return matches[0]
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    section = values
+    for name in parents:
+        section = section.setdefault(name, {})
+    if last == "kind" and section.get("kind") != value:
+        section.clear()  # another kind has other arguments
+    section[last] = value

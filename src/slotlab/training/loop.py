@@ -1,0 +1,365 @@
+"""The training loop: from a `RunConfig` to a run folder with checkpoints and a history."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from slotlab import hub
+from slotlab.atomic import replacing
+from slotlab.data import Batch, SlotDataset, training_batches
+from slotlab.errors import CheckpointError, ConfigError, SlotlabError
+from slotlab.evaluation import Evaluation, evaluate
+from slotlab.models import SlotAutoencoder
+from slotlab.models.randomness import seeded_generator
+from slotlab.training.checkpoint import (
+    newest_checkpoint,
+    prune_checkpoints,
+    read_trainer,
+    step_folder,
+    write_checkpoint,
+)
+from slotlab.training.config import RunConfig
+from slotlab.training.datasets import open_split
+from slotlab.training.history import History, Row
+from slotlab.training.memory import keep_freed_memory
+from slotlab.training.objectives import mask_area_penalty, reconstruction_loss
+from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate
+from slotlab.training.processes import make_fabric
+from slotlab.training.progress import TrainingProgress
+from slotlab.training.provenance import provenance
+
+RUN_FILE = "run.json"
+FINITE_EVERY = 10
+# What a resumed run may change: nothing here alters what is computed in the steps to come.
+CHANGEABLE = {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "workers", "compile"}
+
+
+class TrainingStopped(SlotlabError):
+    """The run was stopped by Ctrl-C or a signal, and saved; the message says how to go on."""
+
+
+class TrainingDiverged(SlotlabError):
+    """The loss is not finite; the message names the step, the last good checkpoint and what to change."""
+
+
+@dataclass
+class RunState:
+    """What callbacks see of a run: its folder and config, the model to look at, and how far it is."""
+
+    folder: Path
+    config: RunConfig
+    model: SlotAutoencoder
+    validation: SlotDataset
+    step: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    rows: list[Row] = field(default_factory=list)
+
+
+class Callback(Protocol):
+    """Hooks that draw or report while a model trains; called in the first process only."""
+
+    def on_preview(self, run: RunState) -> None:
+        """Called every `preview_every` steps and at the end."""
+        ...
+
+    def on_evaluation(self, run: RunState, evaluation: Evaluation) -> None:
+        """Called after each validation; `run.rows[-1]` is its row."""
+        ...
+
+
+def fit(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    accelerator: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    show_progress: bool = True,
+) -> Path:
+    """Trains a model and writes its run folder.
+
+    The folder holds `run.json` (the config), `history.csv`, TensorBoard logs, `checkpoints/`, and the trained model
+    itself (`config.json`, `model.safetensors`, `training.json`), so that it can be given to `slotlab.load`.
+
+    Args:
+        config: from `run_config(preset, overrides)`.
+        folder: a new or empty folder, or with `resume` the folder of the run to go on with.
+        resume: continue from the newest checkpoint; the losses are those of a run without the interruption.
+        callbacks: hooks for pictures and reports.
+        accelerator: "auto", "cpu" or "cuda".
+        devices: processes on this machine; under `torchrun` or SLURM theirs are used.
+        nodes: machines.
+        show_progress: draw a live progress bar.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: the folder holds another run, or a setting does not fit the data or the processes.
+        DataError: the data cannot be read.
+        TrainingStopped: after Ctrl-C, once all is saved.
+        TrainingDiverged: the loss became infinite or NaN.
+    """
+    keep_freed_memory()
+    fabric = make_fabric(accelerator, devices, nodes, config.training.precision)
+    with fabric.rank_zero_first():
+        checkpoint = _claim_folder(config, Path(folder), resume) if fabric.is_global_zero or resume else None
+    trainer = _Trainer(fabric, config, Path(folder), callbacks, show_progress)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    trainer.run()
+    return Path(folder)
+
+
+class _Trainer:
+    """One run in one process: the state that an update, a validation and a checkpoint share."""
+
+    def __init__(
+        self, fabric: Fabric, config: RunConfig, folder: Path, callbacks: Sequence[Callback], show_progress: bool
+    ) -> None:
+        self.fabric = fabric
+        self.config = config
+        self.settings = settings = config.training
+        self.callbacks = callbacks if fabric.is_global_zero else ()
+        self.data = open_split(config, "train", device=fabric.device)
+        torch.manual_seed(settings.seed)
+        model = hub.model_from_config(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = make_average(model.to(fabric.device), settings)
+        if settings.compile:
+            model.encoder.backbone.compile()
+            model.decoder.compile()
+        self.raw_model = model
+        self.model, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
+        shown = cast(SlotAutoencoder, self.average.module) if self.average is not None else model
+        self.state = RunState(folder, config, shown, open_split(config, "val", device=fabric.device))
+        self.epoch_steps = max(1, math.ceil(len(self.data) / settings.batch_size))
+        self.losses: list[Tensor] = []
+        self.gradient_norm = torch.zeros(())
+        self.progress = TrainingProgress(settings.steps, enabled=show_progress and fabric.is_global_zero)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Takes up the weights, optimiser and history that a checkpoint holds."""
+        saved = read_trainer(checkpoint)
+        self.raw_model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.losses = list(saved["losses"].unbind())
+        state = self.state
+        state.step, state.seconds, state.best_loss = saved["step"], saved["seconds"], saved["best_loss"]
+        state.rows = saved["rows"]
+
+    def run(self) -> None:
+        """Updates, validates, draws and saves until the last step, Ctrl-C, or a loss that is not finite."""
+        state, settings = self.state, self.settings
+        self.history = History(state.folder, state.rows) if self.fabric.is_global_zero else None
+        batches = iter(
+            training_batches(
+                self.data,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                start_step=state.step,
+                rank=self.fabric.global_rank,
+                world_size=self.fabric.world_size,
+                workers=self.config.data.workers,
+            )
+        )
+        started = time.monotonic() - state.seconds
+        evaluate_every = settings.evaluate_every or self.epoch_steps
+        with _noticing_stop() as stop, self.progress:
+            self.progress.start(state.step)
+            while state.step < settings.steps:
+                self._update(next(batches))
+                state.step += 1
+                state.seconds = time.monotonic() - started
+                last = state.step == settings.steps
+                if state.step % FINITE_EVERY == 0 or last:
+                    self._check_finite()
+                self.progress.update(state.step, settings.batch_size, self.losses)
+                if last or state.step % evaluate_every == 0:
+                    self._validate()
+                if last or state.step % settings.preview_every == 0:
+                    for callback in self.callbacks:
+                        callback.on_preview(state)
+                stopping = self._any_process(stop.is_set())
+                if last or stopping or state.step % settings.checkpoint_every == 0:
+                    self._check_finite()
+                    self._save()
+                if stopping and not last:
+                    raise TrainingStopped(
+                        f"stopped at step {state.step} of {settings.steps} and saved; "
+                        f"go on with the same command and --resume"
+                    )
+
+    def _update(self, batch: Batch) -> None:
+        settings, step = self.settings, self.state.step
+        set_learning_rate(cast(torch.optim.Optimizer, self.optimizer), learning_rate(step, settings))
+        images = batch["image"].to(self.fabric.device, non_blocking=True)
+        images = images.contiguous(memory_format=torch.channels_last)
+        first = self.fabric.global_rank * len(images)
+        generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(images))]
+        self.model.train()
+        output = self.model(images, generators)
+        loss = reconstruction_loss(output, images)
+        penalty = settings.mask_penalty * min(1.0, (step + 1) / settings.mask_penalty_warmup)
+        self.fabric.backward(loss + penalty * mask_area_penalty(output))
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+        )
+        self.gradient_norm = cast(Tensor, norm).detach()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.raw_model)
+        self.losses.append(loss.detach())
+
+    def _validate(self) -> None:
+        state, settings = self.state, self.settings
+        evaluation = evaluate(state.model, state.validation, batch_size=settings.batch_size, seed=settings.seed)
+        train_loss = self.fabric.all_reduce(torch.stack(self.losses).mean(), reduce_op="mean")
+        self.losses = []
+        if self.history is None:
+            return
+        row: Row = {
+            "step": state.step,
+            "epoch": round(state.step / self.epoch_steps, 4),
+            "images": state.step * settings.batch_size,
+            "seconds": round(state.seconds, 2),
+            "train_loss": float(cast(Tensor, train_loss)),
+            "validation_loss": evaluation.loss,
+            "learning_rate": learning_rate(state.step - 1, settings),
+            "gradient_norm": float(self.gradient_norm),
+            "images_per_second": round(state.step * settings.batch_size / state.seconds, 2),
+        }
+        for source, prefix in ((evaluation.masks, ""), (evaluation.attention, "attention_")):
+            row.update({prefix + name: source[name].mean for name in ("ari", "fg_ari") if name in source})
+        self.history.add(row)
+        state.rows = self.history.rows
+        self.progress.tell(row, evaluation.warnings)
+        for callback in self.callbacks:
+            callback.on_evaluation(state, evaluation)
+        if evaluation.loss < state.best_loss:
+            state.best_loss = evaluation.loss
+            write_checkpoint(state.folder / "checkpoints" / "best", state.model, self._training())
+
+    def _save(self) -> None:
+        state = self.state
+        if self.fabric.is_global_zero:
+            trainer: dict[str, Any] = {
+                "step": state.step,
+                "seconds": state.seconds,
+                "best_loss": state.best_loss,
+                "rows": state.rows,
+                "losses": torch.stack(self.losses).cpu() if self.losses else torch.zeros(0),
+                "model": self.raw_model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            if self.average is not None:
+                trainer["average"] = self.average.state_dict()
+            write_checkpoint(step_folder(state.folder, state.step), state.model, self._training(), trainer)
+            prune_checkpoints(state.folder, self.settings.keep_checkpoints)
+            hub.save(state.model, state.folder)
+            with replacing(state.folder / "training.json") as path:
+                path.write_text(json.dumps(self._training(), indent=2) + "\n", encoding="utf-8")
+        self.fabric.barrier()
+
+    def _training(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            **provenance(),
+            "preset": self.config.preset,
+            "seed": self.settings.seed,
+            "steps": state.step,
+            "images": state.step * self.settings.batch_size,
+            "seconds": round(state.seconds, 1),
+            "processes": self.fabric.world_size,
+            "device": str(self.fabric.device),
+            "averaged_weights": self.average is not None,
+            "train_data": self.data.describe(),
+            "validation_data": state.validation.describe(),
+        }
+
+    def _check_finite(self) -> None:
+        recent = torch.stack([*self.losses[-FINITE_EVERY:], self.gradient_norm.to(self.fabric.device)])
+        if self._any_process(not bool(torch.isfinite(recent).all())):
+            kept = newest_checkpoint(self.state.folder)
+            raise TrainingDiverged(
+                f"the loss or gradient is not finite at step {self.state.step}; last good checkpoint: {kept}. "
+                f"Try a lower learning_rate, a smaller clip_norm, more warmup_steps, or precision=fp32"
+            )
+
+    def _any_process(self, happened: bool) -> bool:
+        if self.fabric.world_size == 1:
+            return happened
+        flag = torch.tensor(float(happened), device=self.fabric.device)
+        return bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
+
+
+def _claim_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
+    """Makes or checks the run folder; returns the checkpoint to resume from, if any."""
+    run_file = folder / RUN_FILE
+    if resume and run_file.is_file():
+        try:
+            earlier = RunConfig.model_validate_json(run_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{run_file}: not a run's config: {error}") from None
+        changed = _differences(earlier.model_dump(), config.model_dump())
+        if changed:
+            raise ConfigError(
+                f"{folder}: cannot resume with other settings: {'; '.join(changed)}; "
+                f"give the run's own values, or train anew with another --out"
+            )
+        return newest_checkpoint(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        remedy = "go on with --resume, or give another --out" if run_file.is_file() else "give another --out"
+        raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
+    with replacing(run_file) as path:
+        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return None
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _differences(old, new, f"{prefix}{key}.")
+        elif old != new and key not in CHANGEABLE:
+            changed.append(f"{prefix}{key} was {old!r}, now {new!r}")
+    return changed
+
+
+@contextmanager
+def _noticing_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that the current step ends well; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def notice(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, notice)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

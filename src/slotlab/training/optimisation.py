@@ -1,0 +1,43 @@
+"""Optimiser, learning-rate schedule and moving average of the weights."""
+
+import math
+
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from slotlab.training.config import TrainingSettings
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
+    """Adam or AdamW over all parameters."""
+    kind = Adam if settings.optimizer == "adam" else AdamW
+    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Learning rate of update number `step` (from 0): linear warm-up, then the schedule."""
+    peak = settings.learning_rate
+    if step < settings.warmup_steps:
+        return peak * (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return peak
+    since = step - settings.warmup_steps
+    if settings.schedule == "exponential":
+        return peak * 0.5 ** (since / settings.half_life)
+    progress = min(1.0, since / max(1, settings.steps - settings.warmup_steps))
+    low = settings.final_learning_rate
+    return low + (peak - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_average(model: nn.Module, settings: TrainingSettings) -> AveragedModel | None:
+    """Exponential moving average of the weights, or None where `ema_decay` is 0."""
+    if settings.ema_decay == 0:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+
+
+def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    """Gives all parameter groups the learning rate `value`."""
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,52 @@
+"""Where a result comes from: package version, commit, command, machine."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import slotlab
+
+
+def provenance() -> dict[str, Any]:
+    """JSON values that let someone else repeat a run: version, git commit, command, torch, machine, threads, date."""
+    return {
+        "slotlab": slotlab.__version__,
+        "commit": _commit(),
+        "command": " ".join(["slotlab", *sys.argv[1:]]) if Path(sys.argv[0]).name == "slotlab" else " ".join(sys.argv),
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {torch.get_num_threads()} threads",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown processor"
+
+
+def _commit() -> str | None:
+    """Commit of the source tree that runs, or None for an installed package."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip() or None

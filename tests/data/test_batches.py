@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+
+from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, steps_per_epoch, training_batches
+from slotlab.data.batches import LARGEST_PERMUTATION, batch_positions
+from slotlab.errors import ConfigError
+
+
+@pytest.fixture
+def data(clevrtex, tmp_path):
+    return open_data(pack(clevrtex(23), tmp_path / "packed", resolution=8), split="all")
+
+
+def indices(batches, count):
+    return [next(batches)["index"].tolist() for _ in range(count)]
+
+
+def joined(lists):
+    return [number for numbers in lists for number in numbers]
+
+
+def test_shuffles_are_permutations_of_their_own():
+    shuffles = [shuffled_positions(100, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(shuffle) == list(range(100)) for shuffle in shuffles)
+    assert len({tuple(shuffle) for shuffle in shuffles}) == 4
+    with pytest.raises(ConfigError, match="seed=-1"):
+        shuffled_positions(10, -1, 0)
+
+
+def test_every_sample_comes_once_an_epoch(data):
+    order = joined(indices(training_batches(data, batch_size=5, seed=3), 23))
+    for epoch in range(5):
+        assert sorted(order[epoch * 23 : (epoch + 1) * 23]) == list(range(23))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("start_step", [0, 4, 11])
+def test_a_resumed_run_sees_what_an_uninterrupted_one_would(data, workers, start_step):
+    whole = indices(training_batches(data, batch_size=6, seed=1), 14)
+    resumed = training_batches(data, batch_size=6, seed=1, start_step=start_step, workers=workers)
+    assert indices(resumed, 14 - start_step) == whole[start_step:]
+
+
+def test_ranks_share_the_global_batch(data):
+    whole = indices(training_batches(data, batch_size=6, seed=1), 8)
+    parts = [indices(training_batches(data, batch_size=6, seed=1, rank=r, world_size=3), 8) for r in range(3)]
+    assert [joined(part[step] for part in parts) for step in range(8)] == whole
+
+
+def test_a_batch_may_be_larger_than_the_data_set(data):
+    (batch,) = indices(training_batches(data, batch_size=50, seed=0), 1)
+    assert len(batch) == 50
+    assert steps_per_epoch(23, 50) == 1
+    assert steps_per_epoch(23, 5) == 4
+
+
+def test_endless_data_sets_need_no_permutation_in_memory():
+    count = 1_000_000_000
+    steps = [batch_positions(step, count=count, batch_size=64, seed=0) for step in range(50)]
+    seen = np.concatenate(steps)
+    assert len(np.unique(seen)) == len(seen)
+    assert 0 <= seen.min() < seen.max() < count
+    again = batch_positions(7, count=count, batch_size=64, seed=0)
+    np.testing.assert_array_equal(again, steps[7])
+    assert not np.array_equal(batch_positions(0, count=count, batch_size=64, seed=1), steps[0])
+
+
+def test_strides_meet_every_sample(monkeypatch):
+    monkeypatch.setattr("slotlab.data.batches.LARGEST_PERMUTATION", 10)
+    assert LARGEST_PERMUTATION > 10
+    for count in (12, 30, 64, 97):
+        for seed in range(5):
+            order = np.concatenate([batch_positions(s, count=count, batch_size=1, seed=seed) for s in range(count)])
+            assert sorted(order) == list(range(count))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 40])
+def test_evaluation_takes_every_sample_once_in_order(data, world_size, workers):
+    if workers and world_size == 40:
+        pytest.skip("forty loaders with workers take long")
+    seen = [
+        batch["index"].tolist()
+        for rank in range(world_size)
+        for batch in evaluation_batches(data, batch_size=5, rank=rank, world_size=world_size, workers=workers)
+    ]
+    assert joined(seen) == list(range(23))
+    assert max(len(part) for part in seen) <= 5
+
+
+def test_opening_batches_draws_nothing_from_the_global_generator(data):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    next(training_batches(data, batch_size=4, seed=0))
+    next(evaluation_batches(data, batch_size=4, workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5, "world_size": 2}, "batch_size=5 does not divide among 2 processes"),
+        ({"batch_size": 0}, "batch_size=0: expected 1 or more"),
+        ({"start_step": -1}, "start_step=-1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"workers": -1}, "workers=-1"),
+        ({"rank": 2, "world_size": 2}, "rank=2: expected less than world_size=2"),
+    ],
+)
+def test_arguments_out_of_range(data, options, message):
+    with pytest.raises(ConfigError, match=message):
+        training_batches(data, **{"batch_size": 4, "seed": 0} | options)

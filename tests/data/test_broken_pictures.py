@@ -1,0 +1,105 @@
+"""What a run meets in the wild, through the data sets rather than the decoder alone."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from slotlab.data import evaluation_batches, open_data, training_batches
+from slotlab.errors import DataError
+
+
+@pytest.fixture
+def damaged(clevrtex):
+    """Twenty scenes: 4 truncated, 5 empty, 9 with a coloured mask, 19 without a mask."""
+    root = clevrtex(20)
+    stem = "CLEVRTEX_full_0000"
+    image = root / "0" / f"{stem}04.png"
+    image.write_bytes(image.read_bytes()[:500])
+    (root / "0" / f"{stem}05.png").write_bytes(b"")
+    mask = root / "0" / f"{stem}09_flat.png"
+    Image.open(mask).convert("RGB").save(mask)
+    (root / "1" / f"{stem}19_flat.png").unlink()
+    return root
+
+
+def test_without_leave_the_first_broken_picture_stops_the_run(damaged):
+    with pytest.raises(DataError, match=r"000019\.png: its mask"):
+        open_data(damaged, split="all")
+    (damaged / "1" / "CLEVRTEX_full_000019.png").unlink()
+    data = open_data(damaged, split="all", resolution=8)
+    with pytest.raises(DataError, match=r"000004\.png: it cannot be decoded .*skip_broken=True"):
+        data.batch(range(19))
+    with pytest.raises(DataError, match=r"000005\.png: the file is empty"):
+        data[5]
+    with pytest.raises(DataError, match=r"000009_flat\.png: mode RGB instead of a palette"):
+        data[9]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_leave_the_next_readable_one_is_taken_and_all_are_counted(damaged, workers):
+    data = open_data(damaged, split="all", resolution=8, skip_broken=True)
+    batches = list(evaluation_batches(data, batch_size=5, workers=workers))
+    indices = torch.cat([batch["index"] for batch in batches]).tolist()
+    assert indices == [0, 1, 2, 3, 6, 6, 6, 7, 8, 10, *range(10, 19), 0]
+    assert sorted(file.file[-10:] for file in data.broken) == ["000004.png", "000005.png", "000009.png", "000019.png"]
+    assert data.describe()["broken"] == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_names_the_broken_file_whatever_the_workers(damaged, workers):
+    (damaged / "1" / "CLEVRTEX_full_000019.png").unlink()
+    batches = training_batches(open_data(damaged, resolution=8, split="all"), batch_size=19, seed=0, workers=workers)
+    with pytest.raises(DataError) as error:
+        next(batches)
+    assert "CLEVRTEX_full_0000" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_a_data_set_that_disappears(clevrtex, skip_broken):
+    root = clevrtex(10)
+    data = open_data(root, resolution=8, skip_broken=skip_broken)
+    data.batch([0, 1])
+    shutil.rmtree(root)
+    with pytest.raises(DataError, match="clevrtex_full: the data set is gone"):
+        data.batch([2, 3])
+
+
+def test_a_file_that_disappears(clevrtex):
+    data = open_data(clevrtex(10), resolution=8)
+    data.paths[5].unlink()  # pyright: ignore
+    with pytest.raises(DataError, match=r"000005\.png: the file is missing"):
+        data.batch([3])
+
+
+def test_all_broken(folder):
+    root = folder(5)
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"pictures in a row are broken.*slotlab data check"):
+        open_data(root, split="all", skip_broken=True)[2]
+
+
+def test_odd_images_side_by_side_become_one_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for number, picture in enumerate(
+        [
+            Image.fromarray(colours),
+            Image.fromarray(colours).convert("RGBA"),
+            Image.fromarray(colours[..., 0]),
+            Image.fromarray(colours[..., 0].astype(np.uint16) * 257),
+            Image.fromarray(colours).quantize(8),
+        ]
+    ):
+        picture.save(tmp_path / "images" / f"{number}.png")
+    Image.fromarray(colours).convert("CMYK").save(tmp_path / "images" / "5.jpg")
+    image = open_data(tmp_path, split="all", resolution=8).batch(range(6))["image"]
+    assert image.shape == (6, 3, 8, 8)
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[2], image[3])
+    assert 0 <= image.min() < image.max() <= 1

@@ -1,0 +1,200 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from slotlab.data.decoding import (
+    Picture,
+    check_geometry,
+    check_sizes,
+    decode_image,
+    decode_mask,
+    square,
+    to_batch,
+    to_pixels,
+)
+from slotlab.errors import ConfigError, DataError
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+GREY = COLOURS[..., 0]
+
+
+def decoded(tmp_path, picture, suffix=".png", **options):
+    path = tmp_path / f"picture{suffix}"
+    picture.save(path, **options)
+    return decode_image(path, str(path))
+
+
+def test_rgb_is_untouched(tmp_path):
+    image, mode = decoded(tmp_path, Image.fromarray(COLOURS))
+    assert mode == "RGB"
+    np.testing.assert_array_equal(image, COLOURS)
+
+
+def test_rgba_drops_alpha_without_blending(tmp_path):
+    alpha = np.full((20, 24, 1), 10, np.uint8)
+    image, mode = decoded(tmp_path, Image.fromarray(np.concatenate([COLOURS, alpha], 2)))
+    assert mode == "RGBA"
+    np.testing.assert_array_equal(image, COLOURS)
+
+
+def test_grey_is_repeated(tmp_path):
+    image, mode = decoded(tmp_path, Image.fromarray(GREY))
+    assert mode == "L"
+    np.testing.assert_array_equal(image, np.stack([GREY] * 3, -1))
+
+
+def test_grey_with_alpha(tmp_path):
+    image, mode = decoded(tmp_path, Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (24, 20), 3)]))
+    assert mode == "LA"
+    np.testing.assert_array_equal(image[..., 1], GREY)
+
+
+def test_one_bit(tmp_path):
+    image, mode = decoded(tmp_path, Image.fromarray(GREY > 127))
+    assert mode == "1"
+    np.testing.assert_array_equal(image[..., 2], (GREY > 127) * 255)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_is_scaled_not_clipped(tmp_path, suffix):
+    deep = GREY.astype(np.uint16) * 257
+    deep[0, :2] = 1000, 65535
+    image, mode = decoded(tmp_path, Image.fromarray(deep), suffix)
+    assert mode == "I;16"
+    np.testing.assert_array_equal(image[0, :2, 0], [4, 255])
+    np.testing.assert_array_equal(image[1:, :, 0], GREY[1:])
+
+
+def test_palette_image_takes_its_colours(tmp_path):
+    picture = Image.fromarray(COLOURS).quantize(16)
+    image, mode = decoded(tmp_path, picture)
+    assert mode == "P"
+    np.testing.assert_array_equal(image, np.asarray(picture.convert("RGB")))
+
+
+def test_cmyk_jpeg_comes_out_in_its_colours(tmp_path):
+    flat = Image.new("RGB", (24, 20), (200, 40, 90))
+    image, mode = decoded(tmp_path, flat.convert("CMYK"), ".jpg", quality=95)
+    assert mode == "CMYK"
+    assert np.abs(image.astype(int) - (200, 40, 90)).max() <= 4
+
+
+@pytest.mark.parametrize("values", [np.float32, np.int32])
+def test_unknown_range_is_refused(tmp_path, values):
+    with pytest.raises(DataError, match=r"picture\.tif: .*8 or 16 bits"):
+        decoded(tmp_path, Image.fromarray((GREY.astype(values) - 200) * 1000), ".tif")
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])
+@pytest.mark.parametrize("kept", [0, 5, 60, -40])
+def test_truncated_and_empty_files_are_named(tmp_path, suffix, kept):
+    path = tmp_path / f"broken{suffix}"
+    Image.fromarray(COLOURS).save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=rf"broken\{suffix}: .*skip_broken=True") as error:
+        decode_image(path, str(path))
+    assert ("0 bytes" in str(error.value)) == (kept == 0)
+
+
+def test_damaged_inside(tmp_path):
+    path = tmp_path / "broken.png"
+    Image.fromarray(COLOURS).save(path)
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.png: it cannot be decoded"):
+        decode_image(path, str(path))
+
+
+def test_text_and_missing_files(tmp_path):
+    (tmp_path / "notes.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"notes\.png: it cannot be decoded"):
+        decode_image(tmp_path / "notes.png", "notes.png")
+    with pytest.raises(DataError, match=r"gone\.png: the file is missing"):
+        decode_image(tmp_path / "gone.png", "gone.png")
+
+
+def test_palette_mask_is_read_as_ids(tmp_path):
+    ids = (GREY % 5).astype(np.uint8)
+    picture = Image.fromarray(ids, "L").convert("P")
+    picture.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9, 1, 2, 3, 7, 7, 7])
+    picture.frombytes(ids.tobytes())
+    picture.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(decode_mask(tmp_path / "m.png", "m", palette_only=True), ids)
+
+
+def test_few_palette_entries_are_stored_in_few_bits_and_still_read_as_ids(tmp_path):
+    ids = (GREY > 100).astype(np.uint8)
+    picture = Image.fromarray(ids, "L").convert("P")
+    picture.putpalette([9, 9, 9, 200, 1, 2])
+    picture.frombytes(ids.tobytes())
+    picture.save(tmp_path / "m.png", bits=1)
+    np.testing.assert_array_equal(decode_mask(tmp_path / "m.png", "m", palette_only=True), ids)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "1", "RGB"])
+def test_grey_masks_hold_ids_with_their_gaps(tmp_path, mode):
+    ids = np.where(GREY > 128, 1 if mode == "1" else 7, 0)
+    stored = {"L": np.uint8, "I;16": np.uint16, "1": bool, "RGB": np.uint8}[mode]
+    array = ids.astype(stored) if mode != "RGB" else np.stack([ids.astype(stored)] * 3, -1)
+    Image.fromarray(array).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(decode_mask(tmp_path / "m.png", "m"), ids)
+
+
+def test_ids_beyond_255(tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 100).save(tmp_path / "m.png")
+    mask = decode_mask(tmp_path / "m.png", "m")
+    np.testing.assert_array_equal(mask, GREY.astype(int) * 100)
+    small = square(Picture(COLOURS, mask, "RGB"), crop=1.0, resolution=10).mask
+    assert small is not None
+    assert set(np.unique(small)) <= set(np.unique(mask))
+
+
+def test_coloured_mask_is_refused_with_the_remedy(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m\.png: a mask in colours.*np\.unique"):
+        decode_mask(tmp_path / "m.png", "m.png")
+    with pytest.raises(DataError, match=r"m\.png: mode RGB instead of a palette image.*as published"):
+        decode_mask(tmp_path / "m.png", "m.png", palette_only=True)
+
+
+def test_sizes_must_agree():
+    with pytest.raises(DataError, match=r"m\.png: 24x20 pixels, but its image i\.png has 23x20"):
+        check_sizes(COLOURS[:, 1:], GREY, "i.png", "m.png")
+
+
+def test_crop_and_resize_are_those_of_the_published_loader():
+    image = np.random.default_rng(1).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    ids = np.random.default_rng(2).integers(0, 11, (240, 320), dtype=np.uint8)
+    box = (64, 24, 256, 216)
+    size = (128, 128)
+    expected = Image.fromarray(image).crop(box).resize(size, Image.Resampling.BILINEAR)
+    mask = Image.fromarray(ids).crop(box).resize(size, Image.Resampling.NEAREST)
+    result = square(Picture(image, ids, "RGB"), crop=0.8, resolution=128)
+    np.testing.assert_array_equal(result.image, np.asarray(expected))
+    np.testing.assert_array_equal(result.mask, np.asarray(mask))  # pyright: ignore
+
+
+def test_nothing_is_resized_at_the_right_size():
+    result = square(Picture(COLOURS, GREY, "RGB"), crop=1.0, resolution=20)
+    np.testing.assert_array_equal(result.image, COLOURS[:, 2:22])
+
+
+@pytest.mark.parametrize(("crop", "resolution"), [(0, 8), (1.1, 8), (-1, None), (1, 0), (1, 8.0)])
+def test_geometry_out_of_range(crop, resolution):
+    with pytest.raises(ConfigError, match=r"crop=|resolution="):
+        check_geometry(crop, resolution)
+
+
+def test_pixels_survive_the_way_to_floats_and_back():
+    batch = to_batch(COLOURS[None], GREY[None], [5])
+    assert batch["image"].dtype == torch.float32
+    assert batch["image"].is_contiguous()
+    assert batch["image"].max() <= 1
+    assert "mask" in batch
+    assert batch["mask"].dtype == batch["index"].dtype == torch.int64
+    image, mask = to_pixels(batch)
+    np.testing.assert_array_equal(image[0], COLOURS)
+    np.testing.assert_array_equal(mask[0], GREY)  # pyright: ignore

@@ -1,0 +1,90 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from slotlab.data import evaluation_batches, open_data
+from slotlab.errors import DataError
+
+h5py = pytest.importorskip("h5py", reason="needs the hdf5 extra")
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name="set.hdf5", **arrays):
+        rng = np.random.default_rng(0)
+        arrays = {
+            "image": rng.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8),
+            "mask": rng.integers(0, 5, (20, 16, 16, 1)),
+        } | arrays
+        with h5py.File(tmp_path / name, "w") as file:
+            for key, value in arrays.items():
+                if value is not None:
+                    file[key] = value
+        return tmp_path / name, arrays
+
+    return write
+
+
+def test_reads_rows(written):
+    path, arrays = written()
+    data = open_data(path, split="val")
+    batch = data.batch([1, 0])
+    assert batch["index"].tolist() == [3, 2]
+    assert "mask" in batch
+    np.testing.assert_array_equal(batch["mask"], arrays["mask"][[3, 2], ..., 0])
+    np.testing.assert_array_equal(batch["image"].mul(255).round().permute(0, 2, 3, 1), arrays["image"][[3, 2]])
+
+
+def test_without_masks_and_with_other_names(written):
+    path, _ = written(mask=None)
+    assert not open_data(path).has_masks
+    path, arrays = written("other.h5", image=None, frames=np.zeros((10, 8, 8, 3), np.uint8), mask=None)
+    assert len(open_data(path, image="frames", split="all")) == 10
+    with pytest.raises(DataError, match="no array 'image'; it has frames: pass image="):
+        open_data(path)
+    assert arrays["image"] is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": np.zeros((20, 16, 16, 3), np.float32)}, r"'image' is float32 .* expected uint8 \(N, H, W, 3\)"),
+        ({"image": np.zeros((20, 3, 16, 16), np.uint8)}, r"'image' is uint8 \(20, 3, 16, 16\)"),
+        ({"mask": np.zeros((19, 16, 16), np.uint8)}, r"'mask' is uint8 \(19, 16, 16\); expected integer ids"),
+        ({"mask": np.zeros((20, 16, 16), np.float32)}, r"'mask' is float32"),
+    ],
+)
+def test_wrong_arrays(written, arrays, message):
+    with pytest.raises(DataError, match=rf"set\.hdf5: array {message}"):
+        open_data(written(**arrays)[0])
+
+
+def test_truncated_file(written):
+    path, _ = written()
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"set\.hdf5: cannot be opened as HDF5"):
+        open_data(path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_open_the_file_themselves(written, workers):
+    path, arrays = written()
+    data = open_data(path, split="all")
+    data.batch([0])
+    batches = list(evaluation_batches(data, batch_size=6, workers=workers))
+    images = torch.cat([batch["image"] for batch in batches]).mul(255).round().permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(images, arrays["image"])
+
+
+def test_pickled_without_its_handle(written):
+    data = open_data(written()[0], split="all")
+    assert torch.equal(pickle.loads(pickle.dumps(data))[3]["image"], data[3]["image"])
+
+
+def test_missing_h5py_says_how_to_install(written, monkeypatch):
+    path, _ = written()
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(DataError, match=r"pip install 'slotlab\[hdf5\]'"):
+        open_data(path)

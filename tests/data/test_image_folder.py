@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from slotlab.data import open_data
+from slotlab.errors import DataError
+
+
+def test_images_and_masks_by_stem(folder):
+    data = open_data(folder(20), split="val", resolution=10)
+    assert data.has_masks
+    assert data.describe()["crop"] == 1.0
+    batch = data.batch([0, 1])
+    assert batch["index"].tolist() == [2, 3]
+    assert "mask" in batch
+    assert batch["mask"][0].unique().tolist() == [0, 1, 2, 3]
+
+
+def test_split_folders(folder):
+    root = folder(splits={"train": 6, "val": 3})
+    assert [len(open_data(root, split=split)) for split in ("train", "val", "all")] == [6, 3, 9]
+    assert open_data(root, split="val")[0]["index"] == 6
+    with pytest.raises(DataError, match="no split 'test'; it has train, val"):
+        open_data(root, split="test")
+
+
+def test_a_split_may_lack_masks(folder):
+    root = folder(splits={"train": 2, "val": 2})
+    for path in (root / "masks" / "train").iterdir():
+        path.unlink()
+    (root / "masks" / "train").rmdir()
+    assert [open_data(root, split=s).has_masks for s in ("train", "val", "all")] == [False, True, False]
+    assert "mask" not in open_data(root, split="train")[0]
+    assert "mask" in open_data(root, split="val")[0]
+    assert "mask" not in open_data(root, split="all").batch([0, 3])
+
+
+def test_flat_folder_has_no_masks(folder):
+    data = open_data(folder(10) / "images", split="all")
+    assert not data.has_masks
+    assert data.describe()["kind"] == "images"
+    assert "mask" not in data[0]
+    assert len(data) == 10
+
+
+def test_nested_images_and_hidden_files(folder):
+    root = folder(4)
+    for kind in ("images", "masks"):
+        (root / kind / "b").mkdir()
+        (root / kind / "000.png").rename(root / kind / "b" / "000.png")
+    (root / "images" / ".hidden.png").write_bytes(b"")
+    (root / "images" / "notes.txt").write_text("x")
+    data = open_data(root, split="all")
+    assert len(data) == 4
+    assert "mask" in data[3]
+
+
+def test_jpeg_images_with_png_masks(folder):
+    root = folder(2)
+    for path in (root / "images").glob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    assert "mask" in open_data(root, split="all")[1]
+
+
+def test_missing_and_lossy_masks(folder):
+    root = folder(4)
+    (root / "masks" / "001.png").rename(root / "masks" / "001.jpg")
+    with pytest.raises(DataError, match=r"001\.jpg: a lossy format"):
+        open_data(root, split="all")
+    (root / "masks" / "001.jpg").unlink()
+    with pytest.raises(DataError, match=r"images/001\.png: its mask .*masks/001\.png is missing"):
+        open_data(root, split="all")
+
+
+def test_mask_of_another_size_names_both(folder):
+    root = folder(4)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "masks" / "002.png")
+    data = open_data(root, split="all", resolution=8)
+    with pytest.raises(DataError, match=r"masks/002\.png: 9x9 pixels, but its image .*images/002\.png has 40x30"):
+        data.batch([1, 2])
+
+
+def test_mixed_sizes_need_a_resolution(folder):
+    root = folder(4, masks=False)
+    Image.fromarray(np.zeros((50, 64, 3), np.uint8)).save(root / "images" / "002.png")
+    assert open_data(root, split="all", resolution=8).batch([0, 2])["image"].shape == (2, 3, 8, 8)
+    data = open_data(root, split="all")
+    with pytest.raises(
+        DataError, match=r"mixed sizes: .*000\.png gives 30x30, .*002\.png gives 50x50; pass resolution="
+    ):
+        data.batch([0, 1, 2])
+
+
+def test_too_few_images_for_a_split(folder):
+    with pytest.raises(DataError, match=r"split 'test' is empty .*ask for split 'all'"):
+        open_data(folder(3), split="test")

@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from slotlab.data import (
+    ClevrTex,
+    SlotDataset,
+    check_data,
+    evaluation_batches,
+    open_data,
+    pack,
+    training_batches,
+)
+from slotlab.errors import ConfigError
+
+pytest.importorskip("slotlab.scenes")
+
+
+def scenes(**options):
+    return open_data("scenes:plain", **{"resolution": 16, "count": 4, "max_objects": 3} | options)
+
+
+def test_one_sample_type():
+    data = scenes()
+    assert isinstance(data, SlotDataset)
+    assert data.has_masks
+    sample = data[1]
+    assert (sample["image"].shape, sample["image"].dtype) == ((3, 16, 16), torch.float32)
+    assert "mask" in sample
+    assert (sample["mask"].shape, sample["mask"].dtype) == ((16, 16), torch.int64)
+    batch = data.batch([3, 1])
+    assert torch.equal(batch["image"][1], sample["image"])
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_splits_are_ranges_of_scenes():
+    assert scenes(split="test").batch([0, 3])["index"].tolist() == [0, 3]
+    assert scenes(split="val").batch([0, 3])["index"].tolist() == [10_000, 10_003]
+    assert scenes(split="train").batch([0, 3])["index"].tolist() == [20_000, 20_003]
+    assert scenes(split="all").batch([0, 4, 11])["index"].tolist() == [0, 10_000, 20_003]
+    assert [len(scenes(split=split, count=None)) for split in ("train", "val", "all")] == [10_000, 1_000, 12_000]
+
+
+def test_describes_what_decides_the_pictures():
+    described = scenes(seed=5).describe()
+    assert described["data"] == "scenes:plain"
+    assert (described["seed"], described["max_objects"], described["resolution"]) == (5, 3, 16)
+
+
+def test_endless_training(tmp_path):
+    batches = training_batches(scenes(count=1_000_000_000), batch_size=2, seed=0)
+    first, second = next(batches), next(batches)
+    assert first["image"].shape == (2, 3, 16, 16)
+    assert not set(first["index"].tolist()) & set(second["index"].tolist())
+
+
+def test_packs_to_within_half_a_grey_level(tmp_path):
+    out = pack("scenes:plain", tmp_path / "packed", resolution=16, count=3, max_objects=3)
+    for split in ("train", "val"):
+        packed, plain = open_data(out, split=split).batch(range(3)), scenes(split=split).batch(range(3))
+        assert (packed["image"] - plain["image"]).abs().max() <= 0.5 / 255 + 1e-6
+        assert "mask" in packed
+        assert "mask" in plain
+        assert torch.equal(packed["mask"], plain["mask"])
+        assert torch.equal(packed["index"], plain["index"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "count=0"),
+        ({"count": 10_001, "split": "val"}, "holds 1 to 10,000"),
+        ({"crop": 0.8}, r"crop=0\.8: scenes are rendered"),
+        ({"resolution": 0}, "resolution=0"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        scenes(**options)
+
+
+def test_unknown_variant_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="textured"):
+        open_data("scenes:texturd")[0]
+
+
+def test_workers_render_too():
+    data = scenes()
+    images = torch.cat([batch["image"] for batch in evaluation_batches(data, batch_size=2, workers=1)])
+    assert torch.equal(images, data.batch(range(4))["image"])
+
+
+@pytest.mark.parametrize("variant", ["plain", "outd"])
+def test_scenes_written_to_disk_are_read_as_clevrtex(tmp_path, variant):
+    from slotlab.data.scene_writer import write_scenes
+
+    write_scenes(tmp_path / "out", variant=variant, count=10, resolution=40, max_objects=4, progress=False)
+    data = open_data(tmp_path / "out", split="all")
+    assert isinstance(data, ClevrTex)
+    assert (data.variant, len(data)) == (variant, 10)
+    batch = data.batch(range(10))
+    assert batch["image"].shape == (10, 3, 32, 32)
+    assert "mask" in batch
+    for position, mask in enumerate(batch["mask"]):
+        assert mask.max() <= data.metadata(position)["num_objects"]
+    assert check_data(tmp_path / "out").ok

@@ -1,0 +1,203 @@
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stand_ins import write_images, write_network
+
+from slotlab.errors import DataError
+from slotlab.fidelity import (
+    FidelityWarning,
+    SetStatistics,
+    batch_statistics,
+    clean_resize,
+    compare,
+    compare_folders,
+    folder_statistics,
+    inception,
+    open_network,
+)
+from slotlab.metrics.frechet import FeatureStatistics, frechet_distance
+
+pytestmark = pytest.mark.filterwarnings("ignore::slotlab.fidelity.FidelityWarning")
+
+
+def features_by_hand(folder, network_file):
+    layers = torch.jit.load(str(network_file)).layers
+    pictures = [np.array(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
+    batch = torch.stack([torch.from_numpy(clean_resize(pixels)) for pixels in pictures])
+    with torch.no_grad():
+        return layers((batch - 128) / 128)[:, :, 0, 0].double().numpy()
+
+
+def test_equals_the_definition_step_by_step(folders, network_file):
+    result = compare_folders(*folders, features=network_file, batch_size=5)
+    a, b = (features_by_hand(folder, network_file) for folder in folders)
+    expected = frechet_distance(
+        *(torch.from_numpy(x) for x in (a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False)))
+    )
+    assert result.distance == pytest.approx(expected, rel=1e-4)
+    assert result.distance > 0
+    assert result.kernel > 0
+
+
+def test_same_folder_is_at_zero(folders, network_file):
+    result = compare_folders(folders[0], folders[0], features=network_file)
+    assert abs(result.distance) < 1e-12
+
+
+def test_prints_its_protocol(folders, network_file):
+    result = compare_folders(*folders, features=network_file, split="val")
+    text = str(result)
+    for said in ("FD-small-net ", "KD-small-net ", "12 images of 20 x 16, split val", "15 images of 20 x 16", "note: "):
+        assert said in text
+    assert "FID" not in text
+    assert "KID" not in text
+    assert json.loads(json.dumps(result.as_dict()))["real"]["count"] == 12
+
+
+def test_is_called_fid_with_the_published_network_only(folders, network_file, monkeypatch):
+    monkeypatch.setattr(inception, "SHA256", inception.sha256_of(network_file))
+    monkeypatch.setenv(inception.VARIABLE, str(network_file))
+    result = compare_folders(*folders)
+    assert (result.name, result.kernel_name) == ("FID", "KID")
+    assert str(result).startswith("FID ")
+
+
+def test_few_images_are_warned_of_with_the_bias(folders, network_file):
+    with pytest.warns(FidelityWarning, match=r"12 images are fewer than 2,048: the distance is biased upwards \(two"):
+        compare_folders(*folders, features=network_file)
+
+
+def test_enough_images_are_not_warned_of(network_file):
+    network = open_network(network_file)
+    sets = []
+    for seed in (0, 1):
+        statistics = batch_statistics([torch.rand(4, 3, 8, 8)], network, "random")
+        features = torch.randn(2048, network.dimension, generator=torch.Generator().manual_seed(seed))
+        statistics.statistics = FeatureStatistics(network.dimension)
+        statistics.statistics.add(features)
+        sets.append(statistics)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compare(*sets).notes == ()
+
+
+def test_jpegs_are_warned_of_whatever_their_name(tmp_path, network_file):
+    real = write_images(tmp_path / "real")
+    generated = write_images(tmp_path / "generated", suffix=".jpg")
+    (generated / "000000.jpg").rename(generated / "000000.png")
+    with pytest.warns(FidelityWarning, match="generated: 12 JPEG images, whose artefacts change the distance"):
+        compare_folders(real, generated, features=network_file)
+
+
+def test_different_resolutions_are_warned_of(tmp_path, network_file):
+    real = write_images(tmp_path / "real", size=(32, 24))
+    generated = write_images(tmp_path / "generated", size=(16, 16))
+    with pytest.warns(FidelityWarning, match="real images are 32 x 24 but generated ones 16 x 16"):
+        compare_folders(real, generated, features=network_file)
+
+
+def test_mixed_sizes_are_refused_or_noted(folders, network_file):
+    Image.new("RGB", (9, 7)).save(folders[1] / "000003.png")
+    with pytest.raises(DataError, match=r"000003.png is 9 x 7, but .*000000.png is 20 x 16"):
+        compare_folders(*folders, features=network_file)
+    result = compare_folders(*folders, features=network_file, mixed_sizes=True)
+    assert "15 images of mixed sizes" in result.protocol()
+    assert any("images of mixed sizes" in note for note in result.notes)
+
+
+def test_missing_empty_and_single(tmp_path, folders, network_file):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        compare_folders(tmp_path / "nowhere", folders[1], features=network_file)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"empty: no images; looked for .png"):
+        compare_folders(tmp_path / "empty", folders[1], features=network_file)
+    single = write_images(tmp_path / "single", count=1)
+    with pytest.raises(DataError, match="single: 1 image; a distance needs at least 2"):
+        compare_folders(folders[0], single, features=network_file)
+
+
+def test_masks_of_a_data_set_are_not_pictures(folders, network_file):
+    Image.new("P", (20, 16)).save(folders[0] / "CLEVRTEX_full_000000_flat.png")
+    with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png is a mask: give a folder of pictures alone"):
+        compare_folders(*folders, features=network_file)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"<html>"])
+def test_broken_image_is_named(folders, network_file, content):
+    (folders[0] / "000007.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"000007.png: cannot be read as an image"):
+        compare_folders(*folders, features=network_file)
+
+
+def test_sixteen_bit_image_is_refused(folders, network_file):
+    Image.fromarray(np.full((16, 20), 40_000, dtype=np.uint16)).save(folders[0] / "000002.png")
+    with pytest.raises(DataError, match=r"000002.png: I;16 pixels; write it with 8 bits"):
+        compare_folders(*folders, features=network_file)
+
+
+def test_nan_features_are_refused(folders, tmp_path):
+    network = write_network(tmp_path / "broken.pt", weight=math.nan)
+    with pytest.raises(DataError, match="features of 12 images are NaN or infinite, first that of image 0"):
+        compare_folders(*folders, features=network)
+
+
+def test_saved_statistics_replace_a_folder(folders, network_file, tmp_path):
+    network = open_network(network_file)
+    saved = tmp_path / "reference.npz"
+    folder_statistics(folders[0], network, split="val").save(saved)
+    direct, again = (compare_folders(real, folders[1], features=network_file) for real in (folders[0], saved))
+    assert again.distance == pytest.approx(direct.distance, rel=1e-12)
+    assert again.kernel == direct.kernel
+    assert again.real.split == "val"
+    assert again.real.resolution == (20, 16)
+
+
+def test_statistics_of_another_network_are_refused(folders, network_file, tmp_path):
+    other = open_network(write_network(tmp_path / "other.pt", seed=1))
+    folder_statistics(folders[0], other).save(tmp_path / "reference.npz")
+    with pytest.raises(DataError, match="make the statistics of both with one feature net"):
+        compare_folders(tmp_path / "reference.npz", folders[1], features=network_file)
+
+
+def test_damaged_statistics(tmp_path, network_file):
+    with pytest.raises(DataError, match=r"gone.npz: no such file"):
+        SetStatistics.load(tmp_path / "gone.npz")
+    damaged = tmp_path / "damaged.npz"
+    np.savez(damaged, mean=np.zeros(3))
+    with pytest.raises(DataError, match=r"damaged.npz: not saved feature statistics"):
+        SetStatistics.load(damaged)
+    np.savez(damaged, information=np.array([{"an": "object"}], dtype=object))
+    with pytest.raises(DataError, match=r"damaged.npz: not saved feature statistics"):
+        SetStatistics.load(damaged)
+    zeros = dict.fromkeys(("mean", "scatter", "sample"), np.zeros(3))
+    np.savez(damaged, information=np.array(json.dumps({"format": 99})), **zeros)
+    with pytest.raises(DataError, match="of another version of slotlab"):
+        SetStatistics.load(damaged)
+
+
+def test_pictures_in_memory_equal_their_files(folders, network_file):
+    network = open_network(network_file)
+    arrays = [np.array(Image.open(path)) for path in sorted(folders[0].iterdir())]
+    pictures = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    filed = folder_statistics(folders[0], network)
+    for batches in (pictures.split(5), [pictures / 255]):
+        ours = batch_statistics(batches, network, "memory")
+        torch.testing.assert_close(ours.statistics.mean, filed.statistics.mean, rtol=0, atol=1e-7)
+        assert ours.information.resolution == (20, 16)
+    with pytest.raises(DataError, match="nothing: no images"):
+        batch_statistics([], network, "nothing")
+
+
+def test_progress_and_subfolders(folders, network_file):
+    (folders[0] / "more").mkdir()
+    (folders[0] / "000011.png").rename(folders[0] / "more" / "000011.PNG")
+    seen = []
+    network = open_network(network_file)
+    folder_statistics(folders[0], network, batch_size=5, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(5, 12), (10, 12), (12, 12)]

@@ -1,0 +1,86 @@
+import hashlib
+import io
+import urllib.error
+
+import pytest
+
+from slotlab.errors import CheckpointError
+from slotlab.fidelity import inception
+from slotlab.fidelity.inception import cached_file, find_inception
+
+CONTENT = b"the weights"
+
+
+@pytest.fixture(autouse=True)
+def world(monkeypatch, tmp_path):
+    """An empty cache, no variable, a known content, and a network that must not be used."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    serve(monkeypatch, AssertionError("nothing may be downloaded here"))
+
+
+def serve(monkeypatch, answer):
+    def urlopen(request, timeout):
+        assert request.full_url == inception.URL
+        if isinstance(answer, Exception):
+            raise answer
+        return io.BytesIO(answer)
+
+    monkeypatch.setattr(inception.urllib.request, "urlopen", urlopen)
+
+
+def test_pinned_hash_has_the_form_of_one(monkeypatch):
+    monkeypatch.undo()
+    assert len(bytes.fromhex(inception.SHA256)) == 32
+
+
+def test_order_is_argument_variable_cache(monkeypatch, tmp_path):
+    files = [tmp_path / "argument.pt", tmp_path / "variable.pt", cached_file()]
+    for file in files:
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_bytes(CONTENT)
+    assert find_inception() == files[2]
+    monkeypatch.setenv(inception.VARIABLE, str(files[1]))
+    assert find_inception() == files[1]
+    assert find_inception(files[0]) == files[0]
+
+
+def test_download_once(monkeypatch):
+    serve(monkeypatch, CONTENT)
+    assert find_inception() == cached_file()
+    serve(monkeypatch, AssertionError("twice"))
+    assert find_inception().read_bytes() == CONTENT
+
+
+def test_damaged_download_leaves_nothing(monkeypatch):
+    serve(monkeypatch, CONTENT[:-1])
+    with pytest.raises(CheckpointError, match="cut short or changed"):
+        find_inception()
+    assert list(cached_file().parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("too slow"), ConnectionResetError()])
+def test_offline_says_where_to_put_the_file(monkeypatch, error):
+    serve(monkeypatch, error)
+    with pytest.raises(CheckpointError) as caught:
+        find_inception()
+    for said in (inception.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):
+        assert said in str(caught.value)
+
+
+def test_without_download():
+    with pytest.raises(CheckpointError, match="no Inception network at hand"):
+        find_inception(download=False)
+
+
+def test_missing_and_other_files(monkeypatch, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere.pt: no such file \(the given file\)"):
+        find_inception(tmp_path / "nowhere.pt")
+    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "gone.pt"))
+    with pytest.raises(CheckpointError, match=r"gone.pt: no such file \(\$SLOTLAB_INCEPTION\)"):
+        find_inception()
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="is not the Inception network that FID is defined by"):
+        find_inception(other)

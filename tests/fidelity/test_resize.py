@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+
+from slotlab.fidelity import clean_resize
+
+# The definition's values for `picture`, in hexadecimal so that not a bit is lost: (channel, row, column) -> value.
+STORED = {
+    (128, 128): {
+        (2, 190, 152): "0x1.4c1cfe0000000p+7",
+        (0, 92, 12): "0x1.7e3c860000000p+5",
+        (0, 4, 52): "0x1.dde32e0000000p+7",
+        (2, 194, 272): "0x1.79b71c0000000p+7",
+        (1, 181, 290): "0x1.5c665a0000000p+6",
+        (2, 189, 162): "0x1.e894680000000p+7",
+        (1, 279, 82): "0x1.d1afde0000000p+5",
+        (2, 200, 0): "0x1.19aebc0000000p+6",
+    },
+    (240, 320): {
+        (2, 190, 152): "0x1.99cdfa0000000p+5",
+        (0, 92, 12): "0x1.89f7d80000000p+6",
+        (0, 4, 52): "0x1.29dd0c0000000p+7",
+        (2, 194, 272): "0x1.a20d720000000p+7",
+        (1, 181, 290): "0x1.0c1e160000000p+7",
+        (2, 189, 162): "0x1.91f5800000000p+4",
+        (1, 279, 82): "0x1.f8de560000000p+5",
+        (2, 200, 0): "0x1.665efc0000000p+3",
+    },
+    (400, 350): {
+        (2, 190, 152): "0x1.4480de0000000p+7",
+        (0, 92, 12): "0x1.6ed7720000000p+6",
+        (0, 4, 52): "0x1.b133180000000p+5",
+        (2, 194, 272): "0x1.a138e20000000p+7",
+        (1, 181, 290): "0x1.15f5ca0000000p+7",
+        (2, 189, 162): "0x1.8c0d6a0000000p+7",
+        (1, 279, 82): "0x1.1fd84e0000000p+7",
+        (2, 200, 0): "0x1.1b71440000000p+7",
+    },
+}
+
+
+def picture(height, width):
+    """A fixed picture of 8-bit values with edges, ramps and noise-like texture."""
+    row, column, channel = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")
+    return ((row * 37 + column * 101 + channel * 59 + (row * column) % 11 * 17 + (row // 9 % 2) * 120) % 256).astype(
+        np.uint8
+    )
+
+
+def weights(before, after):
+    """Per output sample: first input sample and the normalised bicubic weights (a = -0.5), widened when shrinking."""
+    scale = before / after
+    wide = max(scale, 1.0)
+    for index in range(after):
+        centre = (index + 0.5) * scale
+        first = max(int(centre - 2 * wide + 0.5), 0)
+        last = min(int(centre + 2 * wide + 0.5), before)
+        x = np.abs((np.arange(first, last) - centre + 0.5) / wide)
+        near = ((1.5 * x) - 2.5) * x * x + 1
+        far = (((x - 5) * x + 8) * x - 4) * -0.5
+        kernel = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+        yield first, kernel / kernel.sum()
+
+
+def resize_rows(channel, size):
+    """Resizes along the last axis in float64, rounded to float32 at the end."""
+    columns = [
+        channel[:, first : first + len(w)].astype(np.float64) @ w for first, w in weights(channel.shape[1], size)
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def definition(pixels, size):
+    channels = [resize_rows(resize_rows(pixels[:, :, c].astype(np.float32), size).T, size).T for c in range(3)]
+    return np.stack(channels).clip(0, 255)
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (96, 64), (240, 320), (400, 350)])
+def test_equals_the_definition(shape):
+    pixels = picture(*shape)
+    np.testing.assert_allclose(clean_resize(pixels), definition(pixels, 299), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("shape", STORED)
+def test_equals_stored_numbers_to_the_last_bit(shape):
+    resized = clean_resize(picture(*shape))
+    for place, value in STORED[shape].items():
+        assert float(resized[place]).hex() == value, place
+
+
+def test_form_and_range():
+    resized = clean_resize(picture(20, 30), size=64)
+    assert resized.shape == (3, 64, 64)
+    assert resized.dtype == np.float32
+    assert resized.min() == 0  # bicubic overshoot is clipped
+    assert resized.max() == 255
+    assert np.any(resized % 1)  # and nothing is rounded
+
+
+def test_same_size_is_unchanged():
+    pixels = picture(299, 299)
+    assert np.array_equal(clean_resize(pixels), pixels.transpose(2, 0, 1))
+
+
+def test_strided_pixels():
+    assert np.array_equal(clean_resize(picture(64, 64)[:, ::-1]), clean_resize(picture(64, 64)[:, ::-1].copy()))

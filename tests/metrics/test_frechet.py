@@ -1,0 +1,180 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from slotlab.errors import DataError
+from slotlab.metrics.frechet import FeatureStatistics, frechet_distance
+from slotlab.metrics.kernel import FeatureSample, kernel_distance
+
+
+def features(seed, count, width=24):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing + seed
+
+
+def gathered(values, batch=7):
+    statistics = FeatureStatistics(values.shape[1])
+    for part in values.split(batch):
+        statistics.add(part)
+    return statistics
+
+
+def distance(a, b):
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def clean_fid_formula(a, b):
+    """The distance after clean-fid's formula: NumPy's mean and cov, SciPy's sqrtm of the product."""
+    (mean_a, mean_b), (a, b) = (a.mean(0), b.mean(0)), (np.cov(a, rowvar=False), np.cov(b, rowvar=False))
+    root = linalg.sqrtm(a @ b)
+    return np.sum((mean_a - mean_b) ** 2) + np.trace(a) + np.trace(b) - 2 * np.trace(root).real
+
+
+class TestFeatureStatistics:
+    @pytest.mark.parametrize("batch", [1, 7, 100])
+    def test_equals_numpy(self, batch):
+        values = features(0, 60) + 1e4  # a mean far above the spread
+        statistics = gathered(values, batch)
+        np.testing.assert_allclose(statistics.mean, values.mean(0), rtol=1e-14)
+        np.testing.assert_allclose(statistics.covariance, np.cov(values.numpy(), rowvar=False), rtol=1e-8, atol=1e-8)
+        assert statistics.count == 60
+
+    def test_merged_equals_one_stream(self):
+        values = features(0, 50)
+        one, other = gathered(values[:20]), gathered(values[20:])
+        one.merge(other)
+        one.merge(FeatureStatistics(24))
+        torch.testing.assert_close(one.covariance, gathered(values).covariance)
+
+    def test_float16_is_summed_in_float64(self):
+        statistics = gathered(torch.full((4000, 3), 0.1, dtype=torch.float16))
+        assert statistics.mean.dtype == torch.float64
+        assert statistics.covariance.abs().max() < 1e-20
+
+    def test_one_image_has_no_covariance(self):
+        with pytest.raises(DataError, match="needs at least 2 images, not 1"):
+            _ = gathered(features(0, 1)).covariance
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_not_finite(self, value):
+        values = features(0, 10)
+        values[8, 3] = value
+        with pytest.raises(DataError, match="features of 1 images are NaN or infinite, first that of image 8"):
+            gathered(values)
+
+    def test_wrong_width(self):
+        with pytest.raises(ValueError, match=r"features must be \[B, 24\], not \(5, 3\)"):
+            FeatureStatistics(24).add(torch.zeros(5, 3))
+
+
+class TestFrechetDistance:
+    def test_equals_clean_fids_formula(self):
+        a, b = features(0, 200), features(1, 300)
+        ours = distance(gathered(a), gathered(b))
+        assert ours == pytest.approx(clean_fid_formula(a.numpy(), b.numpy()), rel=1e-9)
+
+    def test_equals_clean_fids_formula_with_fewer_images_than_features(self):
+        a, b = features(0, 15), features(1, 20)
+        ours = distance(gathered(a), gathered(b))
+        assert ours == pytest.approx(clean_fid_formula(a.numpy(), b.numpy()), rel=1e-6)
+
+    @pytest.mark.parametrize("count", [10, 200])
+    def test_identical_sets_are_at_zero(self, count):
+        a = gathered(features(0, count))
+        assert distance(a, a) == pytest.approx(0, abs=1e-10 * float(a.covariance.trace()))
+
+    def test_closed_form_for_commuting_covariances(self):
+        generator = torch.Generator().manual_seed(0)
+        basis = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
+        a, b = torch.rand(2, 8, generator=generator, dtype=torch.float64)
+        a[0] = 0  # a singular covariance
+        means = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+        expected = (means[0] - means[1]).square().sum() + (a.sqrt() - b.sqrt()).square().sum()
+        ours = frechet_distance(means[0], basis * a @ basis.T, means[1], basis * b @ basis.T)
+        assert ours == pytest.approx(expected.item(), rel=1e-12)
+
+    def test_closed_form_in_one_dimension(self):
+        one = torch.ones(1)
+        assert frechet_distance(3 * one, 4 * one[None], one, 9 * one[None]) == pytest.approx(2**2 + (2 - 3) ** 2)
+
+    def test_symmetric(self):
+        a, b = gathered(features(0, 30)), gathered(features(1, 30))
+        assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-12)
+
+    def test_chance_distance_is_what_two_samples_of_one_distribution_differ_by(self):
+        generator = torch.Generator().manual_seed(0)
+        samples = torch.randn(400, 2, 50, 6, generator=generator, dtype=torch.float64)
+        between = (samples[:, 0].mean(1) - samples[:, 1].mean(1)).square().sum(1).mean()
+        said = gathered(samples[0, 0]).chance_distance() + gathered(samples[0, 1]).chance_distance()
+        assert said == pytest.approx(between.item(), rel=0.2)
+
+    def test_shapes_must_fit(self):
+        with pytest.raises(ValueError, match=r"means must be \[D\] and covariances \[D, D\] of one size"):
+            frechet_distance(torch.zeros(3), torch.eye(3), torch.zeros(4), torch.eye(4))
+
+    def test_not_finite(self):
+        with pytest.raises(DataError, match="NaN or infinity"):
+            frechet_distance(torch.zeros(3), torch.eye(3) * math.nan, torch.zeros(3), torch.eye(3))
+
+
+def clean_fid_kernel(a, b):
+    """KID over one subset that holds everything, after Binkowski et al., equation 4, with loops."""
+    size = len(a)
+    kernel = lambda x, y: (np.dot(x, y) / len(x) + 1) ** 3  # noqa: E731
+    within = sum(kernel(x[i], x[j]) for x in (a, b) for i in range(size) for j in range(size) if i != j)
+    across = sum(kernel(x, y) for x in a for y in b)
+    return within / (size * (size - 1)) - 2 * across / size**2
+
+
+class TestKernelDistance:
+    def test_equals_the_definition(self):
+        a, b = features(0, 12), features(1, 12)
+        mean, deviation = kernel_distance(a, b)
+        assert mean == pytest.approx(clean_fid_kernel(a.numpy(), b.numpy()), rel=1e-10)
+        assert deviation == 0
+
+    def test_subsets_agree_with_the_whole(self):
+        a, b = features(0, 300) / 10, features(0, 600)[300:] / 10 + 0.3
+        whole, _ = kernel_distance(a, b)
+        mean, deviation = kernel_distance(a, b, subset_size=50)
+        assert deviation > 0
+        assert abs(mean - whole) < 4 * deviation / math.sqrt(100)
+        assert kernel_distance(a, b, subset_size=50) == (mean, deviation)
+
+    def test_same_distribution_is_near_zero(self):
+        values = features(0, 400) / 10
+        mean, deviation = kernel_distance(values[:200], values[200:], subset_size=100)
+        assert abs(mean) < deviation
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match=r"features must be \[N, D\] and \[M, D\]"):
+            kernel_distance(torch.zeros(5, 3), torch.zeros(5, 4))
+        with pytest.raises(DataError, match="at least 2 images on each side"):
+            kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+        with pytest.raises(DataError, match="NaN or infinity"):
+            kernel_distance(torch.full((5, 3), math.nan), torch.zeros(5, 3))
+
+
+class TestFeatureSample:
+    def test_keeps_all_of_a_short_stream(self):
+        sample = FeatureSample(10)
+        sample.add(torch.arange(8.0)[:, None])
+        assert sample.features[:, 0].tolist() == list(range(8))
+
+    def test_is_uniform_and_bounded(self):
+        counts = torch.zeros(40)
+        for seed in range(500):
+            sample = FeatureSample(10, seed)
+            for batch in torch.arange(40.0)[:, None].split(7):
+                sample.add(batch)
+            assert sample.features.shape == (10, 1)
+            counts[sample.features[:, 0].long()] += 1
+        assert counts.sum() == 5000
+        assert ((counts - 125).abs() < 5 * math.sqrt(125)).all()
+
+    def test_empty(self):
+        assert len(FeatureSample(3).features) == 0

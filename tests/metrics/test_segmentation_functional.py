@@ -1,0 +1,277 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score
+
+from slotlab.errors import ConfigError
+from slotlab.metrics.functional import (
+    MEAN_IOU_DEFINITIONS,
+    adjusted_rand_index,
+    contingency,
+    degenerate,
+    intersection_over_union_of,
+    mean_best_overlap,
+    mean_iou,
+)
+
+
+def blobs(seed, images=6, size=24, ids=5, cell=4):
+    """Label maps of square cells, each with one of `ids` ids at random."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, ids, (images, size // cell, size // cell), generator=generator)
+    return coarse.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+
+
+def sklearn_ari(predicted, target, foreground_only=False):
+    scores = []
+    for one, true in zip(predicted.flatten(1).numpy(), target.flatten(1).numpy(), strict=True):
+        keep = true > 0 if foreground_only else np.ones_like(true, dtype=bool)
+        scores.append(adjusted_rand_score(true[keep], one[keep]))
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+class TestContingency:
+    def test_counts_by_hand(self):
+        table = contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, 1]]))
+        assert table.tolist() == [[[1, 1], [0, 0], [0, 2]]]
+        assert table.dtype == torch.int64
+
+    @pytest.mark.parametrize("ids", [3, 11, 300])
+    def test_counts_random(self, ids):
+        predicted, target = torch.randint(0, ids, (2, 7, 30, 20), generator=torch.Generator().manual_seed(ids))
+        table = contingency(predicted, target)
+        assert table.sum((1, 2)).tolist() == [600] * 7
+        expected = torch.stack([torch.bincount(one.flatten(), minlength=ids) for one in target])
+        kept = [row[row > 0].tolist() for row in table.sum(1)]
+        assert kept == [row[row > 0].tolist() for row in expected]
+        assert torch.equal(table.sum(1)[:, 0], expected[:, 0])
+
+    def test_large_ids_keep_the_background_in_column_zero(self):
+        target = torch.tensor([[5_000_000_000, 7, 7, 7], [0, 7, 7, 0]])
+        table = contingency(torch.zeros_like(target), target)
+        assert table.tolist() == [[[0, 3, 1]], [[2, 2, 0]]]
+
+    def test_chunks_of_differing_width_are_joined(self, monkeypatch):
+        from slotlab.metrics.functional import table
+
+        predicted, target = blobs(0, ids=4), blobs(1, ids=6)
+        target[3:] %= 2
+        whole = contingency(predicted, target)
+        monkeypatch.setitem(table.CHUNK_PIXELS, "cpu", 1)
+        assert torch.equal(contingency(predicted, target), whole)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.int64])
+    def test_any_integer_dtype(self, dtype):
+        predicted, target = blobs(0), blobs(1)
+        assert torch.equal(contingency(predicted.to(dtype), target.to(dtype)), contingency(predicted, target))
+
+    def test_input_is_left_alone_and_may_be_strided(self):
+        both = torch.stack([blobs(0), blobs(1)], dim=-1)
+        before = both.clone()
+        table = contingency(both[..., 0], both[..., 1])
+        assert torch.equal(table, contingency(blobs(0), blobs(1)))
+        assert torch.equal(both, before)
+
+    def test_no_images(self):
+        assert (
+            contingency(torch.zeros(0, 4, 4, dtype=torch.int64), torch.zeros(0, 4, 4, dtype=torch.int64)).shape[0] == 0
+        )
+        assert adjusted_rand_index(*torch.zeros(2, 0, 9, dtype=torch.int64)).shape == (0,)
+
+    @pytest.mark.parametrize(
+        ("predicted", "target", "message"),
+        [
+            (
+                torch.zeros(2, 4, 4),
+                torch.zeros(2, 4, 4, dtype=torch.int64),
+                "`predicted` must hold integer segment ids",
+            ),
+            (torch.zeros(2, 4, 4, dtype=torch.int64), torch.zeros(2, 4, 4), "`target` must hold integer segment ids"),
+            (*torch.zeros(2, 2, 4, 4, dtype=torch.bool), "integer segment ids, not torch.bool"),
+            (torch.zeros(2, 4, 4).long(), torch.zeros(2, 8, 8).long(), r"differ in shape: \(2, 4, 4\) and \(2, 8, 8\)"),
+            (torch.zeros(9).long(), torch.zeros(9).long(), r"must be \[B, H, W\] or \[B, N\]"),
+            (torch.zeros(1, 3, 4, 4).long(), torch.zeros(1, 3, 4, 4).long(), r"must be \[B, H, W\] or \[B, N\]"),
+            (torch.zeros(2, 0, 4).long(), torch.zeros(2, 0, 4).long(), "without pixels"),
+            (torch.full((1, 4), -1), torch.zeros(1, 4).long(), "`predicted` has a negative id, -1"),
+            (torch.zeros(1, 4).long(), torch.tensor([[0, 1, -7, 2]]), "`target` has a negative id, -7"),
+            (torch.arange(5000)[None], torch.arange(5000)[None], "too many to be a segmentation"),
+        ],
+    )
+    def test_bad_input(self, predicted, target, message):
+        with pytest.raises(ValueError, match=message):
+            contingency(predicted, target)
+
+
+class TestAdjustedRandIndex:
+    @pytest.mark.parametrize("foreground_only", [False, True])
+    @pytest.mark.parametrize("ids", [(1, 1), (2, 5), (11, 8), (40, 200)])
+    def test_equals_scikit_learn(self, ids, foreground_only):
+        predicted, target = blobs(3, ids=ids[0], cell=2), blobs(4, ids=ids[1], cell=3)
+        predicted[0] = target[0]
+        ours = adjusted_rand_index(predicted, target, foreground_only)
+        assert ours.dtype == torch.float64
+        torch.testing.assert_close(ours, sklearn_ari(predicted, target, foreground_only), atol=1e-9, rtol=0)
+
+    def test_equals_scikit_learn_where_float32_would_not(self):
+        generator = torch.Generator().manual_seed(0)
+        target = blobs(5, images=4, size=128, ids=11, cell=16)
+        noise = torch.rand(target.shape, generator=generator) < 0.02
+        predicted = torch.where(noise, torch.randint(0, 11, target.shape, generator=generator), target)
+        predicted[1] = blobs(6, images=1, size=128, ids=11, cell=1)[0]
+        ours = adjusted_rand_index(predicted, target)
+        torch.testing.assert_close(ours, sklearn_ari(predicted, target), atol=1e-9, rtol=0)
+        assert abs(ours[1]) < 1e-3
+
+    def test_equals_scikit_learn_at_512_pixels(self):
+        predicted, target = blobs(7, 1, 512, 7, 32), blobs(8, 1, 512, 9, 64)
+        torch.testing.assert_close(
+            adjusted_rand_index(predicted, target), sklearn_ari(predicted, target), atol=1e-9, rtol=0
+        )
+
+    @pytest.mark.parametrize(
+        ("predicted", "target"),
+        [
+            ([0, 0, 0, 0], [0, 0, 0, 0]),
+            ([0, 1, 1, 0], [3, 3, 3, 3]),
+            ([5, 5, 5, 5], [0, 1, 1, 0]),
+            ([0, 1, 2, 3], [0, 1, 2, 3]),
+            ([0, 1, 2, 3], [0, 0, 1, 1]),
+            ([0, 0, 0, 0], [0, 1, 2, 3]),
+            ([0, 0, 1, 1], [0, 1, 0, 1]),
+            ([4], [9]),
+        ],
+    )
+    def test_degenerate_maps_as_scikit_learn(self, predicted, target):
+        predicted, target = torch.tensor([predicted]), torch.tensor([target])
+        for foreground_only in (False, True):
+            ours = adjusted_rand_index(predicted, target, foreground_only)
+            torch.testing.assert_close(ours, sklearn_ari(predicted, target, foreground_only), atol=1e-12, rtol=0)
+
+    def test_by_hand(self):
+        # 15 pairs of pixels: 4 together in the predicted map, 3 in the true one, 1 in both
+        predicted = torch.tensor([[0, 0, 0, 1, 1, 2]])  # 3 + 1 + 0 pairs
+        target = torch.tensor([[0, 0, 1, 1, 2, 2]])  # 1 + 1 + 1 pairs
+        expected = (1 - 4 * 3 / 15) / ((4 + 3) / 2 - 4 * 3 / 15)
+        assert adjusted_rand_index(predicted, target).item() == pytest.approx(expected, abs=1e-15)
+
+    def test_foreground_does_not_see_a_split_background_but_ari_does(self):
+        target = torch.zeros(1, 8, 8, dtype=torch.int64)
+        target[0, 2:4, 2:4], target[0, 5:7, 5:7] = 1, 2
+        predicted = target + 10 * torch.arange(8)[:, None] * (target == 0)
+        assert adjusted_rand_index(predicted, target, foreground_only=True).item() == 1
+        assert adjusted_rand_index(predicted, target).item() < 0.5
+
+    def test_unchanged_by_renaming_of_segments(self):
+        predicted, target = blobs(0, ids=5), blobs(1, ids=5)
+        renamed = torch.tensor([9, 1000, 3, 70, 0])[predicted]
+        assert torch.equal(adjusted_rand_index(renamed, target), adjusted_rand_index(predicted, target))
+
+    def test_symmetric(self):
+        predicted, target = blobs(0), blobs(1)
+        assert torch.equal(adjusted_rand_index(predicted, target), adjusted_rand_index(target, predicted))
+
+    @pytest.mark.parametrize("function", [adjusted_rand_index, lambda a, b, flag: degenerate(b, flag)])
+    def test_flag_must_be_bool(self, function):
+        with pytest.raises(ConfigError, match="`foreground_only` must be True or False, not 'yes'"):
+            function(blobs(0), blobs(1), "yes")
+
+
+def test_degenerate():
+    target = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 2, 2], [9, 9, 4, 4]])
+    assert degenerate(target).tolist() == [True, True, False, False, False]
+    assert degenerate(target, foreground_only=True).tolist() == [True, True, True, False, False]
+
+
+def evaluator_miou(predicted, target):
+    """The three means after the evaluator's definition: binary masks, Hungarian, pairs with any mask not empty."""
+    slots = max(predicted.max(), target.max()) + 1
+    one_hot = [np.stack([labels == i for i in range(slots)]) for labels in (predicted, target)]
+    iou = np.zeros((slots, slots))
+    for i, true in enumerate(one_hot[1]):
+        for j, guess in enumerate(one_hot[0]):
+            if true.any() and guess.any():
+                iou[i, j] = np.logical_and(true, guess).sum() / np.logical_or(true, guess).sum()
+    rows, columns = linear_sum_assignment(iou, maximize=True)
+    matched = iou[rows, columns]
+    pairs = sum(one_hot[1][i].any() or one_hot[0][j].any() for i, j in zip(rows, columns, strict=True))
+    objects = sum(mask.any() for mask in one_hot[1])
+    foreground = matched[1:].sum() / (pairs - 1) if pairs > 1 else np.nan
+    return {
+        "clevrtex": matched.sum() / pairs,
+        "clevrtex-foreground": foreground,
+        "ground-truth": matched.sum() / objects,
+    }
+
+
+class TestMeanIoU:
+    @pytest.mark.parametrize("definition", MEAN_IOU_DEFINITIONS)
+    @pytest.mark.parametrize(("slots", "objects"), [(11, 6), (4, 9), (7, 7), (1, 4), (5, 1)])
+    def test_equals_the_evaluators_definition(self, definition, slots, objects):
+        predicted, target = blobs(slots, ids=slots), blobs(100 + objects, ids=objects)
+        predicted[0], target[0] = blobs(1, ids=slots)[0], blobs(1, ids=slots)[0] % objects
+        for labels, ids in ((predicted, slots), (target, objects)):  # no id between others is missing: no ties
+            labels[:, 0, :ids] = torch.arange(ids)
+        expected = [evaluator_miou(*pair)[definition] for pair in zip(predicted.numpy(), target.numpy(), strict=True)]
+        ours = mean_iou(predicted, target, definition)
+        torch.testing.assert_close(ours, torch.tensor(expected), atol=1e-12, rtol=0, equal_nan=True)
+
+    def test_by_hand(self):
+        predicted = torch.tensor([[0, 0, 0, 1, 2, 3]])
+        target = torch.tensor([[0, 0, 0, 1, 1, 1]])
+        assert mean_iou(predicted, target, "clevrtex").item() == pytest.approx((1 + 1 / 3) / 4)
+        assert mean_iou(predicted, target, "clevrtex-foreground").item() == pytest.approx((1 / 3) / 3)
+        assert mean_iou(predicted, target, "ground-truth").item() == pytest.approx((1 + 1 / 3) / 2)
+
+    @pytest.mark.parametrize("definition", MEAN_IOU_DEFINITIONS)
+    def test_same_partition_is_one_whatever_the_names_and_gaps(self, definition):
+        target = blobs(0) * 3
+        assert mean_iou(999 - target, target, definition).tolist() == [1.0] * 6
+
+    def test_only_background(self):
+        empty = torch.zeros(1, 4, 4, dtype=torch.int64)
+        assert mean_iou(empty, empty).item() == 1
+        assert mean_iou(empty, empty, "ground-truth").item() == 1
+        assert mean_iou(empty, empty, "clevrtex-foreground").isnan().item()
+
+    def test_unknown_definition(self):
+        with pytest.raises(ConfigError, match="mean IoU has no definition 'official'; it has clevrtex, "):
+            mean_iou(blobs(0), blobs(1), "official")
+
+
+class TestMeanBestOverlap:
+    def test_by_hand_with_a_slot_used_twice(self):
+        predicted = torch.tensor([[0, 0, 1, 1, 1, 1]])
+        target = torch.tensor([[0, 0, 1, 1, 2, 2]])
+        assert mean_best_overlap(predicted, target).item() == pytest.approx(0.5)
+        assert mean_best_overlap(predicted, target, background=True).item() == pytest.approx(2 / 3)
+        assert mean_iou(predicted, target, "ground-truth").item() == pytest.approx((1 + 0.5) / 3)
+
+    def test_equals_a_loop(self):
+        predicted, target = blobs(0, ids=7), blobs(1, ids=6)
+        for one, true, value in zip(predicted, target, mean_best_overlap(predicted, target), strict=True):
+            objects = [true == i for i in range(1, 6) if (true == i).any()]
+            best = [max(((m & (one == j)).sum() / (m | (one == j)).sum()).item() for j in range(7)) for m in objects]
+            assert value.item() == pytest.approx(np.mean(best), abs=1e-7)
+
+    def test_no_object(self):
+        empty = torch.zeros(1, 4, 4, dtype=torch.int64)
+        assert mean_best_overlap(empty, empty).isnan().item()
+        assert mean_best_overlap(empty, empty, background=True).item() == 1
+
+    def test_flag_must_be_bool(self):
+        with pytest.raises(ConfigError, match="`background` must be True or False, not 1"):
+            mean_best_overlap(blobs(0), blobs(1), 1)
+
+
+def test_iou_table_is_zero_for_empty_masks():
+    iou = intersection_over_union_of(torch.tensor([[[2, 0, 0], [0, 0, 2], [0, 0, 0]]]))
+    assert iou.tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]
+
+
+def test_functional_is_light():
+    code = "import sys, slotlab.metrics.functional; print({'torchmetrics', 'sklearn', 'lightning'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

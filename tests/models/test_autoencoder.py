@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from slotlab.errors import ConfigError
+from slotlab.models import SlotAutoencoder
+
+TINY = {
+    "resolution": 16,
+    "encoder": {"kind": "cnn", "channels": 8, "strides": [2, 1], "kernel_size": 3},
+    "slot_attention": {"slots": 3, "dim": 8, "projection_dim": 8, "mlp_dim": 8},
+    "decoder": {"kind": "broadcast", "broadcast": 4, "channels": 8, "kernel_size": 3},
+}
+
+
+def test_the_output_is_what_every_later_room_reads():
+    output = SlotAutoencoder(**TINY)(torch.rand(2, 3, 16, 16))
+    assert output.slots.shape == (2, 3, 8)
+    assert output.attention.shape == (2, 3, 3, 64)
+    assert output.attention_grid == (8, 8)
+    assert output.masks.shape == (2, 3, 16, 16)
+    assert output.reconstruction.shape == (2, 3, 16, 16)
+    for source in ("masks", "attention"):
+        segmentation = output.segmentation(source)
+        assert segmentation.shape == (2, 16, 16)
+        assert segmentation.dtype == torch.int64
+    torch.testing.assert_close(output.attention_masks().sum(dim=1), torch.ones(2, 16, 16))
+
+
+def test_every_parameter_gets_a_gradient():
+    model = SlotAutoencoder(**TINY)
+    model(torch.rand(2, 3, 16, 16)).reconstruction.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_its_config_makes_the_same_model_again():
+    model = SlotAutoencoder(**TINY)
+    arguments = {key: value for key, value in model.config.items() if key != "kind"}
+    again = SlotAutoencoder(**arguments)
+    assert {name: p.shape for name, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+
+
+def test_a_few_images_can_be_learned_by_heart():
+    torch.manual_seed(0)
+    model = SlotAutoencoder(**TINY)
+    images = torch.zeros(4, 3, 16, 16)
+    for number in range(4):
+        images[number, number % 3, 2 + 3 * number : 6 + 3 * number, 4:10] = 1
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(150):
+        loss = (model(images).reconstruction - images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": {"kind": "resnett"}}, "did you mean 'resnet'"),
+        ({"encoder": {"kind": "cnn", "chanels": 8}}, "encoder: unknown key 'chanels'; did you mean 'channels'"),
+        ({"decoder": {"kind": "broadcast", "slot_dim": 8}}, "decoder: unknown key 'slot_dim'"),
+        ({"slot_attention": {"num_slots": 8}}, "slot_attention: unknown key 'num_slots'"),
+        ({"resolution": 15}, "not a multiple of the encoder's total stride 2"),
+        ({"resolution": 0}, "resolution: must be a whole number"),
+    ],
+)
+def test_mistakes_in_the_config_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        SlotAutoencoder(**{**TINY, **changes})
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"expected \[B, 3, 16, 16\], got \[1, 3, 20, 16\]"):
+        SlotAutoencoder(**TINY)(torch.rand(1, 3, 20, 16))

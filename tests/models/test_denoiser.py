@@ -1,0 +1,248 @@
+import pytest
+import torch
+from torch import nn
+
+from slotlab.errors import ConfigError
+from slotlab.models.denoiser import Denoiser, check_halvings
+from slotlab.models.denoiser_blocks import ResidualBlock, TransformerBlock, sinusoidal_embedding
+
+TINY = {
+    "slot_dim": 6,
+    "latent_channels": 2,
+    "channels": 8,
+    "multipliers": [1, 2],
+    "attention_levels": [2],
+    "blocks": 1,
+    "num_repeat": 2,
+    "head_dim": 4,
+    "time_dim": 8,
+}
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    return randomised(Denoiser(**TINY))
+
+
+def randomised(model):
+    """Without the zeros that some layers start at, which would hide what is before them."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def inputs(batch=2, slots=3, side=4):
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(batch, 2, side, side, generator=generator)
+    return latents, torch.tensor([10, 700])[:batch], torch.randn(batch, slots, 6, generator=generator)
+
+
+def residual_parameters(width, out, time, resample=False):
+    """norm, conv (not when resampling), Linear(time), norm, conv, 1x1 shortcut between unequal widths."""
+    first = 0 if resample else 9 * width * out + out
+    shortcut = 0 if width == out else width * out + out
+    return 2 * width + first + (time * out + out) + 2 * out + (9 * out * out + out) + shortcut
+
+
+def transformer_parameters(width, slot, repeats):
+    """norm, 1x1 conv, repeats x (3 LayerNorms, self-attention, cross-attention, feed-forward of 4x), 1x1 conv."""
+    self_attention = 3 * width * width + (width * width + width)
+    cross_attention = width * width + 2 * slot * width + (width * width + width)
+    feed_forward = (4 * width * width + 4 * width) + (4 * width * width + width)
+    layer = 3 * 2 * width + self_attention + cross_attention + feed_forward
+    return 2 * width + 2 * (width * width + width) + repeats * layer
+
+
+# The brief's U-Net, block by block: (kind, channels in, channels out, side of the features that come out, attends).
+C = 64
+REPORT_DOWN = [
+    *[("same", C, C, 32, False), ("same", C, C, 32, False), ("down", C, C, 16, False)],
+    *[("same", C, 2 * C, 16, True), ("same", 2 * C, 2 * C, 16, True), ("down", 2 * C, 2 * C, 8, False)],
+    *[("same", 2 * C, 3 * C, 8, True), ("same", 3 * C, 3 * C, 8, True), ("down", 3 * C, 3 * C, 4, False)],
+    *[("same", 3 * C, 4 * C, 4, True), ("same", 4 * C, 4 * C, 4, True)],
+]
+REPORT_UP = [
+    *[("same", 4 * C + 4 * C, 4 * C, 4, True), ("same", 4 * C + 4 * C, 4 * C, 4, True)],
+    *[("same", 4 * C + 3 * C, 4 * C, 4, True), ("up", 4 * C, 4 * C, 8, False)],
+    *[("same", 4 * C + 3 * C, 3 * C, 8, True), ("same", 3 * C + 3 * C, 3 * C, 8, True)],
+    *[("same", 3 * C + 2 * C, 3 * C, 8, True), ("up", 3 * C, 3 * C, 16, False)],
+    *[("same", 3 * C + 2 * C, 2 * C, 16, True), ("same", 2 * C + 2 * C, 2 * C, 16, True)],
+    *[("same", 2 * C + C, 2 * C, 16, True), ("up", 2 * C, 2 * C, 32, False)],
+    *[("same", 2 * C + C, C, 32, False), ("same", C + C, C, 32, False), ("same", C + C, C, 32, False)],
+]
+
+
+def test_report_preset_has_the_blocks_of_the_brief():
+    with torch.device("meta"):  # no time spent on weights that do not matter here
+        model = Denoiser()
+    model.to_empty(device="cpu")
+    seen = []
+
+    def note(block, arguments, result):
+        seen.append((block.mode, arguments[0].shape[1], *result.shape[1:3]))
+
+    hooks = [b.register_forward_hook(note) for b in model.modules() if isinstance(b, ResidualBlock)]
+    with torch.no_grad():
+        out = model(torch.randn(1, 3, 32, 32), torch.tensor([5]), torch.randn(1, 11, 64))
+    assert out.shape == (1, 3, 32, 32)
+    assert len(hooks) == len(REPORT_DOWN) + 2 + len(REPORT_UP)
+    middle = ("same", 4 * C, 4 * C, 4)
+    assert seen == [row[:4] for row in REPORT_DOWN] + [middle, middle] + [row[:4] for row in REPORT_UP]
+    for stages, rows in ((model.down, REPORT_DOWN), (model.up, REPORT_UP)):
+        attends = [isinstance(stage[1], TransformerBlock) for stage in stages]
+        assert attends == [row[4] for row in rows]
+    transformers = [block for block in model.modules() if isinstance(block, TransformerBlock)]
+    assert {len(block.layers) for block in transformers} == {6}
+    assert {block.layers[0].cross_attention.head_dim for block in transformers} == {32}
+
+
+def test_report_preset_has_the_parameters_of_the_brief():
+    time, slot, repeats = 128, 64, 6
+    count = (9 * 3 * C + C) + 2 * C + (9 * C * 3 + 3)  # conv_in, norm_out, conv_out
+    rows = [*REPORT_DOWN, ("same", 4 * C, 4 * C, 4, True), ("same", 4 * C, 4 * C, 4, False), *REPORT_UP]
+    for mode, width, out, _, attends in rows:
+        count += residual_parameters(width, out, time, resample=mode != "same")
+        count += transformer_parameters(out, slot, repeats) if attends else 0
+    with torch.device("meta"):
+        model = Denoiser()
+    assert sum(parameter.numel() for parameter in model.parameters()) == count == 78_704_131
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slot_dim": 192, "channels": 128, "num_repeat": 1, "time_mlp": True, "gated": True, "dropout": 0.1},
+        {"channels": 32, "multipliers": [1, 2, 3], "attention_levels": [2, 3], "blocks": 1, "num_repeat": 1},
+        {"channels": 32, "multipliers": [1], "attention_levels": [1], "blocks": 3},
+    ],
+    ids=["published recipe", "small", "one level"],
+)
+def test_other_presets_can_be_expressed(changes):
+    with torch.device("meta"):
+        model = Denoiser(**changes)
+    transformers = [block for block in model.modules() if isinstance(block, TransformerBlock)]
+    levels, attending = len(changes["multipliers"]) if "multipliers" in changes else 4, changes.get("attention_levels")
+    blocks = changes.get("blocks", 2)
+    assert model.levels == levels
+    assert len(transformers) == (2 * blocks + 1) * len(attending or [2, 3, 4]) + 1
+
+
+def test_starts_at_zero():
+    assert not Denoiser(**TINY)(*inputs()).any()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_parameter_and_slot_gets_a_gradient(checkpointing):
+    torch.manual_seed(0)
+    model = randomised(Denoiser(**TINY, checkpointing=checkpointing, time_mlp=True, gated=True)).train()
+    latents, timesteps, slots = inputs()
+    slots.requires_grad_()
+    model(latents, timesteps, slots).square().mean().backward()
+    without = [
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert without == []
+    assert slots.grad.abs().sum(dim=2).all()
+
+
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = randomised(Denoiser(**TINY, dropout=0.3, checkpointing=checkpointing)).train()
+        torch.manual_seed(1)
+        model(*inputs()).square().mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_cached_context_equals_uncached(tiny):
+    latents, timesteps, slots = inputs()
+    context = tiny.slot_context(slots)
+    for _ in range(2):
+        assert torch.equal(tiny(latents, timesteps, context), tiny(latents, timesteps, slots))
+
+
+def test_order_of_slots_does_not_matter(tiny):
+    latents, timesteps, slots = inputs()
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(tiny(latents, timesteps, slots), tiny(latents, timesteps, slots[:, order]))
+    masks = tiny.cross_attention_masks(latents, timesteps, slots)
+    torch.testing.assert_close(masks[:, order], tiny.cross_attention_masks(latents, timesteps, slots[:, order]))
+
+
+def test_images_do_not_touch_each_other(tiny):
+    latents, timesteps, slots = inputs()
+    both = tiny(latents, timesteps, slots)
+    torch.testing.assert_close(both[1:], tiny(latents[1:], timesteps[1:], slots[1:]))
+
+
+def test_cross_attention_masks_sum_to_one(tiny):
+    latents, timesteps, slots = inputs()
+    for side in (None, 2):
+        masks = tiny.cross_attention_masks(latents, timesteps, slots, side)
+        assert masks.shape == (2, 3, 2, 2)
+        torch.testing.assert_close(masks.sum(dim=1), torch.ones(2, 2, 2))
+    maps = {}
+    tiny(latents, timesteps, slots, maps)
+    assert {side: len(found) for side, found in maps.items()} == {2: 2 * 4}  # repeats x (down 1, middle 1, up 2)
+    with pytest.raises(ValueError, match=r"no cross-attention at height 4; there are \[2\]"):
+        tiny.cross_attention_masks(latents, timesteps, slots, side=4)
+
+
+def test_maps_are_those_that_attention_uses(tiny):
+    attention = tiny.middle[1].layers[0].cross_attention
+    features, slots = torch.randn(1, 5, 16), torch.randn(1, 3, 6)
+    nn.init.eye_(attention.to_out.weight)
+    nn.init.zeros_(attention.to_out.bias)
+    attention.head_dim = 16  # one head, so that the mean over heads is that head
+    keys, values = attention.keys_and_values(slots)
+    expected = attention.maps(features, keys).transpose(1, 2) @ values[:, 0]
+    torch.testing.assert_close(attention(features, (keys, values)), expected)
+
+
+def test_resampling_blocks_pool_and_interpolate():
+    features, time = torch.rand(1, 4, 4, 4), torch.randn(1, 8)
+    for mode, expected in (("down", nn.AvgPool2d(2)), ("up", nn.Upsample(scale_factor=2))):
+        block = ResidualBlock(4, 4, 8, mode)
+        assert torch.equal(block(features, time), expected(features))  # the last convolution is zero
+        assert block.convolution is None
+
+
+def test_time_embedding():
+    embedded = sinusoidal_embedding(torch.tensor([0, 7]), 8)
+    assert embedded.shape == (2, 8)
+    torch.testing.assert_close(embedded[0], torch.tensor([1.0] * 4 + [0.0] * 4))
+    torch.testing.assert_close(embedded[1, 5], torch.sin(torch.tensor(7 / 10_000**0.25)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 5}, r"head_dim: 4 does not divide the 10 channels"),
+        ({"attention_levels": [3]}, r"attention_levels: must be a whole number from 1 to 2"),
+        ({"multipliers": []}, r"multipliers: needs one per level"),
+        ({"time_dim": 7}, r"time_dim: must be even"),
+        ({"dropout": 1.0}, r"dropout: must be at least 0 and below 1"),
+        ({"num_repeat": 0}, r"num_repeat: must be a whole number of at least 1"),
+    ],
+)
+def test_bad_arguments(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Denoiser(**{**TINY, **changes})
+
+
+def test_bad_inputs(tiny):
+    latents, timesteps, slots = inputs()
+    with pytest.raises(ValueError, match=r"latents: 5x5 cannot be halved 1 times.*multiples of 2"):
+        tiny(torch.zeros(2, 2, 5, 5), timesteps, slots)
+    with pytest.raises(ValueError, match=r"latents: expected \[B, 2, h, w\], got \[2, 3, 4, 4\].*latent_channels"):
+        tiny(torch.zeros(2, 3, 4, 4), timesteps, slots)
+    with pytest.raises(ValueError, match=r"slots: expected \[B, K, 6\], got \[2, 3, 7\].*slot_dim"):
+        tiny(latents, timesteps, torch.zeros(2, 3, 7))
+    with pytest.raises(ValueError, match=r"slots: of 1 images, but there are 2 latents"):
+        tiny(latents, timesteps, slots[:1])
+    with pytest.raises(ConfigError, match=r"resolution: 12x12 cannot be halved 3 times"):
+        check_halvings("resolution", 12, 12, 4)

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from slotlab.errors import ConfigError
+from slotlab.models import ENCODERS, CNNEncoder, ResNetEncoder
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_encoder_keeps_its_promise_of_width_and_stride(kind):
+    encoder = ENCODERS[kind]()
+    features = encoder(torch.rand(2, 3, 16, 16))
+    assert features.shape == (2, encoder.out_channels, 16 // encoder.stride, 16 // encoder.stride)
+
+
+def test_the_classic_encoder_has_the_published_shape():
+    layers = [layer for layer in CNNEncoder().layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [(layer.in_channels, layer.out_channels, layer.kernel_size) for layer in layers] == [
+        (3, 64, (5, 5)),
+        (64, 64, (5, 5)),
+        (64, 64, (5, 5)),
+        (64, 64, (5, 5)),
+    ]
+
+
+def test_resnet_stages_and_strides():
+    encoder = ResNetEncoder(channels=[8, 12], strides=[1, 2], blocks=1, stem_stride=2)
+    assert encoder(torch.rand(1, 3, 32, 32)).shape == (1, 12, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "arguments", "message"),
+    [
+        (CNNEncoder, {"channels": 0}, "encoder.channels"),
+        (CNNEncoder, {"strides": []}, "encoder.strides"),
+        (CNNEncoder, {"strides": [9]}, "encoder.strides: must be a whole number from 1 to 4, not 9"),
+        (CNNEncoder, {"kernel_size": 4}, "must be odd"),
+        (ResNetEncoder, {"channels": [8], "strides": [1, 2]}, "1 stages but encoder.strides 2"),
+        (ResNetEncoder, {"blocks": 0}, "encoder.blocks"),
+    ],
+)
+def test_values_out_of_range_are_named(encoder, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        encoder(**arguments)

@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from slotlab.errors import ConfigError
+from slotlab.models import SlotAttention
+from slotlab.models.randomness import seeded_generator
+
+
+def make(**changes):
+    settings = {"slots": 4, "dim": 8, "projection_dim": 8, "mlp_dim": 16, **changes}
+    torch.manual_seed(0)
+    return SlotAttention(6, **settings)
+
+
+def by_the_book(module, features, slots):
+    """Algorithm 1 of Locatello et al. 2020, line by line, for one image at a time."""
+    maps = []
+    inputs = module.norm_features(features)
+    for _ in range(module.iterations):
+        previous = slots
+        queries = module.to_query(module.norm_slots(slots))
+        logits = module.to_key(inputs) @ queries.T / module.to_query.out_features**0.5
+        attention = torch.softmax(logits, dim=-1)
+        weights = (attention + module.epsilon) / (attention + module.epsilon).sum(dim=0, keepdim=True)
+        slots = module.gru(weights.T @ module.to_value(inputs), previous)
+        slots = slots + module.mlp(module.norm_mlp(slots))
+        maps.append(attention.T)
+    return slots, torch.stack(maps)
+
+
+@pytest.mark.parametrize("initialisation", ["gaussian", "learned"])
+def test_equals_the_published_algorithm(initialisation):
+    module = make(initialisation=initialisation)
+    features = torch.randn(2, 10, 6)
+    start = module.initial_slots(2, [seeded_generator(1), seeded_generator(2)])
+    slots, attention, _ = module(features, [seeded_generator(1), seeded_generator(2)])
+    for image in range(2):
+        expected_slots, expected_attention = by_the_book(module, features[image], start[image])
+        torch.testing.assert_close(slots[image], expected_slots, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(attention[image], expected_attention, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_of_every_iteration_is_shared_out_among_slots():
+    _, attention, _ = make(iterations=5)(torch.randn(3, 10, 6))
+    assert attention.shape == (3, 5, 4, 10)
+    torch.testing.assert_close(attention.sum(dim=2), torch.ones(3, 5, 10))
+
+
+@pytest.mark.parametrize("initialisation", ["gaussian", "learned"])
+def test_every_parameter_gets_a_gradient(initialisation):
+    module = make(initialisation=initialisation)
+    slots, _, _ = module(torch.randn(2, 10, 6))
+    slots.square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_slots_follow_a_permutation_of_their_starts():
+    module = make(initialisation="learned")
+    features = torch.randn(1, 10, 6)
+    slots, attention, _ = module(features)
+    order = torch.tensor([2, 0, 3, 1])
+    module.start.data = module.start.data[:, order]
+    permuted, permuted_attention, _ = module(features)
+    torch.testing.assert_close(permuted, slots[:, order])
+    torch.testing.assert_close(permuted_attention, attention[:, :, order])
+
+
+def test_a_draw_depends_on_the_image_and_not_on_its_batch():
+    module = make()
+    features = torch.randn(3, 10, 6)
+    together, _, _ = module(features, [seeded_generator(7, index) for index in range(3)])
+    alone, _, _ = module(features[2:], [seeded_generator(7, 2)])
+    torch.testing.assert_close(together[2:], alone)
+    other, _, _ = module(features[2:], [seeded_generator(8, 2)])
+    assert not torch.allclose(alone, other)
+
+
+def test_attention_stays_in_float32_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        slots, attention, _ = make()(torch.randn(2, 10, 6))
+    assert slots.dtype == attention.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slots": 0}, "slot_attention.slots: must be a whole number from 1 to 256, not 0"),
+        ({"slots": 2.5}, "slot_attention.slots"),
+        ({"iterations": 0}, "slot_attention.iterations"),
+        ({"dim": -1}, "slot_attention.dim"),
+        ({"initialisation": "learnt"}, "did you mean 'learned'"),
+    ],
+)
+def test_values_out_of_range_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**changes)

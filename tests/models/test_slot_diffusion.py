@@ -1,0 +1,210 @@
+import json
+
+import pytest
+import torch
+
+from slotlab.errors import ConfigError
+from slotlab.models.latent_autoencoder import LatentAutoencoder
+from slotlab.models.slot_diffusion import SlotDiffusion
+
+RESOLUTION = 16
+PARTS = {
+    "resolution": RESOLUTION,
+    "encoder": {"kind": "cnn", "strides": [2, 2], "channels": 8},
+    "slot_attention": {"slots": 3, "dim": 8, "projection_dim": 8, "mlp_dim": 16},
+    "autoencoder": {"family": "kl", "channels": [8, 8, 8], "layers": 1},
+    "denoiser": {
+        "channels": 16,
+        "multipliers": [1, 2],
+        "attention_levels": [2],
+        "blocks": 1,
+        "num_repeat": 1,
+        "head_dim": 8,
+        "time_dim": 16,
+    },
+    "sampling": {"steps": 3},
+}
+IMAGES = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
+
+
+def made(**changes):
+    torch.manual_seed(0)
+    model = SlotDiffusion(**{**PARTS, **changes})
+    torch.nn.init.normal_(model.denoiser.conv_out.weight, std=0.1)  # starts at zero
+    return model
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_output_in_evaluation_mode():
+    model = made().eval()
+    output = model(IMAGES, generators(0, 1))
+    assert output.slots.shape == (2, 3, 8)
+    assert output.attention.shape == (2, 3, 3, 16)
+    assert output.masks.shape == output.attention_masks().shape == (2, 3, 16, 16)
+    torch.testing.assert_close(output.masks.sum(dim=1), torch.ones(2, 16, 16))
+    assert output.cross_attention.shape == (2, 3, 2, 2)
+    assert output.segmentation("masks").shape == output.segmentation("attention").shape == (2, 16, 16)
+    assert output.reconstruction.shape == IMAGES.shape
+    assert output.reconstruction.min() >= 0
+    assert output.reconstruction.max() <= 1
+    assert output.loss.shape == (2,)
+    torch.testing.assert_close(output.loss, (output.predicted - output.noise).square().mean(dim=(1, 2, 3)))
+    assert torch.equal(model.encode(IMAGES, generators(0, 1)), output.slots)
+    assert torch.equal(model.attend(IMAGES, generators(0, 1)), output.attention)
+
+
+def test_training_mode_computes_only_the_loss():
+    model = made().train()
+    sampled = []
+    model.generate = lambda *_, **__: sampled.append(1)
+    output = model(IMAGES, generators(0, 1))
+    assert sampled == []
+    assert output.reconstruction.shape == (2, 3, 0, 0)
+    assert output.cross_attention is None
+    torch.testing.assert_close(output.masks, output.attention_masks())
+    output.loss.mean().backward()
+    assert all(parameter.grad is None for parameter in model.autoencoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.denoiser.parameters())
+    assert not model.autoencoder.training
+
+
+def test_each_image_depends_on_its_own_generator():
+    for mode in (True, False):
+        model = made(slot_dropout=0.3).train(mode)
+        with torch.no_grad():
+            both, one = model(IMAGES, generators(4, 5)), model(IMAGES[1:], generators(5))
+        for name in ("slots", "timesteps", "noise", "predicted", "masks", "reconstruction"):
+            torch.testing.assert_close(getattr(both, name)[1:], getattr(one, name), msg=name)
+
+
+def test_cached_latents_give_the_same_loss():
+    model = made().train()
+    latents = model.latents(IMAGES)
+    cached, fresh = model(IMAGES, generators(0, 1), latents), model(IMAGES, generators(0, 1))
+    assert torch.equal(cached.loss, fresh.loss)
+    with pytest.raises(ValueError, match=r"latents: expected \[2, 3, 4, 4\], got \[2, 4, 4, 4\]; cache them anew"):
+        model(IMAGES, latents=torch.zeros(2, 4, 4, 4))
+
+
+def test_config_and_weights_make_the_same_model():
+    model = made(slot_dropout=0.1, schedule={"target": "v", "min_snr_gamma": 5.0})
+    model.autoencoder.measure_scaling([IMAGES])
+    config = json.loads(json.dumps(model.config))
+    assert config.pop("kind") == "slot-diffusion"
+    again = SlotDiffusion(**config)
+    again.load_state_dict(model.state_dict())
+    assert again.config == model.config
+    slots = model.encode(IMAGES, generators(0, 1))
+    images = [one.eval().generate(slots, generator=generators(2, 3)) for one in (model, again)]
+    assert torch.equal(*images)
+    assert (again.slots, again.resolution) == (3, RESOLUTION)
+
+
+def test_takes_a_trained_autoencoder():
+    autoencoder = LatentAutoencoder(RESOLUTION, "vq", channels=[8, 8], layers=1, codes=8, latent_channels=4)
+    autoencoder.measure_scaling([IMAGES])
+    model = made(autoencoder=autoencoder)
+    assert model.denoiser.latent_channels == 4
+    assert model.config["autoencoder"]["scale"] == autoencoder.scale.flatten().tolist()
+    assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
+
+
+def test_dropout_and_guidance():
+    model = made(slot_dropout=0.5, guidance_dropout=0.5)
+    slots = torch.ones(200, 3, 8)
+    replaced = (model._with_dropout(slots, torch.Generator().manual_seed(0)) != slots).all(dim=2)
+    assert 0.68 < replaced.float().mean() < 0.82  # 1 - 0.5 x 0.5
+    assert 0.5 < replaced.all(dim=1).float().mean() < 0.65  # 0.5 + 0.5 x 0.5^3
+    model.train()(IMAGES).loss.mean().backward()
+    assert model.empty_slot.grad is not None
+    slots = model.eval().encode(IMAGES, generators(0, 1))
+    plain, strong = (model.generate(slots, generator=generators(0, 1), guidance=scale) for scale in (1.0, 4.0))
+    assert not torch.allclose(plain, strong)
+    with pytest.raises(ConfigError, match=r"guidance: 2.0 needs a model trained with guidance_dropout above 0"):
+        made().generate(slots, guidance=2.0)
+
+
+def test_generate():
+    model = made().eval()
+    slots = model.encode(IMAGES, generators(0, 1))
+    told = []
+    images = model.generate(
+        slots, steps=2, sampler="ddim", generator=generators(7, 8), on_step=lambda *a: told.append(a)
+    )
+    assert told == [(1, 2), (2, 2)]
+    assert torch.equal(images, model.generate(slots, steps=2, sampler="ddim", generator=generators(7, 8)))
+    assert model.generate(slots[:, :2], steps=1).shape == IMAGES.shape  # an object taken away
+    with pytest.raises(ConfigError, match=r"steps: must be a whole number from 1"):
+        model.generate(slots, steps=0)
+    with pytest.raises(ConfigError, match=r"unknown sampler 'dimm'; did you mean 'ddim'"):
+        model.generate(slots, sampler="dimm")
+    with pytest.raises(ValueError, match=r"slots: expected \[B, K, 8\]"):
+        model.generate(torch.zeros(1, 3, 9))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"denoiser": {"chanels": 16}}, r"denoiser: unknown key 'chanels'; did you mean 'channels'"),
+        ({"denoiser": {**PARTS["denoiser"], "latent_channels": 4}}, r"latent_channels: 4 does not fit.*gives 3x4x4"),
+        ({"denoiser": {**PARTS["denoiser"], "slot_dim": 64}}, r"slot_dim: 64 does not fit, slot_attention.dim is 8"),
+        ({"denoiser": {"channels": 32}}, r"latents: 4x4 cannot be halved 3 times"),
+        ({"schedule": {"betas": 1}}, r"schedule: unknown key 'betas'"),
+        ({"sampling": {"sampler": "dpm"}}, r"sampling.sampler: unknown sampler 'dpm'"),
+        ({"sampling": {"steps": 0}}, r"sampling.steps: must be a whole number from 1"),
+        ({"sampling": {"guidance": 2.0}}, r"guidance: 2.0 needs a model trained with guidance_dropout"),
+        ({"autoencoder": {"kind": "slot-autoencoder"}}, r"autoencoder.kind: must be 'latent-autoencoder'"),
+        ({"autoencoder": {"family": "kl", "chanels": [8]}}, r"autoencoder: unknown key 'chanels'"),
+        ({"autoencoder": LatentAutoencoder(32, channels=[8, 8], layers=1)}, r"made for 32 pixels, the model for 16"),
+        ({"slot_dropout": 1.0}, r"slot_dropout: must be at least 0 and below 1"),
+        ({"mask_timestep": 1000}, r"mask_timestep: must be from 0 to 999"),
+    ],
+)
+def test_parts_that_do_not_fit(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        made(**changes)
+
+
+def test_overfits_eight_images_and_generates_them():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 2, 2, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    autoencoder = LatentAutoencoder(8, "tiny", channels=[12, 12], layers=1, loss="mse")
+    optimizer = torch.optim.Adam(autoencoder.parameters(), 5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        autoencoder.objective(autoencoder(images), images).backward()
+        optimizer.step()
+    autoencoder.measure_scaling([images])
+    model = SlotDiffusion(
+        resolution=8,
+        encoder={"kind": "cnn", "strides": [2], "channels": 16},
+        slot_attention={**PARTS["slot_attention"], "dim": 16, "initialisation": "learned"},
+        autoencoder=autoencoder,
+        denoiser={**PARTS["denoiser"], "multipliers": [1, 1]},
+        schedule={"target": "x0"},
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    steps, peak = 300, 4e-3
+    optimizer = torch.optim.Adam(trained, peak)
+    batch = images.repeat(2, 1, 1, 1)
+    latents = model.latents(batch)
+    losses = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / 20) * (1 - step / steps)
+        optimizer.zero_grad()
+        loss = model(batch, generator, latents).loss.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+    assert torch.stack(losses[-30:]).mean() < 0.02
+    generated = model.eval().generate(model.encode(images), steps=10, generator=generator)
+    distances = (generated[:, None] - images[None]).square().flatten(2).mean(dim=2)
+    assert torch.equal(distances.argmin(dim=1), torch.arange(8))
+    ceiling = (autoencoder.decode(latents[:8]).clamp(0, 1) - images).square().mean()
+    assert distances.diagonal().mean() < ceiling + 0.005

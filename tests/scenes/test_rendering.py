@@ -1,0 +1,214 @@
+import math
+
+import pytest
+import torch
+
+from slotlab.errors import ConfigError
+from slotlab.scenes import VARIANTS, render
+from slotlab.scenes.layout import GAP
+from slotlab.scenes.shapes import SHAPES
+from slotlab.scenes.variants import VARIANT_TABLE
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return {variant: render(range(8), variant=variant, resolution=32) for variant in VARIANTS}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_types_and_ranges(batches, variant):
+    batch = batches[variant]
+    assert batch.image.shape == (8, 3, 32, 32)
+    assert batch.image.dtype == torch.float32
+    assert batch.image.isfinite().all()
+    assert batch.image.min() >= 0
+    assert batch.image.max() <= 1
+    assert batch.image.std() > 0.05
+    assert batch.mask.shape == (8, 32, 32)
+    assert batch.mask.dtype == torch.int64
+    assert len(batch.metadata) == 8
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_scene_is_the_same_bits_alone_and_in_any_batch(batches, variant):
+    batch = batches[variant]
+    for index in (0, 7):
+        alone = render([index], variant=variant, resolution=32)
+        assert torch.equal(alone.image[0], batch.image[index])
+        assert torch.equal(alone.mask[0], batch.mask[index])
+        assert alone.metadata[0] == batch.metadata[index]
+    mixed = render([6, 3, 1_000_000, 3], variant=variant, resolution=32)
+    assert torch.equal(mixed.image[1], batch.image[3])
+    assert torch.equal(mixed.image[3], batch.image[3])
+    assert torch.equal(mixed.image[0], batch.image[6])
+
+
+def test_supersampled_scenes_do_not_depend_on_the_batch_either():
+    batch = render(range(5), resolution=24, supersample=2)
+    alone = render([4], resolution=24, supersample=2)
+    assert torch.equal(alone.image[0], batch.image[4])
+
+
+def test_work_in_pieces_gives_the_same_bits(monkeypatch, batches):
+    monkeypatch.setattr("slotlab.scenes.rendering.SHADE_SAMPLES", 3 * 32 * 32)
+    monkeypatch.setattr("slotlab.scenes.rendering.SETTLE_SAMPLES", 4 * 32 * 32)
+    assert torch.equal(render(range(8), resolution=32).image, batches["textured"].image)
+
+
+def test_seeds_and_indices_give_other_scenes(batches):
+    other = render(range(8), resolution=32, seed=1)
+    assert not torch.equal(other.image, batches["textured"].image)
+    assert not torch.equal(other.image[0], other.image[1])
+    far = render([2**40], resolution=32, seed=2**40)
+    assert not torch.equal(far.image[0], other.image[0])
+
+
+def test_variants_differ(batches):
+    means = [batches[variant].image for variant in VARIANTS]
+    for first in range(len(means)):
+        for second in range(first):
+            assert not torch.equal(means[first], means[second])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_mask_matches_metadata_and_every_object_is_visible(batches, variant):
+    batch = batches[variant]
+    for mask, scene in zip(batch.mask, batch.metadata, strict=True):
+        objects = scene["objects"]
+        assert 3 <= scene["num_objects"] == len(objects) <= 10
+        assert [entry["index"] for entry in objects] == list(range(1, len(objects) + 1))
+        counts = torch.bincount(mask.view(-1), minlength=len(objects) + 1)
+        assert len(counts) == len(objects) + 1
+        assert counts[1:].tolist() == [entry["visible_pixels"] for entry in objects]
+        assert counts[1:].min() >= 20 * (32 / 64) ** 2
+
+
+def test_twenty_pixels_at_64(batches):
+    batch = render(range(6), resolution=64, min_objects=8)
+    for mask, scene in zip(batch.mask, batch.metadata, strict=True):
+        assert scene["num_objects"] >= 8
+        assert torch.bincount(mask.view(-1))[1:].min() >= 20
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_objects_do_not_intersect_and_rest_on_the_ground(batches, variant):
+    for scene in batches[variant].metadata:
+        objects = scene["objects"]
+        for place, one in enumerate(objects):
+            shape = SHAPES[one["shape"]]
+            assert one["3d_coords"][2] == pytest.approx(shape.half_height * one["scale"], abs=1e-5)
+            for other in objects[:place]:
+                apart = math.dist(one["3d_coords"][:2], other["3d_coords"][:2])
+                touching = shape.footprint * one["scale"] + SHAPES[other["shape"]].footprint * other["scale"]
+                assert apart >= touching + GAP - 1e-4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pixel_coordinates_lie_at_the_object(batches, variant):
+    batch = batches[variant]
+    for mask, scene in zip(batch.mask, batch.metadata, strict=True):
+        for entry in scene["objects"]:
+            x, y, depth = entry["pixel_coords"]
+            rows, columns = torch.nonzero(mask == entry["index"], as_tuple=True)
+            assert rows.min() - 3 <= y <= rows.max() + 3
+            assert columns.min() - 3 <= x <= columns.max() + 3
+            assert depth > 0
+            assert 0 <= entry["rotation"] < 360
+
+
+def test_camouflage_shares_the_grounds_material(batches):
+    for scene in batches["camouflage"].metadata:
+        assert {entry["material"] for entry in scene["objects"]} == {scene["ground_material"]}
+    assert any(
+        entry["material"] != scene["ground_material"]
+        for scene in batches["textured"].metadata
+        for entry in scene["objects"]
+    )
+
+
+def test_camouflage_also_shares_the_palette(batches):
+    for scene in batches["camouflage"].metadata:
+        assert len({tuple(entry["color"]) for entry in scene["objects"]}) == 1
+
+
+def test_outd_is_held_out_from_textured(batches):
+    textured, outd = VARIANT_TABLE["textured"], VARIANT_TABLE["outd"]
+    assert not set(textured.shapes) & set(outd.shapes)
+    assert not {*textured.materials, *textured.grounds} & {*outd.materials, *outd.grounds}
+    assert {"sphere", "cube", "cylinder", "cone", "torus"} <= set(textured.shapes)
+    assert len(textured.materials) >= 10
+    shapes = {entry["shape"] for scene in batches["outd"].metadata for entry in scene["objects"]}
+    assert shapes <= set(outd.shapes)
+
+
+def test_numbers_of_objects_spread_over_their_range():
+    batch = render(range(60), variant="plain", resolution=16, min_objects=2, max_objects=5)
+    assert {scene["num_objects"] for scene in batch.metadata} == {2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("supersample", [2, 3])
+def test_supersampling_keeps_the_mask_and_smooths_the_picture(supersample):
+    one = render(range(3), resolution=24, variant="plain")
+    more = render(range(3), resolution=24, variant="plain", supersample=supersample)
+    assert torch.equal(one.mask, more.mask)
+    assert one.metadata == more.metadata
+    assert not torch.equal(one.image, more.image)
+    assert (one.image - more.image).abs().mean() < 0.05
+
+
+def test_framing_shows_more_ground_and_its_crop_is_the_unframed_picture():
+    wide = render(range(2), resolution=40, framing=0.8)
+    close = render(range(2), resolution=32)
+    assert torch.equal(wide.mask[:, 4:36, 4:36], close.mask)
+    assert (wide.image[:, :, 4:36, 4:36] - close.image).abs().max() < 1e-3
+
+
+def test_rectangles_and_no_scenes_at_all():
+    assert render([0], resolution=(24, 40)).image.shape == (1, 3, 24, 40)
+    assert render([0], resolution=(40, 24)).mask.shape == (1, 40, 24)
+    empty = render([], resolution=16)
+    assert empty.image.shape == (0, 3, 16, 16)
+    assert empty.metadata == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "texturd"}, "variant: there is no 'texturd'; did you mean 'textured'"),
+        ({"variant": "zzz"}, "Choose one of plain, textured, camouflage, outd"),
+        ({"seed": -1}, "seed: must be 0 or more"),
+        ({"resolution": 8}, r"resolution: must lie in 16\.\.1024, got 8x8"),
+        ({"resolution": 2000}, r"resolution: must lie in 16\.\.1024"),
+        ({"resolution": (64, 8)}, "resolution: .* got 64x8"),
+        ({"min_objects": 0}, "min_objects"),
+        ({"min_objects": 5, "max_objects": 4}, "min_objects, max_objects: need"),
+        ({"max_objects": 99}, "max_objects"),
+        ({"supersample": 0}, "supersample: must be 1, 2, 3 or 4"),
+        ({"framing": 0.1}, r"framing: must lie in 0\.5\.\.1"),
+    ],
+)
+def test_arguments_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        render([0], **options)
+
+
+def test_negative_scene_numbers_are_refused():
+    with pytest.raises(ConfigError, match="indices: scene numbers start at 0, got -2"):
+        render([0, -2])
+
+
+def test_scenes_that_cannot_be_laid_out_say_so(monkeypatch):
+    monkeypatch.setattr("slotlab.scenes.rendering.MIN_VISIBLE", 0.9)
+    monkeypatch.setattr("slotlab.scenes.rendering.MAX_ATTEMPTS", 3)
+    with pytest.raises(ConfigError, match="max_objects: scene 0 found no layout of 3 to 10 objects"):
+        render([0], resolution=16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_itself_and_nearly_with_the_cpu():
+    batch = render(range(8), device="cuda")
+    alone = render([5], device="cuda")
+    assert torch.equal(alone.image[0], batch.image[5])
+    here = render(range(8))
+    assert (batch.mask.cpu() == here.mask).float().mean() > 0.999
+    assert (batch.image.cpu() - here.image).abs().mean() < 1e-3

@@ -1,0 +1,95 @@
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import slotlab
+from slotlab.errors import CheckpointError
+
+
+@pytest.fixture
+def saved(tiny_preset, tmp_path):
+    model = slotlab.create_model(tiny_preset)
+    slotlab.save(model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(saved, change):
+    tensors = load_file(saved / "model.safetensors")
+    change(tensors)
+    save_file(tensors, saved / "model.safetensors")
+
+
+def test_what_was_saved_is_loaded(tiny_preset, tmp_path):
+    model = slotlab.create_model(tiny_preset, slots=5).eval()
+    slotlab.save(model, tmp_path)
+    loaded = slotlab.load(tmp_path)
+    assert loaded.config == model.config
+    assert not loaded.training
+    images = torch.rand(2, 3, 16, 16)
+    generators = [torch.Generator().manual_seed(n) for n in (1, 2)], [torch.Generator().manual_seed(n) for n in (1, 2)]
+    assert torch.equal(loaded(images, generators[0]).masks, model(images, generators[1]).masks)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("decoder.to_rgb_and_mask.bias"), "missing tensor decoder.to_rgb_and_mask.bias"),
+        (lambda t: t.update(intruder=torch.zeros(1)), "extra tensor intruder"),
+        (
+            lambda t: t.update({"decoder.to_rgb_and_mask.bias": torch.zeros(5)}),
+            r"decoder.to_rgb_and_mask.bias has shape \[5\], the config wants \[4\]",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(saved, change, message):
+    edit(saved, change)
+    with pytest.raises(CheckpointError, match=message):
+        slotlab.load(saved)
+
+
+def test_a_truncated_file_is_refused(saved):
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="model.safetensors: not a whole safetensors file"):
+        slotlab.load(saved)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_a_pickle_in_disguise_is_refused_and_not_executed(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (saved / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="pickle, which slotlab never opens"):
+        slotlab.load(saved)
+    assert not Path("exploded").exists()
+
+
+def test_a_broken_config_names_its_file(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["encoder"]["kind"] = "cnm"
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config.json: encoder.kind: unknown kind 'cnm'; did you mean 'cnn'"):
+        slotlab.load(saved)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json: not readable as JSON"):
+        slotlab.load(saved)
+
+
+def test_missing_folders_and_files_are_named(saved, tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere: no such model folder"):
+        slotlab.load(tmp_path / "nowhere")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors: missing"):
+        slotlab.load(saved)
+    shutil.rmtree(saved)
+    saved.mkdir()
+    with pytest.raises(CheckpointError, match=r"config.json: missing"):
+        slotlab.load(saved)

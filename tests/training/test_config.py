@@ -1,0 +1,78 @@
+import pytest
+
+from slotlab.errors import ConfigError
+from slotlab.hub import create_model, list_models
+from slotlab.training.config import run_config
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_preset_is_valid_and_makes_its_model(name):
+    config = run_config(name)
+    model = create_model(name)
+    assert config.preset == name
+    assert model.resolution == config.model["resolution"]
+
+
+def test_the_report_preset_holds_the_report_s_finalized_parameters():
+    model = create_model("slot-attention-clevrtex")
+    attention = model.encoder.slot_attention
+    assert model.resolution == 128
+    assert model.encoder.backbone.out_channels == 64
+    assert (attention.slots, attention.iterations, attention.dim) == (11, 3, 64)
+    assert attention.to_query.out_features == 64
+    assert attention.mlp[0].out_features == 128
+    assert model.decoder.broadcast == 128
+    assert model.decoder.body[0].in_channels == 64 + 4
+    assert model.decoder.body[0].out_channels == 64
+
+
+def test_a_key_may_be_shortened_as_long_as_it_is_unambiguous(tiny_preset):
+    config = run_config(tiny_preset, ["slots=6", "steps=5", "encoder.channels=12", "learning_rate=1e-3", "crop=none"])
+    assert config.model["slot_attention"]["slots"] == 6
+    assert config.model["encoder"]["channels"] == 12
+    assert config.training.steps == 5
+    assert config.training.learning_rate == 0.001
+    assert config.data.crop is None
+
+
+def test_another_kind_of_part_forgets_the_arguments_of_the_old_one(tiny_preset):
+    config = run_config(tiny_preset, {"encoder.kind": "resnet", "blocks": 1})
+    assert config.model["encoder"] == {"kind": "resnet", "blocks": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["stps=5"], "unknown key 'stps'; did you mean 'steps'"),
+        (["channels=5"], "channels: could mean model.encoder.channels or model.decoder.channels"),
+        (["steps"], "changes are written key=value"),
+        (["steps=0"], r"training.steps: .*greater than or equal to 1 \(got 0\)"),
+        (["seed=-1"], "training.seed"),
+        (["schedule=cosin"], "training.schedule: .*'cosine'"),
+        (["batch_size=many"], "training.batch_size: .*integer.*'many'"),
+    ],
+)
+def test_mistakes_are_named(tiny_preset, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run_config(tiny_preset, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"slots": 0}, "slot_attention.slots"), ({"resolution": 7}, "resolution"), ({"resolution": 20}, "doubling")],
+)
+def test_a_model_out_of_range_is_refused(tiny_preset, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        create_model(tiny_preset, **changes)
+
+
+def test_unknown_presets_suggest_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="unknown preset 'slot-atention-clevrtex'; did you mean 'slot-attention-cl"):
+        run_config("slot-atention-clevrtex")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [")
+    with pytest.raises(ConfigError, match="broken.yaml: not readable as YAML"):
+        run_config(str(broken))
+    broken.write_text("training: {steps: 3}")
+    with pytest.raises(ConfigError, match="needs a 'model' section"):
+        run_config(str(broken))

@@ -1,0 +1,150 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.hub import load
+from slotlab.training.checkpoint import newest_checkpoint
+from slotlab.training.config import run_config
+from slotlab.training.history import read_history
+from slotlab.training.loop import TrainingDiverged, TrainingStopped, fit
+
+TIMES = ("seconds", "images_per_second")
+
+
+def config(preset, data, *changes):
+    return run_config(preset, [f"data.source={data}", *changes])
+
+
+def quiet_fit(settings, folder, **arguments):
+    return fit(settings, folder, show_progress=False, accelerator="cpu", **arguments)
+
+
+def losses(folder):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in read_history(folder)]
+
+
+def weights(folder):
+    return load(folder).state_dict()
+
+
+class StopAt:
+    """Presses Ctrl-C at a step's validation."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_preview(self, run):
+        pass
+
+    def on_evaluation(self, run, evaluation):
+        if run.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def run(squares, tiny_preset, tmp_path_factory):
+    return quiet_fit(config(tiny_preset, squares), tmp_path_factory.mktemp("run") / "whole")
+
+
+def test_a_run_leaves_all_that_a_person_needs(run):
+    present = {path.name for path in run.iterdir()}
+    expected = {"config.json", "model.safetensors", "training.json", "run.json", "history.csv", "tensorboard"}
+    assert expected <= present
+    assert [row["step"] for row in read_history(run)] == [6, 12]
+    row = read_history(run)[-1]
+    assert row["epoch"] == pytest.approx(12 / 8)
+    assert {"train_loss", "validation_loss", "ari", "fg_ari", "learning_rate", "gradient_norm"} <= row.keys()
+    training = json.loads((run / "training.json").read_text())
+    assert training["steps"] == 12
+    assert training["train_data"]["split"] == "train"
+    assert {"slotlab", "commit", "command", "seed", "machine"} <= training.keys()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "step-00000006", "step-00000012"}
+
+
+def test_a_run_repeats_itself(run, squares, tiny_preset, tmp_path):
+    again = quiet_fit(config(tiny_preset, squares), tmp_path / "again")
+    assert losses(again) == losses(run)
+    other = quiet_fit(config(tiny_preset, squares, "seed=1"), tmp_path / "other")
+    assert losses(other) != losses(run)
+
+
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_a_stopped_run_goes_on_exactly(squares, tiny_preset, tmp_path, ema):
+    settings = config(tiny_preset, squares, f"ema_decay={ema}", "checkpoint_every=100", "evaluate_every=5")
+    whole = quiet_fit(settings, tmp_path / "whole")
+    with pytest.raises(TrainingStopped, match="stopped at step 5 of 12 and saved; go on with .*--resume"):
+        quiet_fit(settings, tmp_path / "parts", callbacks=[StopAt(5)])
+    assert load(tmp_path / "parts").slots == 4
+    parts = quiet_fit(settings, tmp_path / "parts", resume=True)
+    assert losses(parts) == losses(whole)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(parts)[name]), name
+
+
+def test_the_moving_average_is_what_is_saved(run, squares, tiny_preset, tmp_path):
+    averaged = quiet_fit(config(tiny_preset, squares, "ema_decay=0.9"), tmp_path / "averaged")
+    assert json.loads((averaged / "training.json").read_text())["averaged_weights"] is True
+    assert not torch.equal(
+        weights(averaged)["decoder.to_rgb_and_mask.weight"], weights(run)["decoder.to_rgb_and_mask.weight"]
+    )
+    # the same updates underneath: the training losses are those of a run without averaging
+    assert [row["train_loss"] for row in losses(averaged)] == [row["train_loss"] for row in losses(run)]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(run, squares, tiny_preset, tmp_path):
+    with pytest.raises(ConfigError, match="exists and is not empty; go on with --resume"):
+        quiet_fit(config(tiny_preset, squares), run)
+    (tmp_path / "thesis.tex").write_text("all my work")
+    with pytest.raises(ConfigError, match="exists and is not empty; give another --out"):
+        quiet_fit(config(tiny_preset, squares), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "all my work"
+
+
+def test_resuming_with_other_settings_is_refused(run, squares, tiny_preset):
+    with pytest.raises(ConfigError, match=r"training.learning_rate was 0.002, now 0.1"):
+        quiet_fit(config(tiny_preset, squares, "learning_rate=0.1"), run, resume=True)
+
+
+def test_a_damaged_trainer_state_names_the_remedy(squares, tiny_preset, tmp_path):
+    folder = quiet_fit(config(tiny_preset, squares, "steps=6"), tmp_path / "run")
+    newest = newest_checkpoint(folder)
+    (newest / "trainer.pt").write_bytes((newest / "trainer.pt").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"trainer.pt: damaged .*; remove .*step-00000006 to resume from"):
+        quiet_fit(config(tiny_preset, squares, "steps=6"), folder, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(squares, tiny_preset, tmp_path):
+    class Poison(StopAt):
+        def on_evaluation(self, run, evaluation):
+            if run.step == self.step:
+                next(run.model.parameters()).data.fill_(float("nan"))
+
+    settings = config(tiny_preset, squares, "steps=30", "evaluate_every=7")
+    with pytest.raises(TrainingDiverged, match=r"last good checkpoint: .*step-00000006.*lower learning_rate"):
+        quiet_fit(settings, tmp_path / "run", callbacks=[Poison(7)])
+    assert all(torch.isfinite(tensor).all() for tensor in weights(newest_checkpoint(tmp_path / "run")).values())
+
+
+def test_two_processes_give_the_result_of_one(run, squares, tiny_preset, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command += ["-m", "slotlab", "train", tiny_preset, "--data", str(squares), "--out", str(tmp_path / "two")]
+    command += ["--device", "cpu", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for row, single in zip(losses(tmp_path / "two"), losses(run), strict=True):
+        for name in ("train_loss", "validation_loss", "ari", "fg_ari"):
+            assert row[name] == pytest.approx(single[name], abs=1e-5), name
+    one, two = weights(run), weights(tmp_path / "two")
+    for name in one.keys() - {"decoder.to_rgb_and_mask.bias"}:  # a constant added to all mask logits changes nothing
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)
+    assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
