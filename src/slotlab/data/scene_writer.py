@@ -113,7 +113,7 @@ def write_scenes(
     todo = [index for index in range(count) if not _complete(folder, variant, index)]
     if (beyond := _first_beyond(folder, variant, count)) is not None:
         raise DataError(
-            f"{beyond}: {out} holds more scenes than count={count}; ask for at least as many, or write to another folder"
+            f"{beyond}: {out} holds more scenes than count={count}; ask for as many, or write to another folder"
         )
     batch = max(1, _BATCH_SAMPLES // (resolution * supersample) ** 2)
     columns = (

@@ -69,7 +69,7 @@ def compare_folders(
     split: str | None = None,
     mixed_sizes: bool = False,
     device: str = "cpu",
-    batch_size: int = 64,
+    batch_size: int = 16,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> FrechetResult:

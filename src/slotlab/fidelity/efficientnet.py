@@ -58,8 +58,9 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Features [B, 1280] of pictures [B, 3, 224, 224] in [0, 255]."""
-        x = F.relu6(self.stem((pictures - 127) / 128))
-        return F.relu6(self.head(self.blocks(x))).mean((2, 3))
+        x = ((pictures - 127) / 128).contiguous(memory_format=torch.channels_last)
+        x = F.relu6(self.stem(x), inplace=True)
+        return F.relu6(self.head(self.blocks(x)), inplace=True).mean((2, 3))
 
 
 class InvertedResidual(nn.Module):
@@ -73,8 +74,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H / stride, W / stride]."""
-        y = F.relu6(self.expand(x)) if self.expand else x
-        y = self.project(F.relu6(self.filter(y)))
+        y = F.relu6(self.expand(x), inplace=True) if self.expand else x
+        y = self.project(F.relu6(self.filter(y), inplace=True))
         return x + y if x.shape == y.shape else y
 
 
@@ -101,5 +102,7 @@ class ConvolutionNorm(nn.Module):
         size = self.kernel.shape[-1]
         missing = [max((-(-side // self.stride) - 1) * self.stride + size - side, 0) for side in x.shape[-2:]]
         top, left = (side // 2 for side in missing)
-        x = F.pad(x, (left, missing[1] - left, top, missing[0] - top))
-        return F.conv2d(x, self.kernel, self.bias, self.stride, groups=self.groups)
+        if missing[0] % 2 or missing[1] % 2:  # more at the bottom or right, which a convolution cannot do by itself
+            x = F.pad(x, (left, missing[1] - left, top, missing[0] - top))
+            top = left = 0
+        return F.conv2d(x, self.kernel, self.bias, self.stride, (top, left), groups=self.groups)

@@ -89,7 +89,7 @@ def folder_statistics(
     network: FeatureNet,
     split: str | None = None,
     mixed_sizes: bool = False,
-    batch_size: int = 64,
+    batch_size: int = 16,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> SetStatistics:

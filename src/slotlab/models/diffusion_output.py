@@ -7,7 +7,7 @@ from torch import Tensor
 from slotlab.models.output import SlotOutput
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class DiffusionOutput(SlotOutput):
     """What slot diffusion makes of images: the slots, and one denoising of their latents at a random timestep.
 

@@ -18,7 +18,7 @@ from slotlab.models.randomness import Generators
 REGULARISER_WEIGHTS = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class AutoencoderOutput:
     """What stage 1 trains on.
 

@@ -60,6 +60,11 @@ class SlotDiffusion(nn.Module):
         encoder = dict(encoder or {"kind": "cnn"})
         slot_attention = dict(slot_attention or {})
         denoiser, schedule, sampling = dict(denoiser or {}), dict(schedule or {}), dict(sampling or {})
+        if slot_attention.get("frame") == "relative":
+            raise ConfigError(
+                "slot_attention.frame: with 'relative' a slot does not hold where its object is, and the denoiser "
+                "reads slots alone; use 'absolute'"
+            )
         self.encoder = SlotEncoder(resolution, encoder, slot_attention)
         self.autoencoder = _autoencoder(resolution, autoencoder or {})
         self.autoencoder.requires_grad_(False).eval()

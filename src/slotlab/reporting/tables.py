@@ -37,14 +37,15 @@ def protocol_line(protocol: dict[str, object]) -> str:
 def preset_table() -> Table:
     """Every preset with its size and what it is for."""
     table = Table()
-    for heading in ("preset", "resolution", "slots", "steps", "for"):
-        table.add_column(heading, justify="right" if heading in ("resolution", "slots", "steps") else "left")
+    for heading in ("preset", "pixels", "slots", "steps", "for"):
+        text = heading in ("preset", "for")
+        table.add_column(heading, justify="left" if text else "right", no_wrap=heading != "for")
     for name in preset_names():
         preset = read_preset(name)
         model = preset["model"]
         table.add_row(
             name,
-            str(model["resolution"]),
+            f"{model['resolution']}²",
             str(model["slot_attention"]["slots"]),
             f"{preset['training']['steps']:,}",
             preset["summary"],

@@ -32,8 +32,8 @@ class Layout:
 
     `keys` [B]: of the random numbers. `camera` [B, 12]: position, forward, right, up. `count` [B]: objects per scene.
     `ok` [B]: False where no free place was found for some object. `scene` [M]: the scene an object belongs to; `number`
-    [M]: 1.. within it. `shape`, `size` [M]: places in `shapes.NAMES` and `SIZES`. `centre` [M, 3], `scale` [M], `yaw` [M]
-    in turns, `turn` [M, 2]: its cosine and sine.
+    [M]: 1.. within it. `shape`, `size` [M]: places in `shapes.NAMES` and `SIZES`. `centre` [M, 3], `scale` [M], `yaw`
+    [M] in turns, `turn` [M, 2]: its cosine and sine.
     """
 
     keys: Tensor

@@ -1,8 +1,8 @@
 """The patterns of the materials: how three colours, and relief, are laid out over a plane.
 
-A pattern gets coordinates in its own units (one tile, brick, cell … is about 1), the width of a sample in them, and three
-random numbers in [0, 1) of its material. It returns how much of the second and of the third colour shows (0..1), and the
-height of the relief (0..1; None for a flat one).
+A pattern gets coordinates in its own units (one tile, brick, cell … is about 1), the width of a sample in them, and
+three random numbers in [0, 1) of its material. It returns how much of the second and of the third colour shows (0..1),
+and the height of the relief (0..1; None for a flat one).
 """
 
 from collections.abc import Callable
@@ -189,7 +189,7 @@ def rings(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) 
 
 def leopard(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Rosettes: spots with a dark rim."""
-    reach, border, _ = cells(u, v)
+    reach, _, _ = cells(u, v)
     reach = reach + 0.35 * (clouds(u, v) - 0.5)
     soft = width + 0.05
     inside = 1 - edge(reach - 0.36, soft)

@@ -25,7 +25,7 @@ def scene_keys(seed: int, indices: Tensor, attempts: Tensor) -> Tensor:
 
 
 def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
-    """Float32 [B, count] in [0, 1) for keys [B]; every `stream` gives other numbers, a longer row begins like a shorter."""
+    """Float32 [B, count] in [0, 1) for keys [B]; each `stream` has its own; a longer row begins like a shorter one."""
     counter = torch.arange(count, device=keys.device) + (stream << 16)
     bits = _mix(_mix(keys[:, None] ^ _mix(counter)) ^ counter)
     return (bits >> 8).to(torch.float32) * (1.0 / (1 << 24))

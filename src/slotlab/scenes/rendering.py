@@ -166,8 +166,8 @@ def _settle(
     while len(waiting):
         if int(attempts.max()) >= MAX_ATTEMPTS:
             raise ConfigError(
-                f"max_objects: scene {int(index[waiting[0]])} found no layout of {min_objects} to {max_objects} objects "
-                f"in {MAX_ATTEMPTS} draws; lower min_objects and max_objects"
+                f"max_objects: scene {int(index[waiting[0]])} found no layout of {min_objects} to {max_objects} "
+                f"objects in {MAX_ATTEMPTS} draws; lower min_objects and max_objects"
             )
         # Once few scenes wait, several attempts of each are tried at a time; the first good one counts all the same.
         ahead = 1 if int(attempts.max()) == 0 else min(8, max(1, 64 // len(waiting)))

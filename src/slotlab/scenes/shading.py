@@ -65,7 +65,6 @@ def shade_objects(
     layout: Layout, dress: Dress, table: Tensor, shown: Tensor, depth: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
     """Samples that show an object (int64 [T], places among all samples) and their light, [3, T], linear."""
-    device = shown.device
     place = torch.nonzero(shown >= 0).squeeze(1)
     owner = shown.index_select(0, place)
     row = table.index_select(1, owner).unbind(0)

@@ -132,7 +132,7 @@ def prepare(material: Tensor, numbers: Tensor, vividness: float = 1.0) -> Tensor
     n = numbers.unbind(1)
     turn = n[2]
     scale = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * n[3] * n[3]
-    own = torch.where(numbers[:, 4:5] < 0.65, -1.0, 1.0)  # the odd material takes any hue in place of its usual one
+    own = torch.where(numbers[:, 4:5] < 0.8, -1.0, 1.0)  # the odd material takes any hue in place of its usual one
     colours = []
     for row in range(3):
         a, b, c = n[6 + 3 * row], n[7 + 3 * row], n[8 + 3 * row]

@@ -96,7 +96,7 @@ def object_tiles(layout: Layout, grid: Grid) -> Tiles:
 
 
 def shadow_tiles(layout: Layout, key: Tensor, grid: Grid) -> Tiles:
-    """Tiles over the ground that each object's contact and cast shadows can reach (on the CPU); `key` [B, 3]: lights."""
+    """Tiles over the ground that each object's contact and cast shadows can reach, on the CPU; `key` [B, 3]."""
     cx, cy, cz = (corner[:, 4:] for corner in _corners(layout))
     light = key[layout.scene]
     stretch = light[:, 2:] / (light[:, 2:] - cz)

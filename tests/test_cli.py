@@ -1,0 +1,101 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from slotlab.cli import main
+
+
+def slotlab(capfd, monkeypatch, *words):
+    """Runs the command line in this process: status, what it printed, and what it complained of."""
+    monkeypatch.setattr(sys, "argv", ["slotlab", *map(str, words)])
+    status = 0
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code or 0
+    printed = capfd.readouterr()
+    return status, printed.out, printed.err
+
+
+@pytest.fixture
+def run_slotlab(capfd, monkeypatch):
+    return lambda *words: slotlab(capfd, monkeypatch, *words)
+
+
+def test_the_whole_path_from_pictures_to_report(run_slotlab, squares, tiny_preset, tmp_path):
+    run = tmp_path / "run"
+    status, out, err = run_slotlab("train", tiny_preset, "slots=5", "--data", squares, "--out", run, "--device", "cpu")
+    assert status == 0, err
+    assert "step 12" in out
+    assert "slotlab evaluate" in out
+    status, out, _ = run_slotlab("evaluate", run, "--data", squares, "--json", tmp_path / "scores.json")
+    assert status == 0
+    assert "FG-ARI" in out
+    assert "protocol: data" in out
+    assert json.loads((tmp_path / "scores.json").read_text()) == json.loads((run / "metrics.json").read_text())
+    status, out, _ = run_slotlab("report", run)
+    assert status == 0
+    assert "report.html" in out
+    assert (run / "report.html").stat().st_size > 10_000
+    assert (run / "loss.png").is_file()
+    assert list((run / "previews").glob("*.png"))
+
+
+def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
+    scenes = tmp_path / "scenes"
+    status, _, err = run_slotlab("scenes", "write", scenes, "--variant", "plain", "--count", 10, "--size", 32)
+    assert status == 0, err
+    status, out, _ = run_slotlab("data", "check", scenes)
+    assert status == 0
+    assert "32x32" in out.replace(" ", "").replace("×", "x")
+    status, _, _ = run_slotlab("data", "pack", scenes, tmp_path / "packed", "--resolution", 16)
+    assert status == 0
+    assert (tmp_path / "packed" / "packed.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nonsense", "--out", "x"], "unknown preset 'nonsense'"),
+        (["train", "scenes-32", "stepz=1", "--out", "x"], "unknown key 'stepz'; did you mean 'steps'?"),
+        (["evaluate", "nowhere", "--data", "scenes:plain"], "nowhere: no such model folder"),
+        (["data", "check", "nowhere"], "nowhere: no such file or folder"),
+        (["scenes", "write", "x", "--variant", "plane"], "did you mean 'plain'"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_and_status_2(run_slotlab, words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run_slotlab(*words)
+    assert status == 2
+    assert err.startswith("slotlab: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_presets_are_listed(run_slotlab):
+    status, out, _ = run_slotlab("models")
+    assert status == 0
+    assert "slot-attention-clevrtex" in out
+
+
+def test_help_and_import_do_not_load_heavy_libraries():
+    code = (
+        "import sys, slotlab, slotlab.cli; "
+        "sys.exit(', '.join(sorted({'torch', 'numpy', 'torchvision', 'timm', 'matplotlib'} & sys.modules.keys())) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"imported: {done.stderr}"
+
+
+def test_the_core_needs_neither_torchvision_nor_timm(squares, tiny_preset, tmp_path):
+    code = (
+        "import sys; sys.modules.update(torchvision=None, timm=None); import slotlab; "
+        f"slotlab.train({tiny_preset!r}, data={str(squares)!r}, out={str(tmp_path / 'run')!r}, steps=1, "
+        "accelerator='cpu', show_progress=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]

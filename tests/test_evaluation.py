@@ -1,0 +1,53 @@
+import json
+
+import pytest
+import torch
+
+import slotlab
+from slotlab.data import open_data
+from slotlab.metrics.functional import adjusted_rand_index
+
+
+@pytest.fixture(scope="module")
+def model(tiny_preset):
+    torch.manual_seed(0)
+    return slotlab.create_model(tiny_preset).eval()
+
+
+def test_scores_are_those_of_the_masks_one_by_one(model, squares):
+    data = open_data(squares, split="all", resolution=16, count=10)
+    result = slotlab.evaluate(model, data, batch_size=4, seed=3)
+    from slotlab.models.randomness import seeded_generator
+
+    values = []
+    for position in range(10):
+        sample = data[position]
+        output = model(sample["image"][None], [seeded_generator(3, int(sample["index"]))])
+        values.append(adjusted_rand_index(output.segmentation("attention"), sample["mask"][None])[0])
+    assert result.attention["ari"].mean == pytest.approx(torch.stack(values).mean().item(), abs=1e-9)
+    assert result.attention["ari"].count == result.protocol["images"] == 10
+
+
+def test_the_batch_size_does_not_change_the_scores(model, squares):
+    data = open_data(squares, split="all", resolution=16)
+    one, other = (slotlab.evaluate(model, data, batch_size=size) for size in (3, 16))
+    for source in ("masks", "attention"):
+        for name, score in getattr(one, source).items():
+            assert score.mean == pytest.approx(getattr(other, source)[name].mean, abs=1e-6)
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert one.reconstruction["mse_sum"].mean == pytest.approx(3 * 16 * 16 * one.reconstruction["mse"].mean)
+
+
+def test_metrics_json_holds_the_promised_names(model, squares, tmp_path):
+    result = slotlab.evaluate(model, open_data(squares, split="val", resolution=16))
+    result.write(tmp_path / "metrics.json")
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"ari", "fg_ari", "miou", "mbo"} == content["masks"].keys() == content["attention"].keys()
+    assert {"data", "split", "crop", "resolution", "images", "slots", "miou", "mask_sources"} <= content["protocol"].keys()
+    assert content["details"]["masks"]["ari"]["count"] == content["protocol"]["images"] == 4
+
+
+def test_data_without_masks_still_gives_a_reconstruction_error(model, squares):
+    result = slotlab.evaluate(model, open_data(squares / "images", split="val", resolution=16))
+    assert result.masks == {}
+    assert result.reconstruction["mse"].count == 4
