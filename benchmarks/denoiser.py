@@ -13,13 +13,13 @@ before the model was built (for CUDA: the most memory allocated).
 
 import argparse
 import platform
-import resource
+import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -196,9 +196,11 @@ def measure_peak(name: str, preset: str, batch: int, device: str, threads: int) 
 
 
 def resident_peak() -> float:
-    """The most MiB that this process had resident."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    """The most MiB that this process had resident, as Linux counts it from the start of the program."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) / 2**10  # type: ignore[index]
 
 
 if __name__ == "__main__":

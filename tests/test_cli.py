@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from slotlab.cli import main
 
@@ -74,6 +75,24 @@ def test_bad_input_ends_with_one_sentence_and_status_2(run_slotlab, words, messa
     assert message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_folders_of_images_are_compared(run_slotlab, squares, tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+
+        def forward(self, images):
+            return self.layers(images)
+
+    torch.jit.script(Net()).save(str(tmp_path / "pool.pt"))
+    words = [squares / "images", squares / "images", "--features", tmp_path / "pool.pt", "--json", tmp_path / "fd.json"]
+    status, out, err = run_slotlab("fid", *words)
+    assert status == 0, err
+    assert out.startswith("FD-pool")
+    assert "note: " in out  # far fewer than 2,048 images
+    assert abs(json.loads((tmp_path / "fd.json").read_text())["distance"]) < 1e-6
 
 
 def test_presets_are_listed(run_slotlab):

@@ -43,7 +43,8 @@ def test_metrics_json_holds_the_promised_names(model, squares, tmp_path):
     result.write(tmp_path / "metrics.json")
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert {"ari", "fg_ari", "miou", "mbo"} == content["masks"].keys() == content["attention"].keys()
-    assert {"data", "split", "crop", "resolution", "images", "slots", "miou", "mask_sources"} <= content["protocol"].keys()
+    protocol = {"data", "split", "crop", "resolution", "images", "slots", "miou", "mask_sources"}
+    assert protocol <= content["protocol"].keys()
     assert content["details"]["masks"]["ari"]["count"] == content["protocol"]["images"] == 4
 
 

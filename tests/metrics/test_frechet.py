@@ -6,7 +6,7 @@ import torch
 from scipy import linalg
 
 from slotlab.errors import DataError
-from slotlab.metrics.frechet import FeatureStatistics, frechet_distance
+from slotlab.metrics.frechet import FeatureStatistics, chance_distance, frechet_distance
 from slotlab.metrics.kernel import FeatureSample, kernel_distance
 
 
@@ -105,12 +105,21 @@ class TestFrechetDistance:
         a, b = gathered(features(0, 30)), gathered(features(1, 30))
         assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-12)
 
-    def test_chance_distance_is_what_two_samples_of_one_distribution_differ_by(self):
+    @pytest.mark.parametrize(("counts", "tolerance"), [((400, 200), 0.1), ((30, 30), 0.35)])
+    def test_chance_distance_is_that_of_two_samples_of_one_distribution(self, counts, tolerance):
         generator = torch.Generator().manual_seed(0)
-        samples = torch.randn(400, 2, 50, 6, generator=generator, dtype=torch.float64)
-        between = (samples[:, 0].mean(1) - samples[:, 1].mean(1)).square().sum(1).mean()
-        said = gathered(samples[0, 0]).chance_distance() + gathered(samples[0, 1]).chance_distance()
-        assert said == pytest.approx(between.item(), rel=0.2)
+        spread = 1 / torch.arange(1, 41, dtype=torch.float64).sqrt()
+        distances, expected = [], []
+        for _ in range(20):
+            samples = [torch.randn(count, 40, generator=generator, dtype=torch.float64) * spread for count in counts]
+            a, b = (gathered(sample, 400) for sample in samples)
+            distances.append(distance(a, b))
+            expected.append(chance_distance((a.covariance + b.covariance) / 2, *counts))
+        assert np.mean(expected) == pytest.approx(np.mean(distances), rel=tolerance)
+
+    def test_chance_distance_of_a_singular_covariance(self):
+        assert chance_distance(torch.zeros(3, 3), 5, 5) == 0
+        assert chance_distance(torch.diag(torch.tensor([2.0, 0.0])), 10, 10) == pytest.approx((2 + 1) / 5)
 
     def test_shapes_must_fit(self):
         with pytest.raises(ValueError, match=r"means must be \[D\] and covariances \[D, D\] of one size"):

@@ -173,7 +173,7 @@ def test_parts_that_do_not_fit(changes, message):
 
 
 def test_overfits_eight_images_and_generates_them():
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(8, 3, 2, 2, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
     autoencoder = LatentAutoencoder(8, "tiny", channels=[12, 12], layers=1, loss="mse")
@@ -186,13 +186,13 @@ def test_overfits_eight_images_and_generates_them():
     model = SlotDiffusion(
         resolution=8,
         encoder={"kind": "cnn", "strides": [2], "channels": 16},
-        slot_attention={**PARTS["slot_attention"], "dim": 16, "iterations": 1, "initialisation": "learned"},
+        slot_attention={"slots": 3, "dim": 16, "projection_dim": 16, "mlp_dim": 32, "initialisation": "learned"},
         autoencoder=autoencoder,
         denoiser={**PARTS["denoiser"], "channels": 32, "multipliers": [1], "attention_levels": []},
         schedule={"target": "x0"},
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    steps, peak = 200, 4e-3
+    steps, peak = 240, 4e-3
     optimizer = torch.optim.Adam(trained, peak)
     batch = images.repeat(4, 1, 1, 1)
     latents = model.latents(batch)

@@ -9,7 +9,7 @@ from typing import Any
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import INCEPTION, FeatureNet, open_network
 from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics
-from slotlab.metrics.frechet import frechet_distance
+from slotlab.metrics.frechet import chance_distance, frechet_distance
 from slotlab.metrics.kernel import kernel_distance
 
 ENOUGH = 2048  # images on each side below which a warning is given: the number of Inception's features
@@ -26,6 +26,8 @@ class FrechetResult:
     Attributes:
         name: "FID", or "FD-" and the name of the feature net.
         distance: squared Frechet distance of the two Gaussians.
+        chance: about the distance that two samples of one distribution would have at these numbers of images: what
+            `distance` is biased by.
         kernel_name: "KID", or "KD-" and the name of the feature net.
         kernel: kernel distance: mean over subsets.
         kernel_deviation: its standard deviation over subsets.
@@ -36,6 +38,7 @@ class FrechetResult:
 
     name: str
     distance: float
+    chance: float
     kernel_name: str
     kernel: float
     kernel_deviation: float
@@ -117,17 +120,19 @@ def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
             raise DataError(
                 f"{side.source}: {side.count} image; a distance needs at least 2 (and thousands to mean much)"
             )
-    distance = frechet_distance(
-        real.statistics.mean, real.statistics.covariance, generated.statistics.mean, generated.statistics.covariance
-    )
+    means = real.statistics.mean, generated.statistics.mean
+    covariances = real.statistics.covariance, generated.statistics.covariance
+    distance = frechet_distance(means[0], covariances[0], means[1], covariances[1])
+    chance = chance_distance((covariances[0] + covariances[1]) / 2, first.count, second.count)
     kernel, deviation = kernel_distance(real.sample, generated.sample)
     is_inception = first.network == INCEPTION
-    notes = tuple(_notes(real, generated))
+    notes = tuple(_notes(first, second, chance))
     for note in notes:
         warnings.warn(note, FidelityWarning, stacklevel=3)
     return FrechetResult(
         name="FID" if is_inception else f"FD-{first.network}",
         distance=distance,
+        chance=chance,
         kernel_name="KID" if is_inception else f"KD-{first.network}",
         kernel=kernel,
         kernel_deviation=deviation,
@@ -151,24 +156,23 @@ def _open(
     return folder_statistics(side, network, split, mixed_sizes, batch_size, workers, progress)
 
 
-def _notes(real: SetStatistics, generated: SetStatistics) -> list[str]:
+def _notes(real: SetInformation, generated: SetInformation, chance: float) -> list[str]:
     notes = []
-    fewest = min(real.statistics.count, generated.statistics.count)
+    fewest = min(real.count, generated.count)
     if fewest < ENOUGH:
-        chance = real.statistics.chance_distance() + generated.statistics.chance_distance()
         notes.append(
-            f"{fewest} images are fewer than {ENOUGH:,}: the distance is biased upwards (two samples of one "
-            f"distribution would differ by {chance:.3g} in their means alone, and by more in their covariances); "
-            "compare only with numbers from as many images. The kernel distance has no such bias"
+            f"{fewest:,} images are fewer than {ENOUGH:,}: the distance is biased upwards, here by about {chance:.3g} "
+            "(two samples of one distribution would be that far apart by chance); compare only with numbers from as "
+            "many images. The kernel distance has no such bias"
         )
-    for side in (real.information, generated.information):
+    for side in (real, generated):
         if side.jpegs:
             notes.append(f"{side.source}: {side.jpegs} JPEG images, whose artefacts change the distance; use PNG")
         if side.resolution is None:
             notes.append(f"{side.source}: images of mixed sizes, each resized by itself")
-    sizes = {real.information.resolution, generated.information.resolution}
+    sizes = {real.resolution, generated.resolution}
     if len(sizes) == 2 and None not in sizes:
-        first, second = _resolution(real.information), _resolution(generated.information)
+        first, second = _resolution(real), _resolution(generated)
         notes.append(f"real images are {first} but generated ones {second}: crop and resize the real ones alike first")
     return notes
 

@@ -1,5 +1,7 @@
 """Frechet distance of two sets of features, from their means and covariances, which are gathered batch by batch."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,13 @@ class FeatureStatistics:
             return
         values = features.detach().to("cpu", torch.float64)
         mean = values.mean(0)
-        deviations = values - mean
-        batch = FeatureStatistics(0)
-        batch.count, batch.mean, batch.scatter = len(values), mean, deviations.T @ deviations
-        self.merge(batch)
+        total = self.count + len(values)
+        shift = mean - self.mean
+        # One pass over the scatter: the shift of the means goes in as one more deviation.
+        deviations = torch.cat([values - mean, shift[None] * math.sqrt(self.count * len(values) / total)])
+        self.scatter.addmm_(deviations.T, deviations)
+        self.mean += shift * (len(values) / total)
+        self.count = total
 
     def merge(self, other: "FeatureStatistics") -> None:
         """Adds what another stream has gathered (from another process, say)."""
@@ -54,8 +59,9 @@ class FeatureStatistics:
             return
         total = self.count + other.count
         shift = other.mean - self.mean
-        self.scatter += other.scatter + torch.outer(shift, shift) * (self.count * other.count / total)
-        self.mean = self.mean + shift * (other.count / total)
+        self.scatter += other.scatter
+        self.scatter.addr_(shift, shift, alpha=self.count * other.count / total)
+        self.mean += shift * (other.count / total)
         self.count = total
 
     @property
@@ -68,10 +74,6 @@ class FeatureStatistics:
         if self.count < 2:
             raise DataError(f"a covariance needs at least 2 images, not {self.count}; thousands, to mean anything")
         return self.scatter / (self.count - 1)
-
-    def chance_distance(self) -> float:
-        """tr(covariance) / count: what this sample's mean alone adds to a distance by chance."""
-        return float(self.covariance.trace()) / self.count
 
 
 def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
@@ -110,6 +112,29 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
     roots = torch.linalg.svdvals(_factor(covariance_a) @ _factor(covariance_b).T)
     distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * roots.sum()
     return float(distance)
+
+
+def chance_distance(covariance: Tensor, count_a: int, count_b: int) -> float:
+    """About the Frechet distance of two samples of one Gaussian: what a distance is biased by.
+
+    (1/count_a + 1/count_b) (tr C + 1/2 sum_ij (1 + [i = j]) l_i l_j / (l_i + l_j)) for eigenvalues l of the covariance
+    C: the variance of the means, and the second-order expansion of the distance of covariances (Bures metric) with
+    the variance of a sample covariance (Wishart). In simulations within a fifth of the true bias where images are more
+    than features; up to a third too low where they are fewer.
+
+    Args:
+        covariance: [D, D], of both samples together.
+        count_a: images in one sample.
+        count_b: images in the other.
+
+    Returns:
+        The expected distance, >= 0.
+    """
+    values = torch.linalg.eigvalsh(covariance.detach().to("cpu", torch.float64)).clamp(min=0)
+    sums = values[:, None] + values
+    shares = torch.where(sums > 0, values[:, None] * values / sums.where(sums > 0, 1.0), 0.0)
+    spread = values.sum() + (shares.sum() + shares.diagonal().sum()) / 2
+    return float(spread) * (1 / count_a + 1 / count_b)
 
 
 def _factor(covariance: Tensor) -> Tensor:

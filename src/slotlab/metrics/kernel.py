@@ -18,23 +18,24 @@ class FeatureSample:
         self.size = size
         self.seen = 0
         self._generator = torch.Generator().manual_seed(seed)
-        self._kept: list[Tensor] = []
+        self._kept = torch.zeros(0, 0)
 
     def add(self, features: Tensor) -> None:
         """Adds a batch of vectors, floating [B, D] on any device."""
+        if not self.seen:  # one block, of which the system only gives what is written to
+            self._kept = torch.empty(self.size, features.shape[1])
         for vector in features.detach().to("cpu", torch.float32):
-            self.seen += 1
-            if len(self._kept) < self.size:
-                self._kept.append(vector.clone())
-                continue
-            place = int(torch.randint(self.seen, (1,), generator=self._generator))  # Vitter's algorithm R
+            place = self.seen
+            if place >= self.size:  # Vitter's algorithm R
+                place = int(torch.randint(self.seen + 1, (1,), generator=self._generator))
             if place < self.size:
-                self._kept[place] = vector.clone()
+                self._kept[place] = vector
+            self.seen += 1
 
     @property
     def features(self) -> Tensor:
         """The sample so far, float32 [at most size, D]."""
-        return torch.stack(self._kept) if self._kept else torch.zeros(0, 0)
+        return self._kept[: self.seen].clone()
 
 
 def kernel_distance(

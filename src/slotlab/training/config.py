@@ -33,14 +33,14 @@ class DataSettings(Settings):
     """
 
     source: str = "scenes:textured"
-    crop: float | None = Field(None, gt=0, le=1)
-    train_count: int = Field(0, ge=0)
-    validation_count: int = Field(500, ge=0)
-    min_objects: int = Field(3, ge=1, le=20)
-    max_objects: int = Field(10, ge=1, le=20)
-    scene_seed: int = Field(0, ge=0)
+    crop: float | None = Field(default=None, gt=0, le=1)
+    train_count: int = Field(default=0, ge=0)
+    validation_count: int = Field(default=500, ge=0)
+    min_objects: int = Field(default=3, ge=1, le=20)
+    max_objects: int = Field(default=10, ge=1, le=20)
+    scene_seed: int = Field(default=0, ge=0)
     skip_broken: bool = False
-    workers: int = Field(0, ge=0, le=64)
+    workers: int = Field(default=0, ge=0, le=64)
 
 
 class TrainingSettings(Settings):
@@ -48,30 +48,30 @@ class TrainingSettings(Settings):
 
     `schedule`: after `warmup_steps` of linear warm-up the learning rate follows a cosine to `final_learning_rate`, or
     halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
-    `mask_penalty` weighs `objectives.mask_area_penalty`, growing linearly over `mask_penalty_warmup` steps.
+    `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on.
     `evaluate_every`: 0 means once per epoch.
     """
 
-    steps: int = Field(10_000, ge=1)
-    batch_size: int = Field(32, ge=1)
+    steps: int = Field(default=10_000, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(4e-4, gt=0)
-    final_learning_rate: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(500, ge=0)
+    learning_rate: float = Field(default=4e-4, gt=0)
+    final_learning_rate: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=500, ge=0)
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
-    half_life: int = Field(100_000, ge=1)
-    clip_norm: float = Field(1.0, gt=0)
-    mask_penalty: float = Field(0.0, ge=0)
-    mask_penalty_warmup: int = Field(1, ge=1)
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    half_life: int = Field(default=100_000, ge=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    mask_penalty: float = Field(default=0.0, ge=0)
+    mask_penalty_start: int = Field(default=0, ge=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
-    seed: int = Field(0, ge=0, lt=2**31)
-    evaluate_every: int = Field(0, ge=0)
-    preview_every: int = Field(1_000, ge=1)
-    checkpoint_every: int = Field(1_000, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    evaluate_every: int = Field(default=0, ge=0)
+    preview_every: int = Field(default=1_000, ge=1)
+    checkpoint_every: int = Field(default=1_000, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
 
 
 class RunConfig(Settings):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slotlab.atomic import replacing
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step",
     "epoch",
     "images",

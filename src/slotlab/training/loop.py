@@ -215,8 +215,10 @@ class _Trainer:
         self.model.train()
         output = self.model(images, generators)
         loss = reconstruction_loss(output, images)
-        penalty = settings.mask_penalty * min(1.0, (step + 1) / settings.mask_penalty_warmup)
-        self.fabric.backward(loss + penalty * mask_area_penalty(output))
+        objective = loss
+        if settings.mask_penalty and step >= settings.mask_penalty_start:
+            objective = loss + settings.mask_penalty * mask_area_penalty(output)
+        self.fabric.backward(objective)
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )

@@ -14,11 +14,11 @@ def reconstruction_loss(output: SlotOutput, images: Tensor) -> Tensor:
 
 
 def mask_area_penalty(output: SlotOutput) -> Tensor:
-    """Sum over slots of the square root of the share of the image that the slot's mask covers; mean over the batch.
+    """One minus the sum of the squared shares of the image that the slots' masks cover; mean over the batch.
 
-    1 where one slot has the whole image, sqrt(K) where K slots share it evenly. Reconstruction does not care how many
-    slots paint a plain background, so with a small weight this decides for one, and leaves objects to theirs. Ours; a
-    concave penalty of group sizes as in sparse grouping (no labels are used).
+    0 where one slot has the whole image, 1 - 1/K where K slots share it evenly: the chance that two random pixels
+    belong to different slots (Simpson's index). Reconstruction does not care how many slots paint a plain background;
+    with a small weight this decides for one. Small objects hardly count, so they keep slots of their own.
     """
     shares = output.masks.float().mean(dim=(2, 3))
-    return (shares + 1e-6).sqrt().sum(dim=1).mean()
+    return (1 - shares.square().sum(dim=1)).mean()

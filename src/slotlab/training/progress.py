@@ -64,7 +64,7 @@ class TrainingProgress:
         )
         self.console.print(
             f"step {row['step']:.0f}  train loss {row['train_loss']:.4f}  "
-            f"validation loss {row['validation_loss']:.4f}  {scores}  {row['images_per_second']:.0f} images/s",
+            f"validation loss {row['validation_loss']:.4f}  {scores}  {row['images_per_second']:.1f} images/s",
             highlight=False,
         )
         for warning in warnings:
