@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
 from slotlab.models.components import build
+from slotlab.models.initialisation import initialise
 from slotlab.models.output import SlotOutput
 from slotlab.models.randomness import Generators
 from slotlab.models.slot_encoder import SlotEncoder
@@ -51,6 +52,7 @@ class SlotAutoencoder(nn.Module):
         self.decoder = build(
             "decoder", DECODERS, decoder, slot_dim=self.encoder.slot_attention.dim, resolution=resolution
         )
+        self.apply(initialise)
 
     @property
     def resolution(self) -> int:

@@ -1,0 +1,27 @@
+"""Weights to begin with: those of the published TensorFlow implementation, not PyTorch's defaults.
+
+PyTorch draws convolutions with a third of the variance that keeps a signal's size, so that after five layers a slot
+hardly changes the picture; training then spends its first thousands of steps growing the weights.
+"""
+
+from torch import nn
+
+
+def initialise(module: nn.Module) -> None:
+    """Glorot-uniform kernels, He-normal where a convolution feeds a ReLU, orthogonal recurrence, zero biases.
+
+    For use with `nn.Module.apply`; He et al. 2015 (arXiv 1502.01852), Glorot and Bengio 2010, and the Keras defaults.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    elif isinstance(module, nn.GRUCell):
+        for gate in module.weight_ih.chunk(3):
+            nn.init.xavier_uniform_(gate)
+        for gate in module.weight_hh.chunk(3):
+            nn.init.orthogonal_(gate)
+        nn.init.zeros_(module.bias_ih)
+        nn.init.zeros_(module.bias_hh)
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

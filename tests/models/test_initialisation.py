@@ -1,0 +1,28 @@
+import torch
+from torch import nn
+
+from slotlab.models import SlotAutoencoder
+from slotlab.models.initialisation import initialise
+
+
+def test_a_stack_of_convolutions_keeps_the_size_of_its_signal():
+    torch.manual_seed(0)
+    layers = [part for _ in range(6) for part in (nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())]
+    stack = nn.Sequential(*layers).apply(initialise)
+    signal = torch.randn(4, 32, 16, 16)
+    assert 0.3 < stack(signal).square().mean() / signal.square().mean() < 3
+
+
+def test_slots_are_seen_in_the_first_picture():
+    torch.manual_seed(0)
+    decoder = SlotAutoencoder().decoder
+    one, other = (decoder(torch.randn(1, 2, 64))[0] for _ in range(2))
+    assert (one - other).abs().mean() > 0.05
+
+
+def test_biases_start_at_zero_and_recurrence_orthogonal():
+    cell = nn.GRUCell(4, 8)
+    initialise(cell)
+    for gate in cell.weight_hh.chunk(3):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(8), atol=1e-5, rtol=0)
+    assert cell.bias_ih.abs().sum() == cell.bias_hh.abs().sum() == 0
