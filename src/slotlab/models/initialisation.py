@@ -14,6 +14,8 @@ def initialise(module: nn.Module) -> None:
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if isinstance(module, nn.ConvTranspose2d):
+            module.weight.data.mul_(module.stride[0])  # only one in stride^2 of the kernel meets each pixel
     elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
     elif isinstance(module, nn.GRUCell):
