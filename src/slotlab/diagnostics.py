@@ -36,7 +36,9 @@ class SlotDiagnostics:
 
     @property
     def slots_used(self) -> float:
-        """Mean number of slots that own more than 0.5 % of an image."""
+        """Mean number of slots that own more than 0.5 % of an image; NaN where no image was seen."""
+        if not self._used:
+            return float("nan")
         return float(torch.cat(self._used).float().mean())
 
     @property

@@ -1,5 +1,8 @@
 """The errors that slotlab raises on bad input: each message names the file or key at fault, and the remedy."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SlotlabError(Exception):
     """Base of all errors that bad input causes; the command line prints its message without a traceback."""
@@ -15,3 +18,10 @@ class ConfigError(SlotlabError):
 
 class CheckpointError(SlotlabError):
     """A model folder that is missing, damaged, or does not fit the model that its config describes."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as `; did you mean 'resnet'?`, or the list of what there is when nothing is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slotlab.atomic import replacing
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import MODELS, SlotAutoencoder
-from slotlab.models.components import check_arguments, nearest
+from slotlab.models.components import check_arguments
 from slotlab.presets import preset_names
 from slotlab.training.config import run_config
 

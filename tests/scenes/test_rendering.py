@@ -175,7 +175,7 @@ def test_rectangles_and_no_scenes_at_all():
     ("options", "message"),
     [
         ({"variant": "texturd"}, "variant: there is no 'texturd'; did you mean 'textured'"),
-        ({"variant": "zzz"}, "Choose one of plain, textured, camouflage, outd"),
+        ({"variant": "zzz"}, "there are: camouflage, outd, plain, textured"),
         ({"seed": -1}, "seed: must be 0 or more"),
         ({"resolution": 8}, r"resolution: must lie in 16\.\.1024, got 8x8"),
         ({"resolution": 2000}, r"resolution: must lie in 16\.\.1024"),

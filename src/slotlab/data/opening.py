@@ -1,6 +1,5 @@
 """One way to open any data set."""
 
-import difflib
 import inspect
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from slotlab.data.image_folder import ImageFolder, image_files
 from slotlab.data.packed import SETTINGS, Packed
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scene_dataset import Scenes
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import ConfigError, DataError, nearest
 
 KINDS: dict[str, type] = {
     "clevrtex": ClevrTex,
@@ -62,7 +61,7 @@ def open_data(
     known = list(inspect.signature(chosen).parameters)[1:]
     for option in options:
         if option not in known:
-            raise ConfigError(f"{option}: no option of {kind} data{_nearest(option, known)}; it has {', '.join(known)}")
+            raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
     common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
     return chosen(target, **common, **options)
 
@@ -74,7 +73,7 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     if forced is not None and not Path(text).exists():
         kind, target = forced.groups()
         if kind not in KINDS:
-            raise DataError(f"{text}: unknown kind of data {kind!r}{_nearest(kind, KINDS)}; kinds: {', '.join(KINDS)}")
+            raise DataError(f"{text}: unknown kind of data {kind!r}{nearest(kind, KINDS)}")
         if kind not in WITHOUT_PATH and not Path(target).exists():
             raise DataError(f"{target}: no such file or folder; {ACCEPTED}")
         return kind, target
@@ -99,8 +98,3 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     inside = sorted(found.name for found in path.iterdir())
     said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
     raise DataError(f"{path}: the folder {said}; {ACCEPTED}")
-
-
-def _nearest(name: str, known: Any) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slotlab.errors import ConfigError
-from slotlab.models.components import check_range, nearest
+from slotlab.errors import ConfigError, nearest
+from slotlab.models.components import check_range
 
 FAMILIES = {"kl": "AutoencoderKL", "vq": "VQModel", "tiny": "AutoencoderTiny"}
 PerChannel = float | Sequence[float]

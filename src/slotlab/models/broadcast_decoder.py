@@ -31,8 +31,6 @@ class SpatialBroadcastDecoder(nn.Module):
         position: "add" a learned map of the four-direction grid to the slot, "concatenate" the grid to it, or add a
             map of the coordinates "relative" to the slot's pose (for slot attention with a relative frame).
         shuffle: pixels that one output cell paints on a side (pixel shuffle, Shi et al. 2016).
-        base_colour: add a colour that is linear in the slot to all pixels of its picture, so that the convolutions
-            need only paint what differs from it (ours; colours are then learned much sooner).
 
     Raises:
         ConfigError: a number out of range, or sides that doubling does not join.
@@ -50,7 +48,6 @@ class SpatialBroadcastDecoder(nn.Module):
         kernel_size: int = 5,
         position: Position = "add",
         shuffle: int = 1,
-        base_colour: bool = False,
     ) -> None:
         super().__init__()
         check_range("decoder.broadcast", broadcast, 1, resolution)
@@ -81,7 +78,6 @@ class SpatialBroadcastDecoder(nn.Module):
         self.body = nn.Sequential(*body)
         self.to_rgb_and_mask = nn.Conv2d(width, 4 * shuffle**2, 3, 1, 1)
         self.shuffle = nn.PixelShuffle(shuffle)
-        self.to_base_colour = nn.Linear(slot_dim, 3) if base_colour else None
 
     def forward(self, slots: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes slots [B, K, D], with poses [B, K, 4] where the position is relative.
@@ -94,10 +90,7 @@ class SpatialBroadcastDecoder(nn.Module):
         painted = self.shuffle(self.to_rgb_and_mask(self.body(self._place(slots, poses)))).float()
         painted = painted.unflatten(0, (batch, count))
         masks = torch.softmax(painted[:, :, 0], dim=1)
-        colours = painted[:, :, 1:]
-        if self.to_base_colour is not None:
-            colours = colours + self.to_base_colour(slots).float()[..., None, None]
-        slot_images = (colours + 1) / 2
+        slot_images = (painted[:, :, 1:] + 1) / 2
         return (masks[:, :, None] * slot_images).sum(dim=1), masks, slot_images
 
     def _place(self, slots: Tensor, poses: Tensor | None) -> Tensor:

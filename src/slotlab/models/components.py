@@ -1,21 +1,14 @@
 """Building a part of a model (an encoder, a decoder) from its description in a config."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
 
-from slotlab.errors import ConfigError
+from slotlab.errors import ConfigError, nearest
 
 Part = TypeVar("Part", bound=nn.Module)
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """A hint such as `; did you mean 'resnet'?`, or the list of what there is when nothing is near."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(known))}"
 
 
 def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[str, Any], **supplied: Any) -> Part:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slotlab.errors import ConfigError
+from slotlab.errors import ConfigError, nearest
 from slotlab.models.autoencoder_network import FAMILIES, PerChannel, build_network, fresh_network, published_scaling
-from slotlab.models.components import check_range, nearest
+from slotlab.models.components import check_range
 from slotlab.models.noise import draw_normal
 from slotlab.models.randomness import Generators
 

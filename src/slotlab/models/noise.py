@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from slotlab.errors import ConfigError
-from slotlab.models.components import check_range, nearest
+from slotlab.errors import ConfigError, nearest
+from slotlab.models.components import check_range
 from slotlab.models.randomness import Generators
 
 SCHEDULES = ("linear", "sqrt-linear")

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slotlab.errors import ConfigError
-from slotlab.models.components import nearest
+from slotlab.errors import ConfigError, nearest
 from slotlab.models.noise import NoiseSchedule
 from slotlab.models.randomness import Generators
 

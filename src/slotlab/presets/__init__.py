@@ -1,12 +1,11 @@
 """The named recipes, one YAML file each: model, data and training settings, and a one-line summary."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from slotlab.errors import ConfigError
+from slotlab.errors import ConfigError, nearest
 
 FOLDER = Path(__file__).parent
 
@@ -26,9 +25,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if not path.is_file():
         path = Path(name)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        close = difflib.get_close_matches(name, preset_names(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(preset_names())}"
-        raise ConfigError(f"unknown preset {name!r}; {hint}")
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, preset_names())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -1,6 +1,5 @@
 """Scenes from a seed: pictures, instance masks and what is in them."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slotlab.errors import ConfigError
+from slotlab.errors import ConfigError, nearest
 from slotlab.scenes import shapes
 from slotlab.scenes.layout import FOCAL, Dress, Layout, draw_dress, draw_layout, select
 from slotlab.scenes.randomness import scene_keys
@@ -107,9 +106,7 @@ def _check(
     framing: float,
 ) -> Variant:
     if variant not in VARIANT_TABLE:
-        near = difflib.get_close_matches(str(variant), VARIANTS, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ConfigError(f"variant: there is no '{variant}'; {hint}Choose one of {', '.join(VARIANTS)}")
+        raise ConfigError(f"variant: there is no {variant!r}{nearest(str(variant), VARIANTS)}")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed: must be 0 or more (below 2**63), got {seed}")
     if not (16 <= height <= 1024 and 16 <= width <= 1024):

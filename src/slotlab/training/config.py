@@ -8,10 +8,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slotlab.errors import ConfigError
+from slotlab.errors import ConfigError, nearest
 from slotlab.models import ENCODERS, SlotAttention
 from slotlab.models.autoencoder import DECODERS
-from slotlab.models.components import nearest
 from slotlab.presets import read_preset
 
 

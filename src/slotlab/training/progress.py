@@ -33,6 +33,7 @@ class TrainingProgress:
             console=self.console,
             disable=not enabled or not self.console.is_terminal,
         )
+        self._told: set[str] = set()
         self._task = self._bar.add_task("training", total=steps, loss="-", speed="-")
 
     def __enter__(self) -> "TrainingProgress":
@@ -58,7 +59,7 @@ class TrainingProgress:
             )
 
     def tell(self, row: Row, warnings: Sequence[str]) -> None:
-        """Prints one line for a validation, and each warning once per validation."""
+        """Prints one line for a validation, and each kind of warning the first time."""
         scores = "  ".join(
             f"{name.upper().replace('_', '-')} {row[name]:.3f}" for name in ("ari", "fg_ari") if name in row
         )
@@ -68,4 +69,7 @@ class TrainingProgress:
             highlight=False,
         )
         for warning in warnings:
-            self.console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+            kind = warning.partition(":")[0]
+            if kind not in self._told:
+                self._told.add(kind)
+                self.console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
