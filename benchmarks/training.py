@@ -76,7 +76,7 @@ def main() -> None:
         f"median of {arguments.steps}, torch {torch.__version__}"
     )
     for heading in ("preset", "resolution", "parameters", "s/step", "images/s", "peak GiB"):
-        table.add_column(heading, justify="left" if heading == "preset" else "right")
+        table.add_column(heading, justify="left" if heading == "preset" else "right", no_wrap=True)
     for preset in arguments.presets:
         command = [sys.executable, __file__, preset, "--single", "--threads", str(arguments.threads)]
         command += ["--batch-size", str(arguments.batch_size), "--steps", str(arguments.steps)]

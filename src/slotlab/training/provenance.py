@@ -1,6 +1,7 @@
 """Where a result comes from: package version, commit, command, machine."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,11 +18,17 @@ def provenance() -> dict[str, Any]:
     return {
         "slotlab": slotlab.__version__,
         "commit": _commit(),
-        "command": " ".join(["slotlab", *sys.argv[1:]]) if Path(sys.argv[0]).name == "slotlab" else " ".join(sys.argv),
+        "command": _command(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {torch.get_num_threads()} threads",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    is_ours = program.stem == "slotlab" or program.parent.name == "slotlab"
+    return shlex.join(["slotlab" if is_ours else sys.argv[0], *sys.argv[1:]])
 
 
 def _processor() -> str:
