@@ -1,5 +1,6 @@
 """Tables for the terminal."""
 
+from rich import box
 from rich.table import Table
 
 from slotlab.evaluation import Evaluation
@@ -11,9 +12,15 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     """One table with every score: mean, standard error, number of images; the protocol is its caption."""
     columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
     errors = {"MSE (sum)": "mse_sum", "MSE (mean)": "mse", "PSNR (dB)": "psnr"}
-    table = Table(caption=protocol_line(evaluation.protocol), caption_justify="left", caption_style="dim")
+    table = Table(
+        padding=0,
+        box=box.SIMPLE_HEAD,
+        caption=protocol_line(evaluation.protocol),
+        caption_justify="left",
+        caption_style="dim",
+    )
     for heading in ("", *columns, "n"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     sources = {"decoder masks": evaluation.masks, "attention masks": evaluation.attention}
     for source, scores in sources.items():
         if scores:
@@ -24,7 +31,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_section()
     for heading, name in errors.items():
         score = evaluation.reconstruction[name]
-        table.add_row(heading, _cell(score, 5 if name == "mse" else 2), "", "", "", str(score.count))
+        table.add_row(heading, _cell(score, 4 if name == "mse" else 2), "", "", "", str(score.count))
     return table
 
 
@@ -54,4 +61,4 @@ def preset_table() -> Table:
 
 
 def _cell(score: Score, digits: int) -> str:
-    return f"{score.mean:.{digits}f} ± {score.standard_error:.{digits}f}"
+    return f"{score.mean:.{digits}f}±{score.standard_error:.{digits}f}"
