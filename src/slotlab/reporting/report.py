@@ -21,7 +21,7 @@ from slotlab.evaluation import Evaluation
 from slotlab.reporting import contents
 from slotlab.reporting.previews import outputs
 from slotlab.reporting.section import Section
-from slotlab.training.config import RunConfig
+from slotlab.training.config import RunConfig, read_run_config
 from slotlab.training.datasets import open_split
 
 REPORT_FILE = "report.html"
@@ -58,7 +58,7 @@ def write_report(
     if not 1 <= images <= MOST_IMAGES:
         raise ConfigError(f"images={images}: expected 1 to {MOST_IMAGES}")
     model = hub.load(run, device)
-    config = _read_config(run / "run.json")
+    config = read_run_config(run / "run.json")
     training = _read_json(run / "training.json", "train on with --resume to write it anew") or {}
     evaluate_command = f"slotlab evaluate {shlex.quote(str(run))} --data {shlex.quote(str(data or config.data.source))}"
     if evaluation is not None:
@@ -121,15 +121,6 @@ def _validation_batch(config: RunConfig, data: str | Path | None, images: int, d
             f"{error}. The report shows validation images of {config.data.source}; "
             f"if that data lies elsewhere now, say where with --data"
         ) from error
-
-
-def _read_config(path: Path) -> RunConfig:
-    try:
-        return RunConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; give the folder that `slotlab train ... --out FOLDER` wrote") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not a run's config: {error}") from None
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any] | None:

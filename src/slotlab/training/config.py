@@ -2,13 +2,14 @@
 
 import ast
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slotlab.errors import ConfigError, nearest
+from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import ENCODERS, SlotAttention
 from slotlab.models.autoencoder import DECODERS
 from slotlab.presets import read_preset
@@ -99,6 +100,16 @@ def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
         _set(values, _full_key(key, _known_keys(values["model"])), value)
     return validated(RunConfig, {"preset": Path(preset).stem, **values})
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """The config that a run folder's `run.json` holds; CheckpointError names the file if it is missing or wrong."""
+    try:
+        return validated(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; give the folder that `slotlab train ... --out FOLDER` wrote") from None
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path}: not a run's config: {error}") from None
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from slotlab import hub
 from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, training_batches
-from slotlab.errors import CheckpointError, ConfigError, SlotlabError
+from slotlab.errors import ConfigError, SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.models import SlotAutoencoder
 from slotlab.models.randomness import seeded_generator
@@ -29,7 +29,7 @@ from slotlab.training.checkpoint import (
     step_folder,
     write_checkpoint,
 )
-from slotlab.training.config import RunConfig
+from slotlab.training.config import RunConfig, read_run_config
 from slotlab.training.datasets import open_split
 from slotlab.training.history import History, Row
 from slotlab.training.memory import keep_freed_memory
@@ -315,10 +315,7 @@ def _claim_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
     """Makes or checks the run folder; returns the checkpoint to resume from, if any."""
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
-        try:
-            earlier = RunConfig.model_validate_json(run_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{run_file}: not a run's config: {error}") from None
+        earlier = read_run_config(run_file)
         changed = _differences(earlier.model_dump(), config.model_dump())
         if changed:
             raise ConfigError(
