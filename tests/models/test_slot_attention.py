@@ -46,14 +46,27 @@ def test_attention_of_every_iteration_is_shared_out_among_slots():
     torch.testing.assert_close(attention.sum(dim=2), torch.ones(3, 5, 10))
 
 
+@pytest.mark.parametrize("gradient", ["full", "last-iteration"])
 @pytest.mark.parametrize("initialisation", ["gaussian", "learned"])
-def test_every_parameter_gets_a_gradient(initialisation):
-    module = make(initialisation=initialisation)
+def test_every_parameter_gets_a_gradient(initialisation, gradient):
+    module = make(initialisation=initialisation, gradient=gradient)
     slots, _, _ = module(torch.randn(2, 10, 6))
     slots.square().sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_last_iteration_s_gradient_changes_nothing_but_the_gradient():
+    features = torch.randn(2, 10, 6)
+    results = {}
+    for gradient in ("full", "last-iteration"):
+        module = make(initialisation="learned", gradient=gradient)
+        slots, _, _ = module(features)
+        slots.square().sum().backward()
+        results[gradient] = slots, module.to_key.weight.grad
+    torch.testing.assert_close(results["full"][0], results["last-iteration"][0])
+    assert not torch.allclose(results["full"][1], results["last-iteration"][1])
 
 
 def test_slots_follow_a_permutation_of_their_starts():
