@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slotlab import create_model, list_models
-from slotlab.training.config import run_config
+from slotlab.presets.config import run_config
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.objectives import reconstruction_loss
 from slotlab.training.optimisation import make_optimizer

@@ -122,8 +122,8 @@ def train(
 
     [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
+    from slotlab.presets.config import parse_overrides
     from slotlab.runs import train
-    from slotlab.training.config import parse_overrides
 
     _set_threads(threads)
     train(

@@ -14,7 +14,7 @@ from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import MODELS, SlotAutoencoder
 from slotlab.models.components import check_arguments
 from slotlab.presets import preset_names
-from slotlab.training.config import run_config
+from slotlab.presets.config import run_config
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

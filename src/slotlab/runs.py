@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from slotlab.presets.config import run_config
 from slotlab.reporting.previews import Pictures
-from slotlab.training.config import run_config
 from slotlab.training.loop import fit
 
 

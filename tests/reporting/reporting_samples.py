@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from slotlab import hub
 from slotlab.models import SlotAutoencoder, SlotOutput
-from slotlab.training.config import DataSettings, RunConfig
+from slotlab.presets.config import DataSettings, RunConfig
 
 SCORE = {"mean": 0.5, "standard_error": 0.01, "count": 4, "degenerate": 1}
 NAMES = ("ari", "fg_ari", "miou", "mbo")

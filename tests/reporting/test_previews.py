@@ -7,9 +7,9 @@ from reporting_samples import tiny_model
 
 from slotlab.data import open_data
 from slotlab.models.randomness import seeded_generator
+from slotlab.presets.config import DataSettings, RunConfig
 from slotlab.reporting import Pictures
 from slotlab.reporting.previews import outputs
-from slotlab.training.config import DataSettings, RunConfig
 from slotlab.training.loop import RunState
 
 ROW = {"step": 7.0, "train_loss": 1.0, "validation_loss": 0.5, "ari": 0.1}

@@ -10,8 +10,8 @@ import torch
 
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.hub import load
+from slotlab.presets.config import run_config
 from slotlab.training.checkpoint import newest_checkpoint
-from slotlab.training.config import run_config
 from slotlab.training.history import read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, fit
 

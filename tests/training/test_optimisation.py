@@ -1,6 +1,6 @@
 import pytest
 
-from slotlab.training.config import TrainingSettings
+from slotlab.presets.config import TrainingSettings
 from slotlab.training.optimisation import learning_rate
 
 

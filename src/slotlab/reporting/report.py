@@ -18,10 +18,10 @@ from slotlab.atomic import replacing
 from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
+from slotlab.presets.config import RunConfig, read_run_config
 from slotlab.reporting import contents
 from slotlab.reporting.previews import outputs
 from slotlab.reporting.section import Section
-from slotlab.training.config import RunConfig, read_run_config
 from slotlab.training.datasets import open_split
 
 REPORT_FILE = "report.html"

@@ -3,7 +3,7 @@
 import torch
 
 from slotlab.data import Remembered, Scenes, SlotDataset, open_data
-from slotlab.training.config import RunConfig
+from slotlab.presets.config import RunConfig
 
 ENDLESS = 1_000_000_000
 MOST_REMEMBERED = 100_000

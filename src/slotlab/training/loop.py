@@ -22,6 +22,7 @@ from slotlab.errors import ConfigError, SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.models import SlotAutoencoder
 from slotlab.models.randomness import seeded_generator
+from slotlab.presets.config import RunConfig, read_run_config
 from slotlab.training.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
@@ -29,7 +30,6 @@ from slotlab.training.checkpoint import (
     step_folder,
     write_checkpoint,
 )
-from slotlab.training.config import RunConfig, read_run_config
 from slotlab.training.datasets import open_split
 from slotlab.training.history import History, Row
 from slotlab.training.memory import keep_freed_memory

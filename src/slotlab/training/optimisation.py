@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from slotlab.training.config import TrainingSettings
+from slotlab.presets.config import TrainingSettings
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:

@@ -2,7 +2,7 @@ import pytest
 
 from slotlab.errors import ConfigError
 from slotlab.hub import create_model, list_models
-from slotlab.training.config import run_config
+from slotlab.presets.config import run_config
 
 
 @pytest.mark.parametrize("name", list_models())
