@@ -1,6 +1,7 @@
 """How well a model takes images apart: one evaluation, one protocol, all four mask metrics for both kinds of masks."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from slotlab.atomic import replacing
 from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.diagnostics import SlotDiagnostics
-from slotlab.models import SlotAutoencoder
+from slotlab.models import LatentAutoencoder, Model
 from slotlab.models.randomness import seeded_generator
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ class Evaluation:
     """Scores of a model on a data set.
 
     Attributes:
-        protocol: data, split, crop, resolution, number of images, slots, seed, and the definitions used.
-        masks: scores of the decoder's masks: "ari", "fg_ari", "miou", "mbo"; empty for data without true masks.
+        protocol: data, split, crop, resolution, number of images, what the model says of itself (`describe`: slots,
+            sources of the masks, sampler), seed, and the definitions used.
+        masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty for data without true masks, and for a
+            model without slots.
         attention: the same of the slot-attention masks of the last iteration, resized bilinearly.
         reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB).
         loss: the training objective, mean over images.
-        slots_used: mean number of slots that own more than 0.5 % of an image.
+        slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model without slots.
         warnings: signs of collapse or tiling, in words.
     """
 
@@ -60,7 +63,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: SlotAutoencoder,
+    model: Model,
     dataset: SlotDataset,
     *,
     batch_size: int = 32,
@@ -83,6 +86,8 @@ def evaluate(
         DataError: an image cannot be read.
         ValueError: images of another size than the model's.
     """
+    from torchmetrics import MeanMetric
+
     from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
 
     device = next(model.parameters()).device
@@ -94,46 +99,43 @@ def evaluate(
         "mse": ReconstructionError("mean").to(device),
         "psnr": PeakSignalToNoiseRatio().to(device),
     }
-    loss = ReconstructionError("mean").to(device)
-    diagnostics = SlotDiagnostics(model.slots)
+    loss = MeanMetric(nan_strategy="disable").to(device)
+    diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics(model.slots)
     rank, world_size = _place_among_processes()
     for batch in evaluation_batches(dataset, batch_size=batch_size, rank=rank, world_size=world_size):
         images = batch["image"].to(device)
-        output = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
+        output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
         target = batch["mask"].to(device) if "mask" in batch else None
-        for source, scores in segmentation.items():
-            predicted = output.segmentation(source)
-            if source == "masks":
-                diagnostics.update(predicted, target)
-            if target is not None:
-                scores.update(predicted, target)
+        if diagnostics is not None:
+            for source, scores in segmentation.items():
+                predicted = output.segmentation(source)
+                if source == "masks":
+                    diagnostics.update(predicted, target)
+                if target is not None:
+                    scores.update(predicted, target)
         for error in errors.values():
             error.update(output.reconstruction.clamp(0, 1), images)
-        loss.update(output.reconstruction, images)
+        loss.update(model.losses(output, images))
         if on_batch is not None:
             on_batch(len(images))
     model.train(was_training)
+    scored = dataset.has_masks and diagnostics is not None
     reconstruction = {name: error.compute() for name, error in errors.items()}
     return Evaluation(
         protocol={
             **dataset.describe(),
             "images": reconstruction["mse"].count,
-            "slots": model.slots,
-            "iterations": model.encoder.slot_attention.iterations,
-            "slot_seed": seed,
-            "mask_sources": {
-                "masks": "decoder masks, argmax",
-                "attention": "slot attention of the last iteration, resized bilinearly, argmax",
-            },
+            **model.describe(),
+            "seed": seed,
             "miou": segmentation["masks"].definition,
             "mbo": "true objects, background excluded",
         },
-        masks=segmentation["masks"].compute() if dataset.has_masks else {},
-        attention=segmentation["attention"].compute() if dataset.has_masks else {},
+        masks=segmentation["masks"].compute() if scored else {},
+        attention=segmentation["attention"].compute() if scored else {},
         reconstruction=reconstruction,
-        loss=12 * loss.compute().mean,
-        slots_used=diagnostics.slots_used,
-        warnings=diagnostics.warnings(),
+        loss=float(loss.compute()),
+        slots_used=diagnostics.slots_used if diagnostics else math.nan,
+        warnings=diagnostics.warnings() if diagnostics else [],
     )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from slotlab.atomic import replacing
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.models import MODELS, SlotAutoencoder
+from slotlab.models import MODELS, LatentAutoencoder, Model
 from slotlab.models.components import check_arguments
 from slotlab.presets import preset_names
 from slotlab.presets.config import run_config
@@ -25,7 +25,7 @@ def list_models() -> list[str]:
     return preset_names()
 
 
-def create_model(name: str, **overrides: Any) -> SlotAutoencoder:
+def create_model(name: str, **overrides: Any) -> Model:
     """A fresh, untrained model.
 
     Args:
@@ -38,7 +38,7 @@ def create_model(name: str, **overrides: Any) -> SlotAutoencoder:
     return model_from_config(run_config(name, overrides).model)
 
 
-def model_from_config(config: Mapping[str, Any]) -> SlotAutoencoder:
+def model_from_config(config: Mapping[str, Any]) -> Model:
     """The model that a `config.json` (or a preset's `model` section) describes, with fresh weights.
 
     Raises:
@@ -46,13 +46,16 @@ def model_from_config(config: Mapping[str, Any]) -> SlotAutoencoder:
     """
     arguments = dict(config)
     kind = arguments.pop("kind", None)
+    autoencoder = arguments.get("autoencoder")
+    if isinstance(autoencoder, Mapping) and "pretrained" in autoencoder:
+        arguments["autoencoder"] = _pretrained_autoencoder(autoencoder, arguments.get("resolution", 128))
     if kind not in MODELS:
         raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
     check_arguments("model", MODELS[kind], arguments)
     return MODELS[kind](**arguments)
 
 
-def save(model: SlotAutoencoder, folder: str | Path) -> None:
+def save(model: Model, folder: str | Path) -> None:
     """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all."""
     folder = Path(folder)
     with replacing(folder / CONFIG_FILE) as path:
@@ -62,7 +65,7 @@ def save(model: SlotAutoencoder, folder: str | Path) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> SlotAutoencoder:
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """A trained model, in evaluation mode, from a run folder or any folder with a config and weights.
 
     Raises:
@@ -79,7 +82,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SlotAutoenco
     return model.to(device).eval()
 
 
-def model_from_config_file(path: Path) -> SlotAutoencoder:
+def model_from_config_file(path: Path) -> Model:
     """The model that a `config.json` describes; CheckpointError names the file if it is missing or wrong."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -94,7 +97,14 @@ def model_from_config_file(path: Path) -> SlotAutoencoder:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _load_weights(model: SlotAutoencoder, path: Path) -> None:
+def _pretrained_autoencoder(spec: Mapping[str, Any], resolution: int) -> LatentAutoencoder:
+    """The autoencoder that `{"pretrained": FOLDER or hub name, "subfolder": ...}` names; other keys are its own."""
+    from slotlab.pretrained import load_autoencoder
+
+    return load_autoencoder(spec["pretrained"], resolution, spec.get("subfolder"))
+
+
+def _load_weights(model: Model, path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:

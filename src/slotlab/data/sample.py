@@ -19,10 +19,14 @@ class Sample(TypedDict):
 
 
 class Batch(TypedDict):
-    """Several samples stacked: `image` [B, 3, H, W], `mask` [B, H, W] (absent without masks), `index` [B]."""
+    """Several samples stacked: `image` [B, 3, H, W], `mask` [B, H, W] (absent without masks), `index` [B].
+
+    `latents` [B, C, h, w], where a packed cache holds those of a latent autoencoder.
+    """
 
     image: Tensor
     mask: NotRequired[Tensor]
+    latents: NotRequired[Tensor]
     index: Tensor
 
 

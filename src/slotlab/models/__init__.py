@@ -1,22 +1,37 @@
-"""The models: encoders, Slot Attention, decoders, and what they return."""
+"""The models: encoders, Slot Attention, decoders, latent autoencoder, slot diffusion, and what they return."""
 
 from slotlab.models.autoencoder import SlotAutoencoder
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
+from slotlab.models.denoiser import Denoiser
+from slotlab.models.diffusion_output import DiffusionOutput
 from slotlab.models.encoders import ENCODERS, CNNEncoder, ResNetEncoder
+from slotlab.models.latent_autoencoder import AutoencoderOutput, LatentAutoencoder
+from slotlab.models.noise import NoiseSchedule
 from slotlab.models.output import SlotOutput
 from slotlab.models.slot_attention import SlotAttention
+from slotlab.models.slot_diffusion import SlotDiffusion
 from slotlab.models.slot_encoder import SlotEncoder
 
-MODELS = {SlotAutoencoder.kind: SlotAutoencoder}
+SlotModel = SlotAutoencoder | SlotDiffusion
+Model = SlotModel | LatentAutoencoder
+MODELS: dict[str, type[Model]] = {model.kind: model for model in (SlotAutoencoder, SlotDiffusion, LatentAutoencoder)}
 
 __all__ = [
     "ENCODERS",
     "MODELS",
+    "AutoencoderOutput",
     "CNNEncoder",
+    "Denoiser",
+    "DiffusionOutput",
+    "LatentAutoencoder",
+    "Model",
+    "NoiseSchedule",
     "ResNetEncoder",
     "SlotAttention",
     "SlotAutoencoder",
+    "SlotDiffusion",
     "SlotEncoder",
+    "SlotModel",
     "SlotOutput",
     "SpatialBroadcastDecoder",
 ]

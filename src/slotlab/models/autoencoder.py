@@ -10,7 +10,7 @@ from slotlab.models.components import build
 from slotlab.models.initialisation import initialise
 from slotlab.models.output import SlotOutput
 from slotlab.models.randomness import Generators
-from slotlab.models.slot_encoder import SlotEncoder
+from slotlab.models.slot_encoder import SlotEncoder, mask_sources
 
 DECODERS = {"broadcast": SpatialBroadcastDecoder}
 
@@ -67,6 +67,17 @@ class SlotAutoencoder(nn.Module):
     def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
         return self.encoder(images, generator).slots
+
+    def losses(self, output: SlotOutput, images: Tensor) -> Tensor:
+        """Loss of each image, float32 [B]: squared error summed over channels, mean over pixels, of values in [-1, 1].
+
+        The loss of the brief that the report answers: 4 x 3 x the mean squared error of values in [0, 1].
+        """
+        return (2 * (output.reconstruction.float() - images.float())).square().sum(dim=1).mean(dim=(1, 2))
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        return {**self.encoder.describe(), "mask_sources": mask_sources("decoder masks, argmax")}
 
     def decode(self, slots: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction [B, 3, R, R], masks [B, K, R, R], slot images [B, K, 3, R, R] of slots [B, K, D].

@@ -1,6 +1,7 @@
 """What slot diffusion returns: the shared output and what its loss is made of."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,9 +12,9 @@ from slotlab.models.output import SlotOutput
 class DiffusionOutput(SlotOutput):
     """What slot diffusion makes of images: the slots, and one denoising of their latents at a random timestep.
 
-    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], and `masks` are the denoiser's
-    cross-attention, resized bilinearly. In training mode neither is computed: `masks` are the slot-attention masks and
-    `reconstruction` is empty, [B, 3, 0, 0].
+    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], `masks` are the denoiser's
+    cross-attention, resized bilinearly, and `ceiling` is what the autoencoder makes of the images. In training mode
+    none of these is computed: `masks` are the slot-attention masks and `reconstruction` is empty, [B, 3, 0, 0].
 
     Attributes:
         timesteps: [B], the timestep of each image.
@@ -23,6 +24,8 @@ class DiffusionOutput(SlotOutput):
         weights: [B], weight of each image in the loss.
         cross_attention: [B, K, h', w'], the masks before resizing, in evaluation mode.
     """
+
+    titles: ClassVar[dict[str, str]] = {"masks": "cross-attention masks", "reconstruction": "sample"}
 
     timesteps: Tensor
     noise: Tensor

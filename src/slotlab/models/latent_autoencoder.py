@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,10 @@ class AutoencoderOutput:
         latents: [B, C, h, w] before scaling.
         regulariser: scalar; "kl": divergence of the posterior from a standard normal per pixel value of the image,
             "vq": codebook and commitment loss (van den Oord et al. 2017, arXiv 1711.00937), "tiny": 0.
+        titles: what tables and figures call `reconstruction`.
     """
+
+    titles: ClassVar[dict[str, str]] = {"reconstruction": "reconstruction"}
 
     reconstruction: Tensor
     latents: Tensor
@@ -169,11 +172,16 @@ class LatentAutoencoder(nn.Module):
         reconstruction, commitment = self._decode(used)
         return AutoencoderOutput(reconstruction, latents, regulariser if commitment is None else commitment)
 
-    def objective(self, output: AutoencoderOutput, images: Tensor) -> Tensor:
-        """Loss of stage 1, a scalar in float32: reconstruction error plus the weighted regulariser."""
+    def losses(self, output: AutoencoderOutput, images: Tensor) -> Tensor:
+        """Loss of each image, float32 [B]: reconstruction error of values in [-1, 1] plus the weighted regulariser."""
         error = F.l1_loss if self.loss == "l1" else F.mse_loss
-        reconstruction = error(2 * output.reconstruction.float(), 2 * images.float())
-        return reconstruction + self.regulariser_weight * output.regulariser.float()
+        values = error(2 * output.reconstruction.float(), 2 * images.float(), reduction="none")
+        return values.flatten(1).mean(dim=1) + self.regulariser_weight * output.regulariser.float()
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        shape = f"{self.latent_channels}x{self.latent_size}x{self.latent_size}"
+        return {"autoencoder": self.family, "latents": shape}
 
     @torch.no_grad()
     def measure_scaling(self, batches: Iterable[Tensor]) -> None:

@@ -1,6 +1,7 @@
 """The one type that every model returns and that metrics, figures and reports read."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,12 @@ class SlotOutput:
         slot_images: [B, K, 3, H, W] nominally in [0, 1], each slot's own picture before mixing, where the decoder
             makes one.
         poses: [B, K, 4], each slot's x, y in [-1, 1] and scale along x, y, where slots have a relative frame.
+        ceiling: [B, 3, H, W] in [0, 1], the nearest to the image that the decoder could come, where that is known: what
+            a latent autoencoder makes of the image itself.
+        titles: what tables and figures call `masks` and `reconstruction`.
     """
+
+    titles: ClassVar[dict[str, str]] = {"masks": "decoder masks", "reconstruction": "reconstruction"}
 
     slots: Tensor
     attention: Tensor
@@ -29,6 +35,7 @@ class SlotOutput:
     reconstruction: Tensor
     slot_images: Tensor | None = None
     poses: Tensor | None = None
+    ceiling: Tensor | None = None
 
     def attention_masks(self, iteration: int = -1) -> Tensor:
         """Attention of one iteration, bilinearly resized to the image: [B, K, H, W], sums to 1 over K."""

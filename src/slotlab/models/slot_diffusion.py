@@ -13,11 +13,12 @@ from slotlab.models.components import check_arguments
 from slotlab.models.denoiser import Denoiser, check_halvings
 from slotlab.models.denoiser_blocks import SlotContext
 from slotlab.models.diffusion_output import DiffusionOutput
+from slotlab.models.initialisation import initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.noise import NoiseSchedule, draw_normal, draw_timesteps, draw_uniform
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import Denoise, OnStep, SamplingSettings, check_sampler, check_steps, guided, sample
-from slotlab.models.slot_encoder import EncodedSlots, SlotEncoder
+from slotlab.models.slot_encoder import SlotEncoder, mask_sources
 
 
 class SlotDiffusion(nn.Module):
@@ -65,7 +66,7 @@ class SlotDiffusion(nn.Module):
                 "slot_attention.frame: with 'relative' a slot does not hold where its object is, and the denoiser "
                 "reads slots alone; use 'absolute'"
             )
-        self.encoder = SlotEncoder(resolution, encoder, slot_attention)
+        self.encoder = SlotEncoder(resolution, encoder, slot_attention).apply(initialise)
         self.autoencoder = _autoencoder(resolution, autoencoder or {})
         self.autoencoder.requires_grad_(False).eval()
         slot_dim = self.encoder.slot_attention.dim
@@ -113,6 +114,21 @@ class SlotDiffusion(nn.Module):
     def slots(self) -> int:
         """Number of slots K."""
         return self.encoder.slot_attention.slots
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        masks = f"cross-attention masks, of the denoiser at timestep {self.mask_timestep}, resized bilinearly, argmax"
+        return {
+            **self.encoder.describe(),
+            "sampler": self.sampling.sampler,
+            "sampling_steps": self.sampling.steps,
+            "guidance": self.sampling.guidance,
+            "mask_sources": mask_sources(masks),
+        }
+
+    def losses(self, output: DiffusionOutput, images: Tensor) -> Tensor:
+        """Loss of each image, float32 [B]: the weighted squared error of the denoiser's prediction."""
+        return output.loss
 
     def train(self, mode: bool = True) -> "SlotDiffusion":
         """As `nn.Module.train`, but the autoencoder stays in evaluation mode."""
@@ -193,7 +209,7 @@ class SlotDiffusion(nn.Module):
         return self.denoiser.cross_attention_masks(noisy, timesteps, slots, side)
 
     def forward(self, images: Tensor, generator: Generators = None, latents: Tensor | None = None) -> DiffusionOutput:
-        """Slots and loss inputs of images; in evaluation mode also cross-attention masks and a sample.
+        """Slots and loss inputs of images; in evaluation mode also cross-attention masks, a sample and the ceiling.
 
         Args:
             images: [B, 3, R, R] in [0, 1].
@@ -211,31 +227,24 @@ class SlotDiffusion(nn.Module):
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         slots = self._with_dropout(encoded.slots, generator) if self.training else encoded.slots
         predicted = self.denoiser(noisy, timesteps, slots)
-        masks, reconstruction, cross_attention = self._shown(encoded, latents, generator)
-        return DiffusionOutput(
+        output = DiffusionOutput(
             slots=encoded.slots,
             attention=encoded.attention,
             attention_grid=encoded.attention_grid,
-            masks=masks,
-            reconstruction=reconstruction,
+            masks=self._resized(encoded.attention[:, -1].unflatten(2, encoded.attention_grid)),
+            reconstruction=latents.new_empty(len(latents), 3, 0, 0),
             timesteps=timesteps,
             noise=noise,
             target=self.schedule.target_of(latents, noise, timesteps),
             predicted=predicted,
             weights=self.schedule.weights(timesteps),
-            cross_attention=cross_attention,
         )
-
-    @torch.no_grad()
-    def _shown(
-        self, encoded: EncodedSlots, latents: Tensor, generator: Generators
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Masks, reconstruction and cross-attention."""
-        if self.training:
-            soft = encoded.attention[:, -1].unflatten(2, encoded.attention_grid)
-            return self._resized(soft), latents.new_empty(len(latents), 3, 0, 0), None
-        soft = self.cross_attention_masks(latents, encoded.slots, generator)
-        return self._resized(soft), self.generate(encoded.slots, generator=generator), soft
+        if not self.training:
+            output.cross_attention = self.cross_attention_masks(latents, encoded.slots, generator)
+            output.masks = self._resized(output.cross_attention)
+            output.reconstruction = self.generate(encoded.slots, generator=generator)
+            output.ceiling = self.autoencoder.decode(latents).clamp(0, 1)
+        return output
 
     def _resized(self, soft: Tensor) -> Tensor:
         size = (self.resolution, self.resolution)

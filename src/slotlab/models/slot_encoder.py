@@ -52,6 +52,10 @@ class SlotEncoder(nn.Module):
         check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim", "grid"})
         self.slot_attention = SlotAttention(feature_dim=width, grid=self.grid, **slot_attention)
 
+    def describe(self) -> dict[str, Any]:
+        """Number of slots and iterations."""
+        return {"slots": self.slot_attention.slots, "iterations": self.slot_attention.iterations}
+
     def forward(self, images: Tensor, generator: Generators = None) -> EncodedSlots:
         """Encodes images [B, 3, R, R] in [0, 1].
 
@@ -67,3 +71,9 @@ class SlotEncoder(nn.Module):
         features = self.mlp(features.flatten(2).transpose(1, 2))
         slots, attention, poses = self.slot_attention(features, generator)
         return EncodedSlots(slots, attention, self.grid, poses)
+
+
+def mask_sources(masks: str) -> dict[str, str]:
+    """How a model's two kinds of masks come about, each as a name, a comma, and the rest: `masks` and attention."""
+    attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
+    return {"masks": masks, "attention": attention}

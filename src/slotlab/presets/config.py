@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.models import ENCODERS, SlotAttention
+from slotlab.models import ENCODERS, MODELS, Denoiser, LatentAutoencoder, NoiseSchedule, SlotAttention
 from slotlab.models.autoencoder import DECODERS
+from slotlab.models.sampling import SamplingSettings
 from slotlab.presets import read_preset
 
 
@@ -48,14 +49,18 @@ class TrainingSettings(Settings):
 
     `schedule`: after `warmup_steps` of linear warm-up the learning rate follows a cosine to `final_learning_rate`, or
     halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
+    `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `accumulate`:
+    parts of a batch that are computed one after the other, for less memory, with the same gradient.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on.
     `evaluate_every`: 0 means once per epoch.
     """
 
     steps: int = Field(default=10_000, ge=1)
     batch_size: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(default=4e-4, gt=0)
+    encoder_learning_rate: float | None = Field(default=None, gt=0)
     final_learning_rate: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=500, ge=0)
@@ -89,7 +94,7 @@ def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -
     Args:
         preset: a name from `slotlab.list_models()`, or the path of a YAML file like those.
         overrides: `{"steps": 100}` or `["steps=100"]`. A key may be shortened to any ending that only one setting
-            has: `slots=7` for `model.slot_attention.slots=7`.
+            has: `slots=7` for `model.slot_attention.slots=7`; settings of the training come before others.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest is suggested), an ambiguous key, a value out of range.
@@ -149,25 +154,45 @@ def _literal(text: str) -> Any:
         return text
 
 
+PARTS: dict[str, Callable[..., object]] = {
+    "slot_attention": SlotAttention,
+    "autoencoder": LatentAutoencoder,
+    "denoiser": Denoiser,
+    "schedule": NoiseSchedule,
+    "sampling": SamplingSettings,
+}
+PARTS_WITH_KINDS = {"encoder": ENCODERS, "decoder": DECODERS}
+
+
 def _known_keys(model: Mapping[str, Any]) -> list[str]:
+    """Every key that may be set in a run whose model section is `model`."""
     keys = [f"data.{name}" for name in DataSettings.model_fields]
     keys += [f"training.{name}" for name in TrainingSettings.model_fields]
-    keys += ["model.resolution"]
-    keys += [f"model.slot_attention.{name}" for name in _arguments(SlotAttention)]
-    for part, registry in {"encoder": ENCODERS, "decoder": DECODERS}.items():
-        keys.append(f"model.{part}.kind")
-        kind = model.get(part, {}).get("kind")
-        keys += [f"model.{part}.{name}" for name in _arguments(registry[kind])] if kind in registry else []
+    if model.get("kind") not in MODELS:
+        return keys
+    for name in inspect.signature(MODELS[model["kind"]]).parameters:
+        if name in PARTS:
+            keys += [f"model.{name}.{key}" for key in _arguments(PARTS[name])]
+        elif name in PARTS_WITH_KINDS:
+            registry, kind = PARTS_WITH_KINDS[name], model.get(name, {}).get("kind")
+            keys.append(f"model.{name}.kind")
+            keys += [f"model.{name}.{key}" for key in _arguments(registry[kind])] if kind in registry else []
+        else:
+            keys.append(f"model.{name}")
+        if name == "autoencoder":
+            keys += ["model.autoencoder.pretrained", "model.autoencoder.subfolder"]
     return keys
 
 
 def _arguments(constructor: Callable[..., object]) -> list[str]:
-    supplied = {"self", "feature_dim", "slot_dim", "resolution"}
+    supplied = {"feature_dim", "slot_dim", "resolution"}
     return [name for name in inspect.signature(constructor).parameters if name not in supplied]
 
 
 def _full_key(key: str, known: list[str]) -> str:
     matches = [full for full in known if full == key or full.endswith(f".{key}")]
+    if f"training.{key}" in matches:
+        matches = [f"training.{key}"]  # `steps` are those of the training, `sampling.steps` others
     if len(matches) > 1:
         raise ConfigError(f"{key}: could mean {' or '.join(matches)}; write more of the name")
     if not matches:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
-from slotlab.models import SlotOutput
+from slotlab.models import AutoencoderOutput, SlotOutput
 from slotlab.reporting import cells
 from slotlab.reporting.canvas import Cell, Heading, Scale, grid
 from slotlab.reporting.cells import CELL, cell_size
@@ -18,11 +18,12 @@ ERROR_TOP = 0.5
 
 
 def reconstruction_grid(
-    images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, cell: int = CELL
+    images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None = None, *, cell: int = CELL
 ) -> Image.Image:
-    """A row per image: image, reconstruction, error, true objects (if given), decoder masks, attention masks.
+    """A row per image: image, ceiling (if known), reconstruction, error, true objects (if given), masks, attention.
 
     Below the segmentations stand the scores of that one image (ARI, FG-ARI, mIoU by the "clevrtex" definition, mBO).
+    An output without slots has no segmentations.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
@@ -36,32 +37,32 @@ def reconstruction_grid(
     """
     _check(images, output, mask)
     size = cell_size(images, cell)
-    headings = [Heading("image"), Heading("reconstruction"), Heading("error")]
-    headings += [Heading("true objects")] if mask is not None else []
-    headings += [Heading("decoder masks"), Heading("attention masks")]
-    predictions = [output.segmentation(source).cpu() for source in ("masks", "attention")]
-    captions = [_scores(prediction, mask) for prediction in predictions]
+    painted = {output.titles["reconstruction"]: output.reconstruction}
+    if isinstance(output, SlotOutput) and output.ceiling is not None:
+        painted = {"autoencoder": output.ceiling, **painted}
+    segmentations = _segmentations(output) if isinstance(output, SlotOutput) else {}
+    slots = output.masks.shape[1] if isinstance(output, SlotOutput) else 0
+    captions = [_scores(segmentation, mask) for segmentation in segmentations.values()]
     rows = []
     for number, image in enumerate(images):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
-        row = [
-            Cell(cells.photograph(image, size)),
-            Cell(cells.photograph(output.reconstruction[number], size)),
-            Cell(cells.heat_map(error, size, ERROR_TOP)),
-        ]
-        if mask is not None:
+        row = [Cell(cells.photograph(picture[number], size)) for picture in (images, *painted.values())]
+        row.append(Cell(cells.heat_map(error, size, ERROR_TOP)))
+        if mask is not None and segmentations:
             row.append(Cell(cells.label_map(mask[number], true_colours(mask[number]), size)))
-        for prediction, caption in zip(predictions, captions, strict=True):
-            colours = _colours(prediction[number], output, None if mask is None else mask[number])
-            row.append(Cell(cells.label_map(prediction[number], colours, size), caption[number]))
+        for segmentation, caption in zip(segmentations.values(), captions, strict=True):
+            colours = _colours(segmentation[number], None if mask is None else mask[number], slots)
+            row.append(Cell(cells.label_map(segmentation[number], colours, size), caption[number]))
         rows.append(row)
+    true_heading = ["true objects"] if mask is not None and segmentations else []
+    headings = [Heading(title) for title in ["image", *painted, "error", *true_heading, *segmentations]]
     return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
 
 
 def segmentation_grid(
     images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, opacity: float = 0.55, cell: int = CELL
 ) -> Image.Image:
-    """A row per image: the image, then true objects (if given), decoder masks and attention masks laid over it.
+    """A row per image: the image, then true objects (if given), masks and attention masks laid over it.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
@@ -74,7 +75,7 @@ def segmentation_grid(
         ValueError: `images`, `output` and `mask` are not of the same images.
     """
     _check(images, output, mask)
-    titles = {"decoder masks": output.segmentation("masks"), "attention masks": output.segmentation("attention")}
+    titles = _segmentations(output)
     rows = []
     for number, image in enumerate(images):
         true = None if mask is None else mask[number]
@@ -83,7 +84,7 @@ def segmentation_grid(
         if true is not None:
             row.append(Cell(cells.overlay(image, true, true_colours(true), size, opacity)))
         for segmentation in titles.values():
-            colours = _colours(segmentation[number], output, true)
+            colours = _colours(segmentation[number], true, output.masks.shape[1])
             row.append(Cell(cells.overlay(image, segmentation[number], colours, size, opacity)))
         rows.append(row)
     true_heading = ["true objects"] if mask is not None else []
@@ -120,8 +121,11 @@ def slot_grid(
     segmentation = output.segmentation("masks")[index].cpu()
     first = [
         Cell(cells.photograph(image, size), "image"),
-        Cell(cells.photograph(output.reconstruction[index], size), "reconstruction"),
-        Cell(cells.label_map(segmentation, _colours(segmentation, output, mask), size), "decoder masks"),
+        Cell(cells.photograph(output.reconstruction[index], size), output.titles["reconstruction"]),
+        Cell(
+            cells.label_map(segmentation, _colours(segmentation, mask, output.masks.shape[1]), size),
+            output.titles["masks"],
+        ),
     ]
     labels = ["raw", "× mask", f"mask > {threshold:g}"]
     drawn = output.slot_images is not None
@@ -163,7 +167,7 @@ def attention_grid(
     size = cell_size(image, cell)
     iterations = output.attention.shape[1]
     last = output.segmentation("attention")[index].cpu()
-    colours = _colours(last, output, mask)
+    colours = _colours(last, mask, output.masks.shape[1])
     rows: list[list[Cell | None]] = []
     for iteration in range(iterations):
         maps = output.attention_masks(iteration)[index]
@@ -213,13 +217,19 @@ def segmentation_colours(
     return cells.overlay(image, segmentation, colours, size, opacity)
 
 
-def _colours(segmentation: Tensor, output: SlotOutput, mask: Tensor | None) -> dict[int, Colour]:
-    slots = range(output.masks.shape[1])
+def _segmentations(output: SlotOutput) -> dict[str, Tensor]:
+    """Both segmentations of an output under their titles, on the CPU."""
+    masks, attention = output.segmentation("masks"), output.segmentation("attention")
+    return {output.titles["masks"]: masks.cpu(), "attention masks": attention.cpu()}
+
+
+def _colours(segmentation: Tensor, mask: Tensor | None, count: int) -> dict[int, Colour]:
+    slots = range(count)
     return slot_colours(slots) if mask is None else matched_colours(segmentation, mask.cpu(), slots)
 
 
 def _slot_headings(segmentation: Tensor, output: SlotOutput, mask: Tensor | None) -> list[Heading]:
-    colours = _colours(segmentation, output, mask)
+    colours = _colours(segmentation, mask, output.masks.shape[1])
     headings = []
     for slot in range(output.masks.shape[1]):
         share = float((segmentation == slot).float().mean())
@@ -245,7 +255,9 @@ def _scores(prediction: Tensor, mask: Tensor | None) -> Sequence[str]:
     ]
 
 
-def _check(images: Tensor, output: SlotOutput, mask: Tensor | None, index: int | None = None) -> None:
+def _check(
+    images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None, index: int | None = None
+) -> None:
     """Raises a ValueError unless images [B, 3, H, W] and masks [B, H, W] fit `output` (or its image `index`)."""
     expected = [len(images), *output.reconstruction.shape[1:]]
     count = len(output.reconstruction)

@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -13,7 +13,7 @@ from torch import Tensor
 from slotlab.atomic import replacing
 from slotlab.data import Batch
 from slotlab.evaluation import Evaluation
-from slotlab.models import SlotAutoencoder, SlotOutput
+from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.curves import figure_image, loss_curves
 from slotlab.reporting.figures import reconstruction_grid
@@ -55,7 +55,7 @@ class Pictures:
 
 
 @torch.inference_mode()
-def outputs(model: SlotAutoencoder, batch: Batch, seed: int) -> SlotOutput:
+def outputs(model: Model, batch: Batch, seed: int) -> Any:
     """What a model makes of a batch, on the CPU, from the initial slots that `slotlab.evaluate` uses with `seed`.
 
     The model's mode is restored; no global random numbers are drawn.

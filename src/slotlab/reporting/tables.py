@@ -37,7 +37,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
-    shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "slot_seed", "miou")
+    shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "seed", "miou")
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
 
 

@@ -10,7 +10,7 @@ import torch
 from slotlab import hub
 from slotlab.atomic import remove, replacing
 from slotlab.errors import CheckpointError
-from slotlab.models import SlotAutoencoder
+from slotlab.models import Model
 
 TRAINER_FILE = "trainer.pt"
 TRAINING_FILE = "training.json"
@@ -18,7 +18,7 @@ _STEP_FOLDER = re.compile(r"step-(\d{8})$")
 
 
 def write_checkpoint(
-    folder: Path, model: SlotAutoencoder, training: dict[str, Any], trainer: dict[str, Any] | None = None
+    folder: Path, model: Model, training: dict[str, Any], trainer: dict[str, Any] | None = None
 ) -> None:
     """Writes a checkpoint folder as a whole: a kill or a full disk leaves what was there before.
 

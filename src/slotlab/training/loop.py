@@ -20,7 +20,7 @@ from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, training_batches
 from slotlab.errors import ConfigError, SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
-from slotlab.models import SlotAutoencoder
+from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
 from slotlab.presets.config import RunConfig, read_run_config
 from slotlab.training.checkpoint import (
@@ -33,7 +33,7 @@ from slotlab.training.checkpoint import (
 from slotlab.training.datasets import open_split
 from slotlab.training.history import History, Row
 from slotlab.training.memory import keep_freed_memory
-from slotlab.training.objectives import mask_area_penalty, reconstruction_loss
+from slotlab.training.objectives import mask_area_penalty
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate
 from slotlab.training.processes import make_fabric
 from slotlab.training.progress import TrainingProgress
@@ -41,6 +41,7 @@ from slotlab.training.provenance import provenance
 
 RUN_FILE = "run.json"
 FINITE_EVERY = 10
+SCALED_BY = 256  # images whose latents give an autoencoder its scaling
 # What a resumed run may change: nothing here alters what is computed in the steps to come.
 CHANGEABLE = {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "workers", "compile"}
 
@@ -59,7 +60,7 @@ class RunState:
 
     folder: Path
     config: RunConfig
-    model: SlotAutoencoder
+    model: Model
     validation: SlotDataset
     step: int = 0
     seconds: float = 0.0
@@ -137,15 +138,19 @@ class _Trainer:
         self.callbacks = callbacks if fabric.is_global_zero else ()
         self.data = open_split(config, "train", device=fabric.device)
         torch.manual_seed(settings.seed)
-        model = hub.model_from_config(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = make_average(model.to(fabric.device), settings)
+        model = hub.model_from_config(config.model)
+        _check_settings(model, config)
+        model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = make_average(model, settings)
         if settings.compile:
-            model.encoder.backbone.compile()
-            model.decoder.compile()
-        self.raw_model = model
+            for part in _heavy_parts(model):
+                part.compile()
+        self.raw_model: Model = model
         self.model, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
-        shown = cast(SlotAutoencoder, self.average.module) if self.average is not None else model
+        shown = cast(Model, self.average.module) if self.average is not None else model
         self.state = RunState(folder, config, shown, open_split(config, "val", device=fabric.device))
+        if isinstance(model, SlotDiffusion):
+            model.autoencoder.check_scaling(self._some_images(self.state.validation, 64))
         self.epoch_steps = max(1, math.ceil(len(self.data) / settings.batch_size))
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
@@ -208,17 +213,15 @@ class _Trainer:
     def _update(self, batch: Batch) -> None:
         settings, step = self.settings, self.state.step
         set_learning_rate(cast(torch.optim.Optimizer, self.optimizer), learning_rate(step, settings))
-        images = batch["image"].to(self.fabric.device, non_blocking=True)
-        images = images.contiguous(memory_format=torch.channels_last)
-        first = self.fabric.global_rank * len(images)
-        generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(images))]
+        first = self.fabric.global_rank * len(batch["index"])
+        generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(batch["index"]))]
         self.model.train()
-        output = self.model(images, generators)
-        loss = reconstruction_loss(output, images)
-        objective = loss
-        if settings.mask_penalty and step >= settings.mask_penalty_start:
-            objective = loss + settings.mask_penalty * mask_area_penalty(output)
-        self.fabric.backward(objective)
+        losses = []
+        for part in range(settings.accumulate):
+            mine = slice(*(len(generators) * end // settings.accumulate for end in (part, part + 1)))
+            with self.fabric.no_backward_sync(self.model, enabled=part + 1 < settings.accumulate):
+                losses.append(self._backward(batch, mine, generators[mine]))
+        loss = torch.stack(losses).mean()
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
@@ -227,10 +230,24 @@ class _Trainer:
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self.raw_model)
-        self.losses.append(loss.detach())
+        self.losses.append(loss)
+
+    def _backward(self, batch: Batch, mine: slice, generators: list[torch.Generator]) -> Tensor:
+        """Adds the gradients of a part of a batch; returns its loss."""
+        settings, device = self.settings, self.fabric.device
+        images = batch["image"][mine].to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        latents = {"latents": batch["latents"][mine].to(device)} if "latents" in batch else {}
+        output = self.model(images, generators, **latents)
+        loss = self.raw_model.losses(output, images).mean()
+        objective = loss
+        if settings.mask_penalty and self.state.step >= settings.mask_penalty_start:
+            objective = loss + settings.mask_penalty * mask_area_penalty(output)
+        self.fabric.backward(objective / settings.accumulate)
+        return loss.detach()
 
     def _validate(self) -> None:
         state, settings = self.state, self.settings
+        self._measure_scaling()
         evaluation = evaluate(state.model, state.validation, batch_size=settings.batch_size, seed=settings.seed)
         train_loss = self.fabric.all_reduce(torch.stack(self.losses).mean(), reduce_op="mean")
         self.losses = []
@@ -260,6 +277,7 @@ class _Trainer:
 
     def _save(self) -> None:
         state = self.state
+        self._measure_scaling()
         if self.fabric.is_global_zero:
             trainer: dict[str, Any] = {
                 "step": state.step,
@@ -278,6 +296,18 @@ class _Trainer:
             with replacing(state.folder / "training.json") as path:
                 path.write_text(json.dumps(self._training(), indent=2) + "\n", encoding="utf-8")
         self.fabric.barrier()
+
+    def _measure_scaling(self) -> None:
+        """Gives an autoencoder's latents unit variance, as stage 2 needs them."""
+        if isinstance(self.state.model, LatentAutoencoder):
+            images = self._some_images(self.data, SCALED_BY)
+            try:
+                self.state.model.measure_scaling(images.split(self.settings.batch_size))
+            except ValueError as error:
+                raise TrainingDiverged(f"step {self.state.step}: {error}, or lower regulariser_weight") from None
+
+    def _some_images(self, data: SlotDataset, count: int) -> Tensor:
+        return data.batch(range(min(count, len(data))))["image"].to(self.fabric.device)
 
     def _training(self) -> dict[str, Any]:
         state = self.state
@@ -309,6 +339,30 @@ class _Trainer:
             return happened
         flag = torch.tensor(float(happened), device=self.fabric.device)
         return bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
+
+
+def _check_settings(model: Model, config: RunConfig) -> None:
+    """Raises ConfigError where the training settings do not suit the kind of model."""
+    settings = config.training
+    if settings.batch_size % settings.accumulate:
+        raise ConfigError(
+            f"training.accumulate: {settings.accumulate} parts do not divide batch_size={settings.batch_size}"
+        )
+    if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
+        raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
+    if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
+        raise ConfigError(
+            "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
+            "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
+            "a folder or hub name of diffusers' AutoencoderKL, VQModel or AutoencoderTiny does too"
+        )
+
+
+def _heavy_parts(model: Model) -> list[torch.nn.Module]:
+    """The parts that are worth compiling."""
+    if isinstance(model, LatentAutoencoder):
+        return [model.network.encoder, model.network.decoder]
+    return [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
 
 
 def _claim_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:

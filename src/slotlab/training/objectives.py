@@ -1,16 +1,8 @@
-"""What a model is trained to make small."""
+"""What a model may be trained to make small beside its own losses (`model.losses`)."""
 
 from torch import Tensor
 
 from slotlab.models.output import SlotOutput
-
-
-def reconstruction_loss(output: SlotOutput, images: Tensor) -> Tensor:
-    """Squared error summed over channels, mean over pixels and batch, of values in [-1, 1]; a scalar in float32.
-
-    The loss of the brief that the report answers: 4 x 3 x the mean squared error of values in [0, 1].
-    """
-    return (2 * (output.reconstruction.float() - images.float())).square().sum(dim=1).mean()
 
 
 def mask_area_penalty(output: SlotOutput) -> Tensor:

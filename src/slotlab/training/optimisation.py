@@ -6,13 +6,29 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from slotlab.errors import ConfigError
 from slotlab.presets.config import TrainingSettings
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """Adam or AdamW over all parameters."""
+    """Adam or AdamW over all parameters that are not frozen, those of the slot encoder in a group of their own.
+
+    Raises:
+        ConfigError: a learning rate for the encoder of a model that has none.
+    """
+    encoder = getattr(model, "encoder", None)
+    if encoder is None and settings.encoder_learning_rate is not None:
+        raise ConfigError("training.encoder_learning_rate: this model has no slot encoder; leave it out")
+    encoding = {id(parameter) for parameter in encoder.parameters()} if encoder is not None else set()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rates = {True: settings.encoder_learning_rate or settings.learning_rate, False: settings.learning_rate}
+    groups = []
+    for of_encoder, rate in rates.items():
+        parameters = [parameter for parameter in trained if (id(parameter) in encoding) == of_encoder]
+        if parameters:
+            groups.append({"params": parameters, "lr": rate, "peak_share": rate / settings.learning_rate})
     kind = Adam if settings.optimizer == "adam" else AdamW
-    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return kind(groups, weight_decay=settings.weight_decay)
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -38,6 +54,6 @@ def make_average(model: nn.Module, settings: TrainingSettings) -> AveragedModel 
 
 
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
-    """Gives all parameter groups the learning rate `value`."""
+    """Gives each parameter group the learning rate `value`, or its share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group["peak_share"]
