@@ -120,6 +120,9 @@ def train(
 
     [bold]slotlab train slot-attention-clevrtex --data data/clevrtex --out runs/clevrtex[/bold]
 
+    Slot diffusion has two stages: [bold]slotlab train scenes-64-latents --out runs/latents[/bold], then
+    [bold]slotlab train scenes-64-diffusion --out runs/diffusion autoencoder.pretrained=runs/latents[/bold]
+
     [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
     from slotlab.presets.config import parse_overrides
@@ -148,13 +151,13 @@ def evaluate(
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the initial slots.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
     skip_broken: Annotated[bool, typer.Option(help="Replace broken images by the next, and count them.")] = False,
 ) -> None:
-    """Score a model: ARI, FG-ARI, mIoU, mBO for decoder and attention masks, and the reconstruction error.
+    """Score a model: ARI, FG-ARI, mIoU, mBO for its masks and its attention masks, and the reconstruction error.
 
     Writes metrics.json into the model's folder. Example: [bold]slotlab evaluate runs/first --data scenes:plain[/bold]
     """
@@ -165,6 +168,7 @@ def evaluate(
     from slotlab.evaluation import evaluate
     from slotlab.hub import load
     from slotlab.reporting.tables import evaluation_table
+    from slotlab.training.checkpoint import weights_of
 
     _set_threads(threads)
     model = load(run, _device(device))
@@ -181,7 +185,12 @@ def evaluate(
     with Progress(transient=True, console=Console(stderr=True)) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         result = evaluate(
-            model, dataset, batch_size=batch_size, seed=seed, on_batch=lambda done: progress.advance(task, done)
+            model,
+            dataset,
+            batch_size=batch_size,
+            seed=seed,
+            weights=weights_of(run),
+            on_batch=lambda done: progress.advance(task, done),
         )
     result.write(run / "metrics.json")
     if json is not None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ def evaluate(
     *,
     batch_size: int = 32,
     seed: int = 0,
+    weights: str | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Scores `model` on all of `dataset`, on the model's device and in float32.
@@ -79,7 +80,8 @@ def evaluate(
         model: what to score; put into evaluation mode for the time.
         dataset: from `slotlab.open_data`, at the model's resolution.
         batch_size: images at a time.
-        seed: of the initial slots.
+        seed: of the initial slots, and of the noise of samples.
+        weights: for the protocol, which weights these are, such as "moving average".
         on_batch: told the number of images after each batch, for progress bars.
 
     Raises:
@@ -127,6 +129,7 @@ def evaluate(
             "images": reconstruction["mse"].count,
             **model.describe(),
             "seed": seed,
+            **({} if weights is None else {"weights": weights}),
             "miou": segmentation["masks"].definition,
             "mbo": "true objects, background excluded",
         },
@@ -137,6 +140,11 @@ def evaluate(
         slots_used=diagnostics.slots_used if diagnostics else math.nan,
         warnings=diagnostics.warnings() if diagnostics else [],
     )
+
+
+def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What tables call the masks of each source, by the protocol of an evaluation; empty for models without slots."""
+    return {name: source.partition(",")[0] for name, source in protocol.get("mask_sources", {}).items()}
 
 
 def _place_among_processes() -> tuple[int, int]:

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from slotlab.models import SlotOutput
+from slotlab.evaluation import mask_titles
+from slotlab.models import AutoencoderOutput, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, SlotOutput
 from slotlab.reporting.curves import figure_image, loss_curves
 from slotlab.reporting.figures import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.reporting.previews import PREVIEWS_FOLDER
@@ -18,16 +19,32 @@ from slotlab.training.history import read_history
 
 CLOSE_UPS = 3  # images whose slots and attention are shown one by one
 SCORES = {"ari": "ARI", "fg_ari": "FG-ARI", "miou": "mIoU", "mbo": "mBO"}
-SOURCES = {"masks": "decoder masks", "attention": "attention masks"}
 ERRORS = {"mse_sum": "MSE, official sum", "mse": "MSE, mean", "psnr": "PSNR (dB)"}
-HOW_TO_READ = (
+_SLOTS = (
     "The model was shown images without any labels. It describes each with a few slots: vectors that compete for the "
-    "pixels. Each slot is painted on its own; the masks say which slot owns which pixel, and all slots together give "
-    "back the image. If training went well, each object has a slot of its own, and so has the background.\n\n"
-    "True masks, where the data has them, were used for scores and for colours, never for training. Decoder masks come "
-    "from the painted slots, attention masks from slot attention while the slots are found: two answers of one model, "
-    "so they are scored apart."
+    "pixels. "
 )
+_WELL = "If training went well, each object has a slot of its own, and so has the background.\n\n"
+_TRUE = "True masks, where the data has them, were used for scores and for colours, never for training. "
+HOW_TO_READ = {
+    SlotAutoencoder.kind: (
+        f"{_SLOTS}Each slot is painted on its own; the masks say which slot owns which pixel, and all slots together "
+        f"give back the image. {_WELL}{_TRUE}Decoder masks come from the painted slots, attention masks from slot "
+        "attention while the slots are found: two answers of one model, so they are scored apart."
+    ),
+    SlotDiffusion.kind: (
+        f"{_SLOTS}A denoiser that looks at the slots paints them: it begins with noise, so that the picture is a "
+        "sample, one of many that the slots allow. It paints in the latents of an autoencoder, whose own picture of "
+        f"the image is shown beside as the best that could be reached. {_WELL}{_TRUE}Cross-attention masks say which "
+        "slot the denoiser looks at for each place, attention masks come from slot attention while the slots are "
+        "found: two answers of one model, so they are scored apart."
+    ),
+    LatentAutoencoder.kind: (
+        "This is the first stage of slot diffusion: an autoencoder that packs images into small latents and unpacks "
+        "them again. It knows nothing of objects; the second stage learns to paint slots in these latents, and can "
+        "never paint better than what is shown here."
+    ),
+}
 
 
 def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
@@ -40,11 +57,11 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
     if metrics.get("masks") or metrics.get("attention"):
         rows = [
             [title, *(_score(metrics.get(source, {}), details.get(source, {}), name) for name in SCORES)]
-            for source, title in SOURCES.items()
+            for source, title in mask_titles(metrics.get("protocol", {})).items()
         ]
         tables.append(Table("Segmentation: mean ± standard error", ["", *SCORES.values()], rows))
     row = [
-        "all slots",
+        "",
         *(_score(metrics.get("reconstruction", {}), details.get("reconstruction", {}), n) for n in ERRORS),
     ]
     row += [_number(metrics.get("loss")), _number(metrics.get("slots_used"))]
@@ -53,22 +70,24 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
     text = "Protocol: " + " · ".join(
         f"{_name(name)}: {_value(value)}" for name, value in metrics.get("protocol", {}).items()
     )
-    if not metrics.get("masks"):
+    if not metrics.get("masks") and "mask_sources" in metrics.get("protocol", {}):
         text = f"The data has no true masks, so the segmentation could not be scored.\n\n{text}"
     return Section("Scores", text, list(metrics.get("warnings", ())), tables)
 
 
-def reconstructions(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
-    """All images with their reconstructions and segmentations."""
+def reconstructions(images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None) -> Section:
+    """All images with their reconstructions, and the segmentations if there are slots."""
     matched = (
         "A predicted segment has the colour of the true object it matches best, the background is grey; segments left "
         "over have colours that no true object has. The numbers are scores of that one image."
         if mask is not None
         else "Each slot has its own colour, the same in every row."
     )
-    alt = f"{len(images)} validation images in rows: image, reconstruction, error, and segmentations"
+    alt = f"{len(images)} validation images in rows: image, reconstruction, error, and segmentations if there are slots"
     pictures = [Picture(reconstruction_grid(images, output, mask), alt)]
-    text = f"The first images of the validation data, not chosen by their looks. {matched}"
+    text = "The first images of the validation data, not chosen by their looks."
+    if isinstance(output, SlotOutput):
+        text += f" {matched}"
     return Section("Images and reconstructions", text, pictures=pictures)
 
 
@@ -76,8 +95,11 @@ def slots(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
     """The slots of the first few images one by one."""
     text = (
         "One column per slot: the picture the slot paints (raw), what of it goes into the reconstruction (× mask), and "
-        "the pixels where its mask is above one half. A checker means that nothing is there."
+        "the pixels where its mask is above one half."
+        if output.slot_images is not None
+        else "One column per slot: the image, cut out by the slot's mask (× mask), and by where that is above one half."
     )
+    text += " A checker means that nothing is there."
     pictures = [
         Picture(
             slot_grid(images[number], output, number, mask=None if mask is None else mask[number]),
@@ -117,7 +139,7 @@ def segmentations(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Se
     )
 
 
-def curves(run: Path, preset: str) -> Section:
+def curves(run: Path, preset: str, masks: str = "") -> Section:
     """Losses and scores over the training."""
     try:
         rows = read_history(run)
@@ -125,9 +147,9 @@ def curves(run: Path, preset: str) -> Section:
         return Section("Training curves", "The run has no history.csv, so there are no curves to draw.")
     except (OSError, ValueError) as error:
         return Section("Training curves", warnings=[f"history.csv cannot be read: {error}"])
-    alt = "Train and validation loss, and ARI and FG-ARI of decoder and attention masks, against training steps"
+    alt = "Train and validation loss, and ARI and FG-ARI of both kinds of masks if there are slots, against steps"
     text = f"The last of {len(rows)} validations was at step {rows[-1].get('step', math.nan):.0f}." if rows else ""
-    return Section("Training curves", text, pictures=[Picture(figure_image(loss_curves(rows, preset)), alt)])
+    return Section("Training curves", text, pictures=[Picture(figure_image(loss_curves(rows, preset, masks)), alt)])
 
 
 def preview_history(run: Path) -> Section | None:

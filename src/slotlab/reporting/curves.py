@@ -15,8 +15,8 @@ from slotlab.training.history import Row
 
 LOSSES = {"train_loss": ("train", "#0072b2", "-"), "validation_loss": ("validation", "#d55e00", "-")}
 SCORES = {
-    "ari": ("ARI, decoder masks", "#009e73", "-"),
-    "fg_ari": ("FG-ARI, decoder masks", "#cc79a7", "-"),
+    "ari": ("ARI, {masks}", "#009e73", "-"),
+    "fg_ari": ("FG-ARI, {masks}", "#cc79a7", "-"),
     "attention_ari": ("ARI, attention masks", "#009e73", "--"),
     "attention_fg_ari": ("FG-ARI, attention masks", "#cc79a7", "--"),
 }
@@ -24,7 +24,7 @@ LOG_RATIO = 4.0  # a loss that falls by more than this is drawn on a log scale
 FEW = 25  # up to so many points are marked one by one
 
 
-def loss_curves(rows: Sequence[Row], title: str = "") -> Figure:
+def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder masks") -> Figure:
     """Train and validation loss, and beside them ARI and FG-ARI where the run has them, against steps.
 
     The loss is drawn on a log scale where it falls by more than a factor of 4. Epochs stand along the top; minutes
@@ -33,6 +33,7 @@ def loss_curves(rows: Sequence[Row], title: str = "") -> Figure:
     Args:
         rows: as in `history.csv` (`slotlab.training.history.read_history`); may be empty.
         title: above the figure.
+        masks: what the model's masks are called (`SlotOutput.titles`).
     """
     scored = any(_points(rows, name)[0] for name in SCORES)
     width = 10.5 if scored else 6.0
@@ -44,7 +45,8 @@ def loss_curves(rows: Sequence[Row], title: str = "") -> Figure:
     if drawn and min(drawn) > 0 and max(drawn) / min(drawn) > LOG_RATIO:
         axes[0].set_yscale("log")
     if scored:
-        _draw(axes[1], rows, SCORES, "score on validation images")
+        named = {name: (text.format(masks=masks), colour, style) for name, (text, colour, style) in SCORES.items()}
+        _draw(axes[1], rows, named, "score on validation images")
         lowest = min(value for name in SCORES for value in _points(rows, name)[1])
         axes[1].set_ylim(min(-0.02, lowest - 0.02), 1.02)
         axes[1].axhline(0, color="0.7", linewidth=0.8, zorder=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slotlab.atomic import replacing
 from slotlab.data import Batch
-from slotlab.evaluation import Evaluation
+from slotlab.evaluation import Evaluation, mask_titles
 from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.curves import figure_image, loss_curves
@@ -44,7 +44,7 @@ class Pictures:
 
     def on_evaluation(self, run: "RunState", evaluation: Evaluation) -> None:
         """Draws the curves of all rows so far."""
-        _drawing("the loss curves", run.step, lambda: _draw_curves(run))
+        _drawing("the loss curves", run.step, lambda: _draw_curves(run, evaluation))
 
     def _draw_preview(self, run: "RunState") -> None:
         if self._batch is None:
@@ -78,8 +78,9 @@ def write_png(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, format="png")
 
 
-def _draw_curves(run: "RunState") -> None:
-    write_png(figure_image(loss_curves(run.rows, run.config.preset)), run.folder / CURVES_FILE)
+def _draw_curves(run: "RunState", evaluation: Evaluation) -> None:
+    masks = mask_titles(evaluation.protocol).get("masks", "")
+    write_png(figure_image(loss_curves(run.rows, run.config.preset, masks)), run.folder / CURVES_FILE)
 
 
 def _drawing(what: str, step: int, draw: Callable[[], None]) -> None:

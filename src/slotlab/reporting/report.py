@@ -18,6 +18,7 @@ from slotlab.atomic import replacing
 from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
+from slotlab.models import SlotOutput
 from slotlab.presets.config import RunConfig, read_run_config
 from slotlab.reporting import contents
 from slotlab.reporting.previews import outputs
@@ -68,19 +69,21 @@ def write_report(
     batch = _validation_batch(config, data, images, device)
     output = outputs(model, batch, config.training.seed)
     pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
-    sections = [
-        contents.scores(metrics, evaluate_command),
-        contents.reconstructions(pictures, output, mask),
-        contents.slots(pictures, output, mask),
-        contents.attention(pictures, output, mask),
-        contents.segmentations(pictures, output, mask),
-        contents.curves(run, config.preset),
+    sections = [contents.scores(metrics, evaluate_command), contents.reconstructions(pictures, output, mask)]
+    if isinstance(output, SlotOutput):
+        sections += [part(pictures, output, mask) for part in (contents.slots, contents.attention)]
+        sections += [contents.segmentations(pictures, output, mask)]
+    sections += [
+        contents.curves(run, config.preset, output.titles.get("masks", "")),
         contents.preview_history(run),
         contents.origin(config.model_dump(mode="json"), training),
     ]
     facts = [f"{training['steps']:,} steps"] if isinstance(training.get("steps"), int) else []
-    facts += [f"trained on {config.data.source}", f"{model.resolution}×{model.resolution}", f"{model.slots} slots"]
-    html = render_report(config.preset, facts, contents.HOW_TO_READ, [section for section in sections if section])
+    facts += [f"trained on {config.data.source}", f"{model.resolution}×{model.resolution}"]
+    facts += [f"{model.slots} slots"] if isinstance(output, SlotOutput) else []
+    html = render_report(
+        config.preset, facts, contents.HOW_TO_READ[model.kind], [section for section in sections if section]
+    )
     with replacing(run / REPORT_FILE) as path:
         path.write_text(html, encoding="utf-8")
     return run / REPORT_FILE

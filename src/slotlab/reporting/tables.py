@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from slotlab.evaluation import Evaluation
+from slotlab.evaluation import Evaluation, mask_titles
 from slotlab.metrics.score import Score
 from slotlab.presets import preset_names, read_preset
 
@@ -21,12 +21,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     )
     for heading in ("", *columns, "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    sources = {"decoder masks": evaluation.masks, "attention masks": evaluation.attention}
-    for source, scores in sources.items():
+    titles = mask_titles(evaluation.protocol)
+    for source, scores in {"masks": evaluation.masks, "attention": evaluation.attention}.items():
         if scores:
             cells = [_cell(scores[name], 3) for name in columns.values()]
-            table.add_row(source, *cells, str(scores["ari"].count))
-    if not evaluation.masks:
+            table.add_row(titles[source], *cells, str(scores["ari"].count))
+    if titles and not evaluation.masks:
         table.add_row("no true masks", *["-"] * len(columns), "0")
     table.add_section()
     for heading, name in errors.items():
@@ -38,6 +38,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
     shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "seed", "miou")
+    shown += ("autoencoder", "latents", "sampler", "sampling_steps", "guidance", "weights")
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
 
 
@@ -53,7 +54,7 @@ def preset_table() -> Table:
         table.add_row(
             name,
             f"{model['resolution']}²",
-            str(model["slot_attention"]["slots"]),
+            str(model.get("slot_attention", {}).get("slots", "-")),
             f"{preset['training']['steps']:,}",
             preset["summary"],
         )

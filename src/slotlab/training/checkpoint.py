@@ -49,6 +49,20 @@ def read_trainer(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def weights_name(averaged: bool) -> str:
+    """What protocols call the weights of a checkpoint."""
+    return "moving average" if averaged else "last step"
+
+
+def weights_of(folder: Path) -> str | None:
+    """What `weights_name` says of the model in `folder`, by its `training.json`; None where that does not tell."""
+    try:
+        averaged = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["averaged_weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return weights_name(bool(averaged))
+
+
 def step_folder(run: Path, step: int) -> Path:
     """Folder of the checkpoint after `step` updates."""
     return run / "checkpoints" / f"step-{step:08d}"

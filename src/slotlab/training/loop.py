@@ -28,6 +28,7 @@ from slotlab.training.checkpoint import (
     prune_checkpoints,
     read_trainer,
     step_folder,
+    weights_name,
     write_checkpoint,
 )
 from slotlab.training.datasets import open_split
@@ -117,13 +118,17 @@ def fit(
     """
     keep_freed_memory()
     fabric = make_fabric(accelerator, devices, nodes, config.training.precision)
-    with fabric.rank_zero_first():
-        checkpoint = _claim_folder(config, Path(folder), resume) if fabric.is_global_zero or resume else None
-    trainer = _Trainer(fabric, config, Path(folder), callbacks, show_progress)
+    folder = Path(folder)
+    checkpoint = _check_folder(config, folder, resume)
+    trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
+    fabric.barrier()  # all have checked the folder before the first writes to it
+    if fabric.is_global_zero and not (folder / RUN_FILE).is_file():
+        with replacing(folder / RUN_FILE) as path:
+            path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if checkpoint is not None:
         trainer.restore(checkpoint)
     trainer.run()
-    return Path(folder)
+    return folder
 
 
 class _Trainer:
@@ -248,7 +253,13 @@ class _Trainer:
     def _validate(self) -> None:
         state, settings = self.state, self.settings
         self._measure_scaling()
-        evaluation = evaluate(state.model, state.validation, batch_size=settings.batch_size, seed=settings.seed)
+        evaluation = evaluate(
+            state.model,
+            state.validation,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            weights=weights_name(self.average is not None),
+        )
         train_loss = self.fabric.all_reduce(torch.stack(self.losses).mean(), reduce_op="mean")
         self.losses = []
         if self.history is None:
@@ -365,8 +376,8 @@ def _heavy_parts(model: Model) -> list[torch.nn.Module]:
     return [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
 
 
-def _claim_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
-    """Makes or checks the run folder; returns the checkpoint to resume from, if any."""
+def _check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
+    """The checkpoint to resume from, if any; ConfigError if the folder holds something else."""
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
         earlier = read_run_config(run_file)
@@ -380,8 +391,6 @@ def _claim_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         remedy = "go on with --resume, or give another --out" if run_file.is_file() else "give another --out"
         raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
-    with replacing(run_file) as path:
-        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return None
 
 
