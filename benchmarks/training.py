@@ -23,7 +23,6 @@ from rich.table import Table
 from slotlab import create_model, list_models
 from slotlab.presets.config import run_config
 from slotlab.training.memory import keep_freed_memory
-from slotlab.training.objectives import reconstruction_loss
 from slotlab.training.optimisation import make_optimizer
 
 
@@ -38,7 +37,7 @@ def measure(preset: str, batch_size: int, steps: int, device: str) -> dict[str, 
     for _ in range(steps + 1):
         started = time.perf_counter()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            loss = reconstruction_loss(model(images), images)
+            loss = model.losses(model(images), images).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()

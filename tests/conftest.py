@@ -29,6 +29,39 @@ training:
   checkpoint_every: 6
 """
 
+TINY_LATENTS = """
+summary: for tests
+model:
+  {kind: latent-autoencoder, resolution: 16, family: kl, channels: [8, 8, 8], layers: 1, latent_channels: 3, loss: mse}
+data:
+  validation_count: 4
+training:
+  {steps: 6, batch_size: 4, learning_rate: 0.002, warmup_steps: 2, evaluate_every: 3, preview_every: 6}
+"""
+TINY_DIFFUSION = """
+summary: for tests
+model:
+  kind: slot-diffusion
+  resolution: 16
+  encoder: {kind: cnn, channels: 8, strides: [2, 1], kernel_size: 3}
+  slot_attention: {slots: 4, dim: 8, projection_dim: 8, mlp_dim: 8}
+  autoencoder: {family: kl, channels: [8, 8, 8], layers: 1, latent_channels: 3}
+  denoiser: {channels: 8, multipliers: [1, 2], attention_levels: [2], blocks: 1, num_repeat: 1, head_dim: 8, time_dim: 8}
+  sampling: {steps: 2}
+data:
+  validation_count: 4
+training:
+  steps: 6
+  batch_size: 4
+  learning_rate: 0.002
+  encoder_learning_rate: 0.001
+  warmup_steps: 2
+  ema_decay: 0.5
+  evaluate_every: 3
+  preview_every: 6
+  checkpoint_every: 3
+"""
+
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,8 +83,42 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of a preset whose model trains in a second."""
-    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
-    path.write_text(TINY_PRESET)
-    return str(path)
+def presets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of presets whose models train in a second: tiny, tiny-latents and tiny-diffusion."""
+    folder = tmp_path_factory.mktemp("presets")
+    for name, text in {"tiny": TINY_PRESET, "tiny-latents": TINY_LATENTS, "tiny-diffusion": TINY_DIFFUSION}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(presets: Path) -> str:
+    """The path of the preset of a slot autoencoder."""
+    return str(presets / "tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion(presets: Path) -> str:
+    """The path of the preset of slot diffusion."""
+    return str(presets / "tiny-diffusion.yaml")
+
+
+@pytest.fixture(scope="session")
+def latents_run(presets: Path, squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of stage 1: an autoencoder, hardly trained."""
+    from slotlab.runs import train
+
+    folder = tmp_path_factory.mktemp("runs") / "latents"
+    return train(str(presets / "tiny-latents.yaml"), out=folder, data=squares, show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def diffusion_run(
+    tiny_diffusion: str, latents_run: Path, squares: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run of stage 2 on it."""
+    from slotlab.runs import train
+
+    folder = tmp_path_factory.mktemp("runs") / "diffusion"
+    pretrained = {"autoencoder.pretrained": str(latents_run)}
+    return train(tiny_diffusion, out=folder, data=squares, show_progress=False, **pretrained)

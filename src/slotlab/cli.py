@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,14 +86,26 @@ def pack(
     count: Annotated[int | None, typer.Option(help="At most so many images per split.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
     skip_broken: Annotated[bool, typer.Option(help="Leave broken images out, and count them.")] = False,
+    latents: Annotated[
+        str | None, typer.Option(metavar="RUN|HUB NAME", help="Pack the latents of this autoencoder as well.")
+    ] = None,
 ) -> None:
     """Pack a data set, cropped and resized, into a memory-mapped cache that is read without decoding.
 
     Example: [bold]slotlab data pack data/clevrtex data/clevrtex-128 --resolution 128[/bold]
+
+    For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count 20000
+    --max-objects 6 --latents runs/latents[/bold]; training then never runs the autoencoder.
     """
     from slotlab.data import pack
 
-    options = {} if max_objects is None else {"max_objects": max_objects}
+    options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
+    if latents is not None:
+        from slotlab.pretrained import load_autoencoder
+
+        if resolution is None:
+            raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder is to take")
+        options["latents"] = load_autoencoder(latents, resolution)
     pack(path, out, resolution=resolution, crop=crop, count=count, skip_broken=skip_broken, progress=True, **options)
     _say(f"packed into {out}; train with: slotlab train PRESET --data {out} --out RUN")
 

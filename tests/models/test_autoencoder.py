@@ -77,3 +77,11 @@ def test_mistakes_in_the_config_are_named(changes, message):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"expected \[B, 3, 16, 16\], got \[1, 3, 20, 16\]"):
         SlotAutoencoder(**TINY)(torch.rand(1, 3, 20, 16))
+
+
+def test_the_loss_is_that_of_the_brief():
+    model = SlotAutoencoder(**TINY)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    output = model(images)
+    in_both_signs = ((2 * output.reconstruction - 1) - (2 * images - 1)) ** 2
+    torch.testing.assert_close(model.losses(output, images).mean(), in_both_signs.sum() / (2 * 16 * 16))

@@ -180,7 +180,7 @@ def test_overfits_eight_images_and_generates_them():
     optimizer = torch.optim.Adam(autoencoder.parameters(), 1e-2)
     for _ in range(100):
         optimizer.zero_grad()
-        autoencoder.objective(autoencoder(images), images).backward()
+        autoencoder.losses(autoencoder(images), images).mean().backward()
         optimizer.step()
     autoencoder.measure_scaling([images])
     model = SlotDiffusion(

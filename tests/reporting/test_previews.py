@@ -6,6 +6,7 @@ from PIL import Image
 from reporting_samples import tiny_model
 
 from slotlab.data import open_data
+from slotlab.evaluation import evaluate
 from slotlab.models.randomness import seeded_generator
 from slotlab.presets.config import DataSettings, RunConfig
 from slotlab.reporting import Pictures
@@ -26,7 +27,7 @@ def state(tmp_path, data):
 def test_pictures_are_drawn_where_the_report_looks_for_them(state):
     pictures = Pictures(images=2)
     pictures.on_preview(state)
-    pictures.on_evaluation(state, None)  # type: ignore[arg-type]  # the rows are what is drawn
+    pictures.on_evaluation(state, evaluate(state.model, state.validation))
     found = sorted(path.relative_to(state.folder).as_posix() for path in state.folder.rglob("*") if path.is_file())
     assert found == ["loss.png", "previews/step-00000007.png"]
     for path in found:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from slotlab.data.decoding import to_batch
 from slotlab.data.pixels import BrokenFile, checked_position, first_rows
@@ -28,6 +29,7 @@ class Packed:
     * `images.npy`: uint8 (N, S, S, 3)
     * `masks.npy`, where a split has masks: uint8 ids (N, S, S), int16 where an id exceeds 255
     * `indices.npy`: int64 (N,), each sample's number in the source
+    * `latents.npy`, where packed with an autoencoder: float32 (N, C, h, w), each sample's latents
 
     Nothing is decoded: a batch is one indexed copy from the memory map and one conversion to float.
     """
@@ -69,13 +71,18 @@ class Packed:
         sample = Sample(image=batch["image"][0], index=batch["index"][0])
         if "mask" in batch:
             sample["mask"] = batch["mask"][0]
+        if "latents" in batch:
+            sample["latents"] = batch["latents"][0]
         return sample
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked."""
         first = self.rows.start
         rows = np.array([first + checked_position(position, len(self)) for position in positions], dtype=np.int64)
-        return to_batch(self._images[rows], self._masks[rows] if self.has_masks else None, self._indices[rows])
+        batch = to_batch(self._images[rows], self._masks[rows] if self.has_masks else None, self._indices[rows])
+        if self._latents is not None:
+            batch["latents"] = torch.from_numpy(self._latents[rows])
+        return batch
 
     def verify(self) -> list[BrokenFile]:
         """Reads everything and compares checksums; returns the arrays that have changed since they were packed."""
@@ -86,8 +93,13 @@ class Packed:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What a protocol line needs; `source` is what the source said of itself."""
+        """What a protocol line needs; `source` is what the source said of itself.
+
+        `latents`, where there are any, is the fingerprint of the autoencoder that made them.
+        """
+        latents = {} if self._latents is None else {"latents": self.settings["latents"]}
         return {
+            **latents,
             "data": str(self.root),
             "kind": self.kind,
             "split": self.split,
@@ -101,6 +113,7 @@ class Packed:
         arrays = {name: _mapped(self.root / name, array) for name, array in self.settings["arrays"].items()}
         self._images, self._indices = arrays["images.npy"], arrays["indices.npy"]
         self._masks = arrays.get("masks.npy", np.empty(0))
+        self._latents = arrays.get("latents.npy")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not isinstance(value, np.ndarray)}

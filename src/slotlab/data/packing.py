@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slotlab.atomic import replacing
-from slotlab.data.decoding import to_pixels
+from slotlab.data.decoding import to_batch, to_pixels
 from slotlab.data.opening import open_data
 from slotlab.data.packed import FORMAT, SETTINGS, VERSION, sha256_of
 from slotlab.data.parallel import in_order
 from slotlab.data.pixels import BrokenFile, PixelDataset
-from slotlab.data.sample import SlotDataset
+from slotlab.data.sample import LatentEncoder, SlotDataset
 from slotlab.data.splits import SPLITS
 from slotlab.errors import ConfigError, DataError
 
@@ -32,6 +33,7 @@ def pack(
     skip_broken: bool = False,
     progress: bool = False,
     threads: int | None = None,
+    latents: LatentEncoder | None = None,
     **options: Any,
 ) -> Path:
     """Writes a packed cache of `source` to the folder `out`, with all its splits; an older cache there is replaced.
@@ -47,10 +49,12 @@ def pack(
         skip_broken: leave broken pictures out and list them in `packed.json`, instead of stopping at the first.
         progress: show a progress bar.
         threads: how many pictures to decode at once; by default the number of cores, at most 8.
+        latents: an autoencoder for pictures of this size, whose latents are packed as well (`batch["latents"]`).
         **options: passed on to `open_data` (such as `seed` for scenes).
 
     Raises:
         DataError: if a picture is broken, `out` holds something else than a packed cache, or the disk is full.
+        ValueError: if `latents` takes pictures of another size.
     """
     out = Path(out)
     if out.exists() and not (out / SETTINGS).is_file() and not (out.is_dir() and not any(out.iterdir())):
@@ -78,6 +82,9 @@ def pack(
             folder.mkdir()
             with _Array(folder / "images.npy") as images, _Array(folder / "masks.npy") as masks:
                 settings = _write(images, masks, parts, describes, skip_broken, progress, threads)
+            if latents is not None:
+                settings[0]["latents"] = latents.fingerprint()
+                _write_latents(folder, latents, progress)
             _finish(folder, settings)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error}); free space or name another folder") from error
@@ -99,8 +106,7 @@ def _write(
     broken: list[BrokenFile] = []
     masked = [name for name, part in parts.items() if part.has_masks]
     total, most_objects = sum(len(part) for part in parts.values()), 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
+    with _bar(progress) as bar:
         task = bar.add_task(f"packing {source['data']}", total=total)
         for split, part in parts.items():
             start = len(indices)
@@ -138,6 +144,24 @@ def _write(
         "broken": [list(file) for file in broken],
     }
     return settings, indices
+
+
+@torch.inference_mode()
+def _write_latents(folder: Path, encoder: LatentEncoder, progress: bool) -> None:
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    with _Array(folder / "latents.npy") as latents, _bar(progress) as bar:
+        task = bar.add_task("encoding", total=len(images))
+        for start in range(0, len(images), RENDERED_AT_ONCE):
+            pixels = np.asarray(images[start : start + RENDERED_AT_ONCE])
+            for one in encoder.encode(to_batch(pixels, None, range(len(pixels)))["image"]).float().cpu().numpy():
+                latents.append(one)
+            bar.advance(task, len(pixels))
+        latents.finish()
+
+
+def _bar(shown: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, disable=not shown)
 
 
 def _finish(folder: Path, written: tuple[dict[str, Any], list[int]]) -> None:

@@ -10,12 +10,26 @@ class Sample(TypedDict):
     """One picture: what a data set's `[i]` returns.
 
     `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects; absent where the data
-    set has no masks. `index`: the sample's number in its data set (int64 scalar tensor).
+    set has no masks. `index`: the sample's number in its data set (int64 scalar tensor). `latents`: float32 [C, h, w],
+    where a packed cache holds those of a latent autoencoder.
     """
 
     image: Tensor
     mask: NotRequired[Tensor]
+    latents: NotRequired[Tensor]
     index: Tensor
+
+
+class LatentEncoder(Protocol):
+    """What can make latents of images, such as `slotlab.models.LatentAutoencoder`."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for two encoders only if they make the same latents."""
+        ...
 
 
 class Batch(TypedDict):

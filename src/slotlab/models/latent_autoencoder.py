@@ -1,5 +1,6 @@
 """The autoencoder whose latents slot diffusion denoises: those of `diffusers`, with one scaling and one interface."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,6 +183,14 @@ class LatentAutoencoder(nn.Module):
         """What a protocol line needs, as JSON values."""
         shape = f"{self.latent_channels}x{self.latent_size}x{self.latent_size}"
         return {"autoencoder": self.family, "latents": shape}
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that two autoencoders share only if they have the same weights and scaling."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def measure_scaling(self, batches: Iterable[Tensor]) -> None:

@@ -147,7 +147,8 @@ def curves(run: Path, preset: str, masks: str = "") -> Section:
         return Section("Training curves", "The run has no history.csv, so there are no curves to draw.")
     except (OSError, ValueError) as error:
         return Section("Training curves", warnings=[f"history.csv cannot be read: {error}"])
-    alt = "Train and validation loss, and ARI and FG-ARI of both kinds of masks if there are slots, against steps"
+    scored = f", and ARI and FG-ARI of {masks} and attention masks" if masks else ""
+    alt = f"Train and validation loss{scored}, against training steps"
     text = f"The last of {len(rows)} validations was at step {rows[-1].get('step', math.nan):.0f}." if rows else ""
     return Section("Training curves", text, pictures=[Picture(figure_image(loss_curves(rows, preset, masks)), alt)])
 

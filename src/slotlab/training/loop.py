@@ -156,6 +156,7 @@ class _Trainer:
         self.state = RunState(folder, config, shown, open_split(config, "val", device=fabric.device))
         if isinstance(model, SlotDiffusion):
             model.autoencoder.check_scaling(self._some_images(self.state.validation, 64))
+            _check_latents(self.data.describe(), model.autoencoder)
         self.epoch_steps = max(1, math.ceil(len(self.data) / settings.batch_size))
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
@@ -241,8 +242,10 @@ class _Trainer:
         """Adds the gradients of a part of a batch; returns its loss."""
         settings, device = self.settings, self.fabric.device
         images = batch["image"][mine].to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        latents = {"latents": batch["latents"][mine].to(device)} if "latents" in batch else {}
-        output = self.model(images, generators, **latents)
+        if "latents" in batch and isinstance(self.raw_model, SlotDiffusion):
+            output = self.model(images, generators, latents=batch["latents"][mine].to(device))
+        else:
+            output = self.model(images, generators)
         loss = self.raw_model.losses(output, images).mean()
         objective = loss
         if settings.mask_penalty and self.state.step >= settings.mask_penalty_start:
@@ -366,6 +369,15 @@ def _check_settings(model: Model, config: RunConfig) -> None:
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
             "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
             "a folder or hub name of diffusers' AutoencoderKL, VQModel or AutoencoderTiny does too"
+        )
+
+
+def _check_latents(data: dict[str, Any], autoencoder: LatentAutoencoder) -> None:
+    """Raises ConfigError if the data brings the latents of another autoencoder along."""
+    if data.get("latents") not in (None, autoencoder.fingerprint()):
+        raise ConfigError(
+            f"{data['data']}: its latents are those of another autoencoder than autoencoder.pretrained; pack the "
+            f"source again with `slotlab data pack ... --latents` and the folder of that autoencoder"
         )
 
 

@@ -1,0 +1,160 @@
+"""Slot diffusion from data to report, in its two stages."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import slotlab
+from slotlab.data import open_data, pack
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.evaluation import evaluate
+from slotlab.models import LatentAutoencoder, SlotDiffusion
+from slotlab.presets.config import run_config
+from slotlab.pretrained import load_autoencoder
+from slotlab.reporting.report import write_report
+from slotlab.training.history import read_history
+from slotlab.training.loop import TrainingDiverged, fit
+
+
+def config(preset, latents, data, *changes):
+    return run_config(preset, [f"autoencoder.pretrained={latents}", f"data.source={data}", *changes])
+
+
+def losses(run):
+    return [(row["train_loss"], row["validation_loss"]) for row in read_history(run)]
+
+
+def test_stage_1_leaves_an_autoencoder_whose_latents_have_unit_variance(latents_run, squares):
+    model = slotlab.load(latents_run)
+    assert isinstance(model, LatentAutoencoder)
+    images = open_data(squares, split="train").batch(range(16))["image"]
+    latents = model.encode(images)
+    assert latents.mean().abs() < 0.2
+    assert 0.8 < latents.std() < 1.2
+    assert Image.open(latents_run / "previews" / "step-00000006.png").width > 100
+    assert losses(latents_run)[-1][1] < losses(latents_run)[0][1]
+
+
+def test_stage_1_is_scored_and_reported_without_masks(latents_run, squares):
+    evaluation = evaluate(slotlab.load(latents_run), open_data(squares, split="val"))
+    assert evaluation.masks == evaluation.attention == {}
+    assert evaluation.reconstruction["psnr"].mean > 5
+    html = write_report(latents_run, evaluation=evaluation, images=2).read_text()
+    assert "first stage of slot diffusion" in html
+    assert "FG-ARI" not in html
+    assert "PSNR" in html
+
+
+def test_stage_2_takes_the_autoencoder_along_and_leaves_it_as_it_was(diffusion_run, latents_run):
+    model = slotlab.load(diffusion_run)
+    assert isinstance(model, SlotDiffusion)
+    assert model.autoencoder.fingerprint() == load_autoencoder(latents_run, 16).fingerprint()
+    assert model.config["autoencoder"]["source"] == str(latents_run)
+    assert len(losses(diffusion_run)) == 2
+
+
+def test_stage_2_is_scored_with_both_kinds_of_masks_named(diffusion_run, squares):
+    evaluation = evaluate(slotlab.load(diffusion_run), open_data(squares, split="val"), weights="moving average")
+    content = json.loads(json.dumps(evaluation.to_json()))
+    assert content["protocol"]["mask_sources"]["masks"].startswith("cross-attention masks")
+    assert content["protocol"]["mask_sources"]["attention"].startswith("attention masks")
+    assert (content["protocol"]["sampler"], content["protocol"]["sampling_steps"]) == ("dpm-solver++", 2)
+    assert content["protocol"]["weights"] == "moving average"
+    assert content["masks"].keys() == content["attention"].keys() == {"ari", "fg_ari", "miou", "mbo"}
+
+
+def test_stage_2_report_shows_ceiling_and_sample(diffusion_run):
+    html = write_report(diffusion_run, images=2).read_text()
+    assert "cross-attention masks" in html.lower()
+    assert "decoder masks" not in html.lower()
+    assert "sample" in html
+
+
+def test_stage_2_resumes_exactly(diffusion_run, tiny_diffusion, latents_run, squares, tmp_path):
+    class Stop(Exception):
+        pass
+
+    class Breaks:
+        def on_preview(self, run):
+            pass
+
+        def on_evaluation(self, run, evaluation):
+            if run.step == 6 and not resumed:
+                raise Stop
+
+    settings = config(tiny_diffusion, latents_run, squares)
+    resumed = False
+    with pytest.raises(Stop):
+        fit(settings, tmp_path / "run", callbacks=[Breaks()], show_progress=False)
+    resumed = True
+    fit(settings, tmp_path / "run", resume=True, show_progress=False)
+    again, before = (load_file(run / "model.safetensors") for run in (tmp_path / "run", diffusion_run))
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+def test_training_from_cached_latents_gives_the_same_losses(
+    diffusion_run, tiny_diffusion, latents_run, squares, tmp_path
+):
+    packed = pack(squares, tmp_path / "packed", resolution=16, latents=load_autoencoder(latents_run, 16))
+    assert open_data(packed, split="train")[0]["latents"].shape == (3, 4, 4)
+    run = fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run", show_progress=False)
+    for cached, plain in zip(losses(run), losses(diffusion_run), strict=True):
+        assert cached == pytest.approx(plain, rel=1e-5)
+
+
+def test_latents_of_another_autoencoder_are_refused(presets, tiny_diffusion, latents_run, squares, tmp_path):
+    other = slotlab.create_model(str(presets / "tiny-latents.yaml"))
+    packed = pack(squares, tmp_path / "packed", resolution=16, latents=other)
+    with pytest.raises(ConfigError, match="packed: its latents are those of another autoencoder"):
+        fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    diffusion_run, tiny_diffusion, latents_run, squares, tmp_path
+):
+    run = fit(config(tiny_diffusion, latents_run, squares, "accumulate=2"), tmp_path / "run", show_progress=False)
+    for parts, whole in zip(losses(run), losses(diffusion_run), strict=True):
+        assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_without_an_autoencoder_the_remedy_is_told(tiny_diffusion, squares, tmp_path):
+    with pytest.raises(ConfigError, match="slotlab train scenes-64-latents --out runs/latents"):
+        fit(run_config(tiny_diffusion, {"data.source": str(squares)}), tmp_path / "run", show_progress=False)
+
+
+def test_a_checkpoint_of_another_kind_is_no_autoencoder(tiny_diffusion, diffusion_run, squares, tmp_path):
+    with pytest.raises(CheckpointError, match="holds a slot-diffusion, not a latent-autoencoder"):
+        fit(config(tiny_diffusion, diffusion_run, squares), tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_latents_without_unit_variance_are_refused(presets, tiny_diffusion, squares, tmp_path):
+    wide = slotlab.create_model(str(presets / "tiny-latents.yaml"), scale=1000.0)
+    slotlab.save(wide, tmp_path / "wide")
+    with pytest.raises(ConfigError, match=r"autoencoder.scale: latents .* root mean square"):
+        fit(config(tiny_diffusion, tmp_path / "wide", squares), tmp_path / "run", show_progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_run, squares, tmp_path):
+    settings = config(tiny_diffusion, latents_run, squares, "learning_rate=1e30", "clip_norm=1e30")
+    with pytest.raises(TrainingDiverged, match="not finite at step"):
+        fit(settings, tmp_path / "run", show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "message"),
+    [
+        ("tiny-latents", "mask_penalty=0.1", "a latent autoencoder has no masks"),
+        ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
+        ("tiny", "accumulate=3", "3 parts do not divide batch_size=4"),
+    ],
+)
+def test_settings_that_do_not_suit_the_model_are_refused(presets, squares, tmp_path, preset, change, message):
+    settings = run_config(str(presets / f"{preset}.yaml"), [change, f"data.source={squares}"])
+    with pytest.raises(ConfigError, match=message):
+        fit(settings, tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
