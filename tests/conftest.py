@@ -46,7 +46,8 @@ model:
   encoder: {kind: cnn, channels: 8, strides: [2, 1], kernel_size: 3}
   slot_attention: {slots: 4, dim: 8, projection_dim: 8, mlp_dim: 8}
   autoencoder: {family: kl, channels: [8, 8, 8], layers: 1, latent_channels: 3}
-  denoiser: {channels: 8, multipliers: [1, 2], attention_levels: [2], blocks: 1, num_repeat: 1, head_dim: 8, time_dim: 8}
+  denoiser:
+    {channels: 8, multipliers: [1, 2], attention_levels: [2], blocks: 1, num_repeat: 1, head_dim: 8, time_dim: 8}
   sampling: {steps: 2}
 data:
   validation_count: 4

@@ -82,6 +82,32 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     return model.to(device).eval()
 
 
+def take_parts(model: Model, folder: str | Path) -> list[str]:
+    """Copies into `model` each part (its `encoder`, `decoder`, `denoiser` ...) that a saved model has in the same form.
+
+    Returns:
+        The names of the parts taken.
+
+    Raises:
+        CheckpointError: the folder holds no model, or none of its parts has the tensors and shapes of `model`'s.
+    """
+    given, taken, differences = load(folder), [], []
+    for name, part in model.named_children():
+        other = getattr(given, name, None)
+        if other is None or not part.state_dict():
+            continue
+        shapes, others = ({key: tuple(one.shape) for key, one in each.state_dict().items()} for each in (part, other))
+        if shapes == others:
+            part.load_state_dict(other.state_dict())
+            taken.append(name)
+        else:
+            differences.append(name)
+    if not taken:
+        unlike = f"; {' and '.join(differences)} differ in form: compare {folder}/{CONFIG_FILE}" if differences else ""
+        raise CheckpointError(f"{folder}: a {given.kind}, has no part to start a {model.kind} from{unlike}")
+    return taken
+
+
 def model_from_config_file(path: Path) -> Model:
     """The model that a `config.json` describes; CheckpointError names the file if it is missing or wrong."""
     try:

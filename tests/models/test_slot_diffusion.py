@@ -80,7 +80,7 @@ def test_each_image_depends_on_its_own_generator():
         with torch.no_grad():
             both, one = model(IMAGES, generators(4, 5)), model(IMAGES[1:], generators(5))
         for name in ("slots", "timesteps", "noise", "predicted", "masks", "reconstruction"):
-            torch.testing.assert_close(getattr(both, name)[1:], getattr(one, name), msg=name)
+            torch.testing.assert_close(getattr(both, name)[1:], getattr(one, name), rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_cached_latents_give_the_same_loss():

@@ -50,7 +50,12 @@ def metrics_json() -> dict:
     scores = dict.fromkeys(NAMES, SCORE["mean"])
     errors = {"mse_sum": 120.5, "mse": 0.0423, "psnr": 13.7}
     return {
-        "protocol": {"data": "pictures", "split": "val", "images": 4, "mask_sources": {"masks": "argmax"}},
+        "protocol": {
+            "data": "pictures",
+            "split": "val",
+            "images": 4,
+            "mask_sources": {"masks": "decoder masks, argmax", "attention": "attention masks, argmax"},
+        },
         "masks": scores,
         "attention": scores,
         "reconstruction": errors,

@@ -94,7 +94,7 @@ def test_report_says_how_good_and_how_made(run):
         "FG-ARI",
         "mBO",
         "split: val",
-        "mask sources: masks = argmax",
+        "mask sources: masks = decoder masks, argmax",
         "slots tile the picture",
         "slotlab train tiny",
         "1,200 steps",

@@ -49,6 +49,8 @@ class TrainingSettings(Settings):
 
     `schedule`: after `warmup_steps` of linear warm-up the learning rate follows a cosine to `final_learning_rate`, or
     halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
+    `start_from`: the folder of a model whose parts (`encoder`, `decoder`, `denoiser`) this one's begin as, where they
+    have the same form: to train on with other data, or to decode the slots of an autoencoder by diffusion.
     `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `accumulate`:
     parts of a batch that are computed one after the other, for less memory, with the same gradient.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on.
@@ -56,6 +58,7 @@ class TrainingSettings(Settings):
     """
 
     steps: int = Field(default=10_000, ge=1)
+    start_from: str | None = None
     batch_size: int = Field(default=32, ge=1)
     accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"

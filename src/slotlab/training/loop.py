@@ -145,6 +145,7 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         model = hub.model_from_config(config.model)
         _check_settings(model, config)
+        started_from = [] if settings.start_from is None else hub.take_parts(model, settings.start_from)
         model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = make_average(model, settings)
         if settings.compile:
@@ -161,6 +162,8 @@ class _Trainer:
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
         self.progress = TrainingProgress(settings.steps, enabled=show_progress and fabric.is_global_zero)
+        if started_from:
+            self.progress.say(f"starting from {settings.start_from}: {', '.join(started_from)}")
 
     def restore(self, checkpoint: Path) -> None:
         """Takes up the weights, optimiser and history that a checkpoint holds."""

@@ -58,6 +58,10 @@ class TrainingProgress:
                 self._task, loss=f"{float(losses[-1]):.4f}", speed=f"{speed * batch_size:.0f}" if speed else "-"
             )
 
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self.console.print(text, highlight=False)
+
     def tell(self, row: Row, warnings: Sequence[str]) -> None:
         """Prints one line for a validation, and each kind of warning the first time."""
         scores = "  ".join(

@@ -158,3 +158,23 @@ def test_settings_that_do_not_suit_the_model_are_refused(presets, squares, tmp_p
     with pytest.raises(ConfigError, match=message):
         fit(settings, tmp_path / "run", show_progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diffusion, latents_run, squares, tmp_path):
+    slots = fit(
+        run_config(str(presets / "tiny.yaml"), {"data.source": str(squares)}), tmp_path / "slots", show_progress=False
+    )
+    settings = config(tiny_diffusion, latents_run, squares, f"start_from={slots}", "encoder_learning_rate=1e-30")
+    run = fit(settings, tmp_path / "run", show_progress=False)
+    images = open_data(squares, split="val").batch(range(2))["image"]
+    before, after = (slotlab.load(folder).encode(images, torch.Generator().manual_seed(0)) for folder in (slots, run))
+    torch.testing.assert_close(before, after)
+
+
+def test_parts_of_another_form_are_refused(presets, tiny_diffusion, latents_run, squares, tmp_path):
+    slotlab.save(slotlab.create_model(str(presets / "tiny.yaml"), slots=5), tmp_path / "other")
+    settings = config(tiny_diffusion, latents_run, squares, f"start_from={tmp_path / 'other'}", "dim=16")
+    with pytest.raises(
+        CheckpointError, match="a slot-autoencoder, has no part to start a slot-diffusion from; encoder"
+    ):
+        fit(settings, tmp_path / "run", show_progress=False)
