@@ -85,3 +85,11 @@ def test_the_loss_is_that_of_the_brief():
     output = model(images)
     in_both_signs = ((2 * output.reconstruction - 1) - (2 * images - 1)) ** 2
     torch.testing.assert_close(model.losses(output, images).mean(), in_both_signs.sum() / (2 * 16 * 16))
+
+
+def test_painting_its_own_slots_gives_the_reconstruction():
+    model = SlotAutoencoder(**TINY)
+    output = model(torch.rand(2, 3, 16, 16), torch.Generator().manual_seed(0))
+    images, masks = model.paint(output.slots)
+    torch.testing.assert_close(images, output.reconstruction.clamp(0, 1))
+    torch.testing.assert_close(masks, output.masks)

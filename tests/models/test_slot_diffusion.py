@@ -211,3 +211,11 @@ def test_overfits_eight_images_and_generates_them():
     assert torch.equal(distances.argmin(dim=1), torch.arange(8))
     ceiling = (autoencoder.decode(latents[:8]).clamp(0, 1) - images).square().mean()
     assert distances.diagonal().mean() < ceiling + 0.005
+
+
+def test_paint_gives_images_and_masks_of_any_slots():
+    model = made().eval()
+    slots = model.encode(IMAGES, generators(0, 1)).flip(0)
+    images, masks = model.paint(slots, generator=generators(2, 3))
+    assert torch.equal(images, model.generate(slots, generator=generators(2, 3)))
+    torch.testing.assert_close(masks.sum(dim=1), torch.ones(2, RESOLUTION, RESOLUTION))

@@ -86,6 +86,14 @@ class SlotAutoencoder(nn.Module):
         """
         return self.decoder(slots, poses)
 
+    def paint(self, slots: Tensor, poses: Tensor | None = None, generator: Generators = None) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, R, R], clamped to [0, 1], and masks [B, K, R, R] of slots [B, K, D], wherever they come from.
+
+        The same call for every model with slots; nothing is random here, so `generator` is not used.
+        """
+        reconstruction, masks, _ = self.decode(slots, poses)
+        return reconstruction.clamp(0, 1), masks
+
     def forward(self, images: Tensor, generator: Generators = None) -> SlotOutput:
         """All there is to see of images [B, 3, R, R] in [0, 1].
 

@@ -196,6 +196,15 @@ class SlotDiffusion(nn.Module):
         return self.autoencoder.decode(latents).clamp(0, 1)
 
     @torch.no_grad()
+    def paint(self, slots: Tensor, poses: Tensor | None = None, generator: Generators = None) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and their cross-attention masks [B, K, R, R].
+
+        The same call for every model with slots; `poses` is None here, `generator` decides the noise.
+        """
+        images = self.generate(slots, generator=generator)
+        return images, self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
+
+    @torch.no_grad()
     def cross_attention_masks(
         self, latents: Tensor, slots: Tensor, generator: Generators = None, side: int | None = None
     ) -> Tensor:
