@@ -14,6 +14,7 @@ INK: Colour = (30, 30, 30)
 FAINT: Colour = (115, 115, 115)
 MARGIN, GAP, LINE = 12, 6, 17
 TEXT, SMALL = 13, 11
+BAR = 128
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def grid(
     top = MARGIN + LINE * (2 if any(heading.note for heading in headings) else 1) + GAP
     line = height + caption + GAP
     right = left + len(headings) * column - GAP + MARGIN
+    if scale:
+        right = max(right, left + _scale_width(scale) + MARGIN)
     bottom = top + len(rows) * line - GAP + MARGIN
     page = Image.new("RGB", (right, bottom + (2 * LINE if scale else 0)), "white")
     draw = ImageDraw.Draw(page)
@@ -117,9 +120,13 @@ def _draw_heading(draw: ImageDraw.ImageDraw, x: int, y: int, heading: Heading) -
     draw.text((x, y), heading.title, ink, font(TEXT))
 
 
+def _scale_width(scale: Scale) -> int:
+    return text_width(f"{scale.title}   0", SMALL) + GAP + BAR + GAP + text_width(f"{scale.top:g}", SMALL)
+
+
 def _draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, scale: Scale) -> None:
     title = f"{scale.title}   0"
     draw.text((x, y + 6), title, FAINT, font(SMALL), anchor="lm")
     x += text_width(title, SMALL) + GAP
-    page.paste(Image.fromarray(inferno()[None]).resize((128, 10)), (x, y + 1))
-    draw.text((x + 128 + GAP, y + 6), f"{scale.top:g}", FAINT, font(SMALL), anchor="lm")
+    page.paste(Image.fromarray(inferno()[None]).resize((BAR, 10)), (x, y + 1))
+    draw.text((x + BAR + GAP, y + 6), f"{scale.top:g}", FAINT, font(SMALL), anchor="lm")

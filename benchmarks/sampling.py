@@ -1,0 +1,103 @@
+"""Quality of samples against the number of denoiser evaluations, for each sampler; and the cost of a step.
+
+    python benchmarks/sampling.py runs/diffusion --data scenes:plain --max-objects 6
+
+Protocol. The first `--images` test images are encoded once; every sampler starts from the same noise, which depends on
+the image alone, and paints the same slots. MSE is the mean squared error between sample and image, values in [0, 1];
+"ceiling" is that of the autoencoder, which no sampler can better. FD-efficientnet-lite0 is the squared Frechet
+distance between samples and images, KD the kernel distance in the same features; with this few images FD is biased by
+about the "chance" printed, which is the same for all rows. "against reference" divides by ancestral sampling (DDPM)
+with as many steps as the schedule has. The reference comes first and takes most of the time.
+"""
+
+import argparse
+import csv
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import slotlab
+from slotlab.fidelity import SetStatistics, batch_statistics, compare, open_network
+from slotlab.models import SlotDiffusion
+from slotlab.models.randomness import seeded_generator
+
+STEPS = {"dpm-solver++": (5, 10, 15, 20, 25, 50), "ddim": (10, 25, 50, 100), "ddpm": (25, 100)}
+COLUMNS: list[str] = ["sampler", "steps", "mse", "fd", "kd", "seconds_per_image"]
+BATCH = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a slot-diffusion model")
+    parser.add_argument("--data", default="scenes:plain")
+    parser.add_argument("--max-objects", type=int, help="for scenes")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--csv", type=Path, help="write the table here too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = slotlab.load(options.run, options.device)
+    if not isinstance(model, SlotDiffusion):
+        parser.error(f"{options.run} holds a {model.kind}, which does not sample")
+    scene_options = {} if options.max_objects is None else {"max_objects": options.max_objects}
+    data = slotlab.open_data(
+        options.data, split="test", resolution=model.resolution, count=options.images, **scene_options
+    )
+    images = data.batch(range(len(data)))["image"].to(options.device)
+    network = open_network("efficientnet-lite0", device=options.device)
+    real = batch_statistics(images.split(BATCH), network, "test images")
+    with torch.no_grad():
+        slots = model.encode(images, [seeded_generator(0, number) for number in range(len(images))])
+        ceiling = torch.cat([model.autoencoder.decode(model.latents(part)).clamp(0, 1) for part in images.split(BATCH)])
+    print(
+        f"{options.run}: {data.describe()}; torch {torch.__version__}, {platform.machine()}, {options.threads} threads"
+    )
+    rows: list[dict[str, float | str]] = [
+        {"sampler": "ceiling", "steps": 0, **quality(ceiling, images, real), "seconds_per_image": 0.0}
+    ]
+    reference = ("ddpm", model.schedule.steps)
+    for sampler, steps in [reference, *((name, count) for name, counts in STEPS.items() for count in counts)]:
+        started = time.perf_counter()
+        painted = torch.cat([paint(model, slots, start, sampler, steps) for start in range(0, len(slots), BATCH)])
+        seconds = (time.perf_counter() - started) / len(slots)
+        rows.append(
+            {"sampler": sampler, "steps": steps, **quality(painted, images, real), "seconds_per_image": seconds}
+        )
+        show(rows[-1], rows[1])
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    print(f"ceiling: MSE {rows[0]['mse']:.5f}, FD {rows[0]['fd']:.2f}, KD {rows[0]['kd']:.4f}")
+    print(f"chance FD of {len(images)} images: {compare(real, real).chance:.2f}")
+
+
+def paint(model: SlotDiffusion, slots: Tensor, start: int, sampler: str, steps: int) -> Tensor:
+    part = slots[start : start + BATCH]
+    noise = [seeded_generator(1, start + number) for number in range(len(part))]
+    return model.generate(part, steps, sampler, noise)
+
+
+def quality(painted: Tensor, images: Tensor, real: SetStatistics) -> dict[str, float]:
+    network = open_network("efficientnet-lite0", device=str(images.device))
+    result = compare(real, batch_statistics(painted.split(BATCH), network, "samples"))
+    return {"mse": float((painted - images).square().mean()), "fd": result.distance, "kd": result.kernel}
+
+
+def show(row: dict[str, float | str], reference: dict[str, float | str]) -> None:
+    ratios = {name: float(row[name]) / float(reference[name]) for name in ("mse", "fd", "kd")}
+    print(
+        f"{row['sampler']:14}{row['steps']:>5} steps  MSE {row['mse']:.5f}  FD {row['fd']:.2f}  KD {row['kd']:.4f}  "
+        f"against reference {ratios['mse']:.3f} {ratios['fd']:.3f} {ratios['kd']:.3f}  "
+        f"{row['seconds_per_image']:.3f} s/image",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
