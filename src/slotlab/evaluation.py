@@ -18,6 +18,7 @@ from slotlab.models.randomness import seeded_generator
 if TYPE_CHECKING:
     from slotlab.metrics import Score
 
+MBO_DEFINITION = "true objects, background excluded"
 MASK_SOURCES = ("masks", "attention")
 
 
@@ -130,8 +131,7 @@ def evaluate(
             **model.describe(),
             "seed": seed,
             **({} if weights is None else {"weights": weights}),
-            "miou": segmentation["masks"].definition,
-            "mbo": "true objects, background excluded",
+            **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnostics else {}),
         },
         masks=segmentation["masks"].compute() if scored else {},
         attention=segmentation["attention"].compute() if scored else {},

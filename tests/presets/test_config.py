@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from slotlab.errors import ConfigError
 from slotlab.hub import create_model, list_models
@@ -8,7 +9,8 @@ from slotlab.presets.config import run_config
 @pytest.mark.parametrize("name", list_models())
 def test_every_preset_is_valid_and_makes_its_model(name):
     config = run_config(name)
-    model = create_model(name)
+    with torch.device("meta"):  # no memory, no time: only that it can be made
+        model = create_model(name)
     assert config.preset == name
     assert model.resolution == config.model["resolution"]
 
@@ -24,6 +26,32 @@ def test_the_report_preset_holds_the_report_s_finalized_parameters():
     assert model.decoder.broadcast == 128
     assert model.decoder.body[0].in_channels == 64 + 4
     assert model.decoder.body[0].out_channels == 64
+
+
+def test_the_report_s_slot_diffusion_holds_its_finalized_parameters():
+    with torch.device("meta"):
+        model = create_model("slot-diffusion-clevrtex")
+    assert sum(parameter.numel() for parameter in model.denoiser.parameters()) == 78_704_131
+    assert model.denoiser.time_dim == 128
+    assert model.denoiser.conv_in.out_channels == 64
+    assert len(model.denoiser.middle[1].layers) == 6
+    assert model.denoiser.middle[1].layers[0].cross_attention.head_dim == 32
+    assert (model.slots, model.encoder.slot_attention.dim) == (11, 64)
+    assert (model.schedule.steps, model.schedule.kind, model.schedule.target) == (1000, "linear", "epsilon")
+    assert (model.autoencoder.latent_channels, model.autoencoder.latent_size) == (3, 32)
+    assert (model.schedule.start, model.schedule.end) == (0.0015, 0.0195)
+
+
+def test_short_keys_of_slot_diffusion(tiny_diffusion):
+    changes = ["steps=5", "sampling.steps=3", "schedule.steps=50", "target=v", "num_repeat=2", "pretrained=runs/latents"]
+    config = run_config(tiny_diffusion, changes)
+    assert config.training.steps == 5
+    assert config.model["sampling"]["steps"] == 3
+    assert config.model["schedule"] == {"steps": 50, "target": "v"}
+    assert config.model["denoiser"]["num_repeat"] == 2
+    assert config.model["autoencoder"]["pretrained"] == "runs/latents"
+    with pytest.raises(ConfigError, match=r"channels: could mean .*model.denoiser.channels"):
+        run_config(tiny_diffusion, ["channels=8"])
 
 
 def test_a_key_may_be_shortened_as_long_as_it_is_unambiguous(tiny_preset):

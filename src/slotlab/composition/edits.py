@@ -4,10 +4,11 @@ Numbers of slots always mean those of the scene as it was read, however many edi
 gets the next free number. The functions change slots alone; `paint_edit` makes the picture.
 """
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace as _with
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -245,7 +246,7 @@ def resize(scene: Scene | Plan, slot: int, factor: float) -> Plan:
     return _altered(plan, row, plan.slots[row], torch.cat([pose[:2], scale]))
 
 
-def paint_edit(model: SlotModel, scene: Scene, edit: Plan, seed: int = 0, keep_outside: bool = False) -> Edited:
+def paint_edit(model: Model, scene: Scene, edit: Plan, seed: int = 0, keep_outside: bool = False) -> Edited:
     """Paints a scene before and after an edit, with the same noise, and measures what changed outside the edit.
 
     Args:
@@ -258,8 +259,9 @@ def paint_edit(model: SlotModel, scene: Scene, edit: Plan, seed: int = 0, keep_o
             the edited slots.
 
     Raises:
-        ConfigError: slots of another width than the model's.
+        ConfigError: a model without slots, or slots of another width than the model's.
     """
+    model = _with_slots(model)
     _check_model(model, scene.slots)
     before, masks_before = _paint(model, scene.slots, scene.poses, seed)
     image, masks = _paint(model, edit.slots, edit.poses, seed)
@@ -301,7 +303,9 @@ def _only(plan: Plan, rows: list[int]) -> Plan:
     if not rows:
         raise ConfigError("no slot would be left; leave at least one")
     poses = None if plan.poses is None else plan.poses[rows]
-    return _with(plan, slots=plan.slots[rows], poses=poses, numbers=tuple(plan.numbers[row] for row in rows))
+    return dataclasses.replace(
+        plan, slots=plan.slots[rows], poses=poses, numbers=tuple(plan.numbers[row] for row in rows)
+    )
 
 
 def _altered(plan: Plan, row: int, vector: Tensor, pose: Tensor | None = None) -> Plan:
@@ -310,7 +314,7 @@ def _altered(plan: Plan, row: int, vector: Tensor, pose: Tensor | None = None) -
     if pose is not None and poses is not None:
         poses = poses.clone()
         poses[row] = pose.to(poses)
-    return _with(plan, slots=slots, poses=poses)
+    return dataclasses.replace(plan, slots=slots, poses=poses)
 
 
 def _posed(scene: Scene | Plan, slot: int, edit: str) -> tuple[Plan, int, Tensor]:

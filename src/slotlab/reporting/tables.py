@@ -10,7 +10,8 @@ from slotlab.presets import preset_names, read_preset
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """One table with every score: mean, standard error, number of images; the protocol is its caption."""
-    columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
+    titles = mask_titles(evaluation.protocol)
+    columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"} if titles else {"mean": ""}
     errors = {"MSE (sum)": "mse_sum", "MSE (mean)": "mse", "PSNR (dB)": "psnr"}
     table = Table(
         padding=0,
@@ -21,7 +22,6 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     )
     for heading in ("", *columns, "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    titles = mask_titles(evaluation.protocol)
     for source, scores in {"masks": evaluation.masks, "attention": evaluation.attention}.items():
         if scores:
             cells = [_cell(scores[name], 3) for name in columns.values()]
@@ -31,7 +31,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_section()
     for heading, name in errors.items():
         score = evaluation.reconstruction[name]
-        table.add_row(heading, _cell(score, 4 if name == "mse" else 2), "", "", "", str(score.count))
+        table.add_row(heading, _cell(score, 4 if name == "mse" else 2), *[""] * (len(columns) - 1), str(score.count))
     return table
 
 

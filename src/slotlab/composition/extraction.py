@@ -1,0 +1,153 @@
+"""From images to a table of their slots on disk, a batch at a time."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slotlab.atomic import replacing
+from slotlab.composition.fingerprint import fingerprint
+from slotlab.composition.seeing import Seen, see
+from slotlab.composition.slot_table import COLUMNS, TABLE_FILE, SlotTable
+from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.models import LatentAutoencoder, Model, SlotModel
+from slotlab.models.randomness import seeded_generator
+
+SMALLEST_SHARE = 0.002
+RULES = {
+    "dropped": f"slots that own less than {SMALLEST_SHARE:.1%} of the pixels",
+    "background": "of an image's other slots, the one that owns the most pixels of the picture's outermost rows and "
+    "columns; of equals the largest",
+    "owner of a pixel": "argmax of the masks",
+    "centre": "mean place of the soft mask",
+}
+
+
+def extract(
+    model: Model,
+    dataset: SlotDataset,
+    folder: str | Path,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> SlotTable:
+    """Writes the slots of all images of `dataset` into `folder` and opens them; memory holds one batch.
+
+    The folder appears when it is complete: an interrupted extraction leaves nothing. It holds `slots.json` and one
+    file `<column>.raw` of numbers, little-endian and row after row, for each column of `SlotTable`.
+
+    Args:
+        model: whose slots; put into evaluation mode for the time.
+        dataset: from `slotlab.open_data`, at the model's resolution.
+        folder: new, empty, or an earlier extraction, which is replaced.
+        batch_size: images at a time.
+        seed: of the initial slots, which depend on it and the image alone, as in `slotlab.evaluate`.
+        on_batch: told the number of images after each batch.
+
+    Raises:
+        ConfigError: `folder` holds something else.
+        CheckpointError: the model has no slots, or gives slots that are not finite.
+        DataError: an image cannot be read.
+        ValueError: images of another size than the model's.
+    """
+    folder = Path(folder)
+    slot_model = with_slots(model)
+    if folder.exists() and not (folder / TABLE_FILE).is_file() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: holds something else; name a new folder for the slots")
+    was_training = model.training
+    model.eval()
+    images, rows, widths = 0, 0, {}
+    try:
+        with replacing(folder) as temporary, ExitStack() as stack:
+            temporary.mkdir()
+            files: dict[str, BinaryIO] = {}
+            for batch in evaluation_batches(dataset, batch_size=batch_size):
+                index: Tensor = batch["index"].cpu()
+                seen = see(slot_model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
+                columns = _columns(seen, images, index, batch.get("mask"))
+                for name, values in columns.items():
+                    if name not in files:
+                        files[name] = stack.enter_context((temporary / f"{name}.raw").open("wb"))
+                        widths[name] = list(values.shape[1:])
+                    files[name].write(np.ascontiguousarray(values, COLUMNS[name]).tobytes())
+                images, rows = images + len(index), rows + len(columns["slots"])
+                if on_batch is not None:
+                    on_batch(len(index))
+            facts: dict[str, Any] = {
+                "model": model.describe(),
+                "fingerprint": fingerprint(model),
+                "data": dataset.describe(),
+                "seed": seed,
+                "slots_per_image": slot_model.slots,
+                "images": images,
+                "dropped": images * slot_model.slots - rows,
+                "rules": RULES,
+            }
+            content = {"rows": rows, "columns": widths, "facts": facts}
+            (temporary / TABLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    finally:
+        model.train(was_training)
+    return SlotTable.open(folder)
+
+
+def with_slots(model: Model) -> SlotModel:
+    """`model`, if it is one that has slots; else CheckpointError."""
+    if isinstance(model, LatentAutoencoder):
+        raise CheckpointError(f"a {model.kind} has no slots; take a slot autoencoder, or the second stage's model")
+    return model
+
+
+def _columns(seen: Seen, first: int, index: Tensor, mask: Tensor | None) -> dict[str, np.ndarray]:
+    """The rows of one batch, whose first image is at position `first`."""
+    batch, slots = seen.slots.shape[:2]
+    height, width = seen.masks.shape[-2:]
+    if not bool(torch.isfinite(seen.slots).all()):
+        raise CheckpointError("the model's slots are not finite; its training diverged, take an earlier checkpoint")
+    owned = F.one_hot(seen.owners, slots).permute(0, 3, 1, 2)  # [B, K, H, W]
+    pixels = owned.sum(dim=(2, 3))
+    kept = pixels >= SMALLEST_SHARE * height * width
+    inner = owned[:, :, 1:-1, 1:-1].sum(dim=(2, 3))
+    rank = ((pixels - inner) * (height * width + 1) + pixels).masked_fill(~kept, -1)
+    background = F.one_hot(rank.argmax(dim=1), slots).bool()
+    columns = {
+        "slots": seen.slots.float(),
+        "position": torch.arange(first, first + batch)[:, None].expand(-1, slots),
+        "index": index[:, None].expand(-1, slots),
+        "number": torch.arange(slots).expand(batch, -1),
+        "area": pixels / (height * width),
+        "centre": _centres(seen.masks.float()),
+        "background": background,
+    }
+    if seen.poses is not None:
+        columns["poses"] = seen.poses.float()
+    if mask is not None:
+        columns["truth"], columns["truth_share"] = _truth(seen.owners.cpu(), mask.cpu(), slots)
+    rows = kept.cpu()
+    return {name: values.cpu()[rows].numpy() for name, values in columns.items()}
+
+
+def _centres(masks: Tensor) -> Tensor:
+    """Mean x and y in [-1, 1] of masks [B, K, H, W]: [B, K, 2]."""
+    weights = masks / masks.sum(dim=(2, 3), keepdim=True).clamp(min=1e-12)
+    y, x = (((torch.arange(side, device=masks.device) + 0.5) / side * 2 - 1) for side in masks.shape[-2:])
+    return torch.stack([weights.sum(dim=2) @ x, weights.sum(dim=3) @ y], dim=-1)
+
+
+def _truth(owners: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    """The true id [B, K] that each slot shares the most pixels with, and the share of its pixels [B, K]."""
+    ids, shares = [], []
+    for owner, true in zip(owners, mask, strict=True):
+        labels, places = true.unique(return_inverse=True)
+        table = torch.bincount((owner * len(labels) + places).flatten(), minlength=slots * len(labels))
+        most, place = table.view(slots, -1).max(dim=1)
+        ids.append(labels[place])
+        shares.append(most / table.view(slots, -1).sum(dim=1).clamp(min=1))
+    return torch.stack(ids), torch.stack(shares)

@@ -1,0 +1,262 @@
+"""The concept library: slots of many images, grouped into concepts, in a folder that knows its model."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from slotlab.atomic import replacing
+from slotlab.composition.clustering import choose_by_silhouette, cluster
+from slotlab.composition.extraction import extract
+from slotlab.composition.fingerprint import fingerprint
+from slotlab.composition.slot_table import COLUMNS, OPTIONAL, SlotTable
+from slotlab.data import SlotDataset
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.models import Model
+
+LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
+FORMAT, VERSION = "slotlab-concepts", 1
+BACKGROUND = 0  # the concept of the background slots
+
+Concepts = int | Literal["silhouette"] | None
+
+
+@dataclass(eq=False)
+class ConceptLibrary:
+    """Slots and the concept of each: concept 0 holds the background slots, 1..K-1 are clusters of the object slots.
+
+    Attributes:
+        table: the slots and where they come from.
+        concept: int64 [N], the concept of each slot.
+        centroids: float32 [K, D], mean of each concept's slots (as K-means found it).
+        facts: how it was fitted, as JSON values: `seed`, `concepts`, `chosen_by`, `algorithm`, `inertia`, `scaling`,
+            `purity`, and `silhouettes` where these chose.
+        sources: where model and data lay, as JSON values, for `slotlab concepts show`; not part of the identity.
+    """
+
+    table: SlotTable
+    concept: np.ndarray
+    centroids: np.ndarray
+    facts: dict[str, Any]
+    sources: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, table: SlotTable, *, concepts: Concepts = None, seed: int = 0) -> "ConceptLibrary":
+        """Groups the slots of a table.
+
+        Args:
+            table: what `extract` returned.
+            concepts: number of concepts K with the background's, at least 2; by default the model's number of slots,
+                as in the report's protocol; "silhouette" tries a few.
+            seed: of K-means.
+
+        Raises:
+            ConfigError: `concepts` is out of its range, or there are fewer object slots than clusters.
+        """
+        if isinstance(concepts, str) and concepts != "silhouette":
+            raise ConfigError(f"concepts: a number of at least 2, or 'silhouette', not {concepts!r}")
+        if isinstance(concepts, int) and concepts < 2:
+            raise ConfigError(f"concepts: at least 2 (the background and one of objects), not {concepts}")
+        background = np.asarray(table.background)
+        objects = np.ascontiguousarray(np.asarray(table.slots)[~background])
+        facts: dict[str, Any] = {"seed": seed, "chosen_by": "given"}
+        if concepts == "silhouette":
+            best, scores = choose_by_silhouette(objects, seed)
+            count = best + 1
+            facts |= {"chosen_by": "silhouette", "silhouettes": {str(k + 1): score for k, score in scores.items()}}
+        elif concepts is None:
+            count = max(2, int(table.facts["slots_per_image"]))
+            facts["chosen_by"] = "number of slots"
+        else:
+            count = int(concepts)
+        clusters = cluster(objects, count - 1, seed)
+        concept = np.zeros(len(table), dtype=np.int64)
+        concept[~background] = clusters.labels + 1
+        middle = np.asarray(table.slots)[background].mean(axis=0, dtype=np.float64).astype(np.float32)
+        facts |= {
+            "concepts": count,
+            "algorithm": clusters.algorithm,
+            "inertia": clusters.inertia,
+            "scaling": "none: slots as the model gives them",
+            "purity": _purity(table),
+        }
+        return cls(table, concept, np.concatenate([middle[None], clusters.centroids]), facts)
+
+    @property
+    def slots(self) -> np.ndarray:
+        """The slots, float32 [N, D]."""
+        return self.table.slots
+
+    @property
+    def concepts(self) -> int:
+        """Number of concepts K, the background's included."""
+        return len(self.centroids)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many slots each concept has."""
+        return np.bincount(self.concept, minlength=self.concepts).tolist()
+
+    @cached_property
+    def members(self) -> list[np.ndarray]:
+        """The rows of each concept's slots."""
+        return [np.flatnonzero(self.concept == concept) for concept in range(self.concepts)]
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over all numbers of the library; `sources` play no part."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self._tensors().items()):
+            digest.update(f"{name} {values.dtype.str} {list(values.shape)}".encode())
+            digest.update(values.tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        return {
+            "identity": self.identity,
+            "slots": len(self.table),
+            **{key: self.table.facts[key] for key in ("data", "seed", "images", "dropped")},
+            **{key: self.facts[key] for key in ("concepts", "chosen_by", "algorithm", "scaling")},
+            "clustering_seed": self.facts["seed"],
+        }
+
+    def central(self, concept: int, count: int) -> np.ndarray:
+        """The rows of the `count` members of a concept that are nearest to its centroid, the nearest first."""
+        rows = self.members[concept]
+        distance = ((np.asarray(self.table.slots[rows]) - self.centroids[concept]) ** 2).sum(axis=1)
+        return rows[np.argsort(distance, kind="stable")[:count]]
+
+    def check(self, model: Model) -> None:
+        """Raises CheckpointError if `model` is not the one whose slots these are."""
+        found, wanted = fingerprint(model), self.table.facts["fingerprint"]
+        if found != wanted:
+            raise CheckpointError(
+                f"the library holds slots of model {wanted[:12]}, but this model is {found[:12]}; take that model"
+                f"{_where(self.sources)}, or fit a library to this one with: "
+                "slotlab concepts fit RUN --data DATA --out LIBRARY"
+            )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `slots.safetensors` and `library.json` into `folder`, each whole or not at all."""
+        folder = Path(folder)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": self.identity,
+            "sources": self.sources,
+            "sizes": self.sizes,
+            "clusters": self.facts,
+            "slots": self.table.facts,
+        }
+        with replacing(folder / SLOTS_FILE) as path:
+            save_file(self._tensors(), path)
+        with replacing(folder / LIBRARY_FILE) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Model | None = None) -> "ConceptLibrary":
+        """Reads a library and, if `model` is given, makes sure that its slots are that model's.
+
+        Raises:
+            CheckpointError: no library, a damaged one, one of a newer version, or one of another model.
+        """
+        folder = Path(folder)
+        content = _read_settings(folder / LIBRARY_FILE)
+        try:
+            tensors = load_file(folder / SLOTS_FILE)
+            names = [name for name in COLUMNS if name not in OPTIONAL or name in tensors]
+            table = SlotTable(**{name: tensors[name] for name in names}, facts=content["slots"])
+            library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
+            whole = library.identity == content["identity"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise CheckpointError(f"{folder}: a damaged concept library ({error}); fit it again") from None
+        if not whole:
+            raise CheckpointError(f"{folder}: {SLOTS_FILE} is not the one that {LIBRARY_FILE} describes; fit it again")
+        if model is not None:
+            library.check(model)
+        return library
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}
+        return {name: np.ascontiguousarray(values) for name, values in columns.items()}
+
+
+def fit_library(
+    model: Model,
+    dataset: SlotDataset,
+    out: str | Path,
+    *,
+    concepts: Concepts = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    sources: dict[str, Any] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> ConceptLibrary:
+    """Extracts the slots of a data set, groups them, and saves the library in the folder `out`.
+
+    Memory grows with the number of slots (4 bytes a number, twice while they are grouped), not with the images.
+
+    Args:
+        model: whose slots.
+        dataset: from `slotlab.open_data`, at the model's resolution.
+        out: the library's folder; while the slots are extracted they lie in a temporary folder in it.
+        concepts: as in `ConceptLibrary.fit`.
+        batch_size: images at a time.
+        seed: of the initial slots and of K-means.
+        sources: where model and data lie, to be kept in the library.
+        on_batch: told the number of images after each batch.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".slots-", dir=out) as temporary:
+        table = extract(model, dataset, Path(temporary) / "table", batch_size=batch_size, seed=seed, on_batch=on_batch)
+        library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
+        library.sources = sources or {}
+        library.save(out)
+    return ConceptLibrary.load(out)
+
+
+def _purity(table: SlotTable) -> dict[str, float] | None:
+    """How well slots keep to true segments; None without true masks. What the objects are is not known here."""
+    if table.truth is None or table.truth_share is None:
+        return None
+    background = np.asarray(table.background)
+    found = {
+        "background slots mostly on true background": table.truth[background] == 0,
+        "object slots mostly on a true object": table.truth[~background] != 0,
+        "share of a slot's pixels in its main true segment": table.truth_share,
+    }
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind, version = content["format"], content["version"]
+    except OSError:
+        raise CheckpointError(
+            f"{path}: missing; make a library with: slotlab concepts fit RUN --data DATA --out {path.parent}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a concept library ({error}); fit it again") from None
+    if (kind, version) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{path}: {kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, fit it again"
+        )
+    return content
+
+
+def _where(sources: dict[str, Any]) -> str:
+    return f" ({sources['model']} when the library was fitted)" if sources.get("model") else ""

@@ -1,0 +1,191 @@
+"""How close compositions are to real pictures, beside what plain reconstructions and shuffled slots reach."""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slotlab.atomic import remove, replacing
+from slotlab.composition.extraction import with_slots
+from slotlab.composition.fingerprint import fingerprint
+from slotlab.composition.library import ConceptLibrary
+from slotlab.composition.recompose import IMAGES_FOLDER, compose, read_settings, write_image
+from slotlab.composition.seeing import see
+from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.errors import ConfigError
+from slotlab.fidelity import FidelityWarning, FrechetResult, compare_folders
+from slotlab.models import Model
+from slotlab.models.randomness import seeded_generator
+
+SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
+DONE_FILE = "protocol.json"
+
+
+@dataclass(frozen=True)
+class CompositionScores:
+    """Distances to real pictures, by what is compared with them: the protocol, "reconstructions" and "shuffle".
+
+    `protocol` says what they were measured on, as JSON values.
+    """
+
+    protocol: dict[str, Any]
+    results: dict[str, FrechetResult]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `scores.json` holds."""
+        return {"protocol": self.protocol, **{name: result.as_dict() for name, result in self.results.items()}}
+
+
+def score_compositions(
+    model: Model,
+    library: ConceptLibrary,
+    out: str | Path,
+    dataset: SlotDataset,
+    *,
+    features: str | Path = "inception",
+    inception: str | Path | None = None,
+    device: str = "cpu",
+    on_batch: Callable[[str, int, int], None] | None = None,
+) -> CompositionScores:
+    """Scores the finished composition in `out` against the real images of `dataset`, and writes `scores.json` there.
+
+    Beside it are scored plain reconstructions of the real images (as many as there are compositions, if there are that
+    many), which is the best that the decoder could reach, and the `shuffle` protocol. The pictures are written below
+    `out/score`, those of an earlier call with the same model, data and seed are used again.
+
+    Args:
+        model: that painted the composition; put into evaluation mode for the time.
+        library: the composition's.
+        out: its folder.
+        dataset: real images at the model's resolution, such as the val split.
+        features: feature net of the distance, see `slotlab.fidelity.open_network`.
+        inception: where the Inception file is.
+        device: where the feature net runs.
+        on_batch: told what is being made, how many pictures are done, and of how many.
+
+    Raises:
+        ConfigError: `out` holds no composition, or one of another library, or there is no such feature net.
+        CheckpointError: the library is of another model, or the feature net cannot be had.
+        DataError: an image cannot be read.
+    """
+    out = Path(out)
+    settings = read_settings(out)
+    if settings is None:
+        raise ConfigError(f"{out}: no composition to score; make one with: slotlab compose RUN LIBRARY --out {out}")
+    if settings["library"]["identity"] != library.identity:
+        raise ConfigError(f"{out}: composed from another library; give that one, or compose again")
+    library.check(model)
+    count, seed, batch_size = settings["count"], settings["seed"], settings["batch_size"]
+    folder = out / SCORE_FOLDER
+
+    def told(what: str, total: int) -> Callable[[int], None]:
+        done = 0
+
+        def tell(more: int) -> None:
+            nonlocal done
+            done += more
+            if on_batch is not None:
+                on_batch(what, done, total)
+
+        return tell
+
+    real, reconstructed = _write_real(
+        model, dataset, folder, count, seed, batch_size, told("real images, reconstructed", len(dataset))
+    )
+    folders = {settings["protocol"]: out / IMAGES_FOLDER, "reconstructions": reconstructed}
+    if settings["protocol"] != "shuffle":
+        folders["shuffle"] = compose(
+            model,
+            library,
+            folder / "shuffle",
+            protocol="shuffle",
+            count=count,
+            seed=seed,
+            batch_size=batch_size,
+            weights=settings["model"].get("weights"),
+            on_batch=told("shuffled slots", count),
+        )
+    split = str(dataset.describe()["split"])
+    results: dict[str, FrechetResult] = {}
+    for name, generated in folders.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FidelityWarning)  # the results carry their notes
+            results[name] = compare_folders(
+                real,
+                generated,
+                features=features,
+                inception=inception,
+                split=split,
+                device=device,
+                progress=lambda done, total, name=name: (
+                    on_batch(f"features, {name}", done, total) if on_batch else None
+                ),
+            )
+    first = results[settings["protocol"]]
+    protocol = {
+        "distance": first.name,
+        "features": first.real.network,
+        "features_fingerprint": first.real.fingerprint,
+        "resize": "clean",
+        "real": {**dataset.describe(), "images": first.real.count},
+        "generated": {name: result.generated.count for name, result in results.items()},
+        "composition": settings,
+    }
+    scores = CompositionScores(protocol, results)
+    with replacing(out / SCORES_FILE) as path:
+        path.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
+    return scores
+
+
+@torch.inference_mode()
+def _write_real(
+    model: Model,
+    dataset: SlotDataset,
+    folder: Path,
+    count: int,
+    seed: int,
+    batch_size: int,
+    on_batch: Callable[[int], None],
+) -> tuple[Path, Path]:
+    """Folders of the real images and of what the model paints of the first `count` of them, unless they are there."""
+    real, reconstructed = folder / "real", folder / "reconstructions"
+    protocol = {
+        "data": dataset.describe(),
+        "model": fingerprint(model),
+        "count": count,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    done = folder / DONE_FILE
+    if done.is_file() and done.read_text(encoding="utf-8") == json.dumps(protocol):
+        return real, reconstructed
+    for old in (done, real, reconstructed):
+        remove(old)
+    slot_model, position = with_slots(model), 0
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in evaluation_batches(dataset, batch_size=batch_size):
+            images = batch["image"]
+            for place, image in enumerate(images):
+                write_image(image, real / f"{position + place:06d}.png")
+            wanted = max(0, min(len(images), count - position))
+            if wanted:
+                numbers = [int(one) for one in batch["index"][:wanted]]
+                seen = see(slot_model, images[:wanted], [seeded_generator(seed, number) for number in numbers])
+                painted, _ = slot_model.paint(
+                    seen.slots, seen.poses, [seeded_generator(seed, number, 1) for number in numbers]
+                )
+                for place, image in enumerate(painted):
+                    write_image(image, reconstructed / f"{position + place:06d}.png")
+            position += len(images)
+            on_batch(len(images))
+    finally:
+        model.train(was_training)
+    with replacing(done) as path:
+        path.write_text(json.dumps(protocol), encoding="utf-8")
+    return real, reconstructed

@@ -1,0 +1,47 @@
+"""What a model sees in images, as far as a library needs it: slots, masks and poses, without painting a sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slotlab.models import SlotDiffusion, SlotModel
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Slots [B, K, D], masks [B, K, H, W] that sum to 1 over K, and poses [B, K, 4] if slots have them."""
+
+    slots: Tensor
+    masks: Tensor
+    poses: Tensor | None
+
+    @property
+    def owners(self) -> Tensor:
+        """The slot that owns each pixel, int64 [B, H, W]: `SlotOutput.segmentation("masks")`."""
+        return self.masks.argmax(dim=1)
+
+
+@torch.inference_mode()
+def see(model: SlotModel, images: Tensor, generators: Sequence[torch.Generator]) -> Seen:
+    """Slots and masks of images [B, 3, R, R] in [0, 1], which are brought to the model's device.
+
+    For slot diffusion the masks are the denoiser's cross-attention, as in its output, but no picture is sampled: one
+    evaluation of the denoiser instead of one per sampling step. The slots are those of `model(images, generators)`; the
+    noise in which the masks are read is another draw.
+
+    Args:
+        model: in evaluation mode.
+        images: of the model's resolution.
+        generators: one per image, on which alone what is random depends.
+    """
+    images = images.to(next(model.parameters()).device)
+    if isinstance(model, SlotDiffusion):
+        slots = model.encode(images, generators)
+        soft = model.cross_attention_masks(model.latents(images), slots, generators).float()
+        side = (model.resolution, model.resolution)
+        return Seen(slots, F.interpolate(soft, size=side, mode="bilinear", align_corners=False), None)
+    output = model(images, generators)
+    return Seen(output.slots, output.masks, output.poses)

@@ -1,0 +1,136 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from slotlab import hub
+from slotlab.cli import main
+
+
+@pytest.fixture
+def run_slotlab(capfd, monkeypatch):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["slotlab", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capfd.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny_preset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(3)
+    hub.save(hub.create_model(tiny_preset), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def feature_net(tmp_path_factory):
+    """A TorchScript file with the interface of the published Inception and a small net inside."""
+    path = tmp_path_factory.mktemp("net") / "small.pt"
+    torch.manual_seed(0)
+    network = torch.nn.Module()
+    network.layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 13, stride=13), torch.nn.Tanh(), torch.nn.AdaptiveAvgPool2d(1)
+    )
+    network.forward = lambda x: network.layers(x)
+    scripted = torch.jit.trace_module(network, {"forward": torch.zeros(1, 3, 299, 299)})
+    scripted.save(str(path))
+    return path
+
+
+def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_folder, feature_net, squares, tmp_path):
+    library, out = tmp_path / "library", tmp_path / "out"
+    status, printed, err = run_slotlab(
+        "concepts", "fit", model_folder, "--data", squares, "--out", library, "--concepts", 2
+    )
+    assert status == 0, err
+    assert "background" in printed and "images 32" in printed
+    content = json.loads((library / "library.json").read_text())
+    assert content["sources"]["data"] == str(squares)
+    status, printed, err = run_slotlab("concepts", "show", library, "--members", 3)
+    assert status == 0, err
+    assert "concepts.png" in printed
+    assert (library / "concepts.png").stat().st_size > 1000
+    score = ["--score", "--data", squares, "--split", "test", "--features", feature_net]
+    words = ["compose", model_folder, library, "--count", 6, "--out", out, "--seed", 4]
+    status, printed, err = run_slotlab(*words, *score)
+    assert status == 0, err
+    for part in ("report", "reconstructions", "shuffle", "FD-small", "split test", "protocol: features small"):
+        assert part in printed, part
+    assert len(list((out / "images").glob("*.png"))) == 6
+    assert (out / "sheet.png").is_file()
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["protocol"]["composition"]["seed"] == 4
+    assert scores["protocol"]["generated"] == {"report": 6, "reconstructions": 4, "shuffle": 6}
+    assert all(scores[name]["distance"] >= 0 for name in ("report", "reconstructions", "shuffle"))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png") if path.name != "sheet.png"}
+    assert run_slotlab(*words, *score)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what is there is not painted again"
+    assert json.loads((out / "scores.json").read_text()) == scores
+
+
+def test_slot_diffusion_is_composed_too(run_slotlab, diffusion_run, squares, tmp_path):
+    library = tmp_path / "library"
+    status, _, err = run_slotlab(
+        "concepts", "fit", diffusion_run, "--data", squares, "--count", 12, "--out", library, "--concepts", 2
+    )
+    assert status == 0, err
+    status, _, err = run_slotlab(
+        "compose", diffusion_run, library, "--protocol", "scene", "--count", 3, "--out", tmp_path / "out"
+    )
+    assert status == 0, err
+    settings = json.loads((tmp_path / "out" / "composition.json").read_text())
+    assert settings["model"]["sampling_steps"] == 2
+    assert settings["model"]["weights"] == "moving average"
+    assert settings["library"]["images"] == 12
+
+
+@pytest.fixture(scope="module")
+def library(model_folder, squares, tmp_path_factory):
+    from slotlab.composition import fit_library
+    from slotlab.data import open_data
+
+    folder = tmp_path_factory.mktemp("library")
+    fit_library(hub.load(model_folder), open_data(squares, resolution=16), folder, concepts=2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("concepts fit {model} --data {data} --out {tmp}/l --concepts many", "silhouette, not 'many'"),
+        ("concepts fit {model} --data {data} --out {tmp}/l --concepts 500", "lower --concepts"),
+        ("concepts fit {model} --data {tmp}/nowhere --out {tmp}/l", "nowhere"),
+        ("concepts show {tmp}", "library.json: missing"),
+        ("concepts show {library}", "say it with --model"),
+        ("compose {model} {library} --out {tmp}/o --protocol scenes", "did you mean 'scene'"),
+        ("compose {model} {library} --out {tmp}/o --score", "--score needs --data"),
+        ("compose {model} {library} --out {data}", "something else"),
+        ("compose {other} {library} --out {tmp}/o", "the library holds slots of model"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    run_slotlab, model_folder, library, diffusion_run, squares, tmp_path, words, message
+):
+    places = {"model": model_folder, "data": squares, "library": library, "tmp": tmp_path, "other": diffusion_run}
+    status, _, err = run_slotlab(*words.format(**places).split())
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_sheet_needs_the_data_but_the_pictures_do_not(run_slotlab, model_folder, library, tmp_path):
+    status, _, err = run_slotlab("compose", model_folder, library, "--count", 2, "--out", tmp_path / "out")
+    assert status == 0
+    assert "no sheet.png: the library does not say where its data is" in err
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2

@@ -1,0 +1,502 @@
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from slotlab.cli import main
+from slotlab.composition import edits
+from slotlab.composition.edits import Scene, paint_edit, read_scene
+from slotlab.composition.library import fit_library
+from slotlab.data import open_data
+from slotlab.errors import ConfigError, DataError
+from slotlab.hub import create_model, load, save
+
+RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
+
+
+def pictures(squares):
+    return sorted((squares / "images").glob("*.png"))
+
+
+def seeded_model(preset, **overrides):
+    torch.manual_seed(0)
+    return create_model(preset, **overrides).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_preset):
+    """An untrained model whose slots differ: with the small weights of a fresh one, one slot would own everything."""
+    model = seeded_model(tiny_preset)
+    with torch.no_grad():
+        model.decoder.to_rgb_and_mask.weight.mul_(30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def relative(tiny_preset):
+    return seeded_model(tiny_preset, **RELATIVE)
+
+
+@pytest.fixture(scope="module")
+def diffusion(diffusion_run):
+    return load(diffusion_run)
+
+
+@pytest.fixture(params=["model", "relative", "diffusion"])
+def any_model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def scenes(any_model, squares):
+    return [read_scene(any_model, path) for path in pictures(squares)[:2]]
+
+
+@pytest.fixture
+def scene(model, squares):
+    return read_scene(model, pictures(squares)[0])
+
+
+def same(plan, other):
+    poses = plan.poses is None if other.poses is None else plan.poses.equal(other.poses)
+    return plan.slots.equal(other.slots) and poses
+
+
+def blobs(tiny_preset, poses):
+    """A real relative model whose decoder is set by hand: a slot's logit falls with the distance from its pose.
+
+    The embedding gives x, -x, y, -y; a convolution with ReLU leaves |x| and |y|, and the mask's logit is minus their
+    sum, at any place the one of the nearest pose in units of its scale.
+    """
+    model = seeded_model(tiny_preset, **RELATIVE, **{"decoder.broadcast": 16})
+    decoder = model.decoder
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.position.embedding.weight[:4] = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+        for channel in range(4):
+            decoder.body[0].weight[channel, channel, 1, 1] = 1
+            decoder.to_rgb_and_mask.weight[0, channel, 1, 1] = -100
+    poses = torch.tensor(poses)
+    slots = torch.zeros(len(poses), 8)
+    image, masks = model.paint(slots[None], poses[None])
+    return model, Scene(slots, poses, image[0], masks[0].detach())
+
+
+def centre(mask):
+    """Centre of a mask in [-1, 1]: x, y."""
+    places = (torch.arange(mask.shape[0]) + 0.5) / mask.shape[0] * 2 - 1
+    share = mask / mask.sum()
+    return float((share.sum(dim=0) * places).sum()), float((share.sum(dim=1) * places).sum())
+
+
+# Reading
+
+
+def test_a_scene_is_what_the_model_makes_of_the_image(any_model, squares):
+    scene = read_scene(any_model, pictures(squares)[0])
+    assert scene.slots.shape == (4, 8)
+    assert scene.image.shape == (3, 16, 16)
+    assert scene.masks.sum(dim=0).allclose(torch.ones(16, 16), atol=1e-5)
+    stored = torch.from_numpy(np.asarray(Image.open(pictures(squares)[0])).copy()).permute(2, 0, 1) / 255
+    assert scene.image.allclose(stored)
+    assert same(scene, read_scene(any_model, stored))
+    assert not same(scene, read_scene(any_model, stored, seed=1))
+    x, y = 3, 11
+    assert scene.slot_at(x, y) == int(scene.segmentation()[y, x]) == int(scene.masks[:, y, x].argmax())
+
+
+def test_poses_are_there_where_the_decoder_reads_them(tiny_preset, relative, squares):
+    assert read_scene(relative, pictures(squares)[0]).poses.shape == (4, 4)
+    blind = seeded_model(tiny_preset, **{"slot_attention.frame": "relative"})
+    assert read_scene(blind, pictures(squares)[0]).poses is None
+
+
+def test_another_size_is_cut_to_the_centred_square_and_resized(model, tmp_path):
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[:, 16:48] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    expected = np.asarray(Image.fromarray(wide[:, 16:48]).resize((16, 16), Image.Resampling.BILINEAR))
+    scene = read_scene(model, tmp_path / "wide.png")
+    assert (scene.image * 255).round().byte().equal(torch.from_numpy(expected.copy()).permute(2, 0, 1))
+    tensor = torch.from_numpy(wide).permute(2, 0, 1) / 255
+    assert read_scene(model, tensor).image.equal(scene.image)
+    half = np.asarray(Image.fromarray(wide[8:24, 24:40]))
+    cropped = read_scene(model, tensor, crop=0.5).image
+    assert (cropped * 255).round().byte().equal(torch.from_numpy(half.copy()).permute(2, 0, 1))
+
+
+def test_exif_orientation_is_ignored(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    assert Image.open(tmp_path / "turned.png").getexif()[0x0112] == 6
+    scene = read_scene(model, tmp_path / "turned.png")
+    assert (scene.image * 255).round().byte().equal(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_reading_and_painting_leave_the_mode_of_the_model(tiny_preset, squares):
+    model = seeded_model(tiny_preset).train()
+    scene = read_scene(model, pictures(squares)[0])
+    edited = paint_edit(model, scene, edits.remove(scene, [0]))
+    assert model.training
+    assert not edited.image.requires_grad
+
+
+# What each edit changes
+
+
+def test_keeping_all_changes_nothing(any_model, scenes):
+    plan = edits.keep(scenes[0], range(4))
+    edited = paint_edit(any_model, scenes[0], plan)
+    assert plan.numbers == (0, 1, 2, 3)
+    assert edited.changed == frozenset()
+    assert not edited.region.any()
+    assert edited.outside_error == 0
+    assert edited.image.equal(edited.before)
+
+
+def test_a_removed_slot_is_gone(any_model, scenes):
+    scene = scenes[0]
+    gone = int(scene.segmentation().flatten().mode().values)
+    plan = edits.remove(scene, [gone])
+    edited = paint_edit(any_model, scene, plan)
+    rest = [slot for slot in range(4) if slot != gone]
+    assert plan.numbers == tuple(rest)
+    assert plan.slots.equal(scene.slots[rest])
+    assert edited.masks.shape == (3, 16, 16)
+    assert edited.masks.sum(dim=0).allclose(torch.ones(16, 16), atol=1e-5)
+    assert gone not in edited.segmentation().unique()
+    assert edited.changed == {gone}
+    assert same(edits.keep(scene, rest), plan)
+
+
+def test_the_region_is_what_the_removed_slot_owned(model, scene):
+    gone = scene.slot_at(0, 0)
+    edited = paint_edit(model, scene, edits.remove(scene, [gone]))
+    assert edited.region.equal(scene.segmentation() == gone)
+    inside = (edited.image - edited.before).square().mean(dim=0)
+    assert inside[edited.region].mean() > edited.outside_error
+    outside = inside[~edited.region]
+    assert edited.outside_error == pytest.approx(float(outside.mean()) if len(outside) else math.nan, nan_ok=True)
+
+
+def test_nothing_outside_gives_no_error(model, scene):
+    everything = edits.keep(edits.add(edits.keep(scene, range(4)), scene, 0), [4])
+    edited = paint_edit(model, scene, everything)
+    assert edited.changed == {0, 1, 2, 3, 4}
+    assert edited.region.all()
+    assert math.isnan(edited.outside_error)
+
+
+def test_an_added_slot_comes_last_with_the_next_number(any_model, scenes):
+    plan = edits.add(scenes[0], scenes[1], 2)
+    assert plan.numbers == (0, 1, 2, 3, 4)
+    assert plan.slots[4].equal(scenes[1].slots[2])
+    assert plan.slots[:4].equal(scenes[0].slots)
+    if scenes[1].poses is not None:
+        assert plan.poses[4].equal(scenes[1].poses[2])
+    edited = paint_edit(any_model, scenes[0], plan)
+    assert edited.masks.shape == (5, 16, 16)
+    assert edited.changed == {4}
+    assert same(edits.remove(plan, [4]), scenes[0])
+    assert edits.add(edits.remove(plan, [4]), scenes[1], 0).numbers == (0, 1, 2, 3, 5)
+
+
+def test_a_swap_exchanges_and_twice_is_the_identity(any_model, scenes):
+    one, two = edits.swap(*scenes, 1, 3)
+    assert one.slots[1].equal(scenes[1].slots[3])
+    assert two.slots[3].equal(scenes[0].slots[1])
+    if one.poses is not None:
+        assert one.poses[1].equal(scenes[1].poses[3])
+        assert two.poses[3].equal(scenes[0].poses[1])
+    assert edits.changed_slots(scenes[0], one) == {1}
+    back = edits.swap(one, two, 1, 3)
+    assert same(back[0], scenes[0])
+    assert same(back[1], scenes[1])
+    assert paint_edit(any_model, scenes[0], back[0]).outside_error == 0
+
+
+def test_the_scene_itself_is_never_altered(scenes):
+    slots = [scene.slots.clone() for scene in scenes]
+    edits.swap(*scenes, 0, 1)
+    edits.replace(scenes[0], 0, torch.zeros(8))
+    edits.interpolate(scenes[0], 1, torch.zeros(8), 0.5)
+    assert all(scene.slots.equal(was) for scene, was in zip(scenes, slots, strict=True))
+
+
+def test_a_replaced_slot_keeps_its_pose_unless_given_one(relative, squares):
+    scene = read_scene(relative, pictures(squares)[0])
+    vector = torch.arange(8.0)
+    plan = edits.replace(scene, 2, vector)
+    assert plan.slots[2].equal(vector)
+    assert plan.poses.equal(scene.poses)
+    pose = torch.tensor([0.5, -0.5, 0.1, 0.2])
+    assert edits.replace(scene, 2, vector, pose).poses[2].equal(pose)
+
+
+def test_interpolation_goes_from_the_slot_to_the_other(any_model, scenes):
+    other = scenes[1].slots[0]
+    assert same(edits.interpolate(scenes[0], 1, other, 0), scenes[0])
+    assert edits.interpolate(scenes[0], 1, other, 1).slots[1].equal(other)
+    half = edits.interpolate(scenes[0], 1, other, 0.5)
+    assert half.slots[1].allclose((scenes[0].slots[1] + other) / 2)
+    assert edits.changed_slots(scenes[0], half) == {1}
+
+
+# Poses
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.25, 0), (-0.25, 0), (0, 0.25), (0, -0.25), (0.2, -0.2)])
+def test_a_moved_slot_is_painted_where_it_was_moved_to(tiny_preset, dx, dy):
+    model, scene = blobs(tiny_preset, [[0.0, 0, 0.1, 0.1], [-0.9, -0.9, 0.5, 0.5], [0.9, 0.9, 0.5, 0.5]])
+    plan = edits.move(scene, 0, dx, dy)
+    assert plan.poses[0].allclose(torch.tensor([2 * dx, 2 * dy, 0.1, 0.1]))
+    assert plan.poses[1:].equal(scene.poses[1:])
+    edited = paint_edit(model, scene, plan)
+    (x0, y0), (x, y) = centre(scene.masks[0]), centre(edited.masks[0])
+    assert (x0, y0) == pytest.approx((0, 0), abs=0.05)
+    assert (x, y) == pytest.approx((2 * dx, 2 * dy), abs=0.1)
+    assert edited.region.equal((scene.segmentation() == 0) | (edited.segmentation() == 0))
+
+
+def test_a_resized_slot_owns_more_or_less(tiny_preset):
+    model, scene = blobs(tiny_preset, [[0.0, 0, 0.1, 0.1], [-0.9, -0.9, 0.3, 0.3], [0.9, 0.9, 0.3, 0.3]])
+    area = {
+        factor: float(paint_edit(model, scene, edits.resize(scene, 0, factor)).masks[0].sum()) for factor in (0.5, 1, 2)
+    }
+    assert area[0.5] < 0.8 * area[1]
+    assert area[2] > 1.2 * area[1]
+    plan = edits.resize(scene, 0, 2)
+    assert plan.poses[0].allclose(torch.tensor([0, 0, 0.2, 0.2]))
+
+
+def test_poses_of_an_encoded_image_are_moved_too(relative, squares):
+    scene = read_scene(relative, pictures(squares)[0])
+    x, y = scene.poses[1, :2].tolist()
+    plan = edits.move(scene, 1, -x / 2, -y / 2)
+    assert plan.poses[1, :2].allclose(torch.zeros(2), atol=1e-6)
+    edited = paint_edit(relative, scene, plan)
+    assert edited.changed == {1}
+    assert not edited.image.equal(edited.before)
+
+
+# Painting
+
+
+def test_the_same_seed_paints_the_same(diffusion, squares):
+    scene = read_scene(diffusion, pictures(squares)[0])
+    plan = edits.remove(scene, [0])
+    first = paint_edit(diffusion, scene, plan, seed=3)
+    assert paint_edit(diffusion, scene, plan, seed=3).image.equal(first.image)
+    assert not paint_edit(diffusion, scene, plan, seed=4).image.equal(first.image)
+
+
+def test_keep_outside_keeps_what_is_beyond_the_soft_edge(tiny_preset):
+    model, scene = blobs(tiny_preset, [[-0.6, -0.6, 0.1, 0.1], [0.5, 0.5, 0.3, 0.3]])
+    with torch.no_grad():
+        model.decoder.to_rgb_and_mask.weight[0, :4, 1, 1] = -5  # masks so soft that every slot shows everywhere
+        model.decoder.to_rgb_and_mask.weight[1:, :4, 1, 1] = 0.1  # colours that depend on the slot
+    plan = edits.replace(scene, 0, torch.full((8,), 0.1))
+    free, kept = (paint_edit(model, scene, plan, keep_outside=keep) for keep in (False, True))
+    assert free.region.equal(kept.region)
+    beyond = torch.ones(16, 16, dtype=torch.bool)
+    for y, x in kept.region.nonzero().tolist():
+        beyond[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = False
+    assert beyond.any() and kept.region.any()
+    assert kept.image[:, kept.region].equal(free.image[:, free.region])
+    assert kept.image[:, beyond].equal(kept.before[:, beyond])
+    assert not free.image[:, beyond].equal(free.before[:, beyond])
+    edge = ~beyond & ~kept.region
+    halfway = (free.image + free.before) / 2
+    assert kept.image[:, edge].allclose(halfway[:, edge], atol=1e-6)
+    assert kept.outside_error < free.outside_error
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda s: edits.remove(s, [4]), r"slot 4: there are 4 slots, numbered 0 to 3"),
+        (lambda s: edits.keep(s, [-1]), r"slot -1: there are 4 slots"),
+        (lambda s: edits.add(s, s, 9), r"slot 9: there are 4 slots"),
+        (lambda s: edits.swap(s, s, 0, 7), r"slot 7: there are 4 slots"),
+        (lambda s: edits.remove(edits.remove(s, [1]), [1]), r"slot 1: an earlier edit removed it; left are 0, 2, 3"),
+        (lambda s: edits.remove(s, range(4)), r"no slot would be left"),
+        (lambda s: edits.keep(s, []), r"no slot would be left"),
+        (lambda s: edits.move(s, 0, 0.1, 0), r"move: .*slot_attention.frame=relative and decoder.position=relative"),
+        (lambda s: edits.resize(s, 0, 2), r"resize: .*slot_attention.frame=relative"),
+        (lambda s: edits.replace(s, 0, torch.zeros(5)), r"vector: expected a slot of width 8, not \[5\]"),
+        (lambda s: edits.replace(s, 0, torch.zeros(8), torch.zeros(4)), r"pose: this model's slots have no pose"),
+        (lambda s: edits.interpolate(s, 0, torch.zeros(8), 1.5), r"amount: must be from 0 .* not 1.5"),
+        (lambda s: s.slot_at(16, 0), r"pixel \(16, 0\): the image has 16x16 pixels"),
+    ],
+)
+def test_edits_that_cannot_be_done_say_why(scene, edit, message):
+    with pytest.raises(ConfigError, match=message):
+        edit(scene)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda s: edits.move(s, 0, 3, 0), r"move: the centre of slot 0 would be at .* outside"),
+        (lambda s: edits.move(s, 0, math.nan, 0), r"outside"),
+        (lambda s: edits.resize(s, 0, 0), r"resize: the factor must be above 0, not 0"),
+        (lambda s: edits.resize(s, 0, 1000), r"resize: slot 0 can be resized by .* not 1000"),
+        (lambda s: edits.replace(s, 0, torch.zeros(8), torch.zeros(3)), r"pose: expected 4 numbers"),
+    ],
+)
+def test_poses_stay_in_their_range(relative, squares, edit, message):
+    with pytest.raises(ConfigError, match=message):
+        edit(read_scene(relative, pictures(squares)[0]))
+
+
+def test_scenes_of_two_models_do_not_mix(tiny_preset, model, relative, scene, squares):
+    wide = read_scene(seeded_model(tiny_preset, **{"slot_attention.dim": 12}), pictures(squares)[0])
+    with pytest.raises(ConfigError, match=r"slots of width 12 do not fit a scene of width 8"):
+        edits.add(scene, wide, 0)
+    with pytest.raises(ConfigError, match=r"one scene has poses and the other has none"):
+        edits.swap(scene, read_scene(relative, pictures(squares)[0]), 0, 0)
+    with pytest.raises(ConfigError, match=r"slots of width 12 do not fit a model of width 8"):
+        paint_edit(model, wide, edits.remove(wide, [0]))
+
+
+def test_what_cannot_be_read_is_named(model, latents_run, tmp_path):
+    with pytest.raises(DataError, match=r"none.png: no such image file"):
+        read_scene(model, tmp_path / "none.png")
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"broken.png: it cannot be decoded .*; give another file$"):
+        read_scene(model, tmp_path / "broken.png")
+    with pytest.raises(ValueError, match=r"image: expected \[3, H, W\], got \[16, 16\]"):
+        read_scene(model, torch.zeros(16, 16))
+    with pytest.raises(ConfigError, match=r"crop: must be above 0 and at most 1, not 0"):
+        read_scene(model, torch.zeros(3, 16, 16), crop=0)
+    with pytest.raises(ConfigError, match=r"a latent-autoencoder has no slots to edit"):
+        read_scene(load(latents_run), torch.zeros(3, 16, 16))
+
+
+# The command
+
+
+@pytest.fixture
+def run_edit(capfd, monkeypatch, tmp_path, model, squares):
+    save(model, tmp_path / "model")
+
+    def run(*words, model=tmp_path / "model"):
+        words = [model, pictures(squares)[0], "--out", tmp_path / "out", "--device", "cpu", "--threads", 1, *words]
+        monkeypatch.setattr(sys, "argv", ["slotlab", "edit", *map(str, words)])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capfd.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_without_an_edit_the_slots_are_shown(run_edit, tmp_path):
+    status, out, err = run_edit()
+    assert status == 0, err
+    assert "4 slots" in out
+    assert names(tmp_path / "out") == ["slots.png"]
+    assert Image.open(tmp_path / "out" / "slots.png").width > 4 * 176
+
+
+def test_the_command_does_what_the_functions_do(run_edit, model, squares, tmp_path):
+    other = pictures(squares)[1]
+    status, out, err = run_edit(
+        *("--remove", 2, "--swap", f"0={other}:3", "--interpolate", f"1={other}:2:0.25", "--add", f"{other}:1")
+    )
+    assert status == 0, err
+    assert "slots now: 0, 1, 3, 4; changed: 0, 1, 2, 4" in out
+    assert "mean squared error outside the region" in out
+    files = ["edit.png", "edited.png", "mask.png", "slots.npz"]
+    assert names(tmp_path / "out") == sorted([*files, *(f"swapped-1-{name}" for name in files)])
+
+    one, two = (read_scene(model, path) for path in pictures(squares)[:2])
+    plan, theirs = edits.swap(edits.remove(one, [2]), two, 0, 3)
+    plan = edits.add(edits.interpolate(plan, 1, two.slots[2], 0.25), two, 1)
+    edited = paint_edit(model, one, plan)
+    with np.load(tmp_path / "out" / "slots.npz") as stored:
+        assert sorted(stored) == ["changed", "numbers", "slots"]
+        assert np.allclose(stored["slots"], plan.slots)
+        assert stored["numbers"].tolist() == [0, 1, 3, 4]
+        assert stored["changed"].tolist() == [0, 1, 2, 4]
+    with np.load(tmp_path / "out" / "swapped-1-slots.npz") as stored:
+        assert np.allclose(stored["slots"], theirs.slots)
+    mask = Image.open(tmp_path / "out" / "mask.png")
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), edited.segmentation())
+    painted = np.asarray(Image.open(tmp_path / "out" / "edited.png"))
+    assert painted.shape == (16, 16, 3)
+    assert np.abs(painted / 255 - edited.image.permute(1, 2, 0).numpy()).max() <= 0.51 / 255
+
+
+def test_the_command_moves_and_resizes_where_frames_are_relative(run_edit, relative, squares, tmp_path):
+    save(relative, tmp_path / "relative")
+    scene = read_scene(relative, pictures(squares)[0])
+    x, y = (-scene.poses[1, :2] / 2).tolist()
+    status, _, err = run_edit("--move", f"1:{x},{y}", "--resize", "0:1.5", model=tmp_path / "relative")
+    assert status == 0, err
+    with np.load(tmp_path / "out" / "slots.npz") as stored:
+        assert np.allclose(stored["poses"][1, :2], 0, atol=1e-6)
+        assert np.allclose(stored["poses"][0, 2:], scene.poses[0, 2:] * 1.5)
+        assert np.allclose(stored["slots"], scene.slots)
+
+
+def test_the_command_puts_a_concepts_member_in_a_slots_place(run_edit, model, tiny_preset, squares, tmp_path):
+    library = fit_library(model, open_data(str(squares), split="val", resolution=16), tmp_path / "library", concepts=2)
+    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:1")
+    assert status == 0, err
+    with np.load(tmp_path / "out" / "slots.npz") as stored:
+        assert stored["changed"].tolist() == [2]
+        members = library.table.slots[library.concept == 1]
+        assert np.any(np.all(members == stored["slots"][2], axis=1))
+    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:7")
+    assert status == 2
+    assert "has no concept 7; there are 2, numbered 0 (the background) to 1" in err
+    save(seeded_model(tiny_preset), tmp_path / "other")
+    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:1", model=tmp_path / "other")
+    assert status == 2
+    assert "the library holds slots of model" in err
+
+
+def test_the_command_keeps_the_outside_of_a_sample(run_edit, diffusion_run, tmp_path):
+    status, out, err = run_edit("--remove", 0, "--keep", 0, "--keep", 1, "--keep-outside", model=diffusion_run)
+    assert status == 0, err
+    assert "slots now: 1; changed: 0, 2, 3" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--remove", 9], "slot 9: there are 4 slots, numbered 0 to 3"),
+        (["--swap", "1"], "--swap 1: not of the form K=IMAGE:J"),
+        (["--add", "2"], "--add 2: not of the form IMAGE:J"),
+        (["--interpolate", "1=x.png:2:much"], "not of the form K=IMAGE:J:AMOUNT"),
+        (["--move", "1:0.5"], "--move 1:0.5: not of the form K:DX,DY"),
+        (["--move", "1:0.5,0"], "slot_attention.frame=relative"),
+        (["--resize", "1"], "--resize 1: not of the form K:FACTOR"),
+        (["--add", "nowhere.png:2"], "nowhere.png: no such image file"),
+    ],
+)
+def test_bad_words_end_with_one_sentence_and_write_nothing(run_edit, tmp_path, words, message):
+    status, _, err = run_edit(*words)
+    assert status == 2
+    assert err.startswith("slotlab: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
