@@ -22,7 +22,8 @@ bench: .make/installed-dev  ## all benchmarks; each prints its table
 	$(BIN)/python benchmarks/ari.py
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion
+	$(BIN)/python benchmarks/denoiser.py
 
 clean:  ## remove what this file made
 	rm -rf .venv .make runs/demo

@@ -100,7 +100,7 @@ def pack(
 
     Example: [bold]slotlab data pack data/clevrtex data/clevrtex-128 --resolution 128[/bold]
 
-    For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count 20000
+    For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count 10000
     --max-objects 6 --latents runs/latents[/bold]; training then never runs the autoencoder.
     """
     from slotlab.data import pack
