@@ -8,7 +8,7 @@ from PIL import Image
 
 import slotlab
 from slotlab import hub
-from slotlab.composition import PROTOCOLS, compose, fit_library, plans
+from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, fit_library, plans, score_compositions
 from slotlab.composition.recompose import read_plans
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
@@ -213,3 +213,28 @@ def test_pictures_of_concepts_and_compositions(which, request, squares, tmp_path
     assert sheet.height > 3 * 32
     with pytest.raises(ConfigError, match="the data set and split that the library was fitted to"):
         concept_picture(model, library, open_data(squares, resolution=16, split="val"))
+
+
+def test_poses_go_with_their_slots(tiny_preset, squares, tmp_path):
+    torch.manual_seed(0)
+    model = hub.create_model(tiny_preset, **{"slot_attention.frame": "relative", "decoder.position": "relative"}).eval()
+    library = fit_library(model, open_data(squares, resolution=16), tmp_path / "library", concepts=2)
+    assert library.table.poses.shape == (len(library.table), 4)
+    compose(model, library, tmp_path / "out", count=2, protocol="shuffle")
+    rows = list(read_plans(tmp_path / "out")[1].rows)
+    slots, poses = (torch.from_numpy(values[rows])[None] for values in (library.slots, library.table.poses))
+    painted, _ = model.paint(slots, poses)
+    with Image.open(tmp_path / "out" / "images" / "000001.png") as image:
+        found = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    assert (found - painted[0].detach()).abs().max() < 0.6 / 255 + 1e-4
+
+
+def test_only_the_composition_of_this_library_is_scored(small, squares, tmp_path):
+    model, library = small
+    data = open_data(squares, resolution=16, split="test")
+    with pytest.raises(ConfigError, match="no composition to score"):
+        score_compositions(model, library, tmp_path, data)
+    compose(model, library, tmp_path, count=1)
+    other = ConceptLibrary.fit(library.table, concepts=3)
+    with pytest.raises(ConfigError, match="another library"):
+        score_compositions(model, other, tmp_path, data)

@@ -43,7 +43,14 @@ def test_the_report_s_slot_diffusion_holds_its_finalized_parameters():
 
 
 def test_short_keys_of_slot_diffusion(tiny_diffusion):
-    changes = ["steps=5", "sampling.steps=3", "schedule.steps=50", "target=v", "num_repeat=2", "pretrained=runs/latents"]
+    changes = [
+        "steps=5",
+        "sampling.steps=3",
+        "schedule.steps=50",
+        "target=v",
+        "num_repeat=2",
+        "pretrained=runs/latents",
+    ]
     config = run_config(tiny_diffusion, changes)
     assert config.training.steps == 5
     assert config.model["sampling"]["steps"] == 3

@@ -17,7 +17,7 @@ from slotlab.composition.recompose import IMAGES_FOLDER, compose, read_settings,
 from slotlab.composition.seeing import see
 from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.errors import ConfigError
-from slotlab.fidelity import FidelityWarning, FrechetResult, compare_folders
+from slotlab.fidelity import FidelityWarning, FrechetResult, SetStatistics, compare, folder_statistics, open_network
 from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
 
@@ -109,22 +109,21 @@ def score_compositions(
             weights=settings["model"].get("weights"),
             on_batch=told("shuffled slots", count),
         )
-    split = str(dataset.describe()["split"])
+    network = open_network(features, inception, device)
+
+    def statistics(what: str, images: Path, split: str | None = None) -> SetStatistics:
+        def tell(done: int, total: int) -> None:
+            if on_batch is not None:
+                on_batch(f"features, {what}", done, total)
+
+        return folder_statistics(images, network, split, progress=tell)
+
+    truth = statistics("real images", real, str(dataset.describe()["split"]))
     results: dict[str, FrechetResult] = {}
     for name, generated in folders.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FidelityWarning)  # the results carry their notes
-            results[name] = compare_folders(
-                real,
-                generated,
-                features=features,
-                inception=inception,
-                split=split,
-                device=device,
-                progress=lambda done, total, name=name: (
-                    on_batch(f"features, {name}", done, total) if on_batch else None
-                ),
-            )
+            results[name] = compare(truth, statistics(name, generated))
     first = results[settings["protocol"]]
     protocol = {
         "distance": first.name,

@@ -21,6 +21,7 @@ from slotlab.evaluation import Evaluation
 from slotlab.models import SlotOutput
 from slotlab.presets.config import RunConfig, read_run_config
 from slotlab.reporting import contents
+from slotlab.reporting.composition_sections import composition_section, concept_section
 from slotlab.reporting.previews import outputs
 from slotlab.reporting.section import Section
 from slotlab.training.datasets import open_split
@@ -36,6 +37,8 @@ def write_report(
     data: str | Path | None = None,
     images: int = 8,
     evaluation: Evaluation | None = None,
+    library: str | Path | None = None,
+    compositions: Sequence[str | Path] = (),
     device: str | torch.device = "cpu",
 ) -> Path:
     """Writes `report.html` into a run folder: scores, pictures of validation images, curves, and how it was made.
@@ -45,6 +48,8 @@ def write_report(
         data: where the run's data is now, if not where it was; any spec that `slotlab.open_data` takes.
         images: how many images of the validation split to show, 1 to 64: its first.
         evaluation: the scores to show; by default those in the folder's `metrics.json`, if it is there.
+        library: a concept library of the run to show.
+        compositions: folders that `slotlab compose` wrote, to show with their scores.
         device: where the model runs.
 
     Returns:
@@ -76,6 +81,8 @@ def write_report(
     sections += [
         contents.curves(run, config.preset, output.titles.get("masks", "")),
         contents.preview_history(run),
+        concept_section(Path(library)) if library is not None else None,
+        *(composition_section(Path(folder)) for folder in compositions),
         contents.origin(config.model_dump(mode="json"), training),
     ]
     facts = [f"{training['steps']:,} steps"] if isinstance(training.get("steps"), int) else []

@@ -1,0 +1,291 @@
+"""Commands on what slots are for: concepts, compositions, edits."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Split, app, device_named, say, set_threads
+from slotlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from slotlab.composition import ConceptLibrary
+    from slotlab.data import SlotDataset
+
+concepts_app = typer.Typer(no_args_is_help=True, help="Group the slots of many images into concepts.")
+app.add_typer(concepts_app, name="concepts")
+
+
+@concepts_app.command("fit")
+def fit_concepts(
+    run: Annotated[Path, typer.Argument(help="A run folder, or any folder with a model with slots.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="LIBRARY", help="Folder of the library.")],
+    concepts: Annotated[
+        str | None,
+        typer.Option(metavar="K|silhouette", help="Number of concepts, background included; default: of slots."),
+    ] = None,
+    split: Split = "train",
+    crop: Crop = None,
+    count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
+    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the initial slots, and of K-means.")] = 0,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Make a concept library: the slots of a data set, grouped by K-means.
+
+    Example: [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out runs/first/concepts[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from slotlab.composition import fit_library
+    from slotlab.data import open_data
+    from slotlab.hub import load
+    from slotlab.reporting.concept_tables import concept_table
+
+    if concepts not in (None, "silhouette") and not concepts.isdecimal():
+        raise ConfigError(f"--concepts: a number of at least 2, or silhouette, not {concepts!r}")
+    set_threads(threads)
+    model = load(run, device_named(device))
+    opening: dict[str, Any] = {"split": split, "crop": crop, "count": count}
+    opening |= {} if max_objects is None else {"max_objects": max_objects}
+    dataset = open_data(data, resolution=model.resolution, **opening)
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("slots", total=len(dataset))
+        library = fit_library(
+            model,
+            dataset,
+            out,
+            concepts=int(concepts) if concepts is not None and concepts.isdecimal() else concepts,  # pyright: ignore
+            batch_size=batch_size,
+            seed=seed,
+            sources={"model": str(run), "data": data, "opening": opening},
+            on_batch=lambda done: progress.advance(task, done),
+        )
+    Console().print(concept_table(library))
+    say(f"library: {out}; next: slotlab concepts show {out}, or slotlab compose {run} {out} --out DIR")
+
+
+@concepts_app.command("show")
+def show_concepts(
+    library: Annotated[Path, typer.Argument(help="Folder of a library.")],
+    model: Annotated[Path | None, typer.Option(help="Where the model is now, if not where it was.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the data is now, if not where it was.")] = None,
+    members: Annotated[int, typer.Option(help="Slots to show of each concept: the most central ones.")] = 10,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Print the sizes of the concepts, and draw their most central members into concepts.png in the library.
+
+    Example: [bold]slotlab concepts show runs/first/concepts[/bold]
+    """
+    from rich.console import Console
+
+    from slotlab.composition import ConceptLibrary
+    from slotlab.hub import load
+    from slotlab.reporting.concept_tables import concept_table
+    from slotlab.reporting.concepts import concept_picture
+    from slotlab.reporting.previews import write_png
+
+    set_threads(threads)
+    concepts = ConceptLibrary.load(library)
+    Console().print(concept_table(concepts))
+    run = model or concepts.sources.get("model")
+    if run is None:
+        raise ConfigError(f"{library}: does not say where its model is; say it with --model")
+    loaded = load(run, device_named(device))
+    concepts.check(loaded)
+    picture = concept_picture(loaded, concepts, _library_data(concepts, data), members=members)
+    write_png(picture, library / "concepts.png")
+    say(f"picture: {(library / 'concepts.png').resolve()}")
+
+
+@app.command("compose")
+def compose_images(
+    run: Annotated[Path, typer.Argument(help="The run folder whose model made the library.")],
+    library: Annotated[Path, typer.Argument(help="Folder of a library.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; an interrupted one is gone on with.")],
+    protocol: Annotated[str, typer.Option(help="report, shuffle or scene.")] = "report",
+    count: Annotated[int, typer.Option(help="Number of pictures.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Of the choice of slots, and of the noise of samples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    score: Annotated[bool, typer.Option("--score", help="Score the pictures against real ones; needs --data.")] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH|scenes:VARIANT", help="Real images, for --score. " + DATA_HELP)
+    ] = None,
+    split: Split = "val",
+    crop: Crop = None,
+    real_count: Annotated[int | None, typer.Option(help="At most so many real images; default: all.")] = None,
+    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    features: Annotated[
+        str, typer.Option(help="inception, efficientnet-lite0, or the path of a TorchScript net.")
+    ] = "inception",
+    inception: Annotated[Path | None, typer.Option(help="Where inception-2015-12-05.pt is.")] = None,
+    sheet: Annotated[int, typer.Option(help="Compositions on sheet.png, beside their sources; 0: no sheet.")] = 8,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Paint new pictures of slots that come from many images.
+
+    [bold]slotlab compose runs/first runs/first/concepts --protocol scene --count 100 --out new[/bold]
+
+    [bold]slotlab compose runs/first runs/first/concepts --out new --score --data scenes:plain
+    --features efficientnet-lite0[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from slotlab.composition import ConceptLibrary, compose, score_compositions
+    from slotlab.data import open_data
+    from slotlab.errors import DataError
+    from slotlab.fidelity import open_network
+    from slotlab.hub import load
+    from slotlab.reporting.concept_tables import composition_table
+    from slotlab.reporting.concepts import contact_sheet
+    from slotlab.reporting.previews import write_png
+    from slotlab.training.checkpoint import weights_of
+
+    if score and data is None:
+        raise ConfigError("--score needs --data, the real images to compare with")
+    set_threads(threads)
+    model = load(run, device_named(device))
+    concepts = ConceptLibrary.load(library, model)
+    options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
+    real = None
+    if score and data is not None:
+        open_network(features, inception, device_named(device))  # now, not after hours of painting, if it is missing
+        real = open_data(data, split=split, resolution=model.resolution, crop=crop, count=real_count, **options)
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("painting", total=count)
+        compose(
+            model,
+            concepts,
+            out,
+            protocol=protocol,
+            count=count,
+            seed=seed,
+            batch_size=batch_size,
+            weights=weights_of(run),
+            on_batch=lambda done: progress.advance(task, done),
+        )
+        if sheet:
+            try:
+                picture = contact_sheet(model, concepts, _library_data(concepts, None), out, count=min(sheet, count))
+                write_png(picture, out / "sheet.png")
+            except DataError as error:
+                print(f"no sheet.png: {error}", file=sys.stderr)
+        scores = None
+        if real is not None:
+            scores = score_compositions(
+                model,
+                concepts,
+                out,
+                real,
+                features=features,
+                inception=inception,
+                device=device_named(device),
+                on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+            )
+    if scores is not None:
+        Console().print(composition_table(scores))
+    say(f"compositions: {out / 'images'}, {count} pictures; where their slots come from: {out / 'compositions.jsonl'}")
+
+
+@app.command("edit")
+def edit_image(
+    run: Annotated[Path, typer.Argument(help="A run folder, or any folder with a model.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    keep: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out all but these slots.")] = None,
+    remove: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave a slot out.")] = None,
+    swap: Annotated[
+        list[str] | None, typer.Option(metavar="K=IMAGE:J", help="Exchange slot K for slot J of another image.")
+    ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=LIBRARY:CONCEPT", help="Put a member of a concept in the place of slot K."),
+    ] = None,
+    interpolate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=IMAGE:J:AMOUNT", help="Go from slot K (0) towards slot J of another image (1)."),
+    ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")
+    ] = None,
+    move: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K:DX,DY", help="Move right and down, in fractions of the side (relative frames)."),
+    ] = None,
+    resize: Annotated[
+        list[str] | None, typer.Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames).")
+    ] = None,
+    keep_outside: Annotated[
+        bool, typer.Option("--keep-outside", help="Take the pixels outside the edited region from before the edit.")
+    ] = False,
+    crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the initial slots, the noise, and the member of a concept.")] = 0,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Edit the objects of one image. Without an edit it writes slots.png, which shows the number of each slot.
+
+    [bold]slotlab edit runs/first photo.png --out edits[/bold]
+
+    [bold]slotlab edit runs/first photo.png --remove 2 --add other.png:4 --out edits[/bold]
+
+    Numbers always mean those in slots.png (with the same --seed). The order: keep, remove, swap, replace,
+    interpolate, add, move, resize.
+    """
+    from slotlab.composition.edit_words import EditWords, edit_by_words
+    from slotlab.composition.edits import paint_edit, read_scene
+    from slotlab.hub import load
+    from slotlab.reporting.edit_picture import write_edit, write_slots
+
+    set_threads(threads)
+    model = load(run, device_named(device))
+    scene = read_scene(model, image, seed, crop)
+    words = EditWords(
+        keep=keep or (),
+        remove=remove or (),
+        swap=swap or (),
+        replace=replace or (),
+        interpolate=interpolate or (),
+        add=add or (),
+        move=move or (),
+        resize=resize or (),
+    )
+    if not words:
+        say(f"{len(scene.slots)} slots, numbered in {write_slots(out, scene)}; remove one with --remove K")
+        return
+    plan, swapped = edit_by_words(model, scene, words, seed, crop)
+    edited = paint_edit(model, scene, plan, seed, keep_outside)
+    write_edit(out, scene, edited)
+    for number, other in enumerate(swapped, start=1):
+        edit = paint_edit(model, other.scene, other.plan, seed, keep_outside)
+        write_edit(out, other.scene, edit, prefix=f"swapped-{number}-")
+        say(f"swapped-{number}: {other.image}, mean squared error outside the region {edit.outside_error:.3g}")
+    changed = ", ".join(map(str, sorted(edited.changed))) or "none"
+    say(f"slots now: {', '.join(map(str, plan.numbers))}; changed: {changed}")
+    say(f"region: {edited.region.float().mean():.1%} of the image")
+    say(f"mean squared error outside the region, before against after: {edited.outside_error:.3g}")
+    say(f"look at {out / 'edit.png'}")
+
+
+def _library_data(library: "ConceptLibrary", data: str | None) -> "SlotDataset":
+    """What a library was fitted to, opened in the same way, from `data` if it lies elsewhere now."""
+    from slotlab.data import open_data
+    from slotlab.errors import DataError
+
+    spec = data or library.sources.get("data")
+    if spec is None:
+        raise DataError("the library does not say where its data is")
+    try:
+        return open_data(
+            spec, resolution=library.table.facts["data"]["resolution"], **library.sources.get("opening", {})
+        )
+    except DataError as error:
+        raise DataError(f"{error}. The library was fitted to {spec}; it has to be there to show its slots") from error

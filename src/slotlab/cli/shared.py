@@ -1,0 +1,49 @@
+"""What the commands share: the application, options that several have, and how they speak."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from slotlab.errors import ConfigError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Learn, without labels, to take pictures apart into their objects (slots); measure it; look at it.\n\n"
+    "A first run: [bold]slotlab train scenes-32 --out runs/first[/bold], then "
+    "[bold]slotlab evaluate runs/first --data scenes:plain[/bold] and [bold]slotlab report runs/first[/bold].",
+)
+
+DATA_HELP = "A data set folder or file of any supported kind, kind:PATH to force one, or scenes:VARIANT."
+Data = Annotated[str, typer.Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
+Split = Annotated[str, typer.Option(help="train, val, test or all.")]
+Crop = Annotated[
+    float | None, typer.Option(help="Centred crop, fraction of the shorter side; default: 0.8 for CLEVRTex, else 1.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def device_named(name: str) -> str:
+    """The device of an option: "auto" is CUDA where there is one, else the CPU."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def set_threads(count: int) -> None:
+    """Sets the number of CPU threads; 0 means all cores. ConfigError for a negative number."""
+    import torch
+
+    if count < 0:
+        raise ConfigError(f"threads: must be 0 (all cores) or more, not {count}")
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+
+
+def say(text: str) -> None:
+    """Prints a line for the user."""
+    print(text)

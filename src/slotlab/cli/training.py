@@ -1,0 +1,138 @@
+"""Commands on runs: train, evaluate, report; and the list of presets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Split, app, device_named, say, set_threads
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(help="A name from `slotlab models`, or a YAML file like a preset.")],
+    out: Annotated[Path, typer.Option(help="The run folder: new, or with --resume the one to go on with.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Changes to the preset.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH|scenes:VARIANT", help=DATA_HELP + " Default: the preset's own.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint.")] = False,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="Processes on this machine; under torchrun its own count.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads per process; 0: all cores.")] = 0,
+) -> None:
+    """Train a model. Ctrl-C saves and says how to go on.
+
+    [bold]slotlab train scenes-32 --out runs/first steps=500 batch_size=16[/bold]
+
+    [bold]slotlab train slot-attention-clevrtex --data data/clevrtex --out runs/clevrtex[/bold]
+
+    Slot diffusion has two stages: [bold]slotlab train scenes-64-latents --out runs/latents[/bold], then
+    [bold]slotlab train scenes-64-diffusion --out runs/diffusion autoencoder.pretrained=runs/latents[/bold]
+
+    [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
+    """
+    from slotlab.presets.config import parse_overrides
+    from slotlab.runs import train
+
+    set_threads(threads)
+    train(
+        preset,
+        out=out,
+        data=data,
+        resume=resume,
+        accelerator=device,
+        devices=devices,
+        nodes=nodes,
+        **parse_overrides(changes or []),
+    )
+    say(f"trained: {out}; next: slotlab evaluate {out} --data PATH, then slotlab report {out}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or any folder with a model.")],
+    data: Data,
+    split: Split = "test",
+    crop: Crop = None,
+    count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
+    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+    skip_broken: Annotated[bool, typer.Option(help="Replace broken images by the next, and count them.")] = False,
+) -> None:
+    """Score a model: ARI, FG-ARI, mIoU, mBO for its masks and its attention masks, and the reconstruction error.
+
+    Writes metrics.json into the model's folder. Example: [bold]slotlab evaluate runs/first --data scenes:plain[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from slotlab.data import open_data
+    from slotlab.evaluation import evaluate
+    from slotlab.hub import load
+    from slotlab.reporting.tables import evaluation_table
+    from slotlab.training.checkpoint import weights_of
+
+    set_threads(threads)
+    model = load(run, device_named(device))
+    options = {} if max_objects is None else {"max_objects": max_objects}
+    dataset = open_data(
+        data,
+        split=split,
+        resolution=model.resolution,
+        crop=crop,
+        count=count,
+        skip_broken=skip_broken,
+        **options,
+    )
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("evaluating", total=len(dataset))
+        result = evaluate(
+            model,
+            dataset,
+            batch_size=batch_size,
+            seed=seed,
+            weights=weights_of(run),
+            on_batch=lambda done: progress.advance(task, done),
+        )
+    result.write(run / "metrics.json")
+    if json is not None:
+        result.write(json)
+    Console().print(evaluation_table(result))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Annotated[str | None, typer.Option(metavar="PATH|scenes:VARIANT", help="Pictures from here instead.")] = None,
+    images: Annotated[int, typer.Option(help="Number of images to show.")] = 8,
+    library: Annotated[Path | None, typer.Option(help="A concept library of the run, to show as well.")] = None,
+    compositions: Annotated[
+        list[Path] | None, typer.Option("--composition", metavar="DIR", help="What `compose` wrote; may be repeated.")
+    ] = None,
+) -> None:
+    """Make one self-contained HTML file: pictures, metrics with protocol, loss curves, config and command.
+
+    Example: [bold]slotlab report runs/first[/bold]
+    """
+    from slotlab.reporting.report import write_report
+
+    path = write_report(run, data=data, images=images, library=library, compositions=compositions or ())
+    say(f"report: {path.resolve()}")
+
+
+@app.command()
+def models() -> None:
+    """List the presets."""
+    from rich.console import Console
+
+    from slotlab.reporting.tables import preset_table
+
+    Console().print(preset_table())
