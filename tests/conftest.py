@@ -1,5 +1,7 @@
-"""A miniature data set and model that many tests share."""
+"""Miniature data sets, models and runs that many tests share."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,24 @@ def diffusion_run(
     folder = tmp_path_factory.mktemp("runs") / "diffusion"
     pretrained = {"autoencoder.pretrained": str(latents_run)}
     return train(tiny_diffusion, out=folder, data=squares, show_progress=False, **pretrained)
+
+
+@pytest.fixture
+def run_slotlab(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: its status, what it printed, and what it complained of."""
+    from slotlab.cli import main
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["slotlab", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        printed = capfd.readouterr()
+        return status, printed.out, printed.err
+
+    return run

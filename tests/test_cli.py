@@ -5,25 +5,6 @@ import sys
 import pytest
 import torch
 
-from slotlab.cli import main
-
-
-def slotlab(capfd, monkeypatch, *words):
-    """Runs the command line in this process: status, what it printed, and what it complained of."""
-    monkeypatch.setattr(sys, "argv", ["slotlab", *map(str, words)])
-    status = 0
-    try:
-        main()
-    except SystemExit as end:
-        status = end.code or 0
-    printed = capfd.readouterr()
-    return status, printed.out, printed.err
-
-
-@pytest.fixture
-def run_slotlab(capfd, monkeypatch):
-    return lambda *words: slotlab(capfd, monkeypatch, *words)
-
 
 def test_the_whole_path_from_pictures_to_report(run_slotlab, squares, tiny_preset, tmp_path):
     run = tmp_path / "run"
@@ -118,3 +99,19 @@ def test_the_core_needs_neither_torchvision_nor_timm(squares, tiny_preset, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_slot_diffusion_from_packed_latents_to_report(run_slotlab, tiny_diffusion, latents_run, squares, tmp_path):
+    packed, run = tmp_path / "packed", tmp_path / "run"
+    status, out, _ = run_slotlab("data", "pack", squares, packed, "--resolution", 16, "--latents", latents_run)
+    assert status == 0
+    words = ["--data", packed, "--out", run, "--device", "cpu", f"pretrained={latents_run}", "steps=3"]
+    assert run_slotlab("train", tiny_diffusion, *words)[0] == 0
+    status, out, _ = run_slotlab("evaluate", run, "--data", packed, "--split", "val")
+    assert status == 0
+    for part in ("cross-attention masks", "attention masks", "sampler dpm-solver++", "weights moving average"):
+        assert part in out
+    assert run_slotlab("report", run)[0] == 0
+    status, _, err = run_slotlab("data", "pack", squares, tmp_path / "other", "--latents", latents_run)
+    assert status == 2
+    assert "--latents needs --resolution" in err

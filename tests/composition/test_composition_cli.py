@@ -1,27 +1,9 @@
 import json
-import sys
 
 import pytest
 import torch
 
 from slotlab import hub
-from slotlab.cli import main
-
-
-@pytest.fixture
-def run_slotlab(capfd, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["slotlab", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from slotlab.cli import main
 from slotlab.composition import edits
 from slotlab.composition.edits import Scene, paint_edit, read_scene
 from slotlab.composition.library import fit_library
@@ -386,19 +384,12 @@ def test_what_cannot_be_read_is_named(model, latents_run, tmp_path):
 
 
 @pytest.fixture
-def run_edit(capfd, monkeypatch, tmp_path, model, squares):
+def run_edit(run_slotlab, tmp_path, model, squares):
     save(model, tmp_path / "model")
 
     def run(*words, model=tmp_path / "model"):
-        words = [model, pictures(squares)[0], "--out", tmp_path / "out", "--device", "cpu", "--threads", 1, *words]
-        monkeypatch.setattr(sys, "argv", ["slotlab", "edit", *map(str, words)])
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err
+        common = ["--out", tmp_path / "out", "--device", "cpu", "--threads", 1]
+        return run_slotlab("edit", model, pictures(squares)[0], *common, *words)
 
     return run
 
