@@ -54,10 +54,15 @@ def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_fol
     assert scores["protocol"]["composition"]["seed"] == 4
     assert scores["protocol"]["generated"] == {"report": 6, "reconstructions": 4, "shuffle": 6}
     assert all(scores[name]["distance"] >= 0 for name in ("report", "reconstructions", "shuffle"))
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png") if path.name != "sheet.png"}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("0*.png")}
     assert run_slotlab(*words, *score)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "what is there is not painted again"
     assert json.loads((out / "scores.json").read_text()) == scores
+    scene = ["compose", model_folder, library, "--count", 6, "--out", tmp_path / "scene", "--seed", 4]
+    assert run_slotlab(*scene, "--protocol", "scene", *score)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "another protocol is scored beside the same"
+    again = json.loads((tmp_path / "scene" / "scores.json").read_text())
+    assert (again["shuffle"], again["reconstructions"]) == (scores["shuffle"], scores["reconstructions"])
 
 
 def test_slot_diffusion_is_composed_too(run_slotlab, diffusion_run, squares, tmp_path):

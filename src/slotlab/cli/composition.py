@@ -188,6 +188,7 @@ def compose_images(
                 features=features,
                 inception=inception,
                 device=device_named(device),
+                beside=library / "score",
                 on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
             )
     if scores is not None:

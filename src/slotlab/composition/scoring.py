@@ -23,6 +23,7 @@ from slotlab.models.randomness import seeded_generator
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 DONE_FILE = "protocol.json"
+REAL, RECONSTRUCTIONS, SHUFFLE = "real", "reconstructions", "shuffle"
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ def score_compositions(
     features: str | Path = "inception",
     inception: str | Path | None = None,
     device: str = "cpu",
+    beside: str | Path | None = None,
     on_batch: Callable[[str, int, int], None] | None = None,
 ) -> CompositionScores:
     """Scores the finished composition in `out` against the real images of `dataset`, and writes `scores.json` there.
 
     Beside it are scored plain reconstructions of the real images (as many as there are compositions, if there are that
-    many), which is the best that the decoder could reach, and the `shuffle` protocol. The pictures are written below
-    `out/score`, those of an earlier call with the same model, data and seed are used again.
+    many), which is the best that the decoder could reach, and the `shuffle` protocol. These pictures and their features
+    lie in the folder `beside`; those of an earlier call with the same library, data and seed are used again.
 
     Args:
         model: that painted the composition; put into evaluation mode for the time.
@@ -65,6 +67,7 @@ def score_compositions(
         features: feature net of the distance, see `slotlab.fidelity.open_network`.
         inception: where the Inception file is.
         device: where the feature net runs.
+        beside: by default `out/score`; one folder for several compositions of a library makes them once.
         on_batch: told what is being made, how many pictures are done, and of how many.
 
     Raises:
@@ -80,7 +83,7 @@ def score_compositions(
         raise ConfigError(f"{out}: composed from another library; give that one, or compose again")
     library.check(model)
     count, seed, batch_size = settings["count"], settings["seed"], settings["batch_size"]
-    folder = out / SCORE_FOLDER
+    folder = Path(beside) if beside is not None else out / SCORE_FOLDER
 
     def told(what: str, total: int) -> Callable[[int], None]:
         done = 0
@@ -93,15 +96,26 @@ def score_compositions(
 
         return tell
 
-    real, reconstructed = _write_real(
-        model, dataset, folder, count, seed, batch_size, told("real images, reconstructed", len(dataset))
-    )
+    protocol = {
+        "data": dataset.describe(),
+        "library": library.identity,
+        "model": fingerprint(model),
+        "count": count,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    if _read(folder / DONE_FILE) != json.loads(json.dumps(protocol)):
+        _clear(folder)
+        _write_real(model, dataset, folder, count, seed, batch_size, told("real images, reconstructed", len(dataset)))
+        with replacing(folder / DONE_FILE) as path:
+            path.write_text(json.dumps(protocol), encoding="utf-8")
+    real, reconstructed = folder / REAL, folder / RECONSTRUCTIONS
     folders = {settings["protocol"]: out / IMAGES_FOLDER, "reconstructions": reconstructed}
     if settings["protocol"] != "shuffle":
         folders["shuffle"] = compose(
             model,
             library,
-            folder / "shuffle",
+            folder / SHUFFLE,
             protocol="shuffle",
             count=count,
             seed=seed,
@@ -116,7 +130,15 @@ def score_compositions(
             if on_batch is not None:
                 on_batch(f"features, {what}", done, total)
 
-        return folder_statistics(images, network, split, progress=tell)
+        kept = images.parent / f"{images.name}-{network.name}.npz"
+        if images.parent == folder and kept.is_file():
+            found = SetStatistics.load(kept)
+            if found.information.fingerprint == network.fingerprint:
+                return found
+        made = folder_statistics(images, network, split, progress=tell)
+        if images.parent == folder:
+            made.save(kept)
+        return made
 
     truth = statistics("real images", real, str(dataset.describe()["split"]))
     results: dict[str, FrechetResult] = {}
@@ -125,7 +147,7 @@ def score_compositions(
             warnings.simplefilter("ignore", FidelityWarning)  # the results carry their notes
             results[name] = compare(truth, statistics(name, generated))
     first = results[settings["protocol"]]
-    protocol = {
+    measured = {
         "distance": first.name,
         "features": first.real.network,
         "features_fingerprint": first.real.fingerprint,
@@ -134,7 +156,7 @@ def score_compositions(
         "generated": {name: result.generated.count for name, result in results.items()},
         "composition": settings,
     }
-    scores = CompositionScores(protocol, results)
+    scores = CompositionScores(measured, results)
     with replacing(out / SCORES_FILE) as path:
         path.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
     return scores
@@ -149,21 +171,8 @@ def _write_real(
     seed: int,
     batch_size: int,
     on_batch: Callable[[int], None],
-) -> tuple[Path, Path]:
-    """Folders of the real images and of what the model paints of the first `count` of them, unless they are there."""
-    real, reconstructed = folder / "real", folder / "reconstructions"
-    protocol = {
-        "data": dataset.describe(),
-        "model": fingerprint(model),
-        "count": count,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    done = folder / DONE_FILE
-    if done.is_file() and done.read_text(encoding="utf-8") == json.dumps(protocol):
-        return real, reconstructed
-    for old in (done, real, reconstructed):
-        remove(old)
+) -> None:
+    """Writes the real images, and what the model paints of the first `count` of them, into folders below `folder`."""
     slot_model, position = with_slots(model), 0
     was_training = model.training
     model.eval()
@@ -171,7 +180,7 @@ def _write_real(
         for batch in evaluation_batches(dataset, batch_size=batch_size):
             images = batch["image"]
             for place, image in enumerate(images):
-                write_image(image, real / f"{position + place:06d}.png")
+                write_image(image, folder / REAL / f"{position + place:06d}.png")
             wanted = max(0, min(len(images), count - position))
             if wanted:
                 numbers = [int(one) for one in batch["index"][:wanted]]
@@ -180,11 +189,23 @@ def _write_real(
                     seen.slots, seen.poses, [seeded_generator(seed, number, 1) for number in numbers]
                 )
                 for place, image in enumerate(painted):
-                    write_image(image, reconstructed / f"{position + place:06d}.png")
+                    write_image(image, folder / RECONSTRUCTIONS / f"{position + place:06d}.png")
             position += len(images)
             on_batch(len(images))
     finally:
         model.train(was_training)
-    with replacing(done) as path:
-        path.write_text(json.dumps(protocol), encoding="utf-8")
-    return real, reconstructed
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier scoring left, and nothing else."""
+    for old in (DONE_FILE, REAL, RECONSTRUCTIONS, SHUFFLE):
+        remove(folder / old)
+    for old in folder.glob("*.npz"):
+        remove(old)
