@@ -1,4 +1,4 @@
-"""Quality of samples against the number of denoiser evaluations, for each sampler; and the cost of a step.
+"""Quality of samples against the number of denoiser evaluations, for each sampler; and of masks against the timestep.
 
     python benchmarks/sampling.py runs/diffusion --data scenes:plain --max-objects 6
 
@@ -8,6 +8,8 @@ the image alone, and paints the same slots. MSE is the mean squared error betwee
 distance between samples and images, KD the kernel distance in the same features; with this few images FD is biased by
 about the "chance" printed, which is the same for all rows. "against reference" divides by ancestral sampling (DDPM)
 with as many steps as the schedule has. The reference comes first and takes most of the time.
+
+The second table has the scores of the cross-attention masks, where the data has true ones, read at several timesteps.
 """
 
 import argparse
@@ -18,14 +20,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import slotlab
 from slotlab.fidelity import SetStatistics, batch_statistics, compare, open_network
+from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap
 from slotlab.models import SlotDiffusion
 from slotlab.models.randomness import seeded_generator
 
 STEPS = {"dpm-solver++": (5, 10, 15, 20, 25, 50), "ddim": (10, 25, 50, 100), "ddpm": (25, 100)}
 COLUMNS: list[str] = ["sampler", "steps", "mse", "fd", "kd", "seconds_per_image"]
+MASK_TIMESTEPS = (0, 50, 250, 500, 750)
 BATCH = 64
 
 
@@ -47,7 +52,10 @@ def main() -> None:
     data = slotlab.open_data(
         options.data, split="test", resolution=model.resolution, count=options.images, **scene_options
     )
-    images = data.batch(range(len(data)))["image"].to(options.device)
+    batch = data.batch(range(len(data)))
+    images = batch["image"].to(options.device)
+    if "mask" in batch:
+        score_masks(model, images, batch["mask"].to(options.device))
     network = open_network("efficientnet-lite0", device=options.device)
     real = batch_statistics(images.split(BATCH), network, "test images")
     with torch.no_grad():
@@ -75,6 +83,27 @@ def main() -> None:
             writer.writerows(rows)
     print(f"ceiling: MSE {rows[0]['mse']:.5f}, FD {rows[0]['fd']:.2f}, KD {rows[0]['kd']:.4f}")
     print(f"chance FD of {len(images)} images: {compare(real, real).chance:.2f}")
+
+
+@torch.no_grad()
+def score_masks(model: SlotDiffusion, images: Tensor, target: Tensor) -> None:
+    size = images.shape[-2:]
+    for timestep in sorted({*MASK_TIMESTEPS, model.mask_timestep}):
+        model.mask_timestep = timestep
+        predicted = []
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            slots = model.encode(part, [seeded_generator(0, start + number) for number in range(len(part))])
+            noise = [seeded_generator(1, start + number) for number in range(len(part))]
+            soft = model.cross_attention_masks(model.latents(part), slots, noise)
+            predicted.append(functional.interpolate(soft, size=size, mode="bilinear").argmax(dim=1))
+        masks = torch.cat(predicted)
+        scores = [
+            adjusted_rand_index(masks, target).mean(),
+            adjusted_rand_index(masks, target, foreground_only=True).mean(),
+            mean_best_overlap(masks, target).mean(),
+        ]
+        print(f"masks at timestep {timestep:4}: ARI {scores[0]:.3f}  FG-ARI {scores[1]:.3f}  mBO {scores[2]:.3f}")
 
 
 def paint(model: SlotDiffusion, slots: Tensor, start: int, sampler: str, steps: int) -> Tensor:
