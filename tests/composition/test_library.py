@@ -205,3 +205,27 @@ def test_damaged_libraries_are_refused(tmp_path):
     (tmp_path / "library.json").write_text("[")
     with pytest.raises(CheckpointError, match="not a concept library"):
         ConceptLibrary.load(tmp_path)
+
+
+def test_concepts_are_compared_with_true_shapes_and_materials(tiny_preset, tmp_path):
+    torch.manual_seed(0)
+    model = hub.create_model(tiny_preset)
+    scenes = open_data("scenes:plain", split="train", resolution=16, count=12, max_objects=4)
+    library = fit_library(model, scenes, tmp_path / "library", concepts=3, batch_size=5)
+    names, objects = library.table.facts["names"], scenes.objects(range(12))
+    for row in range(len(library.table)):
+        truth, shape = library.table.truth[row], library.table.shape[row]
+        if truth == 0:
+            assert shape == -1
+        else:
+            assert names["shape"][shape] == objects[library.table.position[row]][truth - 1]["shape"]
+    for attribute in ("shape", "material"):
+        found = library.facts["attributes"][attribute]
+        assert 0 < found["one concept"] <= found["purity"] <= 1
+        assert len(found["most common"]) == 3
+
+
+def test_data_without_metadata_has_no_attributes(tiny_preset, squares, tmp_path):
+    library = fit_library(hub.create_model(tiny_preset), open_data(squares), tmp_path / "library", concepts=2)
+    assert library.table.shape is None
+    assert library.facts["attributes"] == {}

@@ -14,12 +14,14 @@ from torch.nn import functional as F
 from slotlab.atomic import replacing
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.composition.seeing import Seen, see
-from slotlab.composition.slot_table import COLUMNS, TABLE_FILE, SlotTable
+from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, TABLE_FILE, SlotTable
 from slotlab.data import SlotDataset, evaluation_batches
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.data.sample import KnowsObjects
+from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models import LatentAutoencoder, Model, SlotModel
 from slotlab.models.randomness import seeded_generator
 
+Names = dict[str, list[str]]
 SMALLEST_SHARE = 0.002
 RULES = {
     "dropped": f"slots that own less than {SMALLEST_SHARE:.1%} of the pixels",
@@ -65,6 +67,8 @@ def extract(
     was_training = model.training
     model.eval()
     images, rows, widths = 0, 0, {}
+    knowing = dataset if isinstance(dataset, KnowsObjects) else None
+    names: Names | None = None if knowing is None else {name: [] for name in ATTRIBUTES}
     try:
         with replacing(folder) as temporary, ExitStack() as stack:
             temporary.mkdir()
@@ -73,6 +77,8 @@ def extract(
                 index: Tensor = batch["index"].cpu()
                 seen = see(slot_model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
                 columns = _columns(seen, images, index, batch.get("mask"))
+                if "truth" in columns and knowing is not None and names is not None:
+                    names = _add_attributes(columns, knowing, range(images, images + len(index)), names)
                 for name, values in columns.items():
                     if name not in files:
                         files[name] = stack.enter_context((temporary / f"{name}.raw").open("wb"))
@@ -81,6 +87,8 @@ def extract(
                 images, rows = images + len(index), rows + len(columns["slots"])
                 if on_batch is not None:
                     on_batch(len(index))
+            if names is None:  # it may have ended in the middle of the data
+                widths = {name: width for name, width in widths.items() if name not in ATTRIBUTES}
             facts: dict[str, Any] = {
                 "model": model.describe(),
                 "fingerprint": fingerprint(model),
@@ -90,6 +98,7 @@ def extract(
                 "images": images,
                 "dropped": images * slot_model.slots - rows,
                 "rules": RULES,
+                **({"names": names} if names else {}),
             }
             content = {"rows": rows, "columns": widths, "facts": facts}
             (temporary / TABLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -132,6 +141,26 @@ def _columns(seen: Seen, first: int, index: Tensor, mask: Tensor | None) -> dict
         columns["truth"], columns["truth_share"] = _truth(seen.owners.cpu(), mask.cpu(), slots)
     rows = kept.cpu()
     return {name: values.cpu()[rows].numpy() for name, values in columns.items()}
+
+
+def _add_attributes(
+    columns: dict[str, np.ndarray], dataset: KnowsObjects, positions: range, names: Names
+) -> Names | None:
+    """Adds the shape and material of each slot's true object; None if the data has no such metadata after all."""
+    try:
+        objects = dataset.objects(positions)
+    except DataError:
+        return None
+    for attribute, known in names.items():
+        codes = np.full(len(columns["truth"]), -1, dtype=np.int64)
+        for row, (position, truth) in enumerate(zip(columns["position"], columns["truth"], strict=True)):
+            if truth > 0:
+                name = str(objects[position - positions.start][truth - 1][attribute])
+                if name not in known:
+                    known.append(name)
+                codes[row] = known.index(name)
+        columns[attribute] = codes
+    return names
 
 
 def _centres(masks: Tensor) -> Tensor:

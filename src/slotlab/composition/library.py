@@ -17,7 +17,7 @@ from slotlab.atomic import replacing
 from slotlab.composition.clustering import choose_by_silhouette, cluster
 from slotlab.composition.extraction import extract
 from slotlab.composition.fingerprint import fingerprint
-from slotlab.composition.slot_table import COLUMNS, OPTIONAL, SlotTable
+from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, OPTIONAL, SlotTable
 from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import Model
@@ -38,7 +38,7 @@ class ConceptLibrary:
         concept: int64 [N], the concept of each slot.
         centroids: float32 [K, D], mean of each concept's slots (as K-means found it).
         facts: how it was fitted, as JSON values: `seed`, `concepts`, `chosen_by`, `algorithm`, `inertia`, `scaling`,
-            `purity`, and `silhouettes` where these chose.
+            `purity`, `attributes`, and `silhouettes` where these chose.
         sources: where model and data lay, as JSON values, for `slotlab concepts show`; not part of the identity.
     """
 
@@ -87,6 +87,7 @@ class ConceptLibrary:
             "inertia": clusters.inertia,
             "scaling": "none: slots as the model gives them",
             "purity": _purity(table),
+            "attributes": _attributes(table, concept, count),
         }
         return cls(table, concept, np.concatenate([middle[None], clusters.centroids]), facts)
 
@@ -229,7 +230,7 @@ def fit_library(
 
 
 def _purity(table: SlotTable) -> dict[str, float] | None:
-    """How well slots keep to true segments; None without true masks. What the objects are is not known here."""
+    """How well slots keep to true segments; None without true masks."""
     if table.truth is None or table.truth_share is None:
         return None
     background = np.asarray(table.background)
@@ -239,6 +240,30 @@ def _purity(table: SlotTable) -> dict[str, float] | None:
         "share of a slot's pixels in its main true segment": table.truth_share,
     }
     return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _attributes(table: SlotTable, concept: np.ndarray, concepts: int) -> dict[str, Any]:
+    """For shape and material, where known: each concept's most common one, and the purity of the object concepts.
+
+    Purity is the share of the slots on true objects whose attribute is the most common one of their concept (Manning et
+    al. 2008, section 16.3); "one concept" is what it would be if all were in one.
+    """
+    found = {}
+    for attribute in ATTRIBUTES:
+        codes = getattr(table, attribute)
+        if codes is None:
+            continue
+        names = table.facts["names"][attribute]
+        counted = (np.asarray(codes) >= 0) & (concept != BACKGROUND)
+        counts = np.zeros((concepts, len(names)), dtype=np.int64)
+        np.add.at(counts, (concept[counted], np.asarray(codes)[counted]), 1)
+        if counts.sum():
+            found[attribute] = {
+                "purity": float(counts.max(axis=1).sum() / counts.sum()),
+                "one concept": float(counts.sum(axis=0).max() / counts.sum()),
+                "most common": [names[row.argmax()] if row.sum() else None for row in counts],
+            }
+    return found
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -21,8 +21,11 @@ COLUMNS: dict[str, str] = {
     "poses": "<f4",
     "truth": "<i8",
     "truth_share": "<f4",
+    "shape": "<i8",
+    "material": "<i8",
 }
-OPTIONAL = ("poses", "truth", "truth_share")
+ATTRIBUTES = ("shape", "material")
+OPTIONAL = ("poses", "truth", "truth_share", *ATTRIBUTES)
 
 
 @dataclass(eq=False)
@@ -40,8 +43,11 @@ class SlotTable:
         poses: float32 [N, 4], where slots have a relative frame.
         truth: int64 [N], the id of the true segment that most of the slot's pixels lie in; where there are true masks.
         truth_share: float32 [N] in (0, 1], the share of the slot's pixels that do.
+        shape: int64 [N], place in `facts["names"]["shape"]` of the true object's shape, -1 for the background; where
+            the data set knows its objects.
+        material: int64 [N], the same of its material.
         facts: where the slots come from, as JSON values: `model`, `fingerprint`, `data`, `seed`, `slots_per_image`,
-            `images`, `dropped`, `rules`.
+            `images`, `dropped`, `rules`, and `names` of shapes and materials.
     """
 
     slots: np.ndarray
@@ -54,6 +60,8 @@ class SlotTable:
     poses: np.ndarray | None = None
     truth: np.ndarray | None = None
     truth_share: np.ndarray | None = None
+    shape: np.ndarray | None = None
+    material: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ class ClevrTex(PixelDataset):
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: metadata cannot be read ({error}); write the json again") from error
+
+    def objects(self, positions: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The objects of the scenes at `positions`, in the order of their ids; DataError where there is no json."""
+        return [self.metadata(position)["objects"] for position in positions]
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with the variant."""

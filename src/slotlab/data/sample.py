@@ -45,6 +45,19 @@ class Batch(TypedDict):
 
 
 @runtime_checkable
+class KnowsObjects(Protocol):
+    """What a data set offers besides, if it knows what the objects in its pictures are."""
+
+    def objects(self, positions: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """For each picture its objects, in the order of their ids from 1, each with `shape`, `material` and more.
+
+        Raises:
+            DataError: this copy of the data has no such metadata.
+        """
+        ...
+
+
+@runtime_checkable
 class SlotDataset(Protocol):
     """What every data set of the library offers, whatever lies on disk."""
 

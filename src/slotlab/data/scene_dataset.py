@@ -93,6 +93,21 @@ class Scenes:
         index: Tensor = torch.tensor(numbers, device=self.device)
         return Batch(image=rendered.image, mask=rendered.mask, index=index)
 
+    def objects(self, positions: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The objects of the scenes at `positions`, in the order of their ids."""
+        from slotlab import scenes
+
+        numbers = [self.number(self.rows[checked_position(position, len(self))]) for position in positions]
+        rendered = scenes.render(
+            numbers,
+            variant=self.variant,
+            seed=self.seed,
+            resolution=16,
+            min_objects=self.min_objects,
+            max_objects=self.max_objects,
+        )
+        return [scene["objects"] for scene in rendered.metadata]
+
     def number(self, row: int) -> int:
         """The scene's number, by which the renderer knows it."""
         name = next(name for name, rows in self.splits.items() if row in rows)

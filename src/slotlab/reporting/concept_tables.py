@@ -27,6 +27,10 @@ def concept_table(library: ConceptLibrary) -> Group:
         lines.append("silhouette: " + ", ".join(f"{score:.3f} with {count}" for count, score in scores))
     if library.facts["purity"]:
         lines.append("; ".join(f"{name}: {value:.1%}" for name, value in library.facts["purity"].items()))
+    for name, found in library.facts.get("attributes", {}).items():
+        lines.append(
+            f"purity of concepts in {name}: {found['purity']:.1%} (in one concept: {found['one concept']:.1%})"
+        )
     table = _table(("concept", "slots", "mean area"))
     for concept, (size, rows) in enumerate(zip(library.sizes, library.members, strict=True)):
         name = "background" if concept == BACKGROUND else str(concept)
