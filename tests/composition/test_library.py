@@ -207,22 +207,22 @@ def test_damaged_libraries_are_refused(tmp_path):
         ConceptLibrary.load(tmp_path)
 
 
-def test_concepts_are_compared_with_true_shapes_and_materials(tiny_preset, tmp_path):
-    torch.manual_seed(0)
-    model = hub.create_model(tiny_preset)
-    scenes = open_data("scenes:plain", split="train", resolution=16, count=12, max_objects=4)
-    library = fit_library(model, scenes, tmp_path / "library", concepts=3, batch_size=5)
-    names, objects = library.table.facts["names"], scenes.objects(range(12))
-    for row in range(len(library.table)):
-        truth, shape = library.table.truth[row], library.table.shape[row]
-        if truth == 0:
-            assert shape == -1
-        else:
-            assert names["shape"][shape] == objects[library.table.position[row]][truth - 1]["shape"]
+def test_concepts_are_compared_with_true_shapes_and_materials(monkeypatch, model, tmp_path):
+    scenes = open_data("scenes:plain", split="train", resolution=32, count=12, max_objects=3)
+    masks = F.one_hot(scenes.batch(range(12))["mask"], 4).permute(0, 3, 1, 2).float()  # a model that sees the truth
+    monkeypatch.setattr("slotlab.composition.extraction.see", lambda *_: Seen(torch.randn(12, 4, 8), masks, None))
+    library = fit_library(model, scenes, tmp_path / "library", concepts=3)
+    table, objects = library.table, scenes.objects(range(12))
+    assert len(table) == 12 + sum(map(len, objects))
     for attribute in ("shape", "material"):
+        names, codes = table.facts["names"][attribute], getattr(table, attribute)
+        for position, truth, code in zip(table.position, table.truth, codes, strict=True):
+            assert code == -1 if truth == 0 else names[code] == objects[position][truth - 1][attribute]
+        shares = [np.bincount(codes[library.concept == concept]).max() for concept in (1, 2)]
         found = library.facts["attributes"][attribute]
-        assert 0 < found["one concept"] <= found["purity"] <= 1
-        assert len(found["most common"]) == 3
+        assert found["purity"] == pytest.approx(sum(shares) / (len(table) - 12))
+        assert found["purity"] >= found["one concept"]
+        assert found["most common"][0] is None
 
 
 def test_data_without_metadata_has_no_attributes(tiny_preset, squares, tmp_path):
