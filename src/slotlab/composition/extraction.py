@@ -28,7 +28,7 @@ RULES = {
     "background": "of an image's other slots, the one that owns the most pixels of the picture's outermost rows and "
     "columns; of equals the largest",
     "owner of a pixel": "argmax of the masks",
-    "centre": "mean place of the soft mask",
+    "centre": "mean place of the pixels owned",
 }
 
 
@@ -132,7 +132,7 @@ def _columns(seen: Seen, first: int, index: Tensor, mask: Tensor | None) -> dict
         "index": index[:, None].expand(-1, slots),
         "number": torch.arange(slots).expand(batch, -1),
         "area": pixels / (height * width),
-        "centre": _centres(seen.masks.float()),
+        "centre": _centres(owned.float()),
         "background": background,
     }
     if seen.poses is not None:

@@ -28,9 +28,8 @@ class Seen:
 def see(model: SlotModel, images: Tensor, generators: Sequence[torch.Generator]) -> Seen:
     """Slots and masks of images [B, 3, R, R] in [0, 1], which are brought to the model's device.
 
-    For slot diffusion the masks are the denoiser's cross-attention, as in its output, but no picture is sampled: one
-    evaluation of the denoiser instead of one per sampling step. The slots are those of `model(images, generators)`; the
-    noise in which the masks are read is another draw.
+    For slot diffusion the masks are those of slot attention: they fit objects better than the denoiser's
+    cross-attention, and nothing has to be denoised. The slots are those of `model(images, generators)`.
 
     Args:
         model: in evaluation mode.
@@ -39,9 +38,9 @@ def see(model: SlotModel, images: Tensor, generators: Sequence[torch.Generator])
     """
     images = images.to(next(model.parameters()).device)
     if isinstance(model, SlotDiffusion):
-        slots = model.encode(images, generators)
-        soft = model.cross_attention_masks(model.latents(images), slots, generators).float()
+        encoded = model.encoder(images, generators)
+        soft = encoded.attention[:, -1].float().unflatten(2, encoded.attention_grid)
         side = (model.resolution, model.resolution)
-        return Seen(slots, F.interpolate(soft, size=side, mode="bilinear", align_corners=False), None)
+        return Seen(encoded.slots, F.interpolate(soft, size=side, mode="bilinear", align_corners=False), None)
     output = model(images, generators)
     return Seen(output.slots, output.masks, output.poses)

@@ -38,7 +38,7 @@ class SlotTable:
         index: int64 [N], the image's number in its data set (`Sample["index"]`).
         number: int64 [N], which of its image's slots, 0..K-1.
         area: float32 [N] in (0, 1], share of the pixels that the slot owns (argmax of the masks).
-        centre: float32 [N, 2] in [-1, 1], x to the right and y down: mean place of the soft mask.
+        centre: float32 [N, 2] in [-1, 1], x to the right and y down: mean place of the pixels owned.
         background: bool [N], true for exactly one slot of each image.
         poses: float32 [N, 4], where slots have a relative frame.
         truth: int64 [N], the id of the true segment that most of the slot's pixels lie in; where there are true masks.

@@ -27,7 +27,7 @@ TOGETHER = 32
 def concept_picture(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, *, members: int = 10, cell: int = CELL
 ) -> Image.Image:
-    """A row per concept: the slots nearest to its centroid, the nearest first, cut out of their images by their masks.
+    """A row per concept: the slots nearest to its centroid, the nearest first, cut out of their images.
 
     Args:
         model: that made the library's slots.
@@ -101,7 +101,7 @@ def contact_sheet(
 def _cut_outs(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, rows: Iterable[int], cell: int
 ) -> dict[int, Image.Image]:
-    """The image of each row's slot, seen through the slot's mask; masks are computed anew."""
+    """The pixels that each row's slot owns, cut out of its image; masks are computed anew."""
     library.check(model)
     slot_model, table = with_slots(model), library.table
     by_position: dict[int, list[int]] = {}
@@ -116,7 +116,7 @@ def _cut_outs(
             some = positions[start : start + TOGETHER]
             images, index = _images(dataset, some)
             generators = [seeded_generator(int(table.facts["seed"]), int(one)) for one in index]
-            masks = see(slot_model, images, generators).masks.cpu()
+            owners = see(slot_model, images, generators).owners.cpu()
             for place, position in enumerate(some):
                 for row in by_position[position]:
                     if int(table.index[row]) != int(index[place]):
@@ -125,7 +125,7 @@ def _cut_outs(
                             f"{int(table.index[row])}; give the data set and split that the library was fitted to"
                         )
                     image = images[place].cpu()
-                    mask = masks[place, int(table.number[row])]
+                    mask = (owners[place] == int(table.number[row])).float()
                     found[row] = cells.cut_out(image, mask, cell_size(image, cell))
     finally:
         model.train(was_training)
