@@ -38,6 +38,17 @@ def test_stage_1_leaves_an_autoencoder_whose_latents_have_unit_variance(latents_
     assert losses(latents_run)[-1][1] < losses(latents_run)[0][1]
 
 
+@pytest.mark.parametrize("family", ["vq", "tiny"])
+def test_stage_1_trains_the_other_families_as_well(presets, squares, tmp_path, family):
+    changes = [f"family={family}", "codes=8", "steps=3", f"data.source={squares}"]
+    run = fit(run_config(str(presets / "tiny-latents.yaml"), changes), tmp_path / "run", show_progress=False)
+    model = load_autoencoder(run, 16)
+    assert model.family == family
+    images = open_data(squares, split="train").batch(range(16))["image"]
+    assert 0.5 < model.encode(images).std() < 2
+    assert model.decode(model.encode(images)).shape == images.shape
+
+
 def test_stage_1_is_scored_and_reported_without_masks(latents_run, squares):
     evaluation = evaluate(slotlab.load(latents_run), open_data(squares, split="val"))
     assert evaluation.masks == evaluation.attention == {}
