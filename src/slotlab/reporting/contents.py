@@ -97,7 +97,7 @@ def slots(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
         "One column per slot: the picture the slot paints (raw), what of it goes into the reconstruction (× mask), and "
         "the pixels where its mask is above one half."
         if output.slot_images is not None
-        else "One column per slot: the image, cut out by the slot's mask (× mask), and by where that is above one half."
+        else "One column per slot: the image, cut out by the slot's mask (× mask), and the pixels that it owns."
     )
     text += " A checker means that nothing is there."
     pictures = [

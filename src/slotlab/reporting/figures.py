@@ -103,7 +103,8 @@ def slot_grid(
     """A column per slot, in the order of the slots, and three rows: its picture raw, times its mask, and thresholded.
 
     Each heading has the chip of the slot's colour in the segmentations and the share of pixels it owns; a slot that
-    owns less than 0.2 % is marked as empty. Where the decoder makes no slot pictures, the image itself is cut out.
+    owns less than 0.2 % is marked as empty. Where the decoder makes no slot pictures, the image itself is cut out, by the
+    mask and by the pixels that the slot owns: such masks are too soft for a threshold.
 
     Args:
         image: [3, H, W] in [0, 1].
@@ -134,10 +135,11 @@ def slot_grid(
         picture = image if output.slot_images is None else output.slot_images[index, slot]
         rows[0].append(Cell(cells.photograph(picture, size)))
         rows[1].append(Cell(cells.cut_out(picture, alpha, size)))
-        rows[2].append(Cell(cells.cut_out(picture, (alpha > threshold).float(), size, soft=False)))
+        shown = alpha > threshold if drawn else segmentation == slot
+        rows[2].append(Cell(cells.cut_out(picture, shown.float(), size, soft=False)))
     headings = [Heading("all slots"), *_slot_headings(segmentation, output, mask)]
     if not drawn:  # the raw row would show the image again and again
-        rows, labels = [[first[0], *rows[1][1:]], [first[2], *rows[2][1:]]], labels[1:]
+        rows, labels = [[first[0], *rows[1][1:]], [first[2], *rows[2][1:]]], [labels[1], "owned pixels"]
     return grid(rows, headings, labels)
 
 
