@@ -103,8 +103,8 @@ def slot_grid(
     """A column per slot, in the order of the slots, and three rows: its picture raw, times its mask, and thresholded.
 
     Each heading has the chip of the slot's colour in the segmentations and the share of pixels it owns; a slot that
-    owns less than 0.2 % is marked as empty. Where the decoder makes no slot pictures, the image itself is cut out, by the
-    mask and by the pixels that the slot owns: such masks are too soft for a threshold.
+    owns less than 0.2 % is marked as empty. Where the decoder makes no slot pictures, the image itself is cut out, by
+    the mask and by the pixels that the slot owns: such masks are too soft for a threshold.
 
     Args:
         image: [3, H, W] in [0, 1].
