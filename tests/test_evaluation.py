@@ -43,7 +43,7 @@ def test_metrics_json_holds_the_promised_names(model, squares, tmp_path):
     result.write(tmp_path / "metrics.json")
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert {"ari", "fg_ari", "miou", "mbo"} == content["masks"].keys() == content["attention"].keys()
-    protocol = {"data", "split", "crop", "resolution", "images", "slots", "miou", "mask_sources"}
+    protocol = {"data", "split", "crop", "resolution", "images", "slots", "slot_seed", "miou", "mask_sources"}
     assert protocol <= content["protocol"].keys()
     assert content["details"]["masks"]["ari"]["count"] == content["protocol"]["images"] == 4
 
@@ -52,3 +52,9 @@ def test_data_without_masks_still_gives_a_reconstruction_error(model, squares):
     result = slotlab.evaluate(model, open_data(squares / "images", split="val", resolution=16))
     assert result.masks == {}
     assert result.reconstruction["mse"].count == 4
+
+
+def test_the_protocol_keeps_the_seed_of_the_scenes_apart_from_that_of_the_slots(model):
+    scenes = open_data("scenes:plain", split="val", resolution=16, count=2, seed=7)
+    protocol = slotlab.evaluate(model, scenes, seed=3).protocol
+    assert (protocol["seed"], protocol["slot_seed"]) == (7, 3)

@@ -129,7 +129,7 @@ def evaluate(
             **dataset.describe(),
             "images": reconstruction["mse"].count,
             **model.describe(),
-            "seed": seed,
+            "slot_seed": seed,
             **({} if weights is None else {"weights": weights}),
             **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnostics else {}),
         },

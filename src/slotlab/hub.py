@@ -83,7 +83,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
 
 
 def take_parts(model: Model, folder: str | Path) -> list[str]:
-    """Copies into `model` each part (its `encoder`, `decoder`, `denoiser` ...) that a saved model has in the same form.
+    """Copies into `model` each part (its `encoder`, `decoder`, `denoiser`) that a saved model has in the same form.
+
+    Frozen parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
 
     Returns:
         The names of the parts taken.
@@ -94,7 +96,7 @@ def take_parts(model: Model, folder: str | Path) -> list[str]:
     given, taken, differences = load(folder), [], []
     for name, part in model.named_children():
         other = getattr(given, name, None)
-        if other is None or not part.state_dict():
+        if other is None or not any(parameter.requires_grad for parameter in part.parameters()):
             continue
         shapes, others = ({key: tuple(one.shape) for key, one in each.state_dict().items()} for each in (part, other))
         if shapes == others:

@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import slotlab
+from slotlab import hub
 from slotlab.data import open_data, pack
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.evaluation import evaluate
@@ -93,15 +94,16 @@ def test_stage_2_resumes_exactly(diffusion_run, tiny_diffusion, latents_run, squ
             pass
 
         def on_evaluation(self, run, evaluation):
-            if run.step == 6 and not resumed:
+            evaluated.append(run.step)
+            if evaluated == [3, 6]:
                 raise Stop
 
     settings = config(tiny_diffusion, latents_run, squares)
-    resumed = False
+    evaluated: list[int] = []
     with pytest.raises(Stop):
         fit(settings, tmp_path / "run", callbacks=[Breaks()], show_progress=False)
-    resumed = True
-    fit(settings, tmp_path / "run", resume=True, show_progress=False)
+    fit(settings, tmp_path / "run", resume=True, callbacks=[Breaks()], show_progress=False)
+    assert evaluated == [3, 6, 6]  # it went on from step 3
     again, before = (load_file(run / "model.safetensors") for run in (tmp_path / "run", diffusion_run))
     assert all(torch.equal(again[name], before[name]) for name in before)
 
@@ -161,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
     [
         ("tiny-latents", "mask_penalty=0.1", "a latent autoencoder has no masks"),
         ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
-        ("tiny", "accumulate=3", "3 parts do not divide batch_size=4"),
+        ("tiny", "accumulate=3", "batch_size=4 does not divide into 3 equal parts"),
     ],
 )
 def test_settings_that_do_not_suit_the_model_are_refused(presets, squares, tmp_path, preset, change, message):
@@ -180,6 +182,13 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
     images = open_data(squares, split="val").batch(range(2))["image"]
     before, after = (slotlab.load(folder).encode(images, torch.Generator().manual_seed(0)) for folder in (slots, run))
     torch.testing.assert_close(before, after)
+
+
+def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, tiny_diffusion, squares, tmp_path):
+    slotlab.save(slotlab.create_model(str(presets / "tiny-latents.yaml")), tmp_path / "fresh")
+    model = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(tmp_path / "fresh")})
+    assert hub.take_parts(model, diffusion_run) == ["encoder", "denoiser"]
+    assert model.autoencoder.fingerprint() == load_autoencoder(tmp_path / "fresh", 16).fingerprint()
 
 
 def test_parts_of_another_form_are_refused(presets, tiny_diffusion, latents_run, squares, tmp_path):

@@ -182,7 +182,7 @@ class LatentAutoencoder(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
         shape = f"{self.latent_channels}x{self.latent_size}x{self.latent_size}"
-        return {"autoencoder": self.family, "latents": shape}
+        return {"autoencoder": self.family, "latent_shape": shape}
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that two autoencoders share only if they have the same weights and scaling."""

@@ -37,8 +37,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
-    shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "seed", "miou")
-    shown += ("autoencoder", "latents", "sampler", "sampling_steps", "guidance", "weights")
+    shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "slot_seed", "miou")
+    shown += ("autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
 
 

@@ -121,12 +121,14 @@ def fit(
     folder = Path(folder)
     checkpoint = _check_folder(config, folder, resume)
     trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    else:
+        trainer.begin()
     fabric.barrier()  # all have checked the folder before the first writes to it
     if fabric.is_global_zero and not (folder / RUN_FILE).is_file():
         with replacing(folder / RUN_FILE) as path:
             path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
     trainer.run()
     return folder
 
@@ -144,8 +146,7 @@ class _Trainer:
         self.data = open_split(config, "train", device=fabric.device)
         torch.manual_seed(settings.seed)
         model = hub.model_from_config(config.model)
-        _check_settings(model, config)
-        started_from = [] if settings.start_from is None else hub.take_parts(model, settings.start_from)
+        _check_settings(model, config, fabric.world_size)
         model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = make_average(model, settings)
         if settings.compile:
@@ -162,8 +163,15 @@ class _Trainer:
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
         self.progress = TrainingProgress(settings.steps, enabled=show_progress and fabric.is_global_zero)
-        if started_from:
-            self.progress.say(f"starting from {settings.start_from}: {', '.join(started_from)}")
+
+    def begin(self) -> None:
+        """Takes up the parts of the model that `start_from` names, if any."""
+        source = self.settings.start_from
+        if source is not None:
+            taken = hub.take_parts(self.raw_model, source)
+            if self.average is not None:
+                hub.take_parts(self.state.model, source)
+            self.progress.say(f"starting from {source}: {', '.join(taken)}")
 
     def restore(self, checkpoint: Path) -> None:
         """Takes up the weights, optimiser and history that a checkpoint holds."""
@@ -358,12 +366,13 @@ class _Trainer:
         return bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
 
 
-def _check_settings(model: Model, config: RunConfig) -> None:
-    """Raises ConfigError where the training settings do not suit the kind of model."""
+def _check_settings(model: Model, config: RunConfig, processes: int) -> None:
+    """Raises ConfigError where the training settings do not suit the kind of model, or each other."""
     settings = config.training
-    if settings.batch_size % settings.accumulate:
+    if settings.batch_size % (settings.accumulate * processes):
         raise ConfigError(
-            f"training.accumulate: {settings.accumulate} parts do not divide batch_size={settings.batch_size}"
+            f"training.accumulate: batch_size={settings.batch_size} does not divide into {settings.accumulate} equal "
+            f"parts in each of {processes} processes"
         )
     if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
         raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
