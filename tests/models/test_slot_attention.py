@@ -47,9 +47,10 @@ def test_attention_of_every_iteration_is_shared_out_among_slots():
 
 
 @pytest.mark.parametrize("gradient", ["full", "last-iteration"])
-@pytest.mark.parametrize("initialisation", ["gaussian", "learned"])
+@pytest.mark.parametrize("initialisation", ["gaussian", "learned", "bi-level"])
 def test_every_parameter_gets_a_gradient(initialisation, gradient):
     module = make(initialisation=initialisation, gradient=gradient)
+    module.noise = 0.5
     slots, _, _ = module(torch.randn(2, 10, 6))
     slots.square().sum().backward()
     for name, parameter in module.named_parameters():
@@ -67,6 +68,17 @@ def test_the_last_iteration_s_gradient_changes_nothing_but_the_gradient():
         results[gradient] = slots, module.to_key.weight.grad
     torch.testing.assert_close(results["full"][0], results["last-iteration"][0])
     assert not torch.allclose(results["full"][1], results["last-iteration"][1])
+
+
+def test_bi_level_starts_are_noisy_in_training_alone_and_by_the_share_asked_for():
+    module = make(initialisation="bi-level", slots=100, dim=100)
+    module.noise = 0.5
+    ratio = module.initial_slots(1) / module.start
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.05)
+    assert float(ratio.std()) == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(module.eval().initial_slots(1), module.start)
+    module.train().noise = 0.0
+    assert torch.equal(module.initial_slots(1), module.start)
 
 
 def test_slots_follow_a_permutation_of_their_starts():

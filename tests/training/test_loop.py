@@ -158,3 +158,11 @@ def test_two_processes_give_the_result_of_one(run, squares, tiny_preset, tmp_pat
     torch.testing.assert_close(two.reconstruction, one.reconstruction, atol=1e-4, rtol=0)
     torch.testing.assert_close(two.masks, one.masks, atol=1e-4, rtol=0)
     assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
+
+
+def test_noise_on_bi_level_starts_is_part_of_the_training(squares, tiny_preset, tmp_path):
+    final = []
+    for steps in (0, 6):
+        changes = ("initialisation=bi-level", f"slot_noise_steps={steps}", "steps=6")
+        final.append(weights(quiet_fit(config(tiny_preset, squares, *changes), tmp_path / str(steps))))
+    assert not torch.equal(final[0]["encoder.slot_attention.start"], final[1]["encoder.slot_attention.start"])

@@ -10,9 +10,9 @@ from slotlab.models.components import check_range
 from slotlab.models.frames import RelativeFrame, random_poses
 from slotlab.models.randomness import Generators, draw
 
-Initialisation = Literal["gaussian", "learned"]
+Initialisation = Literal["gaussian", "learned", "bi-level"]
 Frame = Literal["absolute", "relative"]
-INITIALISATIONS = ("gaussian", "learned")
+INITIALISATIONS = ("gaussian", "learned", "bi-level")
 Gradient = Literal["full", "last-iteration"]
 GRADIENTS = ("full", "last-iteration")
 FRAMES = ("absolute", "relative")
@@ -29,13 +29,18 @@ class SlotAttention(nn.Module):
         mlp_dim: hidden width of the residual MLP.
         iterations: number of rounds T.
         initialisation: "gaussian", slots drawn from one learned Gaussian (the paper's); "learned", each slot has a
-            learned start of its own, with no randomness (so slots are no longer exchangeable).
+            learned start of its own, with no randomness (so slots are no longer exchangeable); "bi-level", the same with
+            Gaussian noise of `noise` times the start itself while training, which is to be lowered to 0 (Jia et al.
+            2023, arXiv 2210.08990, with gradient "last-iteration").
         epsilon: added to the attention before it is normalised over features.
-        gradient: "full", through all iterations; "last-iteration", through the last one and straight through the others
-            to the start (bi-level optimisation, Jia et al. 2023, arXiv 2210.08990), which is cheaper.
+        gradient: "full", through all iterations; "last-iteration", through the last one (implicit differentiation,
+            Chang et al. 2022, arXiv 2207.00787) and straight through the others to the start, which is cheaper.
         frame: "absolute", or "relative": each slot has a pose, keys and values see coordinates relative to it, and the
             pose follows the attention (invariant slot attention, Biza et al. 2023); then `grid` is needed.
         grid: (h, w) of the features.
+
+    Attributes:
+        noise: relative size of the noise on bi-level starts in training mode; the trainer anneals it.
 
     Raises:
         ConfigError: a number out of range or an unknown initialisation.
@@ -69,6 +74,7 @@ class SlotAttention(nn.Module):
         self.initialisation = initialisation
         self.epsilon = epsilon
         self.gradient = gradient
+        self.noise = 0.0
         self.scale = projection_dim**-0.5
 
         starts = 1 if initialisation == "gaussian" else slots
@@ -93,10 +99,14 @@ class SlotAttention(nn.Module):
 
     def initial_slots(self, batch: int, generator: Generators = None) -> Tensor:
         """Slots before the first iteration, [batch, K, D]; for `generator` see `slotlab.models.randomness.draw`."""
-        if self.initialisation == "learned":
-            return self.start.expand(batch, -1, -1)
-        noise = draw(batch, (self.slots, self.dim), generator)
-        return self.start + self.start_log_sigma.exp() * noise.to(self.start)
+        start = self.start.expand(batch, -1, -1)
+        if self.initialisation == "gaussian":
+            noise = draw(batch, (self.slots, self.dim), generator)
+            return start + self.start_log_sigma.exp() * noise.to(start)
+        if self.initialisation == "bi-level" and self.training and self.noise > 0:
+            noise = draw(batch, (self.slots, self.dim), generator)
+            return start + self.noise * noise.to(start) * start.detach()
+        return start
 
     def forward(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Groups features [B, N, feature_dim] into slots.

@@ -53,6 +53,7 @@ class TrainingSettings(Settings):
     have the same form: to train on with other data, or to decode the slots of an autoencoder by diffusion.
     `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `accumulate`:
     parts of a batch that are computed one after the other, for less memory, with the same gradient.
+    `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on.
     `evaluate_every`: 0 means once per epoch.
     """
@@ -70,6 +71,7 @@ class TrainingSettings(Settings):
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     half_life: int = Field(default=100_000, ge=1)
     clip_norm: float = Field(default=1.0, gt=0)
+    slot_noise_steps: int = Field(default=0, ge=0)
     mask_penalty: float = Field(default=0.0, ge=0)
     mask_penalty_start: int = Field(default=0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)

@@ -35,7 +35,7 @@ from slotlab.training.datasets import open_split
 from slotlab.training.history import History, Row
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.objectives import mask_area_penalty
-from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate
+from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
 from slotlab.training.processes import make_fabric
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
@@ -233,6 +233,8 @@ class _Trainer:
         first = self.fabric.global_rank * len(batch["index"])
         generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(batch["index"]))]
         self.model.train()
+        if not isinstance(self.raw_model, LatentAutoencoder):
+            self.raw_model.encoder.slot_attention.noise = slot_noise(step, settings)
         losses = []
         for part in range(settings.accumulate):
             mine = slice(*(len(generators) * end // settings.accumulate for end in (part, part + 1)))
@@ -376,6 +378,10 @@ def _check_settings(model: Model, config: RunConfig, processes: int) -> None:
         )
     if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
         raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
+    if settings.slot_noise_steps and config.model.get("slot_attention", {}).get("initialisation") != "bi-level":
+        raise ConfigError(
+            "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"
+        )
     if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
         raise ConfigError(
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "

@@ -46,6 +46,13 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def slot_noise(step: int, settings: TrainingSettings) -> float:
+    """Noise on bi-level slot starts in update number `step` (from 0): a half cosine from 1 to 0 (Jia et al. 2023)."""
+    if step >= settings.slot_noise_steps:
+        return 0.0
+    return (1 + math.cos(math.pi * step / settings.slot_noise_steps)) / 2
+
+
 def make_average(model: nn.Module, settings: TrainingSettings) -> AveragedModel | None:
     """Exponential moving average of the weights, or None where `ema_decay` is 0."""
     if settings.ema_decay == 0:
