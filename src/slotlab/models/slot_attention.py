@@ -29,8 +29,8 @@ class SlotAttention(nn.Module):
         mlp_dim: hidden width of the residual MLP.
         iterations: number of rounds T.
         initialisation: "gaussian", slots drawn from one learned Gaussian (the paper's); "learned", each slot has a
-            learned start of its own, with no randomness (so slots are no longer exchangeable); "bi-level", the same with
-            Gaussian noise of `noise` times the start itself while training, which is to be lowered to 0 (Jia et al.
+            learned start of its own, with no randomness (so slots are no longer exchangeable); "bi-level", the same
+            with Gaussian noise of `noise` times the start while training, which is to be lowered to 0 (Jia et al.
             2023, arXiv 2210.08990, with gradient "last-iteration").
         epsilon: added to the attention before it is normalised over features.
         gradient: "full", through all iterations; "last-iteration", through the last one (implicit differentiation,
