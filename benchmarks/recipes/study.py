@@ -1,0 +1,202 @@
+"""The study of recipes: equal time for each, three seeds, plain and textured scenes at 64x64.
+
+    python benchmarks/recipes/study.py --minutes 12 --threads 2         # six hours; stop and start again at will
+    python benchmarks/recipes/summary.py                                # table and curves of what is done
+
+A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6 objects,
+packed beforehand; no cell pays for rendering. The first cell of a recipe times its steps (the median of 5 times 3, after 3),
+and the budget divided by that is the number of steps of all its cells, so that a cell repeats exactly whatever else the
+machine does. The autoencoder of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts
+extra. Scores: 500 test scenes of the training variant, and of camouflage and outd, whose textures and shapes no recipe
+has seen; final weights (moving average where the recipe has one); decoder masks (for diffusion: cross-attention) and
+attention masks beside each other. A cell that is done has a line in scores.csv and is not run again.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from recipes import RECIPES, Stage
+
+import slotlab
+from slotlab.atomic import replacing
+from slotlab.data import open_data, pack
+from slotlab.evaluation import MASK_SOURCES, evaluate
+from slotlab.presets.config import RunConfig, run_config
+from slotlab.training.checkpoint import weights_of
+from slotlab.training.history import read_history
+from slotlab.training.loop import fit
+from slotlab.training.provenance import provenance
+
+RESULTS = Path(__file__).parents[1] / "results" / "recipes"
+VARIANTS = ("plain", "textured")
+UNSEEN = ("camouflage", "outd")
+OBJECTS = 6
+COUNTS = {"train": 20_000, "val": 200, "test": 500}
+UNTIMED, TIMED = 3, 15
+SCORES = ("ari", "fg_ari", "miou", "mbo")
+COLUMNS = ("recipe", "variant", "seed", "minutes", "threads", "steps", "seconds", "data", "source", *SCORES, "mse")
+CURVE_COLUMNS = ("recipe", "variant", "seed", "seconds", "resolution", "step", *SCORES[:2], "validation_loss")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=12, help="budget of a cell")
+    parser.add_argument("--latents-minutes", type=float, default=12, help="budget of each variant's autoencoder")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="data, checkpoints and pictures")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    study = Study(options.work, options.results, options.minutes, options.latents_minutes, options.threads)
+    for seed in options.seeds:
+        for variant in options.variants:
+            for recipe in options.recipes:
+                study.cell(recipe, variant, seed)
+
+
+class Study:
+    """Where a study keeps its data, runs and results, and what every cell of it shares."""
+
+    def __init__(self, work: Path, results: Path, minutes: float, latents_minutes: float, threads: int) -> None:
+        self.work, self.results = work, results
+        self.minutes, self.latents_minutes, self.threads = minutes, latents_minutes, threads
+        results.mkdir(parents=True, exist_ok=True)
+
+    def cell(self, recipe: str, variant: str, seed: int) -> None:
+        """Trains and scores one cell, unless that is done."""
+        place = {"recipe": recipe, "variant": variant, "seed": seed}
+        if any(all(row[key] == str(value) for key, value in place.items()) for row in self._rows("scores.csv")):
+            return
+        print(f"== {recipe} on {variant}, seed {seed}", flush=True)
+        runs: list[Path] = []
+        for number, stage in enumerate(RECIPES[recipe]):
+            run = self.work / f"{recipe}-{variant}-{seed}-{number}"
+            config = self.config(recipe, variant, number, stage, seed, runs[-1] if runs else None)
+            finish(config, run)
+            runs.append(run)
+        points = curve(runs)
+        self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
+        steps = "+".join(str(int(read_history(run)[-1]["step"])) for run in runs)
+        whole = place | {"minutes": self.minutes, "threads": self.threads, "steps": steps}
+        whole["seconds"] = round(points[-1]["seconds"])
+        self._write("scores.csv", COLUMNS, [whole | row for row in self.scores(runs[-1], variant)])
+
+    def config(self, recipe: str, variant: str, number: int, stage: Stage, seed: int, before: Path | None) -> RunConfig:
+        """The settings of a stage, with as many steps as its share of the budget has room for."""
+        changes = dict(stage.changes)
+        if before is not None:
+            changes["start_from"] = str(before)
+        if "diffusion" in stage.preset:
+            changes["autoencoder.pretrained"] = str(self.latents(variant))
+        steps = self.steps(f"{recipe}-{number}", stage.preset, changes, variant, 60 * self.minutes * stage.share)
+        changes |= {name: round(share * steps) for name, share in stage.scaled.items()}
+        changes |= {
+            "evaluate_every": max(1, steps // 5),
+            "preview_every": steps,
+            "checkpoint_every": max(1, steps // 5),
+        }
+        return self._config(stage.preset, changes | {"training.steps": steps, "seed": seed}, variant)
+
+    def latents(self, variant: str) -> Path:
+        """Stage 1 of the diffusion recipe, trained if need be."""
+        run, preset = self.work / f"latents-{variant}", "scenes-64-latents"
+        steps = self.steps("latents", preset, {}, variant, 60 * self.latents_minutes)
+        finish(self._config(preset, {"training.steps": steps, "checkpoint_every": 500}, variant), run)
+        return run
+
+    def steps(self, name: str, preset: str, changes: dict[str, Any], variant: str, seconds: float) -> int:
+        """How many steps `seconds` have room for, as timed when first asked."""
+        path = self.results / "step_seconds.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        if name not in known:
+            known[name] = round(time_step(self._config(preset, changes, variant)), 5)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(known, indent=2) + "\n")
+        return max(10, int(seconds / known[name]))
+
+    def scores(self, run: Path, variant: str) -> list[dict[str, Any]]:
+        """Test scores of a run's final weights, a row for each data set and source of masks."""
+        model = slotlab.load(run)
+        rows = []
+        for data in (variant, *UNSEEN):
+            scenes = open_data(str(self.packed(data, model.resolution)), split="test", resolution=model.resolution)
+            result = evaluate(model, scenes, weights=weights_of(run))
+            for source in MASK_SOURCES:
+                scores = getattr(result, source)
+                row = {name: round(scores[name].mean, 4) for name in SCORES}
+                rows.append({"data": data, "source": source, **row, "mse": round(result.reconstruction["mse"].mean, 6)})
+        return rows
+
+    def packed(self, variant: str, resolution: int) -> Path:
+        """The scenes of a variant, rendered once; of unseen variants the test split alone."""
+        folder = self.work / f"{variant}-{resolution}"
+        if not folder.is_dir():
+            counts = COUNTS if variant in VARIANTS else {"test": COUNTS["test"]}
+            pack(f"scenes:{variant}", folder, resolution=resolution, count=counts, max_objects=OBJECTS, progress=True)
+        return folder
+
+    def _config(self, preset: str, changes: dict[str, Any], variant: str) -> RunConfig:
+        resolution = run_config(preset).model["resolution"]
+        data = {"data.source": str(self.packed(variant, resolution)), "train_count": 0}
+        return run_config(preset, changes | data)
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        path = self.results / name
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, name: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+        with replacing(self.results / name) as path, path.open("w", newline="") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows([*self._rows(name), *rows])
+        with replacing(self.results / "machine.json") as path:
+            path.write_text(json.dumps(provenance(), indent=2) + "\n")
+
+
+def finish(config: RunConfig, run: Path) -> None:
+    """Trains until the last step, from the newest checkpoint where there is one; a run that is done stays as it is."""
+    known = run / "training.json"
+    if not known.is_file() or json.loads(known.read_text())["steps"] < config.training.steps:
+        fit(config, run, resume=(run / "run.json").is_file(), show_progress=True)
+
+
+def curve(runs: list[Path]) -> list[dict[str, Any]]:
+    """Validation scores over the seconds of a whole training, stage after stage."""
+    points, before = [], 0.0
+    for run in runs:
+        resolution = json.loads((run / "run.json").read_text())["model"]["resolution"]
+        rows = read_history(run)
+        for row in rows:
+            known = {name: row.get(name) for name in ("step", *SCORES[:2], "validation_loss")}
+            points.append({"seconds": round(before + row["seconds"], 1), "resolution": resolution, **known})
+        before += rows[-1]["seconds"]
+    return points
+
+
+def time_step(config: RunConfig) -> float:
+    """Median seconds of a training step, with all that a run does in one."""
+    last = UNTIMED + TIMED
+    short = {"steps": last, "evaluate_every": UNTIMED, "preview_every": last, "checkpoint_every": last}
+    settings = config.training.model_copy(update=short)
+    data = config.data.model_copy(update={"validation_count": 1})
+    with tempfile.TemporaryDirectory() as folder:
+        run = fit(config.model_copy(update={"training": settings, "data": data}), Path(folder) / "run")
+        seconds = [row["seconds"] for row in read_history(run)]
+    return statistics.median((after - before) / UNTIMED for before, after in pairwise(seconds))
+
+
+if __name__ == "__main__":
+    main()
