@@ -13,6 +13,7 @@ from slotlab.atomic import replacing
 from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.diagnostics import SlotDiagnostics
 from slotlab.models import LatentAutoencoder, Model
+from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ def evaluate(
     from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
 
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     segmentation = {source: SegmentationScores().to(device) for source in MASK_SOURCES}
     errors = {
         "mse_sum": ReconstructionError("sum").to(device),
@@ -105,23 +104,23 @@ def evaluate(
     loss = MeanMetric(nan_strategy="disable").to(device)
     diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics(model.slots)
     rank, world_size = _place_among_processes()
-    for batch in evaluation_batches(dataset, batch_size=batch_size, rank=rank, world_size=world_size):
-        images = batch["image"].to(device)
-        output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
-        target = batch["mask"].to(device) if "mask" in batch else None
-        if diagnostics is not None:
-            for source, scores in segmentation.items():
-                predicted = output.segmentation(source)
-                if source == "masks":
-                    diagnostics.update(predicted, target)
-                if target is not None:
-                    scores.update(predicted, target)
-        for error in errors.values():
-            error.update(output.reconstruction.clamp(0, 1), images)
-        loss.update(model.losses(output, images))
-        if on_batch is not None:
-            on_batch(len(images))
-    model.train(was_training)
+    with evaluating(model):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=rank, world_size=world_size):
+            images = batch["image"].to(device)
+            output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
+            target = batch["mask"].to(device) if "mask" in batch else None
+            if diagnostics is not None:
+                for source, scores in segmentation.items():
+                    predicted = output.segmentation(source)
+                    if source == "masks":
+                        diagnostics.update(predicted, target)
+                    if target is not None:
+                        scores.update(predicted, target)
+            for error in errors.values():
+                error.update(output.reconstruction.clamp(0, 1), images)
+            loss.update(model.losses(output, images))
+            if on_batch is not None:
+                on_batch(len(images))
     scored = dataset.has_masks and diagnostics is not None
     reconstruction = {name: error.compute() for name, error in errors.items()}
     return Evaluation(

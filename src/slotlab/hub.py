@@ -15,6 +15,7 @@ from slotlab.models import MODELS, LatentAutoencoder, Model
 from slotlab.models.components import check_arguments
 from slotlab.presets import preset_names
 from slotlab.presets.config import run_config
+from slotlab.pretrained import load_diffusers_autoencoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -48,7 +49,9 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
     kind = arguments.pop("kind", None)
     autoencoder = arguments.get("autoencoder")
     if isinstance(autoencoder, Mapping) and "pretrained" in autoencoder:
-        arguments["autoencoder"] = _pretrained_autoencoder(autoencoder, arguments.get("resolution", 128))
+        arguments["autoencoder"] = load_autoencoder(
+            autoencoder["pretrained"], arguments.get("resolution", 128), autoencoder.get("subfolder")
+        )
     if kind not in MODELS:
         raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
     check_arguments("model", MODELS[kind], arguments)
@@ -80,6 +83,33 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     model = model_from_config_file(folder / CONFIG_FILE)
     _load_weights(model, folder / WEIGHTS_FILE)
     return model.to(device).eval()
+
+
+def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
+    """A pretrained autoencoder with its own scaling, in evaluation mode.
+
+    Args:
+        name: a folder that `slotlab train` or `save_pretrained` of `diffusers` wrote, or a name on the hub. Only
+            safetensors are read, never pickles.
+        resolution: side of the images that it is to take.
+        subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
+
+    Raises:
+        CheckpointError: nothing there, another kind of model, or weights that are missing or damaged.
+        ConfigError: a resolution that the autoencoder's downsampling does not divide.
+    """
+    folder = Path(name) / (subfolder or "")
+    if not _holds_model(folder):
+        return load_diffusers_autoencoder(name, resolution, subfolder)
+    model = load(folder)
+    if not isinstance(model, LatentAutoencoder):
+        raise CheckpointError(
+            f"{folder}: holds a {model.kind}, not a {LatentAutoencoder.kind}; give the folder of a stage-1 run"
+        )
+    arguments = {key: value for key, value in model.config.items() if key != "kind"}
+    resized = LatentAutoencoder(**{**arguments, "resolution": resolution, "source": str(folder)})
+    resized.load_state_dict(model.state_dict())
+    return resized.eval()
 
 
 def take_parts(model: Model, folder: str | Path) -> list[str]:
@@ -125,11 +155,13 @@ def model_from_config_file(path: Path) -> Model:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _pretrained_autoencoder(spec: Mapping[str, Any], resolution: int) -> LatentAutoencoder:
-    """The autoencoder that `{"pretrained": FOLDER or hub name, "subfolder": ...}` names; other keys are its own."""
-    from slotlab.pretrained import load_autoencoder
-
-    return load_autoencoder(spec["pretrained"], resolution, spec.get("subfolder"))
+def _holds_model(folder: Path) -> bool:
+    """Whether `save` wrote this folder: a config of `diffusers` names no kind."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "kind" in config
 
 
 def _load_weights(model: Model, path: Path) -> None:

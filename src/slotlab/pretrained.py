@@ -1,4 +1,4 @@
-"""Pretrained latent autoencoders: a run folder of ours, or any that `diffusers` saved, by folder or hub name."""
+"""Pretrained latent autoencoders of `diffusers`, by folder or hub name."""
 
 import inspect
 import json
@@ -10,12 +10,12 @@ from slotlab.models.autoencoder_network import FAMILIES
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 
 
-def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
+def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
     """A pretrained autoencoder with its own scaling, in evaluation mode.
 
     Args:
-        name: a folder that `slotlab train` or `save_pretrained` of `diffusers` wrote, or a name on the hub. Only
-            safetensors are read, never pickles.
+        name: a folder that `save_pretrained` of `diffusers` wrote, or a name on the hub. Only safetensors are read,
+            never pickles.
         resolution: side of the images that it is to take.
         subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
 
@@ -23,9 +23,6 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
         CheckpointError: nothing there, another kind of model, or weights that are missing or damaged.
         ConfigError: a resolution that the autoencoder's downsampling does not divide.
     """
-    folder = Path(name) / (subfolder or "")
-    if _is_ours(folder):
-        return _load_ours(folder, resolution)
     import diffusers
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -55,29 +52,3 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
     wrapped = LatentAutoencoder(resolution, family, network=network, source=shown)  # type: ignore[arg-type]
     wrapped.network.load_state_dict(loaded.state_dict())
     return wrapped.eval()
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "kind" in config
-
-
-def _load_ours(folder: Path, resolution: int) -> LatentAutoencoder:
-    from slotlab import hub
-
-    model: Any = hub.load(folder)
-    if not isinstance(model, LatentAutoencoder):
-        raise CheckpointError(
-            f"{folder}: holds a {model.kind}, not a {LatentAutoencoder.kind}; give the folder of a stage-1 run"
-        )
-    weights = model.state_dict()
-    resized = LatentAutoencoder(**{**_arguments(model), "resolution": resolution, "source": str(folder)})
-    resized.load_state_dict(weights)
-    return resized.eval()
-
-
-def _arguments(model: LatentAutoencoder) -> dict[str, Any]:
-    return {key: value for key, value in model.config.items() if key != "kind"}

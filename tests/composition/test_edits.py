@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from slotlab.composition import edits
-from slotlab.composition.edits import Scene, paint_edit, read_scene
+from slotlab.composition.edits import Scene
 from slotlab.composition.library import fit_library
+from slotlab.composition.scene_pictures import paint_edit, read_scene
 from slotlab.data import open_data
 from slotlab.errors import ConfigError, DataError
 from slotlab.hub import create_model, load, save

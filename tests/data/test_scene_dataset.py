@@ -8,6 +8,7 @@ from slotlab.data import (
     evaluation_batches,
     open_data,
     pack,
+    scene_dataset,
     training_batches,
 )
 from slotlab.errors import ConfigError
@@ -52,6 +53,16 @@ def test_endless_training(tmp_path):
     first, second = next(batches), next(batches)
     assert first["image"].shape == (2, 3, 16, 16)
     assert not set(first["index"].tolist()) & set(second["index"].tolist())
+
+
+def test_packing_more_scenes_than_a_split_holds_takes_all_of_that_split(tmp_path, monkeypatch):
+    for sizes in (scene_dataset.MOST, scene_dataset.DEFAULT_COUNT):
+        monkeypatch.setitem(sizes, "val", 2)
+        monkeypatch.setitem(sizes, "test", 1)
+    out = pack("scenes:plain", tmp_path / "packed", resolution=16, count=3, max_objects=3)
+    assert [len(open_data(out, split=split)) for split in ("train", "val", "test")] == [3, 2, 1]
+    with pytest.raises(ConfigError, match="split 'val' of scenes holds 1 to 2"):
+        pack("scenes:plain", tmp_path / "asked", resolution=16, count={"train": 3, "val": 3}, max_objects=3)
 
 
 def test_packs_to_within_half_a_grey_level(tmp_path):

@@ -5,8 +5,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 
 from slotlab.errors import CheckpointError, ConfigError
+from slotlab.hub import load_autoencoder
 from slotlab.models.latent_autoencoder import LatentAutoencoder
-from slotlab.pretrained import load_autoencoder
 
 FRESH = {"channels": [8, 8, 8], "layers": 1, "codes": 16}
 LEVELS = {

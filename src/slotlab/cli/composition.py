@@ -87,6 +87,7 @@ def show_concepts(
 
     from slotlab.composition import ConceptLibrary
     from slotlab.hub import load
+    from slotlab.reporting.composition_sections import CONCEPTS_PICTURE
     from slotlab.reporting.concept_tables import concept_table
     from slotlab.reporting.concepts import concept_picture
     from slotlab.reporting.previews import write_png
@@ -100,8 +101,8 @@ def show_concepts(
     loaded = load(run, device_named(device))
     concepts.check(loaded)
     picture = concept_picture(loaded, concepts, _library_data(concepts, data), members=members)
-    write_png(picture, library / "concepts.png")
-    say(f"picture: {(library / 'concepts.png').resolve()}")
+    write_png(picture, library / CONCEPTS_PICTURE)
+    say(f"picture: {(library / CONCEPTS_PICTURE).resolve()}")
 
 
 @app.command("compose")
@@ -140,10 +141,13 @@ def compose_images(
     from rich.progress import Progress
 
     from slotlab.composition import ConceptLibrary, compose, score_compositions
+    from slotlab.composition.recompose import IMAGES_FOLDER, PLANS_FILE
+    from slotlab.composition.scoring import SCORE_FOLDER
     from slotlab.data import open_data
     from slotlab.errors import DataError
     from slotlab.fidelity import open_network
     from slotlab.hub import load
+    from slotlab.reporting.composition_sections import SHEET_PICTURE
     from slotlab.reporting.concept_tables import composition_table
     from slotlab.reporting.concepts import contact_sheet
     from slotlab.reporting.previews import write_png
@@ -175,9 +179,9 @@ def compose_images(
         if sheet:
             try:
                 picture = contact_sheet(model, concepts, _library_data(concepts, None), out, count=min(sheet, count))
-                write_png(picture, out / "sheet.png")
+                write_png(picture, out / SHEET_PICTURE)
             except DataError as error:
-                print(f"no sheet.png: {error}", file=sys.stderr)
+                print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
         scores = None
         if real is not None:
             scores = score_compositions(
@@ -188,12 +192,12 @@ def compose_images(
                 features=features,
                 inception=inception,
                 device=device_named(device),
-                beside=library / "score",
+                beside=library / SCORE_FOLDER,
                 on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
             )
     if scores is not None:
         Console().print(composition_table(scores))
-    say(f"compositions: {out / 'images'}, {count} pictures; where their slots come from: {out / 'compositions.jsonl'}")
+    say(f"compositions: {out / IMAGES_FOLDER}, {count} pictures; where their slots come from: {out / PLANS_FILE}")
 
 
 @app.command("edit")
@@ -242,7 +246,7 @@ def edit_image(
     interpolate, add, move, resize.
     """
     from slotlab.composition.edit_words import EditWords, edit_by_words
-    from slotlab.composition.edits import paint_edit, read_scene
+    from slotlab.composition.scene_pictures import paint_edit, read_scene
     from slotlab.hub import load
     from slotlab.reporting.edit_picture import write_edit, write_slots
 

@@ -84,7 +84,7 @@ def pack(
 
     options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
     if latents is not None:
-        from slotlab.pretrained import load_autoencoder
+        from slotlab.hub import load_autoencoder
 
         if resolution is None:
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder is to take")

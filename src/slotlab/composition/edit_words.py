@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slotlab.composition import edits
 from slotlab.composition.edits import Plan, Scene
+from slotlab.composition.scene_pictures import read_scene
 from slotlab.errors import ConfigError
 from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
@@ -67,7 +68,7 @@ def edit_by_words(
 
     def other(image: str) -> Scene:
         if image not in others:
-            others[image] = edits.read_scene(model, image, seed, crop)
+            others[image] = read_scene(model, image, seed, crop)
         return others[image]
 
     for word in words.swap:

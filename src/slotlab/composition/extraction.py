@@ -19,6 +19,7 @@ from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.data.sample import KnowsObjects
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models import LatentAutoencoder, Model, SlotModel
+from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 
 Names = dict[str, list[str]]
@@ -64,46 +65,41 @@ def extract(
     slot_model = with_slots(model)
     if folder.exists() and not (folder / TABLE_FILE).is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: holds something else; name a new folder for the slots")
-    was_training = model.training
-    model.eval()
     images, rows, widths = 0, 0, {}
     knowing = dataset if isinstance(dataset, KnowsObjects) else None
     names: Names | None = None if knowing is None else {name: [] for name in ATTRIBUTES}
-    try:
-        with replacing(folder) as temporary, ExitStack() as stack:
-            temporary.mkdir()
-            files: dict[str, BinaryIO] = {}
-            for batch in evaluation_batches(dataset, batch_size=batch_size):
-                index: Tensor = batch["index"].cpu()
-                seen = see(slot_model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
-                columns = _columns(seen, images, index, batch.get("mask"))
-                if "truth" in columns and knowing is not None and names is not None:
-                    names = _add_attributes(columns, knowing, range(images, images + len(index)), names)
-                for name, values in columns.items():
-                    if name not in files:
-                        files[name] = stack.enter_context((temporary / f"{name}.raw").open("wb"))
-                        widths[name] = list(values.shape[1:])
-                    files[name].write(np.ascontiguousarray(values, COLUMNS[name]).tobytes())
-                images, rows = images + len(index), rows + len(columns["slots"])
-                if on_batch is not None:
-                    on_batch(len(index))
-            if names is None:  # it may have ended in the middle of the data
-                widths = {name: width for name, width in widths.items() if name not in ATTRIBUTES}
-            facts: dict[str, Any] = {
-                "model": model.describe(),
-                "fingerprint": fingerprint(model),
-                "data": dataset.describe(),
-                "seed": seed,
-                "slots_per_image": slot_model.slots,
-                "images": images,
-                "dropped": images * slot_model.slots - rows,
-                "rules": RULES,
-                **({"names": names} if names else {}),
-            }
-            content = {"rows": rows, "columns": widths, "facts": facts}
-            (temporary / TABLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    finally:
-        model.train(was_training)
+    with evaluating(model), replacing(folder) as temporary, ExitStack() as stack:
+        temporary.mkdir()
+        files: dict[str, BinaryIO] = {}
+        for batch in evaluation_batches(dataset, batch_size=batch_size):
+            index: Tensor = batch["index"].cpu()
+            seen = see(slot_model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
+            columns = _columns(seen, images, index, batch.get("mask"))
+            if "truth" in columns and knowing is not None and names is not None:
+                names = _add_attributes(columns, knowing, range(images, images + len(index)), names)
+            for name, values in columns.items():
+                if name not in files:
+                    files[name] = stack.enter_context((temporary / f"{name}.raw").open("wb"))
+                    widths[name] = list(values.shape[1:])
+                files[name].write(np.ascontiguousarray(values, COLUMNS[name]).tobytes())
+            images, rows = images + len(index), rows + len(columns["slots"])
+            if on_batch is not None:
+                on_batch(len(index))
+        if names is None:  # it may have ended in the middle of the data
+            widths = {name: width for name, width in widths.items() if name not in ATTRIBUTES}
+        facts: dict[str, Any] = {
+            "model": model.describe(),
+            "fingerprint": fingerprint(model),
+            "data": dataset.describe(),
+            "seed": seed,
+            "slots_per_image": slot_model.slots,
+            "images": images,
+            "dropped": images * slot_model.slots - rows,
+            "rules": RULES,
+            **({"names": names} if names else {}),
+        }
+        content = {"rows": rows, "columns": widths, "facts": facts}
+        (temporary / TABLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return SlotTable.open(folder)
 
 

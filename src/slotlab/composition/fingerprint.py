@@ -1,11 +1,9 @@
 """Which model a library or a composition was made with."""
 
-import hashlib
 import json
 
-import torch
-
 from slotlab.models import Model
+from slotlab.models.weights_hash import weights_hash
 
 
 def fingerprint(model: Model) -> str:
@@ -13,9 +11,4 @@ def fingerprint(model: Model) -> str:
 
     Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and loading.
     """
-    digest = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name} {values.dtype} {list(tensor.shape)}".encode())
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return weights_hash(model, config=json.dumps(model.config, sort_keys=True))

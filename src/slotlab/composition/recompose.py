@@ -16,6 +16,7 @@ from slotlab.composition.library import ConceptLibrary
 from slotlab.composition.plans import PROTOCOLS, Plan
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import Model, SlotModel
+from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 
 SETTINGS_FILE, PLANS_FILE, IMAGES_FOLDER = "composition.json", "compositions.jsonl", "images"
@@ -82,9 +83,7 @@ def compose(
     _check_folder(out, settings)
     plans = PROTOCOLS[protocol](library, count, seed)
     _begin(out, settings, library, plans)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for start in range(0, count, batch_size):
             together = plans[start : start + batch_size]
             for size in sorted({len(plan.rows) for plan in together}):
@@ -93,8 +92,6 @@ def compose(
                     _paint(slot_model, library, group, seed, out)
             if on_batch is not None:
                 on_batch(len(together))
-    finally:
-        model.train(was_training)
     return out / IMAGES_FOLDER
 
 

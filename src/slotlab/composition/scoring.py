@@ -19,6 +19,7 @@ from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.errors import ConfigError
 from slotlab.fidelity import FidelityWarning, FrechetResult, SetStatistics, compare, folder_statistics, open_network
 from slotlab.models import Model
+from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
@@ -174,9 +175,7 @@ def _write_real(
 ) -> None:
     """Writes the real images, and what the model paints of the first `count` of them, into folders below `folder`."""
     slot_model, position = with_slots(model), 0
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in evaluation_batches(dataset, batch_size=batch_size):
             images = batch["image"]
             for place, image in enumerate(images):
@@ -192,8 +191,6 @@ def _write_real(
                     write_image(image, folder / RECONSTRUCTIONS / f"{position + place:06d}.png")
             position += len(images)
             on_batch(len(images))
-    finally:
-        model.train(was_training)
 
 
 def _read(path: Path) -> Any:

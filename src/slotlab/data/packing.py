@@ -17,6 +17,7 @@ from slotlab.data.packed import FORMAT, SETTINGS, VERSION, sha256_of
 from slotlab.data.parallel import in_order
 from slotlab.data.pixels import BrokenFile, PixelDataset
 from slotlab.data.sample import LatentEncoder, SlotDataset
+from slotlab.data.scene_dataset import MOST
 from slotlab.data.splits import SPLITS
 from slotlab.errors import ConfigError, DataError
 
@@ -45,7 +46,8 @@ def pack(
         out: the folder to make.
         resolution: side of the packed pictures in pixels; needed where pictures come in several sizes.
         crop: fraction of the shorter side; by default the source's own (CLEVRTex 0.8, others 1.0).
-        count: at most so many pictures of each split; a mapping says it split by split and leaves others out.
+        count: at most so many pictures of each split, all of a split that has fewer; a mapping says it split by split
+            and leaves others out.
         skip_broken: leave broken pictures out and list them in `packed.json`, instead of stopping at the first.
         progress: show a progress bar.
         threads: how many pictures to decode at once; by default the number of cores, at most 8.
@@ -65,6 +67,8 @@ def pack(
         if whole.kind == "packed":
             raise DataError(f"{source}: is packed already; name the data set it was made from")
         chosen = count if isinstance(count, Mapping) else dict.fromkeys(SPLITS, count)
+        if whole.kind == "scenes" and isinstance(count, int):
+            chosen = {name: min(count, MOST[name]) for name in SPLITS}
         names = [name for name in whole.splits if whole.splits[name] and name in chosen]
         if whole.splits and not names:
             raise ConfigError(f"count={count!r}: no split of {source} named; it has {', '.join(whole.splits)}")

@@ -1,6 +1,5 @@
 """The autoencoder whose latents slot diffusion denoises: those of `diffusers`, with one scaling and one interface."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from slotlab.models.autoencoder_network import FAMILIES, PerChannel, build_netwo
 from slotlab.models.components import check_range
 from slotlab.models.noise import draw_normal
 from slotlab.models.randomness import Generators
+from slotlab.models.weights_hash import weights_hash
 
 REGULARISER_WEIGHTS = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}
 
@@ -186,11 +186,7 @@ class LatentAutoencoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that two autoencoders share only if they have the same weights and scaling."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(self, forms=False)[:16]
 
     @torch.no_grad()
     def measure_scaling(self, batches: Iterable[Tensor]) -> None:

@@ -15,6 +15,8 @@ from slotlab.models.autoencoder import DECODERS
 from slotlab.models.sampling import SamplingSettings
 from slotlab.presets import read_preset
 
+RUN_FILE = "run.json"
+
 
 class Settings(BaseModel):
     """Base of the sections: unknown keys are errors, values do not change."""

@@ -6,6 +6,9 @@ from typing import Any
 
 from PIL import Image
 
+from slotlab.composition.library import LIBRARY_FILE
+from slotlab.composition.recompose import SETTINGS_FILE
+from slotlab.composition.scoring import SCORES_FILE
 from slotlab.errors import CheckpointError
 from slotlab.reporting.section import Picture, Section, Table
 
@@ -23,7 +26,7 @@ def concept_section(library: Path) -> Section:
     Raises:
         CheckpointError: no library in that folder.
     """
-    content = _read(library / "library.json", "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
+    content = _read(library / LIBRARY_FILE, "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
     clusters, slots = content["clusters"], content["slots"]
     rows = [
         ["background" if number == 0 else f"concept {number}", f"{size:,}"]
@@ -49,12 +52,12 @@ def composition_section(folder: Path) -> Section:
         CheckpointError: no composition in that folder.
     """
     remedy = "make one with: slotlab compose RUN LIBRARY --out DIR"
-    settings = _read(folder / "composition.json", remedy)
+    settings = _read(folder / SETTINGS_FILE, remedy)
     protocol = settings["protocol"]
     text = f"{settings['count']:,} pictures: {PROTOCOLS.get(protocol, protocol)}. Seed {settings['seed']}."
     tables = []
-    if (folder / "scores.json").is_file():
-        scores = _read(folder / "scores.json", f"{remedy} --score --data DATA")
+    if (folder / SCORES_FILE).is_file():
+        scores = _read(folder / SCORES_FILE, f"{remedy} --score --data DATA")
         measured: dict[str, Any] = scores.pop("protocol")
         rows = [
             [name, f"{result['distance']:.4g}", f"{result['chance']:.3g}", f"{result['generated']['count']:,}"]

@@ -15,6 +15,7 @@ from slotlab.data import SlotDataset
 from slotlab.data.decoding import decode_image
 from slotlab.errors import ConfigError, DataError
 from slotlab.models import Model
+from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting import cells
 from slotlab.reporting.canvas import Cell, Heading, grid
@@ -108,10 +109,8 @@ def _cut_outs(
     for row in rows:
         by_position.setdefault(int(table.position[row]), []).append(row)
     positions = sorted(by_position)
-    was_training = model.training
-    model.eval()
     found: dict[int, Image.Image] = {}
-    try:
+    with evaluating(model):
         for start in range(0, len(positions), TOGETHER):
             some = positions[start : start + TOGETHER]
             images, index = _images(dataset, some)
@@ -127,8 +126,6 @@ def _cut_outs(
                     image = images[place].cpu()
                     mask = (owners[place] == int(table.number[row])).float()
                     found[row] = cells.cut_out(image, mask, cell_size(image, cell))
-    finally:
-        model.train(was_training)
     return found
 
 

@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from slotlab.atomic import replacing
-from slotlab.composition.edits import Edited, Scene
+from slotlab.composition.edits import Scene
+from slotlab.composition.scene_pictures import Edited
 from slotlab.reporting import cells
 from slotlab.reporting.canvas import Cell, Heading, Scale, font, grid
 from slotlab.reporting.cells import cell_size

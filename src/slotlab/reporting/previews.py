@@ -14,6 +14,7 @@ from slotlab.atomic import replacing
 from slotlab.data import Batch
 from slotlab.evaluation import Evaluation, mask_titles
 from slotlab.models import Model
+from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.curves import figure_image, loss_curves
 from slotlab.reporting.figures import reconstruction_grid
@@ -26,7 +27,7 @@ CURVES_FILE = "loss.png"
 
 
 class Pictures:
-    """Training callback that draws `previews/step-XXXXXXXX.png` and `loss.png` in the run folder.
+    """Training callback that draws `previews/step-<number>.png` and `loss.png` in the run folder.
 
     A picture that cannot be drawn or written is a warning: it never stops the training.
 
@@ -60,13 +61,9 @@ def outputs(model: Model, batch: Batch, seed: int) -> Any:
 
     The model's mode is restored; no global random numbers are drawn.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
         output = model(batch["image"].to(next(model.parameters()).device), generators)
-    finally:
-        model.train(was_training)
     values = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     tensors = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
     return dataclasses.replace(output, **tensors)

@@ -19,11 +19,12 @@ from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
 from slotlab.models import SlotOutput
-from slotlab.presets.config import RunConfig, read_run_config
+from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.reporting import contents
 from slotlab.reporting.composition_sections import composition_section, concept_section
 from slotlab.reporting.previews import outputs
 from slotlab.reporting.section import Section
+from slotlab.training.checkpoint import TRAINING_FILE
 from slotlab.training.datasets import open_split
 
 REPORT_FILE = "report.html"
@@ -64,8 +65,8 @@ def write_report(
     if not 1 <= images <= MOST_IMAGES:
         raise ConfigError(f"images={images}: expected 1 to {MOST_IMAGES}")
     model = hub.load(run, device)
-    config = read_run_config(run / "run.json")
-    training = _read_json(run / "training.json", "train on with --resume to write it anew") or {}
+    config = read_run_config(run / RUN_FILE)
+    training = _read_json(run / TRAINING_FILE, "train on with --resume to write it anew") or {}
     evaluate_command = f"slotlab evaluate {shlex.quote(str(run))} --data {shlex.quote(str(data or config.data.source))}"
     if evaluation is not None:
         metrics: dict[str, Any] | None = evaluation.to_json()

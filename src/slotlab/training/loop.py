@@ -18,12 +18,13 @@ from torch import Tensor
 from slotlab import hub
 from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, training_batches
-from slotlab.errors import ConfigError, SlotlabError
+from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
-from slotlab.presets.config import RunConfig, read_run_config
+from slotlab.presets.config import RUN_FILE, RunConfig
 from slotlab.training.checkpoint import (
+    TRAINING_FILE,
     newest_checkpoint,
     prune_checkpoints,
     read_trainer,
@@ -31,6 +32,7 @@ from slotlab.training.checkpoint import (
     weights_name,
     write_checkpoint,
 )
+from slotlab.training.checks import check_folder, check_latents, check_settings
 from slotlab.training.datasets import open_split
 from slotlab.training.history import History, Row
 from slotlab.training.memory import keep_freed_memory
@@ -40,11 +42,8 @@ from slotlab.training.processes import make_fabric
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
 
-RUN_FILE = "run.json"
 FINITE_EVERY = 10
 SCALED_BY = 256  # images whose latents give an autoencoder its scaling
-# What a resumed run may change: nothing here alters what is computed in the steps to come.
-CHANGEABLE = {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "workers", "compile"}
 
 
 class TrainingStopped(SlotlabError):
@@ -119,7 +118,7 @@ def fit(
     keep_freed_memory()
     fabric = make_fabric(accelerator, devices, nodes, config.training.precision)
     folder = Path(folder)
-    checkpoint = _check_folder(config, folder, resume)
+    checkpoint = check_folder(config, folder, resume)
     trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -146,7 +145,7 @@ class _Trainer:
         self.data = open_split(config, "train", device=fabric.device)
         torch.manual_seed(settings.seed)
         model = hub.model_from_config(config.model)
-        _check_settings(model, config, fabric.world_size)
+        check_settings(model, config, fabric.world_size)
         model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = make_average(model, settings)
         if settings.compile:
@@ -158,7 +157,7 @@ class _Trainer:
         self.state = RunState(folder, config, shown, open_split(config, "val", device=fabric.device))
         if isinstance(model, SlotDiffusion):
             model.autoencoder.check_scaling(self._some_images(self.state.validation, 64))
-            _check_latents(self.data.describe(), model.autoencoder)
+            check_latents(self.data.describe(), model.autoencoder)
         self.epoch_steps = max(1, math.ceil(len(self.data) / settings.batch_size))
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
@@ -320,7 +319,7 @@ class _Trainer:
             write_checkpoint(step_folder(state.folder, state.step), state.model, self._training(), trainer)
             prune_checkpoints(state.folder, self.settings.keep_checkpoints)
             hub.save(state.model, state.folder)
-            with replacing(state.folder / "training.json") as path:
+            with replacing(state.folder / TRAINING_FILE) as path:
                 path.write_text(json.dumps(self._training(), indent=2) + "\n", encoding="utf-8")
         self.fabric.barrier()
 
@@ -368,71 +367,11 @@ class _Trainer:
         return bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
 
 
-def _check_settings(model: Model, config: RunConfig, processes: int) -> None:
-    """Raises ConfigError where the training settings do not suit the kind of model, or each other."""
-    settings = config.training
-    if settings.batch_size % (settings.accumulate * processes):
-        raise ConfigError(
-            f"training.accumulate: batch_size={settings.batch_size} does not divide into {settings.accumulate} equal "
-            f"parts in each of {processes} processes"
-        )
-    if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
-        raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
-    if settings.slot_noise_steps and config.model.get("slot_attention", {}).get("initialisation") != "bi-level":
-        raise ConfigError(
-            "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"
-        )
-    if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
-        raise ConfigError(
-            "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
-            "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
-            "a folder or hub name of diffusers' AutoencoderKL, VQModel or AutoencoderTiny does too"
-        )
-
-
-def _check_latents(data: dict[str, Any], autoencoder: LatentAutoencoder) -> None:
-    """Raises ConfigError if the data brings the latents of another autoencoder along."""
-    if data.get("latents") not in (None, autoencoder.fingerprint()):
-        raise ConfigError(
-            f"{data['data']}: its latents are those of another autoencoder than autoencoder.pretrained; pack the "
-            f"source again with `slotlab data pack ... --latents` and the folder of that autoencoder"
-        )
-
-
 def _heavy_parts(model: Model) -> list[torch.nn.Module]:
     """The parts that are worth compiling."""
     if isinstance(model, LatentAutoencoder):
         return [model.network.encoder, model.network.decoder]
     return [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
-
-
-def _check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if any; ConfigError if the folder holds something else."""
-    run_file = folder / RUN_FILE
-    if resume and run_file.is_file():
-        earlier = read_run_config(run_file)
-        changed = _differences(earlier.model_dump(), config.model_dump())
-        if changed:
-            raise ConfigError(
-                f"{folder}: cannot resume with other settings: {'; '.join(changed)}; "
-                f"give the run's own values, or train anew with another --out"
-            )
-        return newest_checkpoint(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        remedy = "go on with --resume, or give another --out" if run_file.is_file() else "give another --out"
-        raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
-    return None
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _differences(old, new, f"{prefix}{key}.")
-        elif old != new and key not in CHANGEABLE:
-            changed.append(f"{prefix}{key} was {old!r}, now {new!r}")
-    return changed
 
 
 @contextmanager

@@ -1,0 +1,72 @@
+"""What is checked before a run begins, so that it fails at once and not after hours."""
+
+from pathlib import Path
+from typing import Any
+
+from slotlab.errors import ConfigError
+from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
+from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
+from slotlab.training.checkpoint import newest_checkpoint
+
+# What a resumed run may change: nothing here alters what is computed in the steps to come.
+CHANGEABLE = {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "workers", "compile"}
+
+
+def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
+    """The checkpoint to resume from, if any; ConfigError if the folder holds something else."""
+    run_file = folder / RUN_FILE
+    if resume and run_file.is_file():
+        earlier = read_run_config(run_file)
+        changed = _differences(earlier.model_dump(), config.model_dump())
+        if changed:
+            raise ConfigError(
+                f"{folder}: cannot resume with other settings: {'; '.join(changed)}; "
+                f"give the run's own values, or train anew with another --out"
+            )
+        return newest_checkpoint(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        remedy = "go on with --resume, or give another --out" if run_file.is_file() else "give another --out"
+        raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
+    return None
+
+
+def check_settings(model: Model, config: RunConfig, processes: int) -> None:
+    """Raises ConfigError where the training settings do not suit the kind of model, or each other."""
+    settings = config.training
+    if settings.batch_size % (settings.accumulate * processes):
+        raise ConfigError(
+            f"training.accumulate: batch_size={settings.batch_size} does not divide into {settings.accumulate} equal "
+            f"parts in each of {processes} processes"
+        )
+    if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
+        raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
+    if settings.slot_noise_steps and config.model.get("slot_attention", {}).get("initialisation") != "bi-level":
+        raise ConfigError(
+            "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"
+        )
+    if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
+        raise ConfigError(
+            "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
+            "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
+            "a folder or hub name of diffusers' AutoencoderKL, VQModel or AutoencoderTiny does too"
+        )
+
+
+def check_latents(data: dict[str, Any], autoencoder: LatentAutoencoder) -> None:
+    """Raises ConfigError if the data brings the latents of another autoencoder along."""
+    if data.get("latents") not in (None, autoencoder.fingerprint()):
+        raise ConfigError(
+            f"{data['data']}: its latents are those of another autoencoder than autoencoder.pretrained; pack the "
+            f"source again with `slotlab data pack ... --latents` and the folder of that autoencoder"
+        )
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _differences(old, new, f"{prefix}{key}.")
+        elif old != new and key not in CHANGEABLE:
+            changed.append(f"{prefix}{key} was {old!r}, now {new!r}")
+    return changed
