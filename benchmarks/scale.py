@@ -47,7 +47,17 @@ def main() -> None:
     table = Table(
         title=f"{options.gpus} GPUs, {options.images:,} images, batch {options.batch_size} per GPU; ms per step"
     )
-    headings = ("preset", "GFLOP/image", "parameters", "data GB", "compute", "gradients", "disk", "storage", "processors")
+    headings = (
+        "preset",
+        "GFLOP/image",
+        "parameters",
+        "data GB",
+        "compute",
+        "gradients",
+        "disk",
+        "storage",
+        "processors",
+    )
     for heading in (*headings, "images/s", "epoch", "bottleneck"):
         table.add_column(heading, justify="left" if heading in ("preset", "bottleneck") else "right")
     for preset in options.presets:

@@ -127,6 +127,21 @@ def diffusion_run(
     return train(tiny_diffusion, out=folder, data=squares, show_progress=False, **pretrained)
 
 
+@pytest.fixture(scope="session")
+def feature_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TorchScript file with the interface of the published Inception and a small net inside."""
+    path = tmp_path_factory.mktemp("net") / "small.pt"
+    torch.manual_seed(0)
+    network = torch.nn.Module()
+    network.layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 13, stride=13), torch.nn.Tanh(), torch.nn.AdaptiveAvgPool2d(1)
+    )
+    network.forward = lambda x: network.layers(x)
+    scripted = torch.jit.trace_module(network, {"forward": torch.zeros(1, 3, 299, 299)})
+    scripted.save(str(path))
+    return path
+
+
 @pytest.fixture
 def run_slotlab(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from slotlab.diagnostics import SlotDiagnostics
 from slotlab.models import LatentAutoencoder, Model
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
+from slotlab.processes import place_among_processes
 
 if TYPE_CHECKING:
     from slotlab.metrics import Score
@@ -103,9 +104,9 @@ def evaluate(
     }
     loss = MeanMetric(nan_strategy="disable").to(device)
     diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics(model.slots)
-    rank, world_size = _place_among_processes()
+    place = place_among_processes()
     with evaluating(model):
-        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=rank, world_size=world_size):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             images = batch["image"].to(device)
             output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
             target = batch["mask"].to(device) if "mask" in batch else None
@@ -144,9 +145,3 @@ def evaluate(
 def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
     """What tables call the masks of each source, by the protocol of an evaluation; empty for models without slots."""
     return {name: source.partition(",")[0] for name, source in protocol.get("mask_sources", {}).items()}
-
-
-def _place_among_processes() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -14,21 +14,6 @@ def model_folder(tiny_preset, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def feature_net(tmp_path_factory):
-    """A TorchScript file with the interface of the published Inception and a small net inside."""
-    path = tmp_path_factory.mktemp("net") / "small.pt"
-    torch.manual_seed(0)
-    network = torch.nn.Module()
-    network.layers = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 6, 13, stride=13), torch.nn.Tanh(), torch.nn.AdaptiveAvgPool2d(1)
-    )
-    network.forward = lambda x: network.layers(x)
-    scripted = torch.jit.trace_module(network, {"forward": torch.zeros(1, 3, 299, 299)})
-    scripted.save(str(path))
-    return path
-
-
 def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_folder, feature_net, squares, tmp_path):
     library, out = tmp_path / "library", tmp_path / "out"
     status, printed, err = run_slotlab(

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,16 @@ def test_truncated_or_missing_arrays_are_refused(clevrtex, tmp_path, name):
     (out / name).unlink()
     with pytest.raises(DataError, match=rf"{name}: missing"):
         open_data(out)
+
+
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
+def test_a_cache_that_shrinks_while_it_is_read_is_noticed(clevrtex, tmp_path, change):
+    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
+    data = open_data(out)
+    data.batch([0])
+    change(out / "images.npy")
+    with pytest.raises(DataError, match=r"images.npy: .*pack the source again"):
+        data.batch([0])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """From images to a table of their slots on disk, a batch at a time."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slotlab.atomic import replacing
+from slotlab.atomic import remove, replacing
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.composition.seeing import Seen, see
 from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, TABLE_FILE, SlotTable
@@ -21,6 +22,7 @@ from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models import LatentAutoencoder, Model, SlotModel
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
+from slotlab.processes import place_among_processes, wait_for_all
 
 Names = dict[str, list[str]]
 SMALLEST_SHARE = 0.002
@@ -45,7 +47,8 @@ def extract(
     """Writes the slots of all images of `dataset` into `folder` and opens them; memory holds one batch.
 
     The folder appears when it is complete: an interrupted extraction leaves nothing. It holds `slots.json` and one
-    file `<column>.raw` of numbers, little-endian and row after row, for each column of `SlotTable`.
+    file `<column>.raw` of numbers, little-endian and row after row, for each column of `SlotTable`. Of several processes
+    each takes its share of the images, and the first joins them to the table that one process would have written.
 
     Args:
         model: whose slots; put into evaluation mode for the time.
@@ -65,42 +68,96 @@ def extract(
     slot_model = with_slots(model)
     if folder.exists() and not (folder / TABLE_FILE).is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: holds something else; name a new folder for the slots")
+    place = place_among_processes()
+    parts = [folder.with_name(f".{folder.name}.part-{rank}") for rank in range(place.count)]
+    try:
+        with evaluating(model), replacing(parts[place.rank]) as part:
+            _write_part(slot_model, dataset, part, batch_size, seed, on_batch)
+        wait_for_all()
+        if place.is_first:
+            facts = {
+                "model": model.describe(),
+                "fingerprint": fingerprint(model),
+                "data": dataset.describe(),
+                "seed": seed,
+                "slots_per_image": slot_model.slots,
+                "rules": RULES,
+            }
+            with replacing(folder) as temporary:
+                _join(parts, temporary, facts)
+        wait_for_all()
+    finally:
+        remove(parts[place.rank])
+    return SlotTable.open(folder)
+
+
+def _write_part(
+    model: SlotModel,
+    dataset: SlotDataset,
+    folder: Path,
+    batch_size: int,
+    seed: int,
+    on_batch: Callable[[int], None] | None,
+) -> None:
+    """Writes the slots of this process's share of the images: a file for each column, and `TABLE_FILE`."""
+    place = place_among_processes()
+    share = place.share(len(dataset))
     images, rows, widths = 0, 0, {}
     knowing = dataset if isinstance(dataset, KnowsObjects) else None
     names: Names | None = None if knowing is None else {name: [] for name in ATTRIBUTES}
-    with evaluating(model), replacing(folder) as temporary, ExitStack() as stack:
-        temporary.mkdir()
+    folder.mkdir()
+    with ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
-        for batch in evaluation_batches(dataset, batch_size=batch_size):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             index: Tensor = batch["index"].cpu()
-            seen = see(slot_model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
-            columns = _columns(seen, images, index, batch.get("mask"))
+            first = share.start + images
+            seen = see(model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
+            columns = _columns(seen, first, index, batch.get("mask"))
             if "truth" in columns and knowing is not None and names is not None:
-                names = _add_attributes(columns, knowing, range(images, images + len(index)), names)
+                names = _add_attributes(columns, knowing, range(first, first + len(index)), names)
             for name, values in columns.items():
                 if name not in files:
-                    files[name] = stack.enter_context((temporary / f"{name}.raw").open("wb"))
+                    files[name] = stack.enter_context((folder / f"{name}.raw").open("wb"))
                     widths[name] = list(values.shape[1:])
                 files[name].write(np.ascontiguousarray(values, COLUMNS[name]).tobytes())
             images, rows = images + len(index), rows + len(columns["slots"])
             if on_batch is not None:
                 on_batch(len(index))
-        if names is None:  # it may have ended in the middle of the data
-            widths = {name: width for name, width in widths.items() if name not in ATTRIBUTES}
-        facts: dict[str, Any] = {
-            "model": model.describe(),
-            "fingerprint": fingerprint(model),
-            "data": dataset.describe(),
-            "seed": seed,
-            "slots_per_image": slot_model.slots,
-            "images": images,
-            "dropped": images * slot_model.slots - rows,
-            "rules": RULES,
-            **({"names": names} if names else {}),
-        }
-        content = {"rows": rows, "columns": widths, "facts": facts}
-        (temporary / TABLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return SlotTable.open(folder)
+    content = {"rows": rows, "images": images, "columns": widths, "names": names}
+    (folder / TABLE_FILE).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _join(parts: list[Path], folder: Path, facts: dict[str, Any]) -> None:
+    """One table of the parts that the processes wrote, in the order of the images."""
+    found = [json.loads((part / TABLE_FILE).read_text(encoding="utf-8")) for part in parts]
+    rows, images = (sum(part[key] for part in found) for key in ("rows", "images"))
+    widths: dict[str, Any] = {name: width for part in found for name, width in part["columns"].items()}
+    names: Names | None = {name: [] for name in ATTRIBUTES}
+    if any(part["names"] is None for part in found):  # the metadata may have ended in the middle of the data
+        names = None
+        widths = {name: width for name, width in widths.items() if name not in ATTRIBUTES}
+    folder.mkdir()
+    for name in widths:
+        with (folder / f"{name}.raw").open("wb") as whole:
+            for part, content in zip(parts, found, strict=True):
+                if name not in content["columns"]:
+                    continue  # a process without images
+                if names is not None and name in names:
+                    codes = np.fromfile(part / f"{name}.raw", COLUMNS[name])
+                    whole.write(_recoded(codes, content["names"][name], names[name]).astype(COLUMNS[name]).tobytes())
+                else:
+                    with (part / f"{name}.raw").open("rb") as piece:
+                        shutil.copyfileobj(piece, whole)
+    facts |= {"images": images, "dropped": images * facts["slots_per_image"] - rows}
+    facts |= {"names": names} if names else {}
+    content = {"rows": rows, "columns": widths, "facts": facts}
+    (folder / TABLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _recoded(codes: np.ndarray, names: list[str], known: list[str]) -> np.ndarray:
+    """Codes into `names` as codes into `known`, which learns the names it lacks; -1, none, stays."""
+    known += [name for name in names if name not in known]
+    return np.array([*(known.index(name) for name in names), -1])[codes]
 
 
 def with_slots(model: Model) -> SlotModel:

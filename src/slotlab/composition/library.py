@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from slotlab.atomic import replacing
+from slotlab.atomic import remove, replacing
 from slotlab.composition.clustering import choose_by_silhouette, cluster
 from slotlab.composition.extraction import extract
 from slotlab.composition.fingerprint import fingerprint
@@ -21,6 +20,7 @@ from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, OPTIONAL, SlotTa
 from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import Model
+from slotlab.processes import place_among_processes, wait_for_all
 
 LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
 FORMAT, VERSION = "slotlab-concepts", 1
@@ -209,7 +209,7 @@ def fit_library(
     Args:
         model: whose slots.
         dataset: from `slotlab.open_data`, at the model's resolution.
-        out: the library's folder; while the slots are extracted they lie in a temporary folder in it.
+        out: the library's folder; until it is complete the slots lie in a hidden folder in it.
         concepts: as in `ConceptLibrary.fit`.
         batch_size: images at a time.
         seed: of the initial slots and of K-means.
@@ -220,12 +220,18 @@ def fit_library(
         CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".slots-", dir=out) as temporary:
-        table = extract(model, dataset, Path(temporary) / "table", batch_size=batch_size, seed=seed, on_batch=on_batch)
-        library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
-        library.sources = sources or {}
-        library.save(out)
+    slots = out / ".slots"
+    place = place_among_processes()
+    try:
+        table = extract(model, dataset, slots, batch_size=batch_size, seed=seed, on_batch=on_batch)
+        if place.is_first:
+            library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
+            library.sources = sources or {}
+            library.save(out)
+        wait_for_all()
+    finally:
+        if place.is_first:
+            remove(slots)
     return ConceptLibrary.load(out)
 
 

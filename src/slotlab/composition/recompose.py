@@ -18,6 +18,7 @@ from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import Model, SlotModel
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
+from slotlab.processes import place_among_processes, wait_for_all
 
 SETTINGS_FILE, PLANS_FILE, IMAGES_FOLDER = "composition.json", "compositions.jsonl", "images"
 FORMAT, VERSION = "slotlab-composition", 1
@@ -41,7 +42,8 @@ def compose(
     lines before the first picture) and `images/000000.png` and so on, each whole or not at all.
 
     What is random in a picture depends on `seed` and its number alone, and which pictures are painted together on
-    `batch_size` and the numbers, so that a composition that was interrupted comes out as if it had not been.
+    `batch_size` and the numbers, so that a composition that was interrupted comes out as if it had not been. Several
+    processes take turns with the batches, and paint what one would have.
 
     Args:
         model: that made the library's slots; put into evaluation mode for the time.
@@ -82,9 +84,13 @@ def compose(
     }
     _check_folder(out, settings)
     plans = PROTOCOLS[protocol](library, count, seed)
-    _begin(out, settings, library, plans)
+    place = place_among_processes()
+    wait_for_all()  # all have checked the folder before the first writes to it
+    if place.is_first:
+        _begin(out, settings, library, plans)
+    wait_for_all()
     with evaluating(model):
-        for start in range(0, count, batch_size):
+        for start in range(place.rank * batch_size, count, place.count * batch_size):
             together = plans[start : start + batch_size]
             for size in sorted({len(plan.rows) for plan in together}):
                 group = [plan for plan in together if len(plan.rows) == size]
@@ -92,6 +98,7 @@ def compose(
                     _paint(slot_model, library, group, seed, out)
             if on_batch is not None:
                 on_batch(len(together))
+    wait_for_all()
     return out / IMAGES_FOLDER
 
 

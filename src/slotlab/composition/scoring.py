@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,10 +17,19 @@ from slotlab.composition.recompose import IMAGES_FOLDER, compose, read_settings,
 from slotlab.composition.seeing import see
 from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.errors import ConfigError
-from slotlab.fidelity import FidelityWarning, FrechetResult, SetStatistics, compare, folder_statistics, open_network
+from slotlab.fidelity import (
+    FeatureNet,
+    FidelityWarning,
+    FrechetResult,
+    SetStatistics,
+    compare,
+    folder_statistics,
+    open_network,
+)
 from slotlab.models import Model
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
+from slotlab.processes import from_first, place_among_processes, wait_for_all
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 DONE_FILE = "protocol.json"
@@ -58,7 +67,8 @@ def score_compositions(
 
     Beside it are scored plain reconstructions of the real images (as many as there are compositions, if there are that
     many), which is the best that the decoder could reach, and the `shuffle` protocol. These pictures and their features
-    lie in the folder `beside`; those of an earlier call with the same library, data and seed are used again.
+    lie in the folder `beside`; those of an earlier call with the same library, data and seed are used again. Several
+    processes paint together; the first measures.
 
     Args:
         model: that painted the composition; put into evaluation mode for the time.
@@ -105,13 +115,17 @@ def score_compositions(
         "seed": seed,
         "batch_size": batch_size,
     }
-    if _read(folder / DONE_FILE) != json.loads(json.dumps(protocol)):
-        _clear(folder)
+    place = place_among_processes()
+    if from_first(_read(folder / DONE_FILE)) != json.loads(json.dumps(protocol)):
+        if place.is_first:
+            _clear(folder)
+        wait_for_all()
         _write_real(model, dataset, folder, count, seed, batch_size, told("real images, reconstructed", len(dataset)))
-        with replacing(folder / DONE_FILE) as path:
-            path.write_text(json.dumps(protocol), encoding="utf-8")
-    real, reconstructed = folder / REAL, folder / RECONSTRUCTIONS
-    folders = {settings["protocol"]: out / IMAGES_FOLDER, "reconstructions": reconstructed}
+        wait_for_all()
+        if place.is_first:
+            with replacing(folder / DONE_FILE) as path:
+                path.write_text(json.dumps(protocol), encoding="utf-8")
+    folders = {settings["protocol"]: out / IMAGES_FOLDER, "reconstructions": folder / RECONSTRUCTIONS}
     if settings["protocol"] != "shuffle":
         folders["shuffle"] = compose(
             model,
@@ -124,7 +138,23 @@ def score_compositions(
             weights=settings["model"].get("weights"),
             on_batch=told("shuffled slots", count),
         )
-    network = open_network(features, inception, device)
+    scores = None
+    if place.is_first:
+        scores = _measure(folders, folder, dataset, settings, open_network(features, inception, device), on_batch)
+        with replacing(out / SCORES_FILE) as path:
+            path.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
+    return cast(CompositionScores, from_first(scores))
+
+
+def _measure(
+    folders: dict[str, Path],
+    kept_in: Path,
+    dataset: SlotDataset,
+    settings: dict[str, Any],
+    network: FeatureNet,
+    on_batch: Callable[[str, int, int], None] | None,
+) -> CompositionScores:
+    """Distances of each folder of pictures to the real ones; the statistics of those in `kept_in` are kept there."""
 
     def statistics(what: str, images: Path, split: str | None = None) -> SetStatistics:
         def tell(done: int, total: int) -> None:
@@ -132,16 +162,16 @@ def score_compositions(
                 on_batch(f"features, {what}", done, total)
 
         kept = images.parent / f"{images.name}-{network.name}.npz"
-        if images.parent == folder and kept.is_file():
+        if images.parent == kept_in and kept.is_file():
             found = SetStatistics.load(kept)
             if found.information.fingerprint == network.fingerprint:
                 return found
         made = folder_statistics(images, network, split, progress=tell)
-        if images.parent == folder:
+        if images.parent == kept_in:
             made.save(kept)
         return made
 
-    truth = statistics("real images", real, str(dataset.describe()["split"]))
+    truth = statistics("real images", kept_in / REAL, str(dataset.describe()["split"]))
     results: dict[str, FrechetResult] = {}
     for name, generated in folders.items():
         with warnings.catch_warnings():
@@ -157,10 +187,7 @@ def score_compositions(
         "generated": {name: result.generated.count for name, result in results.items()},
         "composition": settings,
     }
-    scores = CompositionScores(measured, results)
-    with replacing(out / SCORES_FILE) as path:
-        path.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
-    return scores
+    return CompositionScores(measured, results)
 
 
 @torch.inference_mode()
@@ -174,9 +201,10 @@ def _write_real(
     on_batch: Callable[[int], None],
 ) -> None:
     """Writes the real images, and what the model paints of the first `count` of them, into folders below `folder`."""
-    slot_model, position = with_slots(model), 0
+    slot_model, process = with_slots(model), place_among_processes()
+    position = process.share(len(dataset)).start
     with evaluating(model):
-        for batch in evaluation_batches(dataset, batch_size=batch_size):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=process.rank, world_size=process.count):
             images = batch["image"]
             for place, image in enumerate(images):
                 write_image(image, folder / REAL / f"{position + place:06d}.png")

@@ -18,6 +18,8 @@ from slotlab.errors import DataError
 SETTINGS = "packed.json"
 FORMAT, VERSION = "slotlab-packed", 1
 
+REMEDY = "pack the source again with `slotlab data pack`"
+
 
 class Packed:
     """A folder that `slotlab data pack` wrote.
@@ -77,6 +79,8 @@ class Packed:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked."""
+        for name, array in self.settings["arrays"].items():
+            _check_size(self.root / name, array)  # reading a map beyond the end of its file would kill the process
         first = self.rows.start
         rows = np.array([first + checked_position(position, len(self)) for position in positions], dtype=np.int64)
         batch = to_batch(self._images[rows], self._masks[rows] if self.has_masks else None, self._indices[rows])
@@ -131,35 +135,37 @@ def sha256_of(path: Path) -> str:
 
 def _settings(root: Path) -> dict[str, Any]:
     path = root / SETTINGS
-    remedy = "pack the source again with `slotlab data pack`"
     try:
         settings = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise DataError(f"{path}: missing, so {root} is not a packed cache; {remedy}") from error
+        raise DataError(f"{path}: missing, so {root} is not a packed cache; {REMEDY}") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
+        raise DataError(f"{path}: cannot be read ({error}); {REMEDY}") from error
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        raise DataError(f"{path}: not the settings of a packed cache; {remedy}")
+        raise DataError(f"{path}: not the settings of a packed cache; {REMEDY}")
     if settings.get("version") != VERSION:
-        raise DataError(f"{path}: format version {settings.get('version')}, this slotlab reads {VERSION}; {remedy}")
+        raise DataError(f"{path}: format version {settings.get('version')}, this slotlab reads {VERSION}; {REMEDY}")
     missing = {"source", "resolution", "crop", "count", "splits", "masked_splits", "arrays"} - set(settings)
     if missing:
-        raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {remedy}")
+        raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {REMEDY}")
     return settings
 
 
+def _check_size(path: Path, array: dict[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise DataError(f"{path}: missing; {REMEDY}") from None
+    if size != array["bytes"]:
+        raise DataError(f"{path}: {size} bytes instead of {array['bytes']}: truncated or changed; {REMEDY}")
+
+
 def _mapped(path: Path, array: dict[str, Any]) -> np.ndarray:
-    remedy = "pack the source again with `slotlab data pack`"
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {remedy}")
-    if path.stat().st_size != array["bytes"]:
-        raise DataError(
-            f"{path}: {path.stat().st_size} bytes instead of {array['bytes']}: truncated or changed; {remedy}"
-        )
+    _check_size(path, array)
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise DataError(f"{path}: cannot be read as an array ({error}); {remedy}") from error
+        raise DataError(f"{path}: cannot be read as an array ({error}); {REMEDY}") from error
     if list(values.shape) != array["shape"] or values.dtype.str != array["dtype"]:
-        raise DataError(f"{path}: {values.dtype} {values.shape} instead of what {SETTINGS} says; {remedy}")
+        raise DataError(f"{path}: {values.dtype} {values.shape} instead of what {SETTINGS} says; {REMEDY}")
     return np.asarray(values)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from slotlab.data import SlotDataset
 from slotlab.errors import ConfigError
 from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
@@ -49,6 +50,15 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
             "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
             "a folder or hub name of diffusers' AutoencoderKL, VQModel or AutoencoderTiny does too"
+        )
+
+
+def check_data(data: SlotDataset, processes: int) -> None:
+    """Raises ConfigError if there are fewer training images than processes, of which some would only repeat others."""
+    if len(data) < processes:
+        found = len(data)
+        raise ConfigError(
+            f"{data.describe()['data']}: {found} training images for {processes} processes; start at most {found}"
         )
 
 

@@ -23,6 +23,7 @@ from slotlab.evaluation import Evaluation, evaluate
 from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
 from slotlab.presets.config import RUN_FILE, RunConfig
+from slotlab.processes import make_fabric, naming_lost_processes
 from slotlab.training.checkpoint import (
     TRAINING_FILE,
     newest_checkpoint,
@@ -32,13 +33,12 @@ from slotlab.training.checkpoint import (
     weights_name,
     write_checkpoint,
 )
-from slotlab.training.checks import check_folder, check_latents, check_settings
+from slotlab.training.checks import check_data, check_folder, check_latents, check_settings
 from slotlab.training.datasets import open_split
 from slotlab.training.history import History, Row
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.objectives import mask_area_penalty
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
-from slotlab.training.processes import make_fabric
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
 
@@ -114,6 +114,7 @@ def fit(
         DataError: the data cannot be read.
         TrainingStopped: after Ctrl-C, once all is saved.
         TrainingDiverged: the loss became infinite or NaN.
+        ProcessLost: another process of the training has ended.
     """
     keep_freed_memory()
     fabric = make_fabric(accelerator, devices, nodes, config.training.precision)
@@ -128,7 +129,8 @@ def fit(
     if fabric.is_global_zero and not (folder / RUN_FILE).is_file():
         with replacing(folder / RUN_FILE) as path:
             path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    trainer.run()
+    with naming_lost_processes(lambda: f"The last checkpoint is {newest_checkpoint(folder)}: go on with --resume"):
+        trainer.run()
     return folder
 
 
@@ -143,6 +145,7 @@ class _Trainer:
         self.settings = settings = config.training
         self.callbacks = callbacks if fabric.is_global_zero else ()
         self.data = open_split(config, "train", device=fabric.device)
+        check_data(self.data, fabric.world_size)
         torch.manual_seed(settings.seed)
         model = hub.model_from_config(config.model)
         check_settings(model, config, fabric.world_size)

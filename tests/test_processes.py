@@ -1,0 +1,100 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from two_processes import share_the_work
+
+import slotlab
+from slotlab.errors import ConfigError
+from slotlab.processes import Place
+from slotlab.training.checkpoint import newest_checkpoint, read_trainer
+from slotlab.training.checks import check_data
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def in_processes(count, *words):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    command += ["--master-port", str(port), str(SCRIPT), *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def alone_and_shared(tiny_preset, squares, feature_net, tmp_path_factory):
+    """The folders of the same work done by one process and by two."""
+    alone, shared = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("shared")
+    share_the_work(tiny_preset, str(squares), alone, str(feature_net))
+    done = in_processes(2, "share", tiny_preset, squares, shared, feature_net)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return alone, shared
+
+
+def test_gradients_are_those_of_one_process(alone_and_shared):
+    # after one step, Adam's first moment is a tenth of the clipped gradient
+    one, two = (read_trainer(newest_checkpoint(folder / "run"))["optimizer"]["state"] for folder in alone_and_shared)
+    for number, state in one.items():
+        torch.testing.assert_close(10 * two[number]["exp_avg"], 10 * state["exp_avg"], atol=1e-6, rtol=0)
+
+
+def test_each_image_is_evaluated_once_and_all_processes_know_the_scores(alone_and_shared):
+    alone, shared = alone_and_shared
+    one = json.loads((alone / "metrics-0.json").read_text())
+    first, second = (json.loads((shared / f"metrics-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["protocol"]["images"] == one["protocol"]["images"] == 7
+    for source in ("masks", "attention", "reconstruction"):
+        assert first[source] == pytest.approx(one[source], rel=1e-6, abs=1e-6), source
+
+
+def test_the_table_of_slots_is_the_same(alone_and_shared):
+    one, two = (load_file(folder / "library" / "slots.safetensors") for folder in alone_and_shared)
+    assert one.keys() == two.keys()
+    for name in ("position", "index", "number", "background", "concept"):
+        assert np.array_equal(one[name], two[name]), name
+    np.testing.assert_allclose(two["slots"], one["slots"], atol=1e-5)
+
+
+def test_nothing_temporary_is_left_of_the_slots(alone_and_shared):
+    for folder in alone_and_shared:
+        assert not list((folder / "library").rglob(".*"))
+
+
+def test_compositions_are_shared_out_and_complete(alone_and_shared):
+    for folder in alone_and_shared:
+        assert len(list((folder / "new" / "images").glob("*.png"))) == 7
+        assert (folder / "new" / "scores.json").is_file()
+
+
+def test_when_a_process_dies_the_other_says_so_and_the_last_checkpoint_loads(tiny_preset, squares, tmp_path):
+    done = in_processes(2, "die", tiny_preset, squares, tmp_path)
+    assert done.returncode != 0
+    assert "another process has ended or cannot be reached" in done.stderr
+    checkpoint = newest_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    assert f"The last checkpoint is {checkpoint}: go on with --resume" in done.stderr
+    assert slotlab.load(checkpoint).slots == 4
+    assert json.loads((checkpoint / "training.json").read_text())["steps"] == 6
+
+
+def test_more_processes_than_images_are_refused_in_training(squares):
+    few = slotlab.open_data(squares, split="train", resolution=16, count=3)
+    with pytest.raises(ConfigError, match="3 training images for 4 processes; start at most 3"):
+        check_data(few, 4)
+    check_data(few, 3)
+
+
+@pytest.mark.parametrize(("total", "count"), [(7, 2), (2, 3), (0, 2), (100, 7)])
+def test_shares_make_up_the_whole(total, count):
+    shares = [Place(rank, count).share(total) for rank in range(count)]
+    assert [number for share in shares for number in share] == list(range(total))

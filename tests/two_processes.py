@@ -1,0 +1,48 @@
+"""What test_processes.py runs under torchrun: every kind of work that processes share, with results in a folder."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import slotlab
+from slotlab.composition import compose, fit_library, score_compositions
+from slotlab.data import open_data
+from slotlab.presets.config import run_config
+from slotlab.processes import joined
+from slotlab.training import loop
+
+
+def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
+    """Trains one step; evaluates, extracts, composes and scores, with counts that two does not divide."""
+    torch.set_num_threads(1)
+    loop.fit(run_config(preset, {"data.source": data, "steps": 1}), out / "run", accelerator="cpu", show_progress=False)
+    torch.manual_seed(0)
+    model = slotlab.create_model(preset)
+    with joined("cpu") as (_, place):
+        images = open_data(data, split="all", resolution=16, count=7)
+        slotlab.evaluate(model, images, batch_size=2).write(out / f"metrics-{place.rank}.json")
+        library = fit_library(model, images, out / "library", batch_size=2)
+        compose(model, library, out / "new", count=7, batch_size=2)
+        scores = score_compositions(model, library, out / "new", images, features=features)
+        assert scores.results["report"].generated.count == 7
+
+
+def die_in_the_middle(preset: str, data: str, out: Path) -> None:
+    """The second process ends without a word before step 8."""
+    update = loop._Trainer._update
+
+    def mortal_update(trainer, batch):
+        if os.environ["RANK"] == "1" and trainer.state.step == 8:
+            os._exit(9)
+        update(trainer, batch)
+
+    loop._Trainer._update = mortal_update
+    config = run_config(preset, {"data.source": data})
+    loop.fit(config, out / "run", accelerator="cpu", show_progress=False)
+
+
+if __name__ == "__main__":
+    task, preset, data, out, *more = sys.argv[1:]
+    {"share": share_the_work, "die": die_in_the_middle}[task](preset, data, Path(out), *more)
