@@ -6,10 +6,11 @@
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
 objects, packed beforehand; no cell pays for rendering. The first cell of a recipe times its steps (the median of 5
 times 3, after 3), and the budget divided by that is the number of steps of all its cells, so that a cell repeats
-exactly whatever else the machine does. The autoencoder of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts
-extra. Scores: 500 test scenes of the training variant, and of camouflage and outd, whose textures and shapes no recipe
-has seen; final weights (moving average where the recipe has one); decoder masks (for diffusion: cross-attention) and
-attention masks beside each other. A cell that is done has a line in scores.csv and is not run again.
+exactly whatever else the machine does. The autoencoder of the diffusion recipe is trained once per variant, for
+`--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage and outd,
+whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); decoder masks
+(for diffusion: cross-attention) and attention masks beside each other. A cell that is done has a line in scores.csv
+and is not run again.
 """
 
 import argparse

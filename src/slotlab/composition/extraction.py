@@ -47,8 +47,8 @@ def extract(
     """Writes the slots of all images of `dataset` into `folder` and opens them; memory holds one batch.
 
     The folder appears when it is complete: an interrupted extraction leaves nothing. It holds `slots.json` and one
-    file `<column>.raw` of numbers, little-endian and row after row, for each column of `SlotTable`. Of several processes
-    each takes its share of the images, and the first joins them to the table that one process would have written.
+    file `<column>.raw` of numbers, little-endian and row after row, for each column of `SlotTable`. Of several
+    processes each takes its share of the images, and the first joins them to the table that one would have written.
 
     Args:
         model: whose slots; put into evaluation mode for the time.
