@@ -25,6 +25,17 @@ def test_every_form_paints_the_whole_image(form):
     torch.testing.assert_close(reconstruction, (masks[:, :, None] * slot_images).sum(dim=1))
 
 
+@pytest.mark.parametrize("shuffle", [1, 4])
+def test_mixing_before_the_shuffle_is_mixing_of_shuffled_layers(shuffle):
+    decoder = SpatialBroadcastDecoder(slot_dim=6, resolution=16, broadcast=4, channels=8, shuffle=shuffle).double()
+    slots = torch.randn(2, 3, 6, dtype=torch.float64)
+    layers = decoder.shuffle(decoder.to_rgb_and_mask(decoder.body(decoder._place(slots, None)))).unflatten(0, (2, 3))
+    masks, colours = torch.softmax(layers[:, :, 0], dim=1), (layers[:, :, 1:] + 1) / 2
+    expected = (masks[:, :, None] * colours).sum(dim=1), masks, colours
+    for made, plain in zip(decoder(slots), expected, strict=True):
+        torch.testing.assert_close(made, plain)
+
+
 def test_the_direction_grid_runs_both_ways_on_both_axes():
     down, right, up, left = direction_grid(3, 5)
     assert down[:, 0].tolist() == [0.0, 0.5, 1.0]

@@ -16,6 +16,14 @@ def test_a_pose_is_mean_and_spread_of_the_attention():
     torch.testing.assert_close(right, torch.tensor([0.875, 0.75, 0.02, 0.02]), atol=1e-6, rtol=0)
 
 
+def test_cells_are_a_linear_map_of_their_relative_coordinates():
+    frame = RelativeFrame(3, 4, channels=5).double()
+    poses = torch.rand(2, 3, 4, dtype=torch.float64) + 0.1
+    coordinates = (frame.grid - poses[:, :, None, :2]) / (5 * poses[:, :, None, 2:])
+    torch.testing.assert_close(frame(poses), frame.embedding(coordinates))
+    torch.testing.assert_close(frame.rectified(poses), torch.relu(frame.embedding(coordinates)))
+
+
 def test_the_frame_moves_with_the_pose():
     frame = RelativeFrame(8, 8, channels=5)
     pose = torch.tensor([[[0.0, 0.25, 0.1, 0.2]]])

@@ -3,6 +3,7 @@ import torch
 
 from slotlab.errors import ConfigError
 from slotlab.models import SlotAttention
+from slotlab.models.frames import random_poses
 from slotlab.models.randomness import seeded_generator
 
 
@@ -79,6 +80,33 @@ def test_bi_level_starts_are_noisy_in_training_alone_and_by_the_share_asked_for(
     assert torch.equal(module.eval().initial_slots(1), module.start)
     module.train().noise = 0.0
     assert torch.equal(module.initial_slots(1), module.start)
+
+
+@pytest.mark.parametrize("frame", ["absolute", "relative"])
+@pytest.mark.parametrize("initialisation", ["gaussian", "learned"])
+def test_the_last_iteration_s_gradient_is_that_of_one_iteration_begun_where_the_others_ended(initialisation, frame):
+    changes = {"initialisation": initialisation, "frame": frame, "grid": (2, 5)}
+    module = make(gradient="last-iteration", **changes).double()
+    features = torch.randn(2, 10, 6, dtype=torch.float64, requires_grad=True)
+    generators = [1, 2]
+
+    def by_hand():
+        inputs = module.norm_features(features)
+        keys, values = module.to_key(inputs), module.to_value(inputs)
+        drawn = [seeded_generator(one) for one in generators]
+        start = slots = module.initial_slots(2, drawn)
+        poses = random_poses(2, 4, drawn, like=slots) if frame == "relative" else None
+        for _ in range(2):
+            slots, poses, _ = module._iterate(slots, poses, keys, values)
+        straight = slots.detach() + start - start.detach()
+        return module._iterate(straight, None if poses is None else poses.detach(), keys, values)[0]
+
+    parameters = [features, *module.parameters()]
+    results = module(features, [seeded_generator(one) for one in generators])[0], by_hand()
+    gradients = [torch.autograd.grad(slots.square().sum(), parameters) for slots in results]
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    for parameter, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=0)
 
 
 def test_slots_follow_a_permutation_of_their_starts():

@@ -25,14 +25,25 @@ class RelativeFrame(nn.Module):
 
     def __init__(self, height: int, width: int, channels: int) -> None:
         super().__init__()
+        self.height, self.width = height, width
         y, x = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
         self.register_buffer("grid", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
         self.embedding = nn.Linear(2, channels)
 
     def forward(self, poses: Tensor) -> Tensor:
         """Embedding of the grid relative to poses [B, K, 4]: [B, K, N, channels]."""
-        position, scale = poses[:, :, None, :2], poses[:, :, None, 2:]
-        return self.embedding((self.grid - position) / (scale * REACH))
+        return self._cells(poses).flatten(2, 3)
+
+    def rectified(self, poses: Tensor) -> Tensor:
+        """ReLU of the embedding, in place."""
+        return self._cells(poses).relu_().flatten(2, 3)
+
+    def _cells(self, poses: Tensor) -> Tensor:
+        """[B, K, h, w, channels]: a linear map of (x, y) is one addition of what its column and its row give."""
+        position, scale = poses[:, :, None, :2], poses[:, :, None, 2:] * REACH
+        across = (self.grid[: self.width, :1] - position[..., :1]) / scale[..., :1] * self.embedding.weight[:, 0]
+        down = (self.grid[:: self.width, 1:] - position[..., 1:]) / scale[..., 1:] * self.embedding.weight[:, 1]
+        return (down + self.embedding.bias)[:, :, :, None] + across[:, :, None]
 
     def pose_of(self, weights: Tensor) -> Tensor:
         """Mean and standard deviation of where weights [B, K, N] (summing to 1 over N) lie: poses [B, K, 4]."""

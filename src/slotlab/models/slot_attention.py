@@ -119,16 +119,17 @@ class SlotAttention(nn.Module):
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
         with torch.autocast(features.device.type, enabled=False):
-            keys, values = keys.float(), values.float()
+            keys, values = keys.to(self.start.dtype), values.to(self.start.dtype)
             slots = self.initial_slots(len(features), generator)
             poses = random_poses(len(features), self.slots, generator, like=slots) if self.frame is not None else None
             maps = []
             start = slots
             for iteration in range(self.iterations):
-                if self.gradient == "last-iteration" and iteration == self.iterations - 1:
+                last = iteration == self.iterations - 1
+                if self.gradient == "last-iteration" and last:
                     slots = slots.detach() + start - start.detach()
-                    poses = poses if poses is None else poses.detach()
-                slots, poses, attention = self._iterate(slots, poses, keys, values)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.gradient == "full")):
+                    slots, poses, attention = self._iterate(slots, poses, keys, values)
                 maps.append(attention)
         return slots, torch.stack(maps, dim=1), poses
 
@@ -139,7 +140,7 @@ class SlotAttention(nn.Module):
         logits = queries @ keys.transpose(1, 2)
         places = None
         if self.frame is not None and poses is not None:
-            places = torch.relu(self.frame(poses))
+            places = self.frame.rectified(poses)
             # queries . place_to_key(places), with the projection moved to the few queries
             logits = logits + (places @ (queries @ self.place_to_key.weight)[..., None]).squeeze(-1)
         attention = torch.softmax(logits, dim=1)
