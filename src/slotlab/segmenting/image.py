@@ -10,9 +10,10 @@ from torch import Tensor
 
 from slotlab.composition.extraction import with_slots
 from slotlab.data.decoding import to_batch
-from slotlab.errors import ConfigError, nearest
-from slotlab.evaluation import MASK_SOURCES
+from slotlab.errors import ConfigError
 from slotlab.models import Model, SlotModel
+from slotlab.models.evaluating import evaluating
+from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.cells import laid_over, palette_map
 from slotlab.segmenting.fitting import check_fit, fitting
@@ -101,19 +102,15 @@ def segment_image(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def take_apart(model: SlotModel, squares: np.ndarray, mask_source: str, seed: int) -> list[Parts]:
     """What the model sees in each of the squares uint8 [B, R, R, 3].
 
     What is random in an image depends on `seed` alone: neither on its place in the batch nor on the other images.
     """
     images = to_batch(squares, None, range(len(squares)))["image"].to(next(model.parameters()).device)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         output = model(images, [seeded_generator(seed) for _ in images])
-    finally:
-        model.train(was_training)
     masks = output.masks if mask_source == "masks" else output.attention_masks()
     poses = [None] * len(images) if output.poses is None else output.poses.cpu()
     painted = output.reconstruction.clamp(0, 1).cpu()
@@ -123,11 +120,9 @@ def take_apart(model: SlotModel, squares: np.ndarray, mask_source: str, seed: in
 def checked_source(model: SlotModel, mask_source: str | None, fit: str) -> str:
     """The source of masks to use; ConfigError for an unknown one, or an unknown fit."""
     check_fit(fit)
-    if mask_source is not None and mask_source not in MASK_SOURCES:
-        raise ConfigError(f"mask_source: unknown {mask_source!r}{nearest(mask_source, MASK_SOURCES)}")
     if fit == "crop" and model.slots > NO_SLOT:
         raise ConfigError(f"fit: crop leaves pixels without a slot, and {model.slots} slots leave no number for them")
-    return mask_source or model.finer_masks
+    return chosen_source(mask_source, model.finer_masks)
 
 
 def palette_picture(owners: np.ndarray) -> Image.Image:
