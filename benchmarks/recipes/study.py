@@ -28,7 +28,8 @@ from recipes import RECIPES, Stage
 import slotlab
 from slotlab.atomic import replacing
 from slotlab.data import open_data, pack
-from slotlab.evaluation import MASK_SOURCES, evaluate
+from slotlab.evaluation import evaluate
+from slotlab.models.output import MASK_SOURCES
 from slotlab.presets.config import RunConfig, run_config
 from slotlab.training.checkpoint import weights_of
 from slotlab.training.history import read_history

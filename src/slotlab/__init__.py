@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from slotlab.hub import create_model, list_models, load, save
     from slotlab.runs import train
     from slotlab.scenes import render
+    from slotlab.segmenting import segment, segment_image
 
 # Names load when first used, so that `import slotlab` and `slotlab --help` do not wait for torch.
 _HOMES = {
@@ -21,10 +22,23 @@ _HOMES = {
     "open_data": "slotlab.data",
     "render": "slotlab.scenes",
     "save": "slotlab.hub",
+    "segment": "slotlab.segmenting",
+    "segment_image": "slotlab.segmenting",
     "train": "slotlab.runs",
 }
 
-__all__ = ["create_model", "evaluate", "list_models", "load", "open_data", "render", "save", "train"]
+__all__ = [
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load",
+    "open_data",
+    "render",
+    "save",
+    "segment",
+    "segment_image",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,9 +11,9 @@ import torch
 
 from slotlab.atomic import replacing
 from slotlab.data import SlotDataset, evaluation_batches
-from slotlab.diagnostics import SlotDiagnostics
 from slotlab.models import LatentAutoencoder, Model
 from slotlab.models.evaluating import evaluating
+from slotlab.models.output import MASK_SOURCES
 from slotlab.models.randomness import seeded_generator
 from slotlab.processes import place_among_processes
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from slotlab.metrics import Score
 
 MBO_DEFINITION = "true objects, background excluded"
-MASK_SOURCES = ("masks", "attention")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,9 @@ class Evaluation:
         reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB).
         loss: the training objective, mean over images.
         slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model without slots.
-        warnings: signs of collapse or tiling, in words.
+        diagnostics: how the slots are used, in numbers (docs/diagnostics.md), of the masks that fit objects better:
+            `mask_source`; empty for a model without slots.
+        warnings: what the diagnostics show to be wrong, in words, each with what to try.
     """
 
     protocol: dict[str, Any]
@@ -46,6 +47,7 @@ class Evaluation:
     reconstruction: "dict[str, Score]"
     loss: float
     slots_used: float
+    diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +58,8 @@ class Evaluation:
         content["details"] = {
             group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()
         }
-        return content | {"loss": self.loss, "slots_used": self.slots_used, "warnings": self.warnings}
+        content |= {"loss": self.loss, "slots_used": self.slots_used}
+        return content | {"diagnostics": self.diagnostics, "warnings": self.warnings}
 
     def write(self, path: str | Path) -> None:
         """Writes `to_json()` to `path`, whole or not at all."""
@@ -93,6 +96,7 @@ def evaluate(
     """
     from torchmetrics import MeanMetric
 
+    from slotlab.diagnostics import SlotDiagnostics
     from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
 
     device = next(model.parameters()).device
@@ -103,26 +107,27 @@ def evaluate(
         "psnr": PeakSignalToNoiseRatio().to(device),
     }
     loss = MeanMetric(nan_strategy="disable").to(device)
-    diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics(model.slots)
+    slot_model = None if isinstance(model, LatentAutoencoder) else model
+    gathered = None if slot_model is None else SlotDiagnostics.of(slot_model).to(device)
     place = place_among_processes()
     with evaluating(model):
         for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             images = batch["image"].to(device)
             output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
             target = batch["mask"].to(device) if "mask" in batch else None
-            if diagnostics is not None:
-                for source, scores in segmentation.items():
-                    predicted = output.segmentation(source)
-                    if source == "masks":
-                        diagnostics.update(predicted, target)
-                    if target is not None:
-                        scores.update(predicted, target)
+            if slot_model is not None and gathered is not None:
+                soft = {"masks": output.masks, "attention": output.attention_masks()}
+                gathered.update(soft[slot_model.finer_masks], output.slots, output.attention, target)
+                if target is not None:
+                    for source, scores in segmentation.items():
+                        scores.update(soft[source].argmax(dim=1), target)
             for error in errors.values():
                 error.update(output.reconstruction.clamp(0, 1), images)
             loss.update(model.losses(output, images))
             if on_batch is not None:
                 on_batch(len(images))
-    scored = dataset.has_masks and diagnostics is not None
+    diagnosis = None if gathered is None else gathered.compute()
+    scored = dataset.has_masks and diagnosis is not None
     reconstruction = {name: error.compute() for name, error in errors.items()}
     return Evaluation(
         protocol={
@@ -131,14 +136,15 @@ def evaluate(
             **model.describe(),
             "slot_seed": seed,
             **({} if weights is None else {"weights": weights}),
-            **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnostics else {}),
+            **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnosis else {}),
         },
         masks=segmentation["masks"].compute() if scored else {},
         attention=segmentation["attention"].compute() if scored else {},
         reconstruction=reconstruction,
         loss=float(loss.compute()),
-        slots_used=diagnostics.slots_used if diagnostics else math.nan,
-        warnings=diagnostics.warnings() if diagnostics else [],
+        slots_used=diagnosis.slots_used if diagnosis else math.nan,
+        diagnostics={"mask_source": slot_model.finer_masks, **diagnosis.numbers()} if slot_model and diagnosis else {},
+        warnings=diagnosis.warnings() if diagnosis else [],
     )
 
 

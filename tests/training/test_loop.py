@@ -53,6 +53,13 @@ def run(squares, tiny_preset, tmp_path_factory):
     return quiet_fit(config(tiny_preset, squares), tmp_path_factory.mktemp("run") / "whole")
 
 
+def test_history_says_how_the_slots_are_used(run):
+    for row in read_history(run):
+        assert 1 <= row["slots_used"] <= 4
+        assert 0 <= row["mask_entropy"] <= 1
+        assert 0 <= row["attention_change"] <= 1
+
+
 def test_a_run_leaves_all_that_a_person_needs(run):
     present = {path.name for path in run.iterdir()}
     expected = {"config.json", "model.safetensors", "training.json", "run.json", "history.csv", "tensorboard"}

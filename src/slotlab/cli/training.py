@@ -106,6 +106,8 @@ def evaluate(
     if json is not None:
         result.write(json)
     Console().print(evaluation_table(result))
+    for warning in result.warnings:
+        say(f"warning: {warning}")
 
 
 @app.command()

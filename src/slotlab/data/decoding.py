@@ -8,7 +8,8 @@ Images become 8-bit RGB by their Pillow mode:
     * I;16 (and I within 0..65535): scaled, `round(value * 255 / 65535)`. F, and I beyond that: an error.
     * CMYK, YCbCr, LAB, HSV: Pillow's `convert("RGB")`, without a colour profile.
 
-Pixels are taken in stored order: EXIF orientation is ignored, because masks know nothing of it.
+Pixels are taken in stored order: EXIF orientation is ignored, because masks know nothing of it. Only
+`slotlab.segmenting`, whose images come without masks, turns them upright first.
 """
 
 import io
@@ -64,21 +65,29 @@ def decode_image(source: Path | bytes, name: str) -> tuple[np.ndarray, str]:
         DataError: if the file is missing, empty, truncated, not an image, or has values with no known range.
     """
     with _naming(name, source), _open(source) as image:
-        mode = image.mode
-        if mode in ("RGB", "RGBA"):
-            return np.asarray(image)[..., :3], mode
-        if mode in DEEP_MODES:
-            grey = np.asarray(image).astype(np.int64)
-            if grey.min() < 0 or grey.max() > 65535:
-                raise DataError(f"{name}: 32-bit values outside 0..65535; save the image with 8 or 16 bits a channel")
-            grey = ((grey * 255 + 32767) // 65535).astype(np.uint8)
-        elif mode in GREY_MODES:
-            grey = np.asarray(image.convert("L"))
-        elif mode == "F":
-            raise DataError(f"{name}: float values have no known range; save the image with 8 or 16 bits a channel")
-        else:
-            return np.asarray(image.convert("RGB")), mode
-        return np.repeat(grey[..., None], 3, axis=2), mode
+        return rgb_pixels(image, name), image.mode
+
+
+def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of an opened image as uint8 [H, W, 3], by its mode as this file's docstring says.
+
+    Raises:
+        DataError: if its values have no known range; `name` is what the message calls it.
+    """
+    if image.mode in ("RGB", "RGBA"):
+        return np.asarray(image)[..., :3]
+    if image.mode in DEEP_MODES:
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise DataError(f"{name}: 32-bit values outside 0..65535; save the image with 8 or 16 bits a channel")
+        grey = ((grey * 255 + 32767) // 65535).astype(np.uint8)
+    elif image.mode in GREY_MODES:
+        grey = np.asarray(image.convert("L"))
+    elif image.mode == "F":
+        raise DataError(f"{name}: float values have no known range; save the image with 8 or 16 bits a channel")
+    else:
+        return np.asarray(image.convert("RGB"))
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def decode_mask(source: Path | bytes, name: str, *, palette_only: bool = False) -> np.ndarray:

@@ -29,6 +29,7 @@ class SlotAutoencoder(nn.Module):
     """
 
     kind = "slot-autoencoder"
+    finer_masks = "masks"  # which of the two sources of masks fits objects better
 
     def __init__(
         self,

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slotlab.errors import ConfigError, nearest
+
+MASK_SOURCES = ("masks", "attention")
+
 
 @dataclass(eq=False)
 class SlotOutput:
@@ -47,3 +51,10 @@ class SlotOutput:
         """The slot that owns each pixel, int64 [B, H, W]: argmax of `source`, "masks" or "attention"."""
         soft = self.masks if source == "masks" else self.attention_masks()
         return torch.argmax(soft, dim=1)
+
+
+def chosen_source(wanted: str | None, finer: str) -> str:
+    """Which masks to use: the source that is `wanted`, or a model's `finer_masks`; ConfigError if there is no such."""
+    if wanted is not None and wanted not in MASK_SOURCES:
+        raise ConfigError(f"mask_source: unknown {wanted!r}{nearest(wanted, MASK_SOURCES)}")
+    return wanted or finer

@@ -43,6 +43,7 @@ class SlotDiffusion(nn.Module):
     """
 
     kind = "slot-diffusion"
+    finer_masks = "attention"  # which of the two sources of masks fits objects better
 
     def __init__(
         self,

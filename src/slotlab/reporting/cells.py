@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.reporting.colours import Colours
+from slotlab.reporting.colours import Colours, palette_colour
 
 CELL = 128
 CHECKER = (250, 226)
@@ -37,10 +37,25 @@ def overlay(
 ) -> Image.Image:
     """A segmentation [H, W] blended over its image [3, H, W], with thin outlines; `opacity` in [0, 1] of the colour."""
     labels = _enlarged(segmentation, size)
-    photo = np.asarray(photograph(image, size), dtype=np.float32)
-    blended = (1 - opacity) * photo + opacity * _painted(labels, colours)
+    return laid_over(photograph(image, size), labels, Image.fromarray(_painted(labels, colours)), opacity)
+
+
+def laid_over(photo: Image.Image, labels: np.ndarray, painted: Image.Image, opacity: float = 0.5) -> Image.Image:
+    """The painted `labels` [h, w] blended over a photograph of the same size, with thin outlines."""
+    blended = np.array(Image.blend(photo, painted, opacity))
     blended[_edges(labels)] = OUTLINE
-    return Image.fromarray(blended.astype(np.uint8))
+    return Image.fromarray(blended)
+
+
+def palette_map(labels: np.ndarray, colours: Colours | None = None) -> Image.Image:
+    """Labels uint8 [h, w] as a palette image: its values are the labels, its colours those of `palette_colour`.
+
+    `colours` gives some labels another colour.
+    """
+    picture = Image.fromarray(labels)
+    levels = [level for label in range(256) for level in (colours or {}).get(label, palette_colour(label))]
+    picture.putpalette(levels)
+    return picture
 
 
 def cut_out(image: Tensor, mask: Tensor, size: tuple[int, int], *, soft: bool = True) -> Image.Image:

@@ -143,9 +143,7 @@ def _mask(segmentation: Tensor) -> Image.Image:
     """Numbers of slots [H, W] as a palette image with the colours of the figures."""
     if int(segmentation.max()) > 255:
         return Image.fromarray(segmentation.numpy().astype(np.uint16))
-    picture = Image.fromarray(segmentation.numpy().astype(np.uint8))
-    picture.putpalette([level for number in range(256) for level in palette_colour(number)])
-    return picture
+    return cells.palette_map(segmentation.numpy().astype(np.uint8))
 
 
 def _write(picture: Image.Image, path: Path) -> Path:

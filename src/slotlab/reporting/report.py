@@ -22,6 +22,7 @@ from slotlab.models import SlotOutput
 from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.reporting import contents
 from slotlab.reporting.composition_sections import composition_section, concept_section
+from slotlab.reporting.diagnosis import diagnosis_section
 from slotlab.reporting.previews import outputs
 from slotlab.reporting.section import Section
 from slotlab.training.checkpoint import TRAINING_FILE
@@ -79,7 +80,9 @@ def write_report(
     if isinstance(output, SlotOutput):
         sections += [part(pictures, output, mask) for part in (contents.slots, contents.attention)]
         sections += [contents.segmentations(pictures, output, mask)]
+    diagnostics = (metrics or {}).get("diagnostics")
     sections += [
+        diagnosis_section(diagnostics) if diagnostics else None,
         contents.curves(run, config.preset, output.titles.get("masks", "")),
         contents.preview_history(run),
         concept_section(Path(library)) if library is not None else None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slotlab.atomic import replacing
 
+DIAGNOSED = ("slots_used", "mask_entropy", "attention_change")
 COLUMNS: tuple[str, ...] = (
     "step",
     "epoch",
@@ -20,6 +21,7 @@ COLUMNS: tuple[str, ...] = (
     "fg_ari",
     "attention_ari",
     "attention_fg_ari",
+    *DIAGNOSED,
 )
 Row = dict[str, float]
 

@@ -35,7 +35,7 @@ from slotlab.training.checkpoint import (
 )
 from slotlab.training.checks import check_data, check_folder, check_latents, check_settings
 from slotlab.training.datasets import open_split
-from slotlab.training.history import History, Row
+from slotlab.training.history import DIAGNOSED, History, Row
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.objectives import mask_area_penalty
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
@@ -295,6 +295,7 @@ class _Trainer:
         }
         for source, prefix in ((evaluation.masks, ""), (evaluation.attention, "attention_")):
             row.update({prefix + name: source[name].mean for name in ("ari", "fg_ari") if name in source})
+        row.update({name: evaluation.diagnostics[name] for name in DIAGNOSED if name in evaluation.diagnostics})
         self.history.add(row)
         state.rows = self.history.rows
         self.progress.tell(row, evaluation.warnings)

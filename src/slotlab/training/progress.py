@@ -1,6 +1,6 @@
 """The live view of a training run in the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from types import TracebackType
 
 from rich.console import Console
@@ -34,6 +34,7 @@ class TrainingProgress:
             disable=not enabled or not self.console.is_terminal,
         )
         self._told: set[str] = set()
+        self._before: Set[str] = set()
         self._task = self._bar.add_task("training", total=steps, loss="-", speed="-")
 
     def __enter__(self) -> "TrainingProgress":
@@ -63,7 +64,7 @@ class TrainingProgress:
         self.console.print(text, highlight=False)
 
     def tell(self, row: Row, warnings: Sequence[str]) -> None:
-        """Prints one line for a validation, and each kind of warning the first time."""
+        """Prints one line for a validation, and each kind of warning once, when it was there the time before too."""
         scores = "  ".join(
             f"{name.upper().replace('_', '-')} {row[name]:.3f}" for name in ("ari", "fg_ari") if name in row
         )
@@ -72,8 +73,8 @@ class TrainingProgress:
             f"validation loss {row['validation_loss']:.4f}  {scores}  {row['images_per_second']:.1f} images/s",
             highlight=False,
         )
-        for warning in warnings:
-            kind = warning.partition(":")[0]
-            if kind not in self._told:
-                self._told.add(kind)
-                self.console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+        kinds = {warning.partition(":")[0]: warning for warning in warnings}
+        for kind in (kinds.keys() & self._before) - self._told:
+            self._told.add(kind)
+            self.console.print(f"[yellow]warning:[/yellow] {kinds[kind]}", highlight=False)
+        self._before = kinds.keys()

@@ -1,0 +1,155 @@
+"""Commands that run a trained model: on images as people have them, and on data to see what is wrong with it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slotlab.cli.shared import Crop, Data, Device, Split, app, device_named, say, set_threads
+
+MOST_SHOWN = 20
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with all images below them.")],
+    model: Annotated[str, typer.Option(metavar="RUN|NAME", help="A run folder, or any that `slotlab.load` takes.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder of its own; an interrupted one is gone on with.")],
+    fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how an image becomes a square.")] = "letterbox",
+    mask_source: Annotated[
+        str | None,
+        typer.Option(help="masks or attention; default: attention for slot diffusion, masks for other models."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    json: Annotated[Path | None, typer.Option("--json", help="Write what was done and skipped here too.")] = None,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Take images apart: any size, any mode, any number.
+
+    [bold]slotlab segment photos --model runs/first --out segments[/bold]
+
+    Writes for each image, at its own size: NAME.png (reconstruction), NAME_0.png, NAME_1.png, ... (mask of each slot,
+    grey), NAME_segmentation.png (palette: the number of the slot that owns the pixel), NAME_overlay.png, NAME.npz
+    (slots); and segments.csv, which lists what was done and skipped.
+
+    Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest of
+    the square with the image's border pixels, repeated; stretch changes the proportions; crop sees only the centred
+    square: pixels outside it belong to no slot (255, black). Masks come back at the image's size, without the bars.
+    Letterbox gave the best masks of the three (docs/segment.md).
+
+    NAME is the image's path below the common folder of all IMAGES, without suffix: folders are mirrored. Images that
+    cannot be read, or have more than 67 million pixels, are skipped and listed.
+    """
+    from json import dumps
+
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from slotlab.atomic import replacing
+    from slotlab.hub import load
+    from slotlab.segmenting import segment
+
+    set_threads(threads)
+    loaded = load(model, device_named(device))
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), transient=True, console=Console(stderr=True)
+    ) as progress:
+        task = progress.add_task("segmenting", total=None)
+        listing = segment(
+            loaded,
+            images,
+            out=out,
+            fit=fit,
+            mask_source=mask_source,
+            seed=seed,
+            batch_size=batch_size,
+            on_start=lambda total: progress.update(task, total=total),
+            on_image=lambda _: progress.advance(task),
+        )
+    if json is not None:
+        with replacing(json) as path:
+            path.write_text(dumps(listing.to_json(), indent=2) + "\n", encoding="utf-8")
+    for outcome in listing.skipped[:MOST_SHOWN]:
+        print(f"skipped {outcome.image}: {outcome.reason}", file=sys.stderr)
+    if len(listing.skipped) > MOST_SHOWN:
+        print(f"... and {len(listing.skipped) - MOST_SHOWN} more, see {out / 'segments.csv'}", file=sys.stderr)
+    counts = f"{listing.count('written')} written, {listing.count('kept')} kept, {len(listing.skipped)} skipped"
+    say(f"segments: {out}; {counts}; masks: {listing.protocol['mask_source']}; listed in {out / 'segments.csv'}")
+
+
+@app.command()
+def diagnose(
+    run: Annotated[str, typer.Argument(metavar="RUN|NAME", help="A run folder, or any that `slotlab.load` takes.")],
+    data: Data,
+    split: Split = "val",
+    crop: Crop = None,
+    count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
+    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    mask_source: Annotated[
+        str | None,
+        typer.Option(help="masks or attention; default: attention for slot diffusion, masks for other models."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the initial slots.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="The picture; default: diagnostics.png in the run folder.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers and warnings here too.")] = None,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Say how a model uses its slots, what is wrong, and which setting to try; draw the mean mask of each slot.
+
+    Looks for collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background in pieces, soft
+    masks, and attention that does not settle. Some numbers need true masks. docs/diagnostics.md explains each.
+
+    Example: [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
+    """
+    from json import dumps
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from slotlab.atomic import replacing
+    from slotlab.composition.extraction import with_slots
+    from slotlab.data import open_data
+    from slotlab.diagnostics import diagnose
+    from slotlab.hub import load
+    from slotlab.reporting.curves import figure_image
+    from slotlab.reporting.diagnosis import diagnosis_table
+    from slotlab.reporting.diagnosis_pictures import diagnosis_figure
+    from slotlab.reporting.previews import write_png
+    from slotlab.reporting.tables import protocol_line
+
+    set_threads(threads)
+    model = with_slots(load(run, device_named(device)))
+    options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
+    dataset = open_data(data, split=split, resolution=model.resolution, crop=crop, count=count, **options)
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("diagnosing", total=len(dataset))
+        found = diagnose(
+            model,
+            dataset,
+            mask_source=mask_source,
+            batch_size=batch_size,
+            seed=seed,
+            on_batch=lambda done: progress.advance(task, done),
+        )
+    source = mask_source or model.finer_masks
+    protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
+    warnings = found.warnings()
+    if json is not None:
+        numbers = {"mask_source": source, **found.numbers()}
+        with replacing(json) as path:
+            content = {"protocol": protocol, "diagnostics": numbers, "warnings": warnings}
+            path.write_text(dumps(content, indent=2) + "\n", encoding="utf-8")
+    Console().print(diagnosis_table(found.numbers(), f"{protocol_line(protocol)}, masks: {source}"))
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say("" if warnings else "nothing wrong shows")
+    picture = out or (Path(run) if Path(run).is_dir() else Path()) / "diagnostics.png"
+    write_png(figure_image(diagnosis_figure(found, f"{run}, {data}, {found.images:,} images")), picture)
+    say(f"picture: {picture.resolve()}")

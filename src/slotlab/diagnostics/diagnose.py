@@ -1,0 +1,61 @@
+"""How a model uses its slots on a data set."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.diagnostics.diagnosis import Diagnosis
+from slotlab.diagnostics.gathering import SlotDiagnostics
+from slotlab.models import SlotModel
+from slotlab.models.evaluating import evaluating
+from slotlab.models.output import chosen_source
+from slotlab.models.randomness import seeded_generator
+
+
+@torch.inference_mode()
+def diagnose(
+    model: SlotModel,
+    dataset: SlotDataset,
+    *,
+    mask_source: str | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> Diagnosis:
+    """Looks at the slots, attention and masks of all images; the numbers are those of `slotlab.evaluate`.
+
+    Args:
+        model: put into evaluation mode for the time.
+        dataset: from `slotlab.open_data`, at the model's resolution; some numbers need true masks.
+        mask_source: "masks" or "attention"; by default the one that fits objects better. With "attention", nothing is
+            decoded.
+        batch_size: images at a time.
+        seed: of the initial slots, which depend on it and the image alone.
+        on_batch: told the number of images after each batch, for progress bars.
+
+    Raises:
+        ConfigError: an unknown source of masks.
+        DataError: an image cannot be read.
+        ValueError: images of another size than the model's.
+    """
+    source = chosen_source(mask_source, model.finer_masks)
+    device = next(model.parameters()).device
+    gathered = SlotDiagnostics.of(model).to(device)
+    with evaluating(model):
+        for batch in evaluation_batches(dataset, batch_size=batch_size):
+            images = batch["image"].to(device)
+            generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+            if source == "masks":
+                output = model(images, generators)
+                masks, slots, attention = output.masks, output.slots, output.attention
+            else:
+                encoded = model.encoder(images, generators)
+                slots, attention = encoded.slots, encoded.attention
+                maps = attention[:, -1].float().unflatten(2, encoded.attention_grid)
+                masks = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+            gathered.update(masks, slots, attention, batch["mask"].to(device) if "mask" in batch else None)
+            if on_batch is not None:
+                on_batch(len(images))
+    return gathered.compute()

@@ -1,0 +1,135 @@
+"""One image of any size taken apart into its objects, in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from slotlab.composition.extraction import with_slots
+from slotlab.data.decoding import to_batch
+from slotlab.errors import ConfigError
+from slotlab.models import Model, SlotModel
+from slotlab.models.evaluating import evaluating
+from slotlab.models.output import chosen_source
+from slotlab.models.randomness import seeded_generator
+from slotlab.reporting.cells import laid_over, palette_map
+from slotlab.segmenting.fitting import check_fit, fitting
+from slotlab.segmenting.reading import read_upright, upright_pixels
+
+NO_SLOT = 255  # of pixels that the model did not see
+NO_SLOT_COLOUR = (0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a model sees in the square it is shown of an image; all on the CPU.
+
+    Attributes:
+        slots: [K, D].
+        masks: [K, R, R] in [0, 1], sums to 1 over K.
+        reconstruction: [3, R, R] in [0, 1].
+        poses: [K, 4], where slots have a relative frame.
+    """
+
+    slots: Tensor
+    masks: Tensor
+    reconstruction: Tensor
+    poses: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedImage:
+    """An image of W x H pixels taken apart; all on the CPU.
+
+    Attributes:
+        masks: float32 [K, H, W] in [0, 1]; sums to 1 over K, or to 0 where the model did not see the pixel.
+        segmentation: int64 [H, W], the slot that owns each pixel; 255 where the model did not see it.
+        reconstruction: float32 [3, H, W] in [0, 1], black where the model did not see the pixel.
+        overlay: the upright image with the slots' colours laid over it.
+        slots: [K, D].
+        poses: [K, 4], each slot's x, y in [-1, 1] and scales, where slots have a relative frame.
+    """
+
+    masks: Tensor
+    segmentation: Tensor
+    reconstruction: Tensor
+    overlay: Image.Image
+    slots: Tensor
+    poses: Tensor | None
+
+
+def segment_image(
+    model: Model,
+    image: Image.Image | str | Path,
+    *,
+    fit: str = "letterbox",
+    mask_source: str | None = None,
+    seed: int = 0,
+) -> SegmentedImage:
+    """Takes one image apart and brings everything to the image's own size.
+
+    Args:
+        model: with slots, from `slotlab.load`; put into evaluation mode for the time.
+        image: of any size and mode, or the path of an image file. It is turned upright as its EXIF orientation says.
+        fit: how it becomes the square that the model takes: "letterbox", "stretch" or "crop", see
+            `slotlab.segmenting.fitting`.
+        mask_source: "masks" (of the decoder; slot diffusion's are cross-attention) or "attention" (of slot attention);
+            by default the one that fits objects better: attention for slot diffusion, masks for others.
+        seed: of the initial slots, and of the noise of samples.
+
+    Raises:
+        CheckpointError: a model without slots.
+        ConfigError: an unknown fit or mask source.
+        DataError: the file cannot be read, or has more than 2**26 pixels.
+    """
+    slot_model = with_slots(model)
+    source = checked_source(slot_model, mask_source, fit)
+    pixels = upright_pixels(image, "image") if isinstance(image, Image.Image) else read_upright(Path(image))
+    fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), model.resolution)
+    (parts,) = take_apart(slot_model, fitted.into_square(pixels)[None], source, seed)
+    masks = torch.stack([fitted.onto_image(mask) for mask in parts.masks])
+    owners = masks.argmax(dim=0).masked_fill(masks.sum(dim=0) == 0, NO_SLOT)
+    return SegmentedImage(
+        masks=masks,
+        segmentation=owners,
+        reconstruction=torch.stack([fitted.onto_image(plane) for plane in parts.reconstruction]),
+        overlay=overlay_picture(pixels, owners.numpy().astype(np.uint8)),
+        slots=parts.slots,
+        poses=parts.poses,
+    )
+
+
+@torch.no_grad()
+def take_apart(model: SlotModel, squares: np.ndarray, mask_source: str, seed: int) -> list[Parts]:
+    """What the model sees in each of the squares uint8 [B, R, R, 3].
+
+    What is random in an image depends on `seed` alone: neither on its place in the batch nor on the other images.
+    """
+    images = to_batch(squares, None, range(len(squares)))["image"].to(next(model.parameters()).device)
+    with evaluating(model):
+        output = model(images, [seeded_generator(seed) for _ in images])
+    masks = output.masks if mask_source == "masks" else output.attention_masks()
+    poses = [None] * len(images) if output.poses is None else output.poses.cpu()
+    painted = output.reconstruction.clamp(0, 1).cpu()
+    return [Parts(*one) for one in zip(output.slots.cpu(), masks.float().cpu(), painted, poses, strict=True)]
+
+
+def checked_source(model: SlotModel, mask_source: str | None, fit: str) -> str:
+    """The source of masks to use; ConfigError for an unknown one, or an unknown fit."""
+    check_fit(fit)
+    if fit == "crop" and model.slots > NO_SLOT:
+        raise ConfigError(f"fit: crop leaves pixels without a slot, and {model.slots} slots leave no number for them")
+    return chosen_source(mask_source, model.finer_masks)
+
+
+def palette_picture(owners: np.ndarray) -> Image.Image:
+    """Numbers of slots uint8 [H, W] as a palette image; 255, where the model did not see the pixel, is black."""
+    return palette_map(owners, {NO_SLOT: NO_SLOT_COLOUR})
+
+
+def overlay_picture(pixels: np.ndarray, owners: np.ndarray) -> Image.Image:
+    """The colours of the slots `owners` uint8 [H, W] over an image's pixels uint8 [H, W, 3]."""
+    return laid_over(Image.fromarray(pixels), owners, palette_picture(owners).convert("RGB"))

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from slotlab.diagnostics import Diagnosis
+from slotlab.reporting import write_report
+from slotlab.reporting.curves import figure_image
+from slotlab.reporting.diagnosis import diagnosis_section, explained
+from slotlab.reporting.diagnosis_pictures import PER_ROW, diagnosis_figure, slot_use_figure
+
+
+def made_up(slots=4, **changes):
+    values = {
+        "images": 10,
+        "used_counts": [0, 2, 5, 3, *[0] * (slots - 3)],
+        "use": [1.0, 0.75, 0.5, *[0.0] * (slots - 3)],
+        "shares": [1 / slots] * slots,
+        "entropy": 0.125,
+        "entropy_counts": [0, 0, 10, *[0] * 17],
+        "attention_changes": [0.25, 0.0625],
+        "duplicates": [[0.0] * slots for _ in range(slots)],
+        "likeness": 0.25,
+        "true_likeness": 0.2,
+        "background_slots": 1.5,
+        "objects": 4.5,
+        "most_objects": 3,
+        "mean_masks": torch.rand(slots, 32, 32, generator=torch.Generator().manual_seed(0)),
+    }
+    return Diagnosis(**{**values, **changes})
+
+
+def bars(figure: Figure):
+    return [[patch.get_height() for patch in axes.patches] for axes in figure.axes if axes.patches]  # pyright: ignore
+
+
+def test_every_number_is_explained():
+    duplicates = [[0.0] * 4 for _ in range(4)]
+    duplicates[1][2] = 0.9
+    rows = {row.title: row for row in explained(made_up(duplicates=duplicates).numbers())}
+    assert rows["slots used"].value == "2.10 of 4"
+    assert "5.50" in rows["slots used"].healthy
+    assert rows["attention change"].value == "0.250, 0.062"
+    assert "0.20" in rows["likeness"].healthy
+    assert rows["background slots"].value == "1.50"
+    assert rows["dead slots"].value == "3"
+    assert rows["duplicate slots"].value == "0.90; 1 and 2: 90%"
+    assert all(row.meaning and row.healthy for row in rows.values())
+
+
+def test_what_is_not_known_is_not_explained():
+    numbers = made_up(
+        true_likeness=None, background_slots=None, objects=None, attention_changes=[], likeness=float("nan")
+    ).numbers()
+    titles = {row.title for row in explained(numbers)}
+    assert titles == {"slots used", "mask entropy", "dead slots", "duplicate slots"}
+
+
+def test_bars_show_how_often_each_slot_is_used():
+    use, used = bars(slot_use_figure(made_up().numbers()))
+    assert use == [1.0, 0.75, 0.5, 0.0]
+    assert used == [0, 2, 5, 3, 0]
+
+
+@pytest.mark.parametrize("slots", [4, PER_ROW, PER_ROW + 3])
+def test_the_picture_has_a_mean_mask_of_each_slot(slots):
+    figure = diagnosis_figure(made_up(slots), "a model")
+    drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(drawn) == slots
+    assert bars(figure)[0] == list(made_up(slots).used_counts)
+    picture = figure_image(figure)
+    assert picture.width > 1000
+    assert len(picture.getcolors(1 << 22) or []) > 100
+
+
+def test_a_model_with_one_iteration_and_one_slot_can_be_drawn():
+    found = made_up(
+        slots=1, used_counts=[0, 10], use=[1.0], shares=[1.0], duplicates=[[0.0]], attention_changes=[],
+    )  # fmt: skip
+    assert figure_image(diagnosis_figure(found)).height > 100
+
+
+def test_the_report_shows_the_diagnosis(run):
+    before = write_report(run, images=1).read_text(encoding="utf-8")
+    assert "How slots are used" not in before
+    metrics = json.loads((run / "metrics.json").read_text())
+    numbers = {"mask_source": "attention", **made_up().numbers()}
+    (run / "metrics.json").write_text(json.dumps(metrics | {"diagnostics": numbers}))
+    after = write_report(run, images=1).read_text(encoding="utf-8")
+    for part in ("How slots are used", "mask entropy", "10 images", "attention masks", "slot 1 75%"):
+        assert part in after
+    assert after.count("<img") == before.count("<img") + 1
+
+
+def test_the_section_says_of_which_masks_it_speaks():
+    section = diagnosis_section({"mask_source": "masks", **made_up().numbers()})
+    assert "the decoder's masks" in section.text

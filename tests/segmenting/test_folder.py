@@ -1,0 +1,306 @@
+import csv
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import slotlab
+from slotlab.errors import ConfigError, DataError
+from slotlab.segmenting import folder
+
+SLOTS = 4
+
+
+def picture(number, size=(20, 14)):
+    random = np.random.default_rng(number)
+    return Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Images of several sizes and suffixes, in a folder and below it."""
+    root = tmp_path / "photos"
+    (root / "day" / "one").mkdir(parents=True)
+    picture(0).save(root / "a.png")
+    picture(1, (9, 30)).save(root / "b.jpg")
+    picture(2, (16, 16)).save(root / "day" / "a.png")
+    picture(3, (40, 31)).save(root / "day" / "one" / "c.v2.webp")
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def rows(out):
+    with (out / "segments.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stamps(out):
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if "segments" not in path.name}
+
+
+def test_every_image_gets_its_files_in_its_own_size_and_folder(model, photos, tmp_path):
+    out = tmp_path / "out"
+    listing = slotlab.segment(model, photos, out=out, batch_size=3)
+    assert [outcome.name for outcome in listing.outcomes] == ["a", "b", "day/a", "day/one/c.v2"]
+    for outcome in listing.outcomes:
+        image = Image.open(outcome.image).convert("RGB")
+        expected = slotlab.segment_image(model, image)
+        stem = str(out / outcome.name)
+        segmentation = Image.open(f"{stem}_segmentation.png")
+        assert segmentation.mode == "P"
+        np.testing.assert_array_equal(np.asarray(segmentation), expected.segmentation.numpy())
+        for slot in range(SLOTS):
+            mask = np.asarray(Image.open(f"{stem}_{slot}.png"))
+            np.testing.assert_allclose(mask / 255, expected.masks[slot].numpy(), atol=0.6 / 255)
+        painted = np.asarray(Image.open(f"{stem}.png")).transpose(2, 0, 1)
+        np.testing.assert_allclose(painted / 255, expected.reconstruction.numpy(), atol=0.6 / 255)
+        np.testing.assert_array_equal(np.asarray(Image.open(f"{stem}_overlay.png")), np.asarray(expected.overlay))
+        with np.load(f"{stem}.npz") as arrays:
+            np.testing.assert_allclose(arrays["slots"], expected.slots.numpy(), atol=1e-5)
+            assert arrays["share"].shape == (SLOTS,)
+            assert arrays["share"].sum() == pytest.approx(1)
+            assert tuple(arrays["size"]) == image.size
+    files = sorted(path.name for path in (out / "day" / "one").iterdir())
+    assert files == sorted(
+        [f"c.v2{end}" for end in (".npz", ".png", "_0.png", "_1.png", "_2.png", "_3.png")]
+        + ["c.v2_overlay.png", "c.v2_segmentation.png"]
+    )
+
+
+def test_crop_marks_the_pixels_that_were_not_seen(model, photos, tmp_path):
+    slotlab.segment(model, photos / "b.jpg", out=tmp_path / "out", fit="crop")
+    owners = np.asarray(Image.open(tmp_path / "out" / "b_segmentation.png"))
+    assert (owners[:10] == 255).all()
+    assert (owners[19:] == 255).all()
+    assert (owners[10:19] < SLOTS).all()
+    assert (np.asarray(Image.open(tmp_path / "out" / "b_segmentation.png").convert("RGB"))[:10] == 0).all()
+    assert (np.asarray(Image.open(tmp_path / "out" / "b.png"))[:10] == 0).all()
+
+
+def test_unreadable_images_are_skipped_and_listed_and_the_others_are_written(model, photos, tmp_path):
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "text.jpg").write_text("not a picture")
+    whole = (photos / "day" / "a.png").read_bytes()
+    (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.ones((4, 4), np.float32)).save(photos / "float.tif")
+    told = []
+    listing = slotlab.segment(model, photos, out=tmp_path / "out", batch_size=2, on_image=told.append)
+    skipped = {outcome.name: outcome.reason for outcome in listing.skipped}
+    assert skipped.keys() == {"empty", "text", "cut", "float"}
+    assert all("cannot be decoded" in skipped[name] for name in ("empty", "text", "cut"))
+    assert "no known range" in skipped["float"]
+    assert [row["status"] for row in rows(tmp_path / "out")].count("written") == 4
+    assert told == list(listing.outcomes)
+    assert not list((tmp_path / "out").glob("cut*"))
+
+
+def test_decompression_bombs_are_refused_and_listed(model, photos, tmp_path, recwarn):
+    """A header that promises more pixels than memory holds; nothing is unpacked."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for name, side in {"large": 9_000, "larger": 11_000, "bomb": 60_000}.items():
+        header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+        (photos / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    reasons = {o.name: o.reason for o in slotlab.segment(model, photos, out=tmp_path / "out").skipped}
+    assert "9000x9000 pixels, more than 67,108,864; make it smaller" in reasons["large"]
+    assert "11000x11000 pixels, more than" in reasons["larger"]
+    assert "decompression bomb" in reasons["bomb"]
+    assert not [warning for warning in recwarn if "Decompression" in str(warning.message)]
+
+
+def test_an_interrupted_run_goes_on_and_does_nothing_twice(model, photos, tmp_path):
+    out = tmp_path / "out"
+
+    class Stop(Exception):
+        pass
+
+    def stop(outcome):
+        if outcome.name == "b":
+            raise Stop
+
+    with pytest.raises(Stop):
+        slotlab.segment(model, photos, out=out, batch_size=1, on_image=stop)
+    assert (out / "b.npz").is_file()
+    before = stamps(out)
+    listing = slotlab.segment(model, photos, out=out, batch_size=1)
+    assert listing.count("kept") >= 2
+    assert listing.count("kept") + listing.count("written") == 4
+    assert {path: stamps(out)[path] for path in before} == before
+    after = stamps(out)
+    assert slotlab.segment(model, photos, out=out).count("kept") == 4
+    assert stamps(out) == after
+    assert [row["status"] for row in rows(out)] == ["kept"] * 4
+
+
+def test_an_image_that_changed_since_is_done_again(model, photos, tmp_path):
+    out = tmp_path / "out"
+    slotlab.segment(model, photos, out=out)
+    picture(9, (10, 10)).save(photos / "a.png")
+    later = (out / "a.npz").stat().st_mtime + 5
+    os.utime(photos / "a.png", (later, later))
+    listing = slotlab.segment(model, photos, out=out)
+    assert [outcome.status for outcome in listing.outcomes] == ["written", "kept", "kept", "kept"]
+    assert Image.open(out / "a_overlay.png").size == (10, 10)
+
+
+def test_an_image_repaired_since_is_done_then(model, photos, tmp_path):
+    (photos / "new.png").write_bytes(b"")
+    assert len(slotlab.segment(model, photos, out=tmp_path / "out").skipped) == 1
+    picture(5).save(photos / "new.png")
+    listing = slotlab.segment(model, photos, out=tmp_path / "out")
+    assert {o.name: o.status for o in listing.outcomes}["new"] == "written"
+
+
+def test_the_batch_size_makes_no_difference(model, photos, tmp_path):
+    for size in (1, 4):
+        slotlab.segment(model, photos, out=tmp_path / str(size), batch_size=size)
+    for one in (tmp_path / "1").rglob("*_segmentation.png"):
+        other = tmp_path / "4" / one.relative_to(tmp_path / "1")
+        different = np.asarray(Image.open(one)) != np.asarray(Image.open(other))
+        assert different.mean() < 0.01
+
+
+def test_few_images_are_on_their_way_at_a_time(model, tmp_path, monkeypatch):
+    """Reading never runs far ahead of writing, so memory does not grow with the number of images."""
+    root = tmp_path / "many"
+    root.mkdir()
+    for number in range(120):
+        picture(number, (4, 4)).save(root / f"{number:03d}.png")
+    read, ahead = [], []
+    original = folder._read
+    monkeypatch.setattr(folder, "_read", lambda *words: (read.append(1), original(*words))[1])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    done = []
+
+    def watch(outcome):
+        done.append(outcome)
+        ahead.append(len(read) - len(done))
+
+    slotlab.segment(
+        model,
+        root,
+        out=tmp_path / "out",
+        batch_size=5,
+        on_image=watch,
+    )
+    assert len(done) == 120
+    assert max(ahead) <= 5 + 2 * 4 * 2 + 2
+
+
+def test_images_of_the_same_name_in_other_folders_do_not_meet(model, tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        picture(ord(name)).save(tmp_path / name / "1.png")
+    given = [tmp_path / "x" / "1.png", tmp_path / "y", tmp_path / "x"]
+    listing = slotlab.segment(model, given, out=tmp_path / "out")
+    assert [outcome.name for outcome in listing.outcomes] == ["x/1", "y/1"]
+    assert (tmp_path / "out" / "x" / "1_overlay.png").is_file()
+    assert (tmp_path / "out" / "y" / "1_overlay.png").is_file()
+
+
+@pytest.mark.parametrize("other", ["a.jpg", "A.bmp", "a_3.png", "a_overlay.png", "a_segmentation.png"])
+def test_images_that_would_write_the_same_file_are_refused(model, photos, tmp_path, other):
+    picture(7).save(photos / other)
+    with pytest.raises(ConfigError, match=r"both would write .*; rename one, or give each its own --out"):
+        slotlab.segment(model, photos, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("other", ["a_4.png", "a_03.png", "a_b.png", "b_overlays.png"])
+def test_names_that_only_look_alike_are_fine(model, photos, tmp_path, other):
+    picture(7).save(photos / other)
+    assert slotlab.segment(model, photos, out=tmp_path / "out").count("written") == 5
+
+
+def test_outputs_never_lie_among_the_images(model, photos, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    for out in (photos, photos / "out", photos / "day", tmp_path, photos / ".." / "photos" / "day" / "one"):
+        with pytest.raises(ConfigError, match="would mix; name another --out"):
+            slotlab.segment(model, photos, out=out)
+    with pytest.raises(ConfigError, match="would mix"):
+        slotlab.segment(model, photos / "a.png", out=photos)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_single_files_may_be_written_beside_their_folder(model, photos):
+    assert slotlab.segment(model, [photos / "a.png"], out=photos / "out").count("written") == 1
+
+
+def test_bad_input(model, photos, squares, clevrtex_folder, tmp_path):
+    out, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
+    (empty / "text.txt").write_text("")
+    for images, message in [
+        (empty, r"empty: no image file in this folder or below it \(\.png, \.jpg"),
+        ([], "no images: name image files, or folders"),
+        (tmp_path / "nowhere", "nowhere: no such file or folder"),
+        ([photos, photos / "z.png"], r"z\.png: no such file or folder"),
+        (squares, r"masks/000\.png: a mask, not an image"),
+        (clevrtex_folder, r"_flat\.png: a mask, not an image"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            slotlab.segment(model, images, out=out)
+    for options, message in [
+        ({"fit": "squash"}, "fit: unknown 'squash'"),
+        ({"mask_source": "decoder"}, "mask_source: unknown"),
+        ({"batch_size": 0}, "batch_size: must be 1 or more"),
+        ({"seed": -1}, "seed: must be 0 or more"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            slotlab.segment(model, photos, out=out, **options)
+    assert not out.exists()
+
+
+@pytest.fixture
+def clevrtex_folder(tmp_path):
+    root = tmp_path / "clevrtex"
+    root.mkdir()
+    for end in ("", "_flat"):
+        picture(1).save(root / f"CLEVRTEX_full_000000{end}.png")
+    return root
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(model, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="out: holds something else than segments"):
+        slotlab.segment(model, photos, out=out)
+    assert [path.name for path in out.iterdir()] == ["letter.txt"]
+
+
+def test_other_options_or_another_model_are_not_mixed_into_one_folder(model, tiny_preset, photos, tmp_path):
+    out = tmp_path / "out"
+    slotlab.segment(model, photos, out=out)
+    with pytest.raises(ConfigError, match="out: was written with another fit and seed; give another --out"):
+        slotlab.segment(model, photos, out=out, fit="crop", seed=1)
+    with pytest.raises(ConfigError, match="with another model"):
+        slotlab.segment(slotlab.create_model(tiny_preset), photos, out=out)
+    (out / "segments.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"segments\.json: not readable"):
+        slotlab.segment(model, photos, out=out)
+
+
+def test_if_nothing_can_be_read_it_is_an_error_that_names_one(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of the 1 images can be read; see .*segments\.csv.*a\.png: it cannot"):
+        slotlab.segment(model, tmp_path / "in", out=tmp_path / "out")
+    assert rows(tmp_path / "out")[0]["status"] == "skipped"
+
+
+def test_what_a_killed_process_left_is_cleared_away(model, photos, tmp_path):
+    out = tmp_path / "out"
+    slotlab.segment(model, photos, out=out)
+    (out / "day" / ".a.png.123.tmp").write_bytes(b"half")
+    slotlab.segment(model, photos, out=out)
+    assert not list(out.rglob(".*"))
+    assert json.loads((out / "segments.json").read_text())["mask_source"] == "masks"

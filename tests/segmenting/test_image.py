@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import slotlab
+from slotlab import hub
+from slotlab.errors import CheckpointError, ConfigError, DataError
+from slotlab.models.randomness import seeded_generator
+from slotlab.segmenting import FITS, reading
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def diffusion(diffusion_run):
+    return hub.load(diffusion_run)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_everything_comes_back_in_the_size_of_the_image(model, fit):
+    found = slotlab.segment_image(model, Image.fromarray(COLOURS), fit=fit)
+    assert found.masks.shape == (4, 30, 44)
+    assert found.segmentation.shape == (30, 44)
+    assert found.segmentation.dtype == torch.int64
+    assert found.reconstruction.shape == (3, 30, 44)
+    assert found.overlay.size == (44, 30)
+    assert found.slots.shape == (4, 8)
+    seen = found.segmentation != 255
+    assert torch.equal(found.segmentation[seen], found.masks.argmax(dim=0)[seen])
+    assert torch.allclose(found.masks.sum(dim=0), seen.float(), atol=1e-5)
+    assert seen.all() == (fit != "crop")
+    assert int((~seen).sum()) == (0 if fit != "crop" else 30 * 14)
+    assert 0 <= found.reconstruction.min() <= found.reconstruction.max() <= 1
+
+
+def test_a_square_image_gives_what_the_model_gives(model):
+    pixels = COLOURS[:16, :16]
+    found = slotlab.segment_image(model, Image.fromarray(pixels), seed=5)
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()[None] / 255
+    with torch.no_grad():
+        output = model(image, [seeded_generator(5)])
+    assert torch.allclose(found.masks, output.masks[0], atol=1e-6)
+    assert torch.allclose(found.slots, output.slots[0], atol=1e-6)
+    assert torch.equal(found.segmentation, output.segmentation()[0])
+
+
+def test_the_seed_alone_decides_what_is_random(model):
+    image = Image.fromarray(COLOURS)
+    one, same, other = (slotlab.segment_image(model, image, seed=seed).slots for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr", "I;16", "I"])
+def test_any_mode_is_taken(model, mode):
+    image = Image.fromarray(COLOURS)
+    if mode.startswith("I"):
+        grey = COLOURS[..., 0].astype(np.uint16 if mode == "I;16" else np.int32) * 200
+        image = Image.fromarray(grey)
+        assert image.mode == mode
+    else:
+        image = image.convert(mode)
+    assert slotlab.segment_image(model, image).masks.shape == (4, 30, 44)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_photographs_are_seen_upright(model, tmp_path, orientation):
+    """Whichever way the camera stored it, the result is that of the upright picture."""
+    upright = Image.fromarray(COLOURS)
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "photo.png", exif=exif)
+    found = slotlab.segment_image(model, tmp_path / "photo.png")
+    expected = slotlab.segment_image(model, upright)
+    assert torch.equal(found.segmentation, expected.segmentation)
+    assert found.overlay.tobytes() == expected.overlay.tobytes()
+
+
+def test_slot_diffusion_uses_its_attention_masks_unless_told_otherwise(diffusion):
+    image = Image.fromarray(COLOURS[:16, :16])
+    found, attention, masks = (
+        slotlab.segment_image(diffusion, image, mask_source=source) for source in (None, "attention", "masks")
+    )
+    assert torch.equal(found.masks, attention.masks)
+    assert not torch.allclose(found.masks, masks.masks)
+    assert torch.equal(found.reconstruction, masks.reconstruction)
+
+
+def test_the_mode_of_the_model_is_left_as_it_was(model):
+    model.train()
+    slotlab.segment_image(model, Image.fromarray(COLOURS))
+    assert model.training
+    model.eval()
+
+
+def test_bad_input(model, latents_run, tmp_path, monkeypatch):
+    image = Image.fromarray(COLOURS)
+    with pytest.raises(ConfigError, match="mask_source: unknown 'atention'; did you mean 'attention'"):
+        slotlab.segment_image(model, image, mask_source="atention")
+    with pytest.raises(ConfigError, match="fit: unknown 'squeeze'"):
+        slotlab.segment_image(model, image, fit="squeeze")
+    with pytest.raises(CheckpointError, match="latent-autoencoder has no slots"):
+        slotlab.segment_image(hub.load(latents_run), image)
+    with pytest.raises(DataError, match=r"nowhere\.png: no such image file"):
+        slotlab.segment_image(model, tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match="float values have no known range"):
+        slotlab.segment_image(model, Image.fromarray(COLOURS[..., 0].astype(np.float32)))
+    monkeypatch.setattr(reading, "MOST_PIXELS", 1000)
+    with pytest.raises(DataError, match="44x30 pixels, more than 1,000; make it smaller"):
+        slotlab.segment_image(model, image)

@@ -1,0 +1,15 @@
+from slotlab.training.progress import TrainingProgress
+
+ROW = {"step": 1.0, "train_loss": 0.5, "validation_loss": 0.5, "images_per_second": 1.0}
+
+
+def test_a_warning_is_told_once_when_it_lasts(capsys):
+    progress = TrainingProgress(10, enabled=True)
+    progress.tell(ROW, ["soft masks: 0.9", "dead slots: 1"])
+    assert "warning" not in capsys.readouterr().out
+    progress.tell(ROW, ["soft masks: 0.8"])
+    assert "warning: soft masks: 0.8" in capsys.readouterr().out
+    progress.tell(ROW, ["soft masks: 0.7", "dead slots: 1"])
+    assert "warning" not in capsys.readouterr().out
+    progress.tell(ROW, ["dead slots: 2"])
+    assert "warning: dead slots: 2" in capsys.readouterr().out
