@@ -1,4 +1,4 @@
-"""How models use their slots: the numbers of `slotlab diagnose` side by side, for what docs/diagnostics.md calls healthy.
+"""How models use their slots: the numbers of `slotlab diagnose` side by side, as docs/diagnostics.md has them.
 
     python benchmarks/diagnostics.py runs/slots runs/diffusion --untrained scenes-64 --max-objects 6
 
