@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slotlab.models import SlotOutput
-from slotlab.training.objectives import mask_area_penalty
+from slotlab.training.objectives import attention_disagreement, mask_area_penalty
 
 
 def output(masks):
@@ -15,3 +15,25 @@ def test_sharing_a_background_costs_more_than_giving_it_to_one_slot():
     assert mask_area_penalty(output(one)).item() == pytest.approx(0)
     shared = torch.full((1, 4, 2, 2), 0.25)
     assert mask_area_penalty(output(shared)).item() == pytest.approx(0.75)
+
+
+def test_attention_that_covers_what_the_masks_cover_costs_least():
+    masks = torch.zeros(1, 2, 4, 4)
+    masks[:, 0, :, :2] = 1
+    masks[:, 1, :, 2:] = 1
+    agreeing = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])[None, None]  # a grid of 2x2 cells
+    scene = SlotOutput(torch.zeros(1, 2, 1), agreeing, (2, 2), masks, torch.zeros(1, 3, 4, 4))
+    assert attention_disagreement(scene).item() == pytest.approx(0, abs=1e-4)
+    unsure = SlotOutput(scene.slots, torch.full_like(agreeing, 0.5), (2, 2), masks, scene.reconstruction)
+    assert attention_disagreement(unsure).item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_attention_learns_from_the_masks_and_not_they_from_it():
+    masks = torch.rand(1, 2, 4, 4, requires_grad=True)
+    attention = torch.full((1, 3, 2, 4), 0.5, requires_grad=True)
+    scene = SlotOutput(torch.zeros(1, 2, 1), attention, (2, 2), masks, torch.zeros(1, 3, 4, 4))
+    attention_disagreement(scene).backward()
+    assert masks.grad is None
+    assert attention.grad is not None
+    assert attention.grad[:, -1].abs().sum() > 0
+    assert not attention.grad[:, :-1].any()

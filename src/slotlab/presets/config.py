@@ -56,7 +56,8 @@ class TrainingSettings(Settings):
     `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `accumulate`:
     parts of a batch that are computed one after the other, for less memory, with the same gradient.
     `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
-    `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on.
+    `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on; `attention_loss` weighs
+    `objectives.attention_disagreement`, for slot autoencoders.
     `evaluate_every`: 0 means once per epoch.
     """
 
@@ -76,6 +77,7 @@ class TrainingSettings(Settings):
     slot_noise_steps: int = Field(default=0, ge=0)
     mask_penalty: float = Field(default=0.0, ge=0)
     mask_penalty_start: int = Field(default=0, ge=0)
+    attention_loss: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

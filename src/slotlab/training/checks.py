@@ -5,7 +5,7 @@ from typing import Any
 
 from slotlab.data import SlotDataset
 from slotlab.errors import ConfigError
-from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
+from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
 from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.training.checkpoint import newest_checkpoint
 
@@ -41,6 +41,8 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
         )
     if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
         raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
+    if not isinstance(model, SlotAutoencoder) and settings.attention_loss:
+        raise ConfigError("training.attention_loss: needs the masks of a slot autoencoder's decoder; leave it out")
     if settings.slot_noise_steps and config.model.get("slot_attention", {}).get("initialisation") != "bi-level":
         raise ConfigError(
             "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"

@@ -37,7 +37,7 @@ from slotlab.training.checks import check_data, check_folder, check_latents, che
 from slotlab.training.datasets import open_split
 from slotlab.training.history import DIAGNOSED, History, Row
 from slotlab.training.memory import keep_freed_memory
-from slotlab.training.objectives import mask_area_penalty
+from slotlab.training.objectives import attention_disagreement, mask_area_penalty
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
@@ -264,7 +264,9 @@ class _Trainer:
         loss = self.raw_model.losses(output, images).mean()
         objective = loss
         if settings.mask_penalty and self.state.step >= settings.mask_penalty_start:
-            objective = loss + settings.mask_penalty * mask_area_penalty(output)
+            objective = objective + settings.mask_penalty * mask_area_penalty(output)
+        if settings.attention_loss:
+            objective = objective + settings.attention_loss * attention_disagreement(output)
         self.fabric.backward(objective / settings.accumulate)
         return loss.detach()
 

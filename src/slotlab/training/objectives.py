@@ -1,8 +1,11 @@
 """What a model may be trained to make small beside its own losses (`model.losses`)."""
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from slotlab.models.output import SlotOutput
+
+EPSILON = 1e-6  # of the attention, before its logarithm
 
 
 def mask_area_penalty(output: SlotOutput) -> Tensor:
@@ -14,3 +17,15 @@ def mask_area_penalty(output: SlotOutput) -> Tensor:
     """
     shares = output.masks.float().mean(dim=(2, 3))
     return (1 - shares.square().sum(dim=1)).mean()
+
+
+def attention_disagreement(output: SlotOutput) -> Tensor:
+    """Cross-entropy of slot attention's last iteration against the decoder's masks; mean over positions and the batch.
+
+    The masks, averaged over the cells of the attention's grid, are the target and get no gradient. Attention learns to
+    cover whole objects instead of the few cells that tell most of them, and the slots' values come from all of the
+    object. Distilling masks into attention is SPOT's idea (Kakogeorgiou et al. 2024, arXiv 2312.00648), there from a
+    teacher's attention.
+    """
+    target = F.adaptive_avg_pool2d(output.masks.detach().float(), output.attention_grid).flatten(2)
+    return -(target * (output.attention[:, -1].float() + EPSILON).log()).sum(dim=1).mean()
