@@ -1,4 +1,4 @@
-"""How models use their slots: the numbers of `slotlab diagnose` side by side, as docs/diagnostics.md has them.
+"""How models use their slots: the numbers of `slotlab diagnose` side by side, for docs/diagnostics.md.
 
     python benchmarks/diagnostics.py runs/slots runs/diffusion --untrained scenes-64 --max-objects 6
 

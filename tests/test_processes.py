@@ -53,6 +53,8 @@ def test_each_image_is_evaluated_once_and_all_processes_know_the_scores(alone_an
     first, second = (json.loads((shared / f"metrics-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["protocol"]["images"] == one["protocol"]["images"] == 7
+    for number in ("slots_used", "mask_entropy", "attention_change", "background_slots", "slot_use"):
+        assert first["diagnostics"][number] == pytest.approx(one["diagnostics"][number], rel=1e-5), number
     for source in ("masks", "attention", "reconstruction"):
         assert first[source] == pytest.approx(one[source], rel=1e-6, abs=1e-6), source
 
@@ -74,6 +76,14 @@ def test_compositions_are_shared_out_and_complete(alone_and_shared):
     for folder in alone_and_shared:
         assert len(list((folder / "new" / "images").glob("*.png"))) == 7
         assert (folder / "new" / "scores.json").is_file()
+
+
+def test_images_to_segment_are_shared_out_and_listed_once(alone_and_shared):
+    one, two = ({path.name for path in (folder / "segments").iterdir()} for folder in alone_and_shared)
+    assert one == two
+    assert len(one) == 7 * (4 + 4) + 2  # four masks, reconstruction, segmentation, overlay and slots; listing, settings
+    rows = (alone_and_shared[1] / "segments" / "segments.csv").read_text().splitlines()
+    assert len(rows) == 1 + 7
 
 
 def test_when_a_process_dies_the_other_says_so_and_the_last_checkpoint_loads(tiny_preset, squares, tmp_path):

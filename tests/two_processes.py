@@ -27,6 +27,9 @@ def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
         compose(model, library, out / "new", count=7, batch_size=2)
         scores = score_compositions(model, library, out / "new", images, features=features)
         assert scores.results["report"].generated.count == 7
+        pictures = sorted(Path(data, "images").glob("*.png"))[:7]
+        listing = slotlab.segment(model, pictures, out=out / "segments", batch_size=2)
+        assert [outcome.name for outcome in listing.outcomes] == [picture.stem for picture in pictures]
 
 
 def die_in_the_middle(preset: str, data: str, out: Path) -> None:

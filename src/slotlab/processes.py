@@ -55,6 +55,16 @@ def from_first(value: T) -> T:
     return values[0]
 
 
+def from_all(values: list[T]) -> list[T]:
+    """The lists of all processes, one after the other, in every process."""
+    place = place_among_processes()
+    if place.count == 1:
+        return values
+    lists: list[list[T]] = [[] for _ in range(place.count)]
+    dist.all_gather_object(lists, values)
+    return [value for one in lists for value in one]
+
+
 class ProcessLost(SlotlabError):
     """Another process of this command has ended or can no longer be reached."""
 

@@ -12,6 +12,7 @@ from slotlab.models import SlotModel
 from slotlab.models.evaluating import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
+from slotlab.processes import place_among_processes
 
 
 @torch.inference_mode()
@@ -25,6 +26,8 @@ def diagnose(
     on_batch: Callable[[int], None] | None = None,
 ) -> Diagnosis:
     """Looks at the slots, attention and masks of all images; the numbers are those of `slotlab.evaluate`.
+
+    In several processes each takes its share, and all return the diagnosis of the whole.
 
     Args:
         model: put into evaluation mode for the time.
@@ -43,8 +46,9 @@ def diagnose(
     source = chosen_source(mask_source, model.finer_masks)
     device = next(model.parameters()).device
     gathered = SlotDiagnostics.of(model).to(device)
+    place = place_among_processes()
     with evaluating(model):
-        for batch in evaluation_batches(dataset, batch_size=batch_size):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             images = batch["image"].to(device)
             generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
             if source == "masks":

@@ -17,6 +17,7 @@ from slotlab.composition.fingerprint import fingerprint
 from slotlab.data.parallel import in_order
 from slotlab.errors import ConfigError, DataError
 from slotlab.models import Model, SlotModel
+from slotlab.processes import from_all, place_among_processes, wait_for_all
 from slotlab.segmenting.files import slots_file, write_files
 from slotlab.segmenting.fitting import Fitting, fitting
 from slotlab.segmenting.image import Parts, checked_source, take_apart
@@ -55,7 +56,7 @@ def segment(
 
     Memory holds one batch of small squares, and per thread one image at its own size, however many images there are.
     An image that cannot be read is skipped and listed. An image whose outputs are there, and are no older than it,
-    is kept as it is, so that an interrupted call is gone on with by the same call.
+    is kept as it is, so that an interrupted call is gone on with by the same call. Several processes share the images.
 
     Args:
         model: with slots, from `slotlab.load`; put into evaluation mode for the time.
@@ -67,7 +68,7 @@ def segment(
         mask_source: "masks" or "attention"; by default the one that fits objects better, see `segment_image`.
         seed: of the initial slots, and of the noise of samples; the same for each image.
         batch_size: images at a time.
-        on_start: told the number of images before the first.
+        on_start: told the number of images (of this process) before the first.
         on_image: told what became of each image.
 
     Raises:
@@ -84,25 +85,33 @@ def segment(
     sources = find_sources(images, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source_of_masks, "seed": seed, "model": described}
-    _begin(out, {"format": FORMAT, "version": VERSION, **protocol})
+    settings = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **protocol}))
+    _check_folder(out, settings)
+    place = place_among_processes()
+    wait_for_all()  # all have checked the folder before the first writes to it
+    if place.is_first:
+        _begin(out, settings)
+    wait_for_all()
+    mine = [sources[number] for number in place.share(len(sources))]
     if on_start is not None:
-        on_start(len(sources))
+        on_start(len(mine))
     threads = torch.get_num_threads()
-    outcomes = []
+    outcomes: list[Outcome] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are listed
-        read = in_order(lambda source: _read(source, out, fit, slot_model.resolution), sources, threads)
+        read = in_order(lambda source: _read(source, out, fit, slot_model.resolution), mine, threads)
         taken = _taken_apart(slot_model, read, batch_size, source_of_masks, seed)
         for outcome in in_order(lambda seen: _write(seen, out), taken, threads):
             outcomes.append(outcome)
             if on_image is not None:
                 on_image(outcome)
-    listing = Listing(protocol, outcomes)
-    listing.write_csv(out / LISTING_FILE)
-    if len(listing.skipped) == len(outcomes):
+    listing = Listing(protocol, from_all(outcomes))
+    if place.is_first:
+        listing.write_csv(out / LISTING_FILE)
+    if len(listing.skipped) == len(sources):
+        first = listing.outcomes[0]
         raise DataError(
-            f"none of the {len(outcomes)} images can be read; see {out / LISTING_FILE}. {outcomes[0].image}: "
-            f"{outcomes[0].reason}"
+            f"none of the {len(sources)} images can be read; see {out / LISTING_FILE}. {first.image}: {first.reason}"
         )
     return listing
 
@@ -158,20 +167,23 @@ def _skipped(source: Source, error: Exception) -> Outcome:
     return Outcome(str(source.path), source.name, "skipped", str(error).removeprefix(f"{source.path}: "))
 
 
-def _begin(out: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings into a new folder; ConfigError if `out` holds something else."""
-    path, settings = out / SETTINGS_FILE, json.loads(json.dumps(settings))
+def _check_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Raises a ConfigError if `out` holds something else than what these settings give."""
+    path = out / SETTINGS_FILE
     if path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             other = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: not readable ({error}); segment into a new folder") from None
         if other:
             raise ConfigError(f"{out}: was written with another {' and '.join(other)}; give another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: holds something else than segments; name a new folder")
+
+
+def _begin(out: Path, settings: dict[str, Any]) -> None:
     for left in out.rglob(".*.tmp"):  # of a process that was killed while it wrote
         remove(left)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    with replacing(out / SETTINGS_FILE) as path:
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ from slotlab.data.image_folder import IMAGE_SUFFIXES, image_files
 from slotlab.errors import ConfigError, DataError
 
 SEGMENTATION, OVERLAY = "_segmentation", "_overlay"
-MASK_FOLDERS = ("masks",)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _files(path: Path) -> Sequence[Path]:
 
 def _in_masks(relative: Path, folder: Path) -> bool:
     """Whether a file lies in masks/ beside images/, the layout of image folders."""
-    return relative.parts[0] in MASK_FOLDERS and (folder / "images").is_dir()
+    return relative.parts[0] == "masks" and (folder / "images").is_dir()
 
 
 def _check_apart(out: Path, folders: Sequence[Path], files: Sequence[Path]) -> None:
