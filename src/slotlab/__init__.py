@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from slotlab.data import open_data
     from slotlab.evaluation import evaluate
     from slotlab.hub import create_model, list_models, load, save
+    from slotlab.reporting.look import show
     from slotlab.runs import train
     from slotlab.scenes import render
     from slotlab.segmenting import segment, segment_image
@@ -24,6 +25,7 @@ _HOMES = {
     "save": "slotlab.hub",
     "segment": "slotlab.segmenting",
     "segment_image": "slotlab.segmenting",
+    "show": "slotlab.reporting.look",
     "train": "slotlab.runs",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "save",
     "segment",
     "segment_image",
+    "show",
     "train",
 ]
 

@@ -6,12 +6,14 @@ import torch
 from PIL import Image
 
 from slotlab.composition import edits
+from slotlab.composition.backgrounds import background_slot, take_background
 from slotlab.composition.edits import Scene
 from slotlab.composition.library import fit_library
 from slotlab.composition.scene_pictures import paint_edit, read_scene
 from slotlab.data import open_data
 from slotlab.errors import ConfigError, DataError
 from slotlab.hub import create_model, load, save
+from slotlab.models.sampling import SamplingSettings
 
 RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
 
@@ -483,6 +485,8 @@ def test_the_command_keeps_the_outside_of_a_sample(run_edit, diffusion_run, tmp_
         (["--move", "1:0.5,0"], "slot_attention.frame=relative"),
         (["--resize", "1"], "--resize 1: not of the form K:FACTOR"),
         (["--add", "nowhere.png:2"], "nowhere.png: no such image file"),
+        (["--background", "nowhere.png"], "nowhere.png: no such image file"),
+        (["--remove", 1, "--steps", 3], "paints in one step"),
     ],
 )
 def test_bad_words_end_with_one_sentence_and_write_nothing(run_edit, tmp_path, words, message):
@@ -492,3 +496,49 @@ def test_bad_words_end_with_one_sentence_and_write_nothing(run_edit, tmp_path, w
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+# Sampling
+
+
+def test_a_sampled_edit_shows_how_it_becomes(diffusion, squares):
+    scene = read_scene(diffusion, pictures(squares)[0])
+    plan, told = edits.remove(scene, [1]), []
+    settings = SamplingSettings("ddim", 3)
+    edited = paint_edit(diffusion, scene, plan, 4, sampling=settings, on_image=lambda *said: told.append(said))
+    assert [said[:2] for said in told] == [(1, 3), (2, 3), (3, 3)]
+    assert all(image.shape == (3, 16, 16) and 0 <= image.min() <= image.max() <= 1 for *_, image in told)
+    assert told[-1][2].allclose(edited.image, atol=1e-4)
+    quiet = paint_edit(diffusion, scene, plan, 4, sampling=settings)
+    assert quiet.image.equal(edited.image)
+    assert not quiet.image.equal(paint_edit(diffusion, scene, plan, 4).image)
+
+
+def test_a_sampled_edit_can_be_stopped(diffusion, squares):
+    scene = read_scene(diffusion, pictures(squares)[0])
+
+    def stop(done, steps, image):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paint_edit(diffusion, scene, edits.remove(scene, [1]), on_image=stop)
+    assert not diffusion.training
+
+
+def test_a_model_that_paints_in_one_step_has_no_sampler(model, scene):
+    with pytest.raises(ConfigError, match="paints in one step"):
+        paint_edit(model, scene, edits.remove(scene, [1]), sampling=SamplingSettings())
+
+
+def test_the_command_takes_backgrounds_samplers_and_steps(run_edit, diffusion, diffusion_run, squares, tmp_path):
+    mine, other = pictures(squares)[:2]
+    status, _, err = run_edit("--background", other, "--sampler", "ddim", "--steps", 3, model=diffusion_run)
+    assert status == 0, err
+    scene, theirs = read_scene(diffusion, mine), read_scene(diffusion, other)
+    with np.load(tmp_path / "out" / "slots.npz") as stored:
+        assert stored["changed"].tolist() == [background_slot(scene)]
+        assert np.allclose(stored["slots"][background_slot(scene)], theirs.slots[background_slot(theirs)])
+    plan = take_background(scene, scene, theirs)
+    wanted = paint_edit(diffusion, scene, plan, sampling=SamplingSettings("ddim", 3)).image
+    painted = np.asarray(Image.open(tmp_path / "out" / "edited.png")) / 255
+    assert np.abs(painted - wanted.permute(1, 2, 0).numpy()).max() <= 0.51 / 255

@@ -12,6 +12,8 @@ from slotlab.errors import ConfigError
 if TYPE_CHECKING:
     from slotlab.composition import ConceptLibrary
     from slotlab.data import SlotDataset
+    from slotlab.models import Model
+    from slotlab.models.sampling import SamplingSettings
 
 concepts_app = typer.Typer(no_args_is_help=True, help="Group the slots of many images into concepts.")
 app.add_typer(concepts_app, name="concepts")
@@ -221,6 +223,9 @@ def edit_image(
     add: Annotated[
         list[str] | None, typer.Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")
     ] = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="Take the background of another image.")
+    ] = None,
     move: Annotated[
         list[str] | None,
         typer.Option(metavar="K:DX,DY", help="Move right and down, in fractions of the side (relative frames)."),
@@ -231,6 +236,10 @@ def edit_image(
     keep_outside: Annotated[
         bool, typer.Option("--keep-outside", help="Take the pixels outside the edited region from before the edit.")
     ] = False,
+    sampler: Annotated[
+        str | None, typer.Option(help="For slot diffusion: ddpm, ddim or dpm-solver++; default: its config's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="For slot diffusion: steps; default: its config's.")] = None,
     crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the initial slots, the noise, and the member of a concept.")] = 0,
     device: Device = "auto",
@@ -243,7 +252,7 @@ def edit_image(
     [bold]slotlab edit runs/first photo.png --remove 2 --add other.png:4 --out edits[/bold]
 
     Numbers always mean those in slots.png (with the same --seed). The order: keep, remove, swap, replace,
-    interpolate, add, move, resize.
+    interpolate, add, background, move, resize.
     """
     from slotlab.composition.edit_words import EditWords, edit_by_words
     from slotlab.composition.scene_pictures import paint_edit, read_scene
@@ -262,15 +271,17 @@ def edit_image(
         add=add or (),
         move=move or (),
         resize=resize or (),
+        background=background,
     )
     if not words:
         say(f"{len(scene.slots)} slots, numbered in {write_slots(out, scene)}; remove one with --remove K")
         return
     plan, swapped = edit_by_words(model, scene, words, seed, crop)
-    edited = paint_edit(model, scene, plan, seed, keep_outside)
+    sampling = _sampling(model, sampler, steps)
+    edited = paint_edit(model, scene, plan, seed, keep_outside, sampling=sampling)
     write_edit(out, scene, edited)
     for number, other in enumerate(swapped, start=1):
-        edit = paint_edit(model, other.scene, other.plan, seed, keep_outside)
+        edit = paint_edit(model, other.scene, other.plan, seed, keep_outside, sampling=sampling)
         write_edit(out, other.scene, edit, prefix=f"swapped-{number}-")
         say(f"swapped-{number}: {other.image}, mean squared error outside the region {edit.outside_error:.3g}")
     changed = ", ".join(map(str, sorted(edited.changed))) or "none"
@@ -278,6 +289,16 @@ def edit_image(
     say(f"region: {edited.region.float().mean():.1%} of the image")
     say(f"mean squared error outside the region, before against after: {edited.outside_error:.3g}")
     say(f"look at {out / 'edit.png'}")
+
+
+def _sampling(model: "Model", sampler: str | None, steps: int | None) -> "SamplingSettings | None":
+    """The settings that the options ask for, the rest as in the model's config; None if they ask for nothing."""
+    from slotlab.models.sampling import SamplingSettings
+
+    if sampler is None and steps is None:
+        return None
+    usual: SamplingSettings = getattr(model, "sampling", SamplingSettings())
+    return SamplingSettings(sampler or usual.sampler, usual.steps if steps is None else steps, usual.guidance)
 
 
 def _library_data(library: "ConceptLibrary", data: str | None) -> "SlotDataset":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from slotlab.composition import edits
+from slotlab.composition.backgrounds import take_background
 from slotlab.composition.edits import Plan, Scene
 from slotlab.composition.scene_pictures import read_scene
 from slotlab.errors import ConfigError
@@ -27,6 +28,7 @@ class EditWords:
     add: Sequence[str] = ()
     move: Sequence[str] = ()
     resize: Sequence[str] = ()
+    background: str | None = None
 
     def __bool__(self) -> bool:
         """Whether any edit is asked for."""
@@ -88,6 +90,8 @@ def edit_by_words(
             raise _unlike("add", "IMAGE:J", word)
         theirs = _whole("add", last, "IMAGE:J", word)
         plan = edits.add(plan, other(image), theirs)
+    if words.background is not None:
+        plan = take_background(plan, scene, other(words.background))
     for word in words.move:
         slot, _, way = word.partition(":")
         dx, _, dy = way.partition(",")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slotlab.atomic import remove, replacing
+from slotlab.composition.backgrounds import background_rank
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.composition.seeing import Seen, see
 from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, TABLE_FILE, SlotTable
@@ -176,9 +177,7 @@ def _columns(seen: Seen, first: int, index: Tensor, mask: Tensor | None) -> dict
     owned = F.one_hot(seen.owners, slots).permute(0, 3, 1, 2)  # [B, K, H, W]
     pixels = owned.sum(dim=(2, 3))
     kept = pixels >= SMALLEST_SHARE * height * width
-    inner = owned[:, :, 1:-1, 1:-1].sum(dim=(2, 3))
-    rank = ((pixels - inner) * (height * width + 1) + pixels).masked_fill(~kept, -1)
-    background = F.one_hot(rank.argmax(dim=1), slots).bool()
+    background = F.one_hot(background_rank(owned, kept).argmax(dim=1), slots).bool()
     columns = {
         "slots": seen.slots.float(),
         "position": torch.arange(first, first + batch)[:, None].expand(-1, slots),

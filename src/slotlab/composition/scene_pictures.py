@@ -3,20 +3,19 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from slotlab.composition.edits import Plan, Scene, changed_slots
-from slotlab.data.decoding import SKIP_REMEDY, Picture, decode_image, square, to_batch, to_pixels
-from slotlab.data.sample import Batch
-from slotlab.errors import ConfigError, DataError
-from slotlab.models import Model, SlotAutoencoder, SlotModel
+from slotlab.data.given import AnyImage, prepared
+from slotlab.errors import ConfigError
+from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotModel
 from slotlab.models.evaluating import evaluating
 from slotlab.models.frames import RelativeFrame
 from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import OnClean, SamplingSettings
 
 SOFT_EDGE = 16  # with keep_outside, the edge between edited and unedited pixels is 1/16 of the side wide
 
@@ -49,31 +48,38 @@ class Edited:
         return torch.tensor(self.plan.numbers)[self.masks.argmax(dim=0)]
 
 
-def read_scene(model: Model, image: Tensor | str | Path, seed: int = 0, crop: float = 1.0) -> Scene:
+def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) -> Scene:
     """Takes one image apart.
 
     Args:
         model: with slots; put into evaluation mode for the time.
-        image: [3, H, W] in [0, 1], or an image file. As the reader of image folders does it, the centred square of side
-            `int(crop * shorter side)` is cut out and resized to the model's resolution, in 8 bits; EXIF orientation
-            is ignored. A tensor that has the model's size is taken as it is, whatever `crop`.
+        image: a file, a tensor [3, H, W] in [0, 1], pixels, or a Pillow picture; see `slotlab.data.given.prepared`.
         seed: of the initial slots; another seed may number the slots otherwise.
         crop: side of the square as a fraction of the shorter side, above 0, at most 1.
 
     Raises:
         ConfigError: a model without slots, or a crop out of range.
         DataError: the file is missing or is no image.
-        ValueError: a tensor of another shape than [3, H, W].
+        ValueError: a tensor or array of another shape.
     """
     model = _with_slots(model)
-    picture = _prepared(image, model.resolution, crop)
+    picture, _ = prepared(image, resolution=model.resolution, crop=crop)
     with evaluating(model), torch.no_grad():
         output = model(picture[None].to(_device(model)), seeded_generator(seed))
-    poses = output.poses[0].cpu() if output.poses is not None and _reads_poses(model) else None
+    poses = output.poses[0].cpu() if output.poses is not None and reads_poses(model) else None
     return Scene(output.slots[0].cpu(), poses, picture, output.masks[0].cpu())
 
 
-def paint_edit(model: Model, scene: Scene, edit: Plan, seed: int = 0, keep_outside: bool = False) -> Edited:
+def paint_edit(
+    model: Model,
+    scene: Scene,
+    edit: Plan,
+    seed: int = 0,
+    keep_outside: bool = False,
+    *,
+    sampling: SamplingSettings | None = None,
+    on_image: OnClean | None = None,
+) -> Edited:
     """Paints a scene before and after an edit, with the same noise, and measures what changed outside the edit.
 
     Args:
@@ -84,14 +90,21 @@ def paint_edit(model: Model, scene: Scene, edit: Plan, seed: int = 0, keep_outsi
         keep_outside: take the pixels outside the region from `before`. The edge is soft: full in the region, and
             fading over 1/16 of the side around it, beyond which both pictures are the same. The masks stay those of
             the edited slots.
+        sampling: how a model that samples does it; by default as its config says.
+        on_image: of a model that samples: told (steps done, steps, the edited image [3, R, R] as it is expected to
+            become) after each step; may raise, to stop the painting.
 
     Raises:
-        ConfigError: a model without slots, or slots of another width than the model's.
+        ConfigError: a model without slots, slots of another width than the model's, or sampling settings that are out
+            of range, or for a model that does not sample.
     """
     model = _with_slots(model)
     _check_model(model, scene.slots)
-    before, masks_before = _paint(model, scene.slots, scene.poses, seed)
-    image, masks = _paint(model, edit.slots, edit.poses, seed)
+    if sampling is not None and not isinstance(model, SlotDiffusion):
+        raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
+    told = None if on_image is None else lambda done, steps, images: on_image(done, steps, images[0].cpu())
+    image, masks = _paint(model, edit.slots, edit.poses, seed, sampling, told)
+    before, masks_before = _paint(model, scene.slots, scene.poses, seed, sampling)
     changed = changed_slots(scene, edit)
     region = _owned(masks_before, tuple(range(len(scene.slots))), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
@@ -113,39 +126,24 @@ def _with_slots(model: Model) -> SlotModel:
     return model
 
 
-def _reads_poses(model: SlotModel) -> bool:
+def reads_poses(model: SlotModel) -> bool:
+    """Whether slots have poses that the decoder reads, so that objects can be moved and resized."""
     return isinstance(model, SlotAutoencoder) and isinstance(model.decoder.position, RelativeFrame)
 
 
-def _prepared(image: Tensor | str | Path, resolution: int, crop: float) -> Tensor:
-    """The image [3, R, R] that the model takes."""
-    if not 0 < crop <= 1:
-        raise ConfigError(f"crop: must be above 0 and at most 1, not {crop!r}")
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"image: expected [3, H, W], got {list(image.shape)}")
-        if list(image.shape[1:]) == [resolution, resolution]:
-            return image.detach().cpu().float()
-        pixels = to_pixels(Batch(image=image[None], index=torch.zeros(1, dtype=torch.int64)))[0][0]
-    else:
-        path = Path(image)
-        if not path.is_file():
-            raise DataError(f"{path}: no such image file")
-        try:
-            pixels, _ = decode_image(path, str(path))
-        except DataError as error:
-            raise DataError(str(error).replace(SKIP_REMEDY, "give another file")) from error
-    cut = square(Picture(pixels, None, "RGB"), crop=crop, resolution=resolution).image
-    return to_batch(cut[None], None, [0])["image"][0]
-
-
-def _paint(model: SlotModel, slots: Tensor, poses: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+def _paint(
+    model: SlotModel,
+    slots: Tensor,
+    poses: Tensor | None,
+    seed: int,
+    sampling: SamplingSettings | None = None,
+    on_image: OnClean | None = None,
+) -> tuple[Tensor, Tensor]:
     """The image [3, R, R] and masks [K, R, R] of slots [K, D], on the CPU."""
     device = _device(model)
+    given = None if poses is None else poses[None].to(device)
     with evaluating(model), torch.no_grad():
-        images, masks = model.paint(
-            slots[None].to(device), None if poses is None else poses[None].to(device), seeded_generator(seed)
-        )
+        images, masks = model.paint(slots[None].to(device), given, seeded_generator(seed), sampling, on_image)
     return images[0].cpu(), masks[0].cpu()
 
 

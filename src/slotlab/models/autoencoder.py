@@ -10,6 +10,7 @@ from slotlab.models.components import build
 from slotlab.models.initialisation import initialise
 from slotlab.models.output import SlotOutput
 from slotlab.models.randomness import Generators
+from slotlab.models.sampling import OnClean, SamplingSettings
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
 
 DECODERS = {"broadcast": SpatialBroadcastDecoder}
@@ -87,10 +88,17 @@ class SlotAutoencoder(nn.Module):
         """
         return self.decoder(slots, poses)
 
-    def paint(self, slots: Tensor, poses: Tensor | None = None, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    def paint(
+        self,
+        slots: Tensor,
+        poses: Tensor | None = None,
+        generator: Generators = None,
+        sampling: SamplingSettings | None = None,
+        on_image: OnClean | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R], clamped to [0, 1], and masks [B, K, R, R] of slots [B, K, D], wherever they come from.
 
-        The same call for every model with slots; nothing is random here, so `generator` is not used.
+        The same call for every model with slots; nothing is sampled here, so that the other arguments are not used.
         """
         reconstruction, masks, _ = self.decode(slots, poses)
         return reconstruction.clamp(0, 1), masks

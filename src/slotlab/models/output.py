@@ -1,7 +1,7 @@
 """The one type that every model returns and that metrics, figures and reports read."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -51,6 +51,11 @@ class SlotOutput:
         """The slot that owns each pixel, int64 [B, H, W]: argmax of `source`, "masks" or "attention"."""
         soft = self.masks if source == "masks" else self.attention_masks()
         return torch.argmax(soft, dim=1)
+
+    def cpu(self) -> Self:
+        """The same with all tensors on the CPU."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)})
 
 
 def chosen_source(wanted: str | None, finer: str) -> str:

@@ -16,6 +16,7 @@ PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, int], None]
+OnClean = Callable[[int, int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def sample(
     generator: Generators = None,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    on_clean: OnClean | None = None,
 ) -> Tensor:
     """Latents drawn from the model.
 
@@ -87,6 +89,7 @@ def sample(
         generator: one CPU generator, or a list with one per image, which alone decides that image's noise.
         device: where the latents are.
         on_step: told (steps done, steps) after each.
+        on_clean: told (steps done, steps, clean latents that the step's prediction implies) after each.
 
     Raises:
         ConfigError: an unknown sampler, or steps out of range.
@@ -105,7 +108,10 @@ def sample(
     # A deterministic sampler takes no generator; DPM-Solver++ draws from it only in its stochastic form.
     options = {"generator": generators} if sampler == "ddpm" else {}
     for number, timestep in enumerate(scheduler.timesteps):
-        predicted = denoise(scheduler.scale_model_input(latents, timestep), timestep.expand(shape[0]))
+        timesteps = timestep.expand(shape[0])
+        predicted = denoise(scheduler.scale_model_input(latents, timestep), timesteps)
+        if on_clean is not None:
+            on_clean(number + 1, steps, schedule.clean(latents, predicted.to(latents), timesteps))
         latents = scheduler.step(predicted.to(latents), timestep, latents, return_dict=False, **options)[0]
         if on_step is not None:
             on_step(number + 1, steps)

@@ -17,7 +17,16 @@ from slotlab.models.initialisation import initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.noise import NoiseSchedule, draw_normal, draw_timesteps, draw_uniform
 from slotlab.models.randomness import Generators
-from slotlab.models.sampling import Denoise, OnStep, SamplingSettings, check_sampler, check_steps, guided, sample
+from slotlab.models.sampling import (
+    Denoise,
+    OnClean,
+    OnStep,
+    SamplingSettings,
+    check_sampler,
+    check_steps,
+    guided,
+    sample,
+)
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
 
 
@@ -159,6 +168,7 @@ class SlotDiffusion(nn.Module):
         generator: Generators = None,
         guidance: float | None = None,
         on_step: OnStep | None = None,
+        on_image: OnClean | None = None,
     ) -> Tensor:
         """Images of slots, sampled.
 
@@ -169,6 +179,7 @@ class SlotDiffusion(nn.Module):
             generator: one CPU generator, or a list with one per image, which alone decides that image's noise.
             guidance: scale of classifier-free guidance; 1 is none.
             on_step: told (steps done, steps) after each.
+            on_image: told (steps done, steps, images as they are expected to become) after each; costs a decoding.
 
         Returns:
             Images, float32 [B, 3, R, R], clamped to [0, 1].
@@ -184,6 +195,11 @@ class SlotDiffusion(nn.Module):
         if scale != 1 and self.empty_slot is not None:
             empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
             denoise = guided(denoise, self._denoise(empty), scale)
+
+        def tell(done: int, total: int, clean: Tensor) -> None:
+            if on_image is not None:
+                on_image(done, total, self.autoencoder.decode(clean).clamp(0, 1))
+
         latents = sample(
             denoise,
             (len(slots), self.autoencoder.latent_channels, *(self.autoencoder.latent_size,) * 2),
@@ -193,16 +209,26 @@ class SlotDiffusion(nn.Module):
             generator=generator,
             device=slots.device,
             on_step=on_step,
+            on_clean=None if on_image is None else tell,
         )
         return self.autoencoder.decode(latents).clamp(0, 1)
 
     @torch.no_grad()
-    def paint(self, slots: Tensor, poses: Tensor | None = None, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    def paint(
+        self,
+        slots: Tensor,
+        poses: Tensor | None = None,
+        generator: Generators = None,
+        sampling: SamplingSettings | None = None,
+        on_image: OnClean | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and their cross-attention masks [B, K, R, R].
 
-        The same call for every model with slots; `poses` is None here, `generator` decides the noise.
+        The same call for every model with slots; `poses` is None here, `generator` decides the noise. `sampling` is by
+        default the config's; `on_image` is that of `generate`.
         """
-        images = self.generate(slots, generator=generator)
+        settings = sampling or self.sampling
+        images = self.generate(slots, settings.steps, settings.sampler, generator, settings.guidance, on_image=on_image)
         return images, self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
     @torch.no_grad()

@@ -1,0 +1,77 @@
+"""Commands to look with: the studio in the browser, and its main figure without one."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slotlab.cli.shared import Device, app, device_named, say, set_threads
+from slotlab.errors import ConfigError
+
+
+@app.command()
+def studio(
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|PATH", help="A model with slots; several can be compared.")
+    ] = None,
+    library: Annotated[
+        list[Path] | None, typer.Option(help="A concept library of one of the models; may be repeated.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of training runs to watch.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Open the studio: see the objects that a model finds, edit them, put them together anew.
+
+    [bold]slotlab studio --model runs/first --library runs/first/concepts --runs runs[/bold]
+
+    It is served on this computer alone (127.0.0.1), sends nothing anywhere, and needs: pip install 'slotlab[studio]'
+    """
+    try:
+        from slotlab.studio import build, open_shelf, running
+    except ImportError as error:
+        raise ConfigError(
+            f"the studio needs Gradio ({error}); install it with: pip install 'slotlab[studio]'"
+        ) from None
+    from slotlab.reporting.look import DEFAULT_MODEL
+
+    set_threads(threads)
+    shelf = open_shelf(model or [DEFAULT_MODEL], library or [], device_named(device))
+    with running(build(shelf, runs), port) as address:
+        say(f"studio: {address} (Ctrl-C ends it)")
+        if browser:
+            typer.launch(address)
+        while True:
+            time.sleep(3600)
+
+
+@app.command()
+def show(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the figures to, one per image and model.")],
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|PATH", help="A model with slots; may be repeated.")
+    ] = None,
+    crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+) -> None:
+    """Draw images as models see them: reconstruction, error, masks, every slot, and attention by iteration.
+
+    Example: [bold]slotlab show photo.png --model runs/first --out figures[/bold]
+    """
+    from slotlab.hub import load
+    from slotlab.reporting.look import DEFAULT_MODEL, show
+    from slotlab.reporting.previews import write_png
+
+    set_threads(threads)
+    for name in model or [DEFAULT_MODEL]:
+        loaded = load(name, device_named(device))
+        for image in images:
+            path = out / f"{image.stem}-{Path(name).name}.png"
+            write_png(show(image, loaded, seed=seed, crop=crop), path)
+            say(f"figure: {path}")

@@ -1,0 +1,116 @@
+"""The studio: one page on the local address, made of views that call the public API."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Before Gradio is imported: no analytics, no check for newer versions, no run history.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from gradio.themes import Default
+
+from slotlab.studio import widgets
+from slotlab.studio.edit_view import edit_view
+from slotlab.studio.intake import MOST_BYTES
+from slotlab.studio.look_view import look_view
+from slotlab.studio.picture_panel import EXAMPLES, picture_panel
+from slotlab.studio.shelf import Loaded
+from slotlab.studio.sources import Source
+from slotlab.studio.speech import politely
+from slotlab.studio.views import AT_ONCE, WORK
+
+LOCAL = "127.0.0.1"
+WAITING = 32  # most requests that wait; the next one is told to come back
+SESSIONS = 64  # most pages whose state is kept
+WORDS = "See the objects that a model finds, take them in hand, put them elsewhere."
+
+
+def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
+    """The page for some models.
+
+    Args:
+        shelf: from `open_shelf`; the first is shown first.
+        runs: a folder of training runs to show, if any.
+    """
+    by_name = {loaded.name: loaded for loaded in shelf}
+    first = (shelf[0], next(iter(EXAMPLES.values())))
+    with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
+        gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{WORDS}</p></div>')
+        source, active = gr.State(first[1]), gr.State("Look")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=270, elem_classes="sl-side"):
+                panel = picture_panel(shelf)
+            with gr.Column(scale=4, min_width=320), gr.Tabs():
+                with gr.Tab("Look") as look_tab:
+                    look = look_view(first, source, panel.model, by_name.__getitem__)
+                with gr.Tab("Edit") as edit_tab:
+                    edit = edit_view(panel.model, by_name.__getitem__)
+        views = {look_tab: look, edit_tab: edit}
+
+        def shown(name: str, chosen: Source, now: str) -> list[Any]:
+            values: list[Any] = []
+            for view in views.values():
+                skipped = [gr.skip()] * len(view.outputs)
+                values += view.refresh(by_name[name], chosen) if view.name == now else skipped
+            return values
+
+        inputs = [panel.model, source, active]
+        outputs = [output for view in views.values() for output in view.outputs]
+        for chooser in panel.choosers:
+            made = chooser.event(politely(chooser.make), chooser.inputs, source, **WORK)
+            made.success(politely(shown), inputs, outputs, **WORK)
+        panel.model.change(politely(shown), inputs, outputs, **WORK)
+        for tab, view in views.items():
+            told = tab.select(lambda name=view.name: name, None, active, **AT_ONCE)
+            told.success(politely(shown), inputs, outputs, **WORK)
+    return page
+
+
+@contextmanager
+def running(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
+    """Serves a page on the local address while the block runs, and yields where; temporary files are removed after."""
+    with tempfile.TemporaryDirectory(prefix="slotlab-studio-") as folder:
+        before = os.environ.get("GRADIO_TEMP_DIR")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page.GRADIO_CACHE = folder
+        try:
+            yield launch(page, port)
+        finally:
+            page.close(verbose=False)
+            if before is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def launch(page: gr.Blocks, port: int | None = None) -> str:
+    """Starts serving in threads of their own, and returns the address."""
+    page.queue(max_size=WAITING, api_open=False)
+    _, address, _ = page.launch(
+        server_name=LOCAL,
+        server_port=port,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        inline=False,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=MOST_BYTES,
+        max_threads=8,
+        state_session_capacity=SESSIONS,
+        theme=Default(
+            primary_hue="indigo",
+            neutral_hue="slate",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        css=widgets.style(),
+        head=widgets.head(),
+    )
+    return str(address)

@@ -1,0 +1,49 @@
+// A grid of pictures to choose from. value: {cards: [{id, image, title, note}], chosen: [id], drop, empty}
+(() => {
+  window.slotlab = window.slotlab || {};
+  window.slotlab.cards = (element, props, choose, drop, watch) => {
+    const root = element.querySelector(".sl-cards");
+
+    function build() {
+      const { cards = [], chosen = [], drop: droppable, empty = "" } = props.value || {};
+      root.replaceChildren();
+      if (!cards.length && empty) {
+        const said = document.createElement("p");
+        said.className = "sl-note";
+        said.textContent = empty;
+        root.append(said);
+      }
+      for (const card of cards) {
+        const node = document.createElement("div");
+        node.className = "sl-card";
+        const button = document.createElement("button");
+        button.type = "button";
+        button.dataset.id = card.id;
+        button.setAttribute("aria-pressed", String(chosen.includes(card.id)));
+        const image = document.createElement("img");
+        Object.assign(image, { src: card.image, alt: card.title, draggable: false });
+        button.append(image);
+        for (const [text, className] of [[card.title, "sl-card-title"], [card.note, "sl-help"]]) {
+          if (!text) continue;
+          const line = document.createElement("span");
+          line.className = className;
+          line.textContent = text;
+          button.append(line);
+        }
+        button.addEventListener("click", () => choose({ id: card.id }));
+        node.append(button);
+        if (droppable) {
+          const cross = document.createElement("button");
+          Object.assign(cross, { type: "button", className: "sl-drop", textContent: "×", title: droppable });
+          cross.setAttribute("aria-label", `${droppable}: ${card.title}`);
+          cross.addEventListener("click", () => drop({ id: card.id }));
+          node.append(cross);
+        }
+        root.append(node);
+      }
+    }
+
+    watch("value", build);
+    build();
+  };
+})();

@@ -1,0 +1,266 @@
+// A picture taken apart: panes side by side, a strip of slots below them, and one selection for all.
+//
+// value: {opacity, frames, groups: [{title, note, size, colours, panes, slots}]}
+//   pane: {title, note, image, tint, frames: [{labels, heat}]}; labels: base64 of size*size slot numbers, row by row;
+//         heat: {side, maps: {slot: base64}}, drawn for the selected slot where there is one
+//   slot: {number, share, picture, raw}
+(() => {
+  const INFERNO = ["000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4"].map(
+    (code) => [0, 2, 4].map((at) => parseInt(code.slice(at, at + 2), 16)),
+  );
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const rgb = (code) => [1, 3, 5].map((at) => parseInt(code.slice(at, at + 2), 16));
+
+  function inferno(level) {
+    const place = (level / 255) * (INFERNO.length - 1);
+    const low = Math.min(Math.floor(place), INFERNO.length - 2);
+    return INFERNO[low].map((value, channel) => value + (place - low) * (INFERNO[low + 1][channel] - value));
+  }
+
+  function make(tag, className, text) {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  }
+
+  function paintPixels(canvas, side, colourAt) {
+    canvas.width = canvas.height = side;
+    const context = canvas.getContext("2d");
+    const pixels = context.createImageData(side, side);
+    for (let at = 0; at < side * side; at++) pixels.data.set(colourAt(at), 4 * at);
+    context.putImageData(pixels, 0, 0);
+  }
+
+  // Dims what is outside the slot, and draws a line around it.
+  function markSlot(canvas, labels, size, slot, colour) {
+    const scale = Math.max(1, Math.round(640 / size));
+    canvas.width = canvas.height = size * scale;
+    const context = canvas.getContext("2d");
+    if (slot === null || !labels) return;
+    context.fillStyle = "rgba(0, 0, 0, 0.62)";
+    const outline = new Path2D();
+    for (let row = 0; row < size; row++) {
+      for (let column = 0; column < size; column++) {
+        if (labels[row * size + column] !== slot) {
+          context.fillRect(column * scale, row * scale, scale, scale);
+          continue;
+        }
+        const [left, top, right, bottom] = [column, row, column + 1, row + 1].map((edge) => edge * scale);
+        const other = (x, y) => x < 0 || y < 0 || x >= size || y >= size || labels[y * size + x] !== slot;
+        if (other(column - 1, row)) outline.moveTo(left, top), outline.lineTo(left, bottom);
+        if (other(column + 1, row)) outline.moveTo(right, top), outline.lineTo(right, bottom);
+        if (other(column, row - 1)) outline.moveTo(left, top), outline.lineTo(right, top);
+        if (other(column, row + 1)) outline.moveTo(left, bottom), outline.lineTo(right, bottom);
+      }
+    }
+    for (const [style, width] of [["#ffffff", 7], [colour, 4]]) {
+      context.strokeStyle = style;
+      context.lineWidth = width;
+      context.stroke(outline);
+    }
+  }
+
+  function tintPane(canvas, group, pane, opacity) {
+    const { labels } = pane.shown;
+    const colours = {};
+    for (const [slot, code] of Object.entries(group.colours)) colours[slot] = [...rgb(code), 255 * opacity];
+    paintPixels(canvas, group.size, (at) => (labels && pane.tint ? colours[labels[at]] : [0, 0, 0, 0]));
+  }
+
+  function heatPane(canvas, heat, slot) {
+    const map = bytes(heat.maps[slot]);
+    paintPixels(canvas, heat.side, (at) => [...inferno(map[at]), 140 + 115 * Math.min(1, (1.6 * map[at]) / 255)]);
+  }
+
+  function slider(label, help, from, to, step, value, onInput) {
+    const box = make("label", "sl-slider");
+    const input = make("input");
+    Object.assign(input, { type: "range", min: from, max: to, step, value });
+    const shown = make("output", "", "");
+    const tell = () => (shown.textContent = onInput(Number(input.value)));
+    input.addEventListener("input", tell);
+    const head = make("span", "sl-slider-head");
+    head.append(make("span", "", label), shown);
+    box.append(head, input, make("span", "sl-help", help));
+    tell();
+    return box;
+  }
+
+  window.slotlab = window.slotlab || {};
+  window.slotlab.figure = (element, props, choose, put, watch) => {
+    const root = element.querySelector(".sl-figure");
+    const kept = { opacity: null, frame: null };
+    let groups = [];
+
+    function redraw() {
+      for (const group of groups) {
+        const slot = group.hovered ?? group.pinned;
+        for (const pane of group.panes) {
+          const frame = pane.frames[Math.min(kept.frame, pane.frames.length - 1)] || {};
+          pane.shown = frame;
+          const heated = frame.heat && slot !== null && frame.heat.maps[slot];
+          pane.tintCanvas.classList.toggle("sl-smooth", Boolean(heated));
+          if (heated) heatPane(pane.tintCanvas, frame.heat, slot);
+          else tintPane(pane.tintCanvas, group, pane, kept.opacity);
+          markSlot(pane.markCanvas, frame.labels, group.size, heated ? null : slot, group.colours[slot] || "#ffffff");
+        }
+        for (const card of group.cards) {
+          card.setAttribute("aria-pressed", String(Number(card.dataset.slot) === group.pinned));
+          card.classList.toggle("sl-hovered", Number(card.dataset.slot) === slot);
+        }
+        const known = !props.value.placing && group.slots.find((one) => one.number === slot);
+        group.said.textContent = known ? `Slot ${slot}: ${known.share}` : group.hint;
+      }
+    }
+
+    function place(pane, group, event) {
+      const box = pane.frameNode.getBoundingClientRect();
+      const at = (value, start, length) =>
+        Math.max(0, Math.min(group.size - 1, Math.floor(((value - start) / length) * group.size)));
+      return { x: at(event.clientX, box.left, box.width), y: at(event.clientY, box.top, box.height) };
+    }
+
+    // The slot that owns a place of one group's pane, and in the other groups the slot at the same place.
+    function selectAt(group, pane, spot, how) {
+      for (const other of groups) {
+        const own = other === group && pane.shown.labels ? pane : other.panes.find((one) => one.shown.labels);
+        const labels = own?.shown.labels;
+        const [x, y] = [spot.x, spot.y].map((value) => Math.floor(((value + 0.5) / group.size) * other.size));
+        other[how] = labels ? labels[y * other.size + x] : null;
+      }
+    }
+
+    function clear(how) {
+      for (const group of groups) group[how] = null;
+      redraw();
+    }
+
+    function buildPane(group, pane, number) {
+      const node = make("figure", "sl-pane");
+      node.append(make("figcaption", "sl-pane-title", pane.title));
+      pane.frameNode = make("div", "sl-frame");
+      const image = make("img");
+      Object.assign(image, { src: pane.image, alt: pane.title, draggable: false });
+      [pane.tintCanvas, pane.markCanvas] = [make("canvas", "sl-tint"), make("canvas", "sl-mark")];
+      pane.frameNode.append(image, pane.tintCanvas, pane.markCanvas);
+      pane.frameNode.dataset.pane = pane.title;
+      pane.frameNode.addEventListener("pointermove", (event) => {
+        if (event.pointerType === "touch") return;
+        selectAt(group, pane, place(pane, group, event), "hovered");
+        redraw();
+      });
+      pane.frameNode.addEventListener("pointerleave", () => clear("hovered"));
+      pane.frameNode.addEventListener("click", (event) => {
+        const spot = place(pane, group, event);
+        if (props.value.placing) return put(spot);
+        const before = group.pinned;
+        selectAt(group, pane, spot, "pinned");
+        if (group.pinned === before && !props.value.keep) clear("pinned");
+        redraw();
+        choose({ slot: group.pinned, pane: number, group: groups.indexOf(group), ...spot });
+      });
+      node.append(pane.frameNode);
+      if (pane.note) node.append(make("div", "sl-note", pane.note));
+      return node;
+    }
+
+    function buildCard(group, slot) {
+      const card = make("button", "sl-slot");
+      card.type = "button";
+      card.dataset.slot = slot.number;
+      card.setAttribute("aria-label", `Slot ${slot.number}, ${slot.share}`);
+      const head = make("span", "sl-slot-head");
+      const chip = make("span", "sl-chip");
+      chip.style.background = slot.empty ? "transparent" : group.colours[slot.number];
+      head.append(chip, make("span", "", String(slot.number)), make("span", "sl-help", slot.share));
+      card.append(head);
+      for (const [source, what] of [[slot.picture, "masked"], [slot.raw, "raw"]]) {
+        if (!source) continue;
+        const image = make("img");
+        Object.assign(image, { src: source, alt: `Slot ${slot.number}, ${what}`, title: what, draggable: false });
+        card.append(image);
+      }
+      const hover = (value) => () => ((group.hovered = value), redraw());
+      card.addEventListener("pointerenter", hover(slot.number));
+      card.addEventListener("pointerleave", hover(null));
+      card.addEventListener("focus", hover(slot.number));
+      card.addEventListener("blur", hover(null));
+      card.addEventListener("click", () => {
+        group.pinned = group.pinned === slot.number && !props.value.keep ? null : slot.number;
+        redraw();
+        choose({ slot: group.pinned, pane: null, group: groups.indexOf(group), x: null, y: null });
+      });
+      return card;
+    }
+
+    function build() {
+      const value = props.value;
+      root.replaceChildren();
+      groups = [];
+      if (!value || !value.groups) return;
+      kept.opacity ??= value.opacity ?? 0.5;
+      kept.frame = Math.max(0, (value.frames ?? 1) - 1);
+      root.classList.toggle("sl-placing", Boolean(value.placing));
+      root.classList.toggle("sl-large", Boolean(value.large));
+      for (const given of value.groups) {
+        const frames = (pane) =>
+          pane.frames.map((frame) => ({ ...frame, labels: frame.labels ? bytes(frame.labels) : null }));
+        const group = { ...given, panes: given.panes.map((pane) => ({ ...pane, frames: frames(pane) })) };
+        Object.assign(group, { hovered: null, pinned: value.selected ?? null, hint: value.hint || "" });
+        const section = make("section", "sl-group");
+        if (group.title) section.append(make("h3", "sl-group-title", group.title));
+        if (group.text) section.append(make("p", "sl-note", group.text));
+        const row = make("div", "sl-panes");
+        row.append(...group.panes.map((pane, number) => buildPane(group, pane, number)));
+        group.said = make("div", "sl-said");
+        group.said.setAttribute("aria-live", "polite");
+        group.cards = group.slots.map((slot) => buildCard(group, slot));
+        const strip = make("div", "sl-strip");
+        strip.append(...group.cards);
+        section.append(row, group.said, strip);
+        root.append(section);
+        groups.push(group);
+      }
+      const bar = make("div", "sl-bar");
+      if (value.opacity !== undefined) {
+        bar.append(
+          slider("Colours over the picture", "0 % shows the picture alone, 100 % the segments alone.", 0, 1, 0.05, kept.opacity, (now) => {
+            kept.opacity = now;
+            redraw();
+            return `${Math.round(100 * now)} %`;
+          }),
+        );
+      }
+      if (value.frames > 1) {
+        bar.append(
+          slider("Iteration of slot attention", "Slots look at the picture several times: see attention form.", 1, value.frames, 1, value.frames, (now) => {
+            kept.frame = now - 1;
+            redraw();
+            return `${now} of ${value.frames}`;
+          }),
+        );
+      }
+      if (bar.children.length) root.append(bar);
+      redraw();
+    }
+
+    root.addEventListener("keydown", (event) => {
+      const cards = [...root.querySelectorAll(".sl-slot")];
+      const at = cards.indexOf(document.activeElement);
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (at >= 0 && step) {
+        cards[(at + step + cards.length) % cards.length].focus();
+        event.preventDefault();
+      }
+      if (event.key === "Escape" && !props.value.keep) clear("pinned");
+      const named = (event.key.length > 1 || event.ctrlKey || event.metaKey) && props.value.keys?.[event.key];
+      if (named && event.target.type !== "range") {
+        document.getElementById(named)?.click();
+        event.preventDefault();
+      }
+    });
+    watch("value", build);
+    build();
+  };
+})();

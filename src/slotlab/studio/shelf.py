@@ -1,0 +1,71 @@
+"""The models and concept libraries that the studio was started with, loaded once and shared by all its users."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slotlab.composition import ConceptLibrary, fingerprint
+from slotlab.composition.scene_pictures import reads_poses
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.hub import load
+from slotlab.models import SlotDiffusion, SlotModel
+from slotlab.models.sampling import SamplingSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model under the name that the page shows, and its concept library, if one was given."""
+
+    name: str
+    model: SlotModel
+    library: ConceptLibrary | None = None
+
+    @property
+    def sampling(self) -> SamplingSettings | None:
+        """How it samples, unless told otherwise; None for a model that paints in one step."""
+        return self.model.sampling if isinstance(self.model, SlotDiffusion) else None
+
+    @property
+    def has_poses(self) -> bool:
+        """Whether objects can be moved and resized."""
+        return reads_poses(self.model)
+
+    def describe(self) -> str:
+        """One line on the model."""
+        kind = "slot diffusion" if self.sampling else "slot autoencoder"
+        iterations = self.model.describe()["iterations"]
+        side = self.model.resolution
+        return f"{kind}, {side} × {side} pixels, {self.model.slots} slots, {iterations} iterations"
+
+
+def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (), device: str = "cpu") -> list[Loaded]:
+    """Loads models, and gives each library to the model that it was fitted to.
+
+    Raises:
+        CheckpointError: a model or library is missing, damaged, or a library fits none of the models.
+        ConfigError: a model has no slots, or none is named.
+    """
+    if not models:
+        raise ConfigError("no model to show: name one with --model")
+    opened: list[tuple[str, SlotModel]] = []
+    for given in models:
+        model = load(given, device)
+        if not isinstance(model, SlotModel):
+            raise ConfigError(
+                f"{given}: a {model.kind} has no slots to show; take a slot autoencoder or slot diffusion"
+            )
+        name = Path(given).name or str(given)
+        taken = sum(other.partition(" ")[0] == name for other, _ in opened)
+        opened.append((f"{name} ({taken + 1})" if taken else name, model))
+    prints = [fingerprint(model) for _, model in opened]
+    found: dict[int, ConceptLibrary] = {}
+    for folder in libraries:
+        library = ConceptLibrary.load(folder)
+        wanted = library.table.facts["fingerprint"]
+        if wanted not in prints:
+            raise CheckpointError(
+                f"{folder}: a library of another model than those given; fit one with: slotlab concepts fit "
+                f"{models[0]} --data DATA --out LIBRARY"
+            )
+        found[prints.index(wanted)] = library
+    return [Loaded(name, model, found.get(place)) for place, (name, model) in enumerate(opened)]

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import slotlab
+from slotlab.composition.scene_pictures import read_scene
+from slotlab.errors import ConfigError, DataError
+from slotlab.hub import create_model, load, save
+from slotlab.metrics.functional import adjusted_rand_index
+from slotlab.reporting.look import look
+
+
+@pytest.fixture(scope="module")
+def model(tiny_preset):
+    torch.manual_seed(0)
+    model = create_model(tiny_preset)
+    with torch.no_grad():
+        model.decoder.to_rgb_and_mask.weight.mul_(30)
+    return model
+
+
+@pytest.fixture
+def files(squares):
+    return squares / "images" / "003.png", squares / "masks" / "003.png"
+
+
+def test_all_forms_of_a_picture_look_the_same(model, files):
+    path, _ = files
+    picture = Image.open(path)
+    pixels = np.asarray(picture)
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    wanted = look(model, path).output.slots
+    for given in (str(path), picture, pixels, tensor):
+        assert look(model, given).output.slots.equal(wanted)
+
+
+def test_slots_have_the_numbers_of_an_edit(model, files):
+    seen, scene = look(model, files[0], seed=5), read_scene(model, files[0], seed=5)
+    assert seen.output.slots[0].equal(scene.slots)
+    assert seen.segmentations()["decoder masks"].equal(scene.segmentation())
+
+
+def test_scores_are_those_of_the_metrics(model, files):
+    seen = look(model, *files)
+    assert seen.mask.equal(torch.from_numpy(np.asarray(Image.open(files[1]))).long())
+    scores = seen.scores()
+    assert list(scores) == ["decoder masks", "attention masks"]
+    ari = adjusted_rand_index(seen.output.segmentation("masks"), seen.mask[None], foreground_only=True)
+    assert scores["decoder masks"]["FG-ARI"] == float(ari)
+    assert look(model, files[0]).scores() == {}
+    error = (seen.output.reconstruction.clamp(0, 1)[0] - seen.image).square()
+    assert seen.errors()["MSE (mean)"] == pytest.approx(float(error.mean()))
+
+
+def test_show_draws_every_slot_and_iteration(diffusion_run, model, files):
+    without, figure = slotlab.show(files[0], model), slotlab.show(files[0], model, files[1])
+    assert figure.mode == "RGB"
+    assert figure.width > 4 * 128
+    assert figure.height > 6 * 128
+    assert figure.width >= without.width
+    assert slotlab.show(files[0], diffusion_run, cell=64).height < figure.height
+
+
+def test_a_larger_picture_is_cut_and_resized(model):
+    wide = torch.rand(3, 40, 90)
+    seen = look(model, wide, torch.zeros(40, 90, dtype=torch.int64))
+    assert seen.image.shape == (3, 16, 16)
+    assert seen.mask.shape == (16, 16)
+
+
+def test_what_cannot_be_looked_at_is_refused(model, latents_run, files, tmp_path):
+    with pytest.raises(ConfigError, match="has no slots to look at"):
+        look(load(latents_run), files[0])
+    with pytest.raises(ConfigError, match="crop"):
+        look(model, files[0], crop=0)
+    with pytest.raises(DataError, match="no such image file"):
+        look(model, tmp_path / "none.png")
+    with pytest.raises(ValueError, match="uint8"):
+        look(model, np.zeros((4, 4, 3)))
+    with pytest.raises(DataError, match="make the mask again"):
+        look(model, files[0], np.zeros((8, 8), np.uint8))
+
+
+def test_the_command_writes_a_figure_per_image_and_model(run_slotlab, model, files, tmp_path):
+    save(model, tmp_path / "tiny")
+    status, out, err = run_slotlab("show", files[0], "--model", tmp_path / "tiny", "--out", tmp_path / "figures")
+    assert status == 0, err
+    assert "003-tiny.png" in out
+    assert Image.open(tmp_path / "figures" / "003-tiny.png").width > 500

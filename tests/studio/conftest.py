@@ -1,0 +1,128 @@
+"""A studio with tiny models, and a browser to visit it with."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from slotlab.composition import fit_library
+from slotlab.data import open_data
+from slotlab.hub import create_model, load, save
+from slotlab.studio import build, open_shelf, running
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
+
+
+@pytest.fixture(scope="session")
+def plain_model(tiny_preset, tmp_path_factory):
+    """The folder of an untrained model whose slots differ: each owns a part of every picture."""
+    torch.manual_seed(0)
+    model = create_model(tiny_preset)
+    with torch.no_grad():
+        model.decoder.to_rgb_and_mask.weight.mul_(30)
+    save(model, folder := tmp_path_factory.mktemp("models") / "plain")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def relative_model(tiny_preset, tmp_path_factory):
+    """The folder of a model with relative frames: the mask of a slot falls with the distance from its place."""
+    torch.manual_seed(0)
+    model = create_model(tiny_preset, **RELATIVE, **{"decoder.broadcast": 16})
+    decoder = model.decoder
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.position.embedding.weight[:4] = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+        for channel in range(4):
+            decoder.body[0].weight[channel, channel, 1, 1] = 1
+            decoder.to_rgb_and_mask.weight[0, channel, 1, 1] = -100
+    save(model, folder := tmp_path_factory.mktemp("models") / "relative")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(plain_model, squares, tmp_path_factory):
+    """A concept library of the plain model."""
+    folder = tmp_path_factory.mktemp("libraries") / "concepts"
+    sources = {"model": str(plain_model), "data": str(squares), "opening": {"split": "all"}}
+    fit_library(load(plain_model), open_data(str(squares), resolution=16, split="all"), folder, sources=sources)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shelf(plain_model, relative_model, diffusion_run, library):
+    """The three models, loaded."""
+    return open_shelf([plain_model, relative_model, diffusion_run], [library])
+
+
+@pytest.fixture(scope="session")
+def runs(diffusion_run):
+    """A folder of training runs."""
+    return diffusion_run.parent
+
+
+@pytest.fixture(scope="session")
+def studio(shelf, runs):
+    """The address of a running studio."""
+    with running(build(shelf, runs)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium: .ci/run installs Debian's")
+        pytest.skip("no Chromium here: install Debian's package chromium to run the tests in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, studio):
+    """Opens the studio as another user each time; at the end nothing may have left the page or gone wrong in it."""
+    contexts, outside, wrong = [], [], []
+
+    def open_page(address=studio, width=1280, dark=False):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: outside.append(request.url) if _leaves(request.url) else None)
+        page.on("websocket", lambda socket: outside.append(socket.url) if _leaves(socket.url) else None)
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address)
+        if address == studio:
+            page.wait_for_selector("#sl-look .sl-slot")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert outside == []
+    assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def pictures_folder():
+    """Where screenshots are kept to be looked at: $SLOTLAB_SCREENSHOTS, else the folder `screenshots`, not in git."""
+    folder = Path(os.environ.get("SLOTLAB_SCREENSHOTS", Path(__file__).parents[2] / "screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _leaves(url):
+    return not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:", "about:", "file:"))
