@@ -23,7 +23,7 @@ from slotlab.data.decoding import to_pixels
 from slotlab.metrics import SegmentationScores
 from slotlab.models import SlotModel
 from slotlab.segmenting import fitting
-from slotlab.segmenting.image import NO_SLOT, take_apart
+from slotlab.segmenting.image import owners_of, take_apart
 
 SIDE, BATCH = 256, 20
 WINDOWS = {"1:1": (256, 256), "4:3": (256, 192), "3:4": (192, 256), "16:9": (256, 144), "9:16": (144, 256)}
@@ -92,9 +92,8 @@ def score(model: SlotModel, data: slotlab.data.SlotDataset, width: int, height: 
             bars[y:bottom, x:right] = False
             squares[:, bars] = 0
         for parts, true in zip(take_apart(model, squares, model.finer_masks, seed=0), truth[window], strict=True):
-            masks = torch.stack([fitted.onto_image(mask) for mask in parts.masks])
-            owners = masks.argmax(dim=0).masked_fill(masks.sum(dim=0) == 0, NO_SLOT)
-            scores.update(owners[None], torch.from_numpy(true)[None])
+            owners = owners_of(fitted.onto_image(mask) for mask in parts.masks)
+            scores.update(torch.from_numpy(owners)[None], torch.from_numpy(true)[None])
     return scores.compute()
 
 

@@ -67,9 +67,10 @@ def test_a_model_that_finds_the_objects_raises_no_warning(good, target):
 
 
 def test_masks_that_ignore_the_image_are_tiling(target):
-    tiles = torch.arange(SIDE)[None, :, None].expand(IMAGES, SIDE, SIDE) * SLOTS // SIDE
+    tiles = torch.arange(SIDE)[None, :, None].expand(IMAGES, SIDE, SIDE) * 4 // SIDE
     found = diagnosed(soft(tiles), target)
     assert found.likeness == pytest.approx(1)
+    assert set(found.mean_masks.unique().tolist()) == {0, 1}  # seen at a glance
     assert any(warning.startswith("slots tile the picture: ") and "seed=1" in warning for warning in found.warnings())
 
 

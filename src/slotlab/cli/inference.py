@@ -38,7 +38,7 @@ def segment(
     Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest of
     the square with the image's border pixels, repeated; stretch changes the proportions; crop sees only the centred
     square: pixels outside it belong to no slot (255, black). Masks come back at the image's size, without the bars.
-    Letterbox gave the best masks of the three (docs/segment.md).
+    Letterbox gave the best masks of objects (docs/segment.md).
 
     NAME is the image's path below the common folder of all IMAGES, without suffix: folders are mirrored. Images that
     cannot be read, or have more than 67 million pixels, are skipped and listed.
@@ -101,7 +101,7 @@ def diagnose(
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
-    """Say how a model uses its slots, what is wrong, and which setting to try; draw the mean mask of each slot.
+    """Say how a model uses its slots, what is wrong, and which setting to try; draw where each slot owns the pixels.
 
     Looks for collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background in pieces, soft
     masks, and attention that does not settle. Some numbers need true masks. docs/diagnostics.md explains each.

@@ -34,7 +34,7 @@ class Diagnosis:
         background_slots: mean number of slots that own more than a tenth of the true background each.
         objects: mean number of objects, by the true masks.
         most_objects: in one image, by the true masks.
-        mean_masks: mean over images of each slot's mask, float32 [K, 32, 32].
+        mean_masks: share of the images in which each slot owns each place, float32 [K, 32, 32].
     """
 
     images: int

@@ -84,7 +84,9 @@ class SlotDiagnostics(Metric):
         self._add("entropies", torch.histc(entropy.clamp(0, 1), ENTROPY_BINS, 0, 1))
         self._add("changes", attention_changes(attention).sum(dim=0))
         self._add("duplicates", duplicates(masks, slots.float()).sum(dim=0))
-        self._add("mean_masks", F.adaptive_avg_pool2d(masks, MEAN_SIDE).sum(dim=0))
+        owners = masks.argmax(dim=1)
+        owned = F.one_hot(owners, self.slots).movedim(3, 1).float()
+        self._add("mean_masks", F.adaptive_avg_pool2d(owned, MEAN_SIDE).sum(dim=0))
         if target is not None:
             split = background_slots(masks, target)
             self._add("masked", torch.tensor(len(masks)))
@@ -94,7 +96,7 @@ class SlotDiagnostics(Metric):
             objects = present[:, 1:].sum(dim=1)
             self._add("objects", objects.sum())
             self.most_objects = torch.maximum(self.most_objects, objects.max().to(self.most_objects))
-        self._compare(masks.argmax(dim=1), target)
+        self._compare(owners, target)
 
     def compute(self) -> Diagnosis:
         """The diagnosis of all images added so far, of all processes."""

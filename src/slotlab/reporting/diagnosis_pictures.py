@@ -29,9 +29,9 @@ def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
 
 
 def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
-    """The mean mask of each slot over all images, and below it how slots, masks and attention behave.
+    """Where each slot owns the pixels, and below it how slots, masks and attention behave.
 
-    Slots that tile show sharp mean masks: they own the same place in each image. Slots that follow objects show soft
+    Slots that tile show sharp bright tiles: they own the same place in each image. Slots that follow objects show dim
     blobs, and one slot that has the background shows nearly everything.
     """
     lines = math.ceil(diagnosis.slots / PER_ROW)
@@ -50,10 +50,10 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
     _draw_use(use, diagnosis.use)
     _draw_entropy(entropy, diagnosis)
     _draw_changes(change, diagnosis.attention_changes)
-    above.suptitle(
-        f"{title}\n" * bool(title) + "mean mask of each slot (black 0, yellow 1), and the share of the pixels it owns",
-        fontsize=9.5,
+    what = (
+        "where each slot owns the pixels: in no image (black) to in all (yellow); and the share of the pixels it owns"
     )
+    above.suptitle(f"{title}\n{what}" if title else what, fontsize=9.5)
     return figure
 
 

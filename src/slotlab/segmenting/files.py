@@ -1,5 +1,6 @@
 """The files of one image: written slot by slot, so that a large image takes no more memory for many slots."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from slotlab.atomic import replacing
 from slotlab.reporting.previews import write_png
 from slotlab.segmenting.fitting import Fitting
-from slotlab.segmenting.image import NO_SLOT, Parts, overlay_picture, palette_picture
+from slotlab.segmenting.image import NO_SLOT, Parts, overlay_picture, owners_of, palette_picture
 from slotlab.segmenting.sources import OVERLAY, SEGMENTATION, mask_suffix
 
 
@@ -25,13 +26,14 @@ def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path) -
         fitted: where the image lies in the square.
         stem: path of the outputs, without suffix.
     """
-    best = torch.zeros(pixels.shape[:2])
-    owners = np.full(pixels.shape[:2], NO_SLOT, dtype=np.uint8)
-    for slot, mask in enumerate(parts.masks):
-        whole = fitted.onto_image(mask)
-        write_png(_grey(whole), _beside(stem, f"{mask_suffix(slot)}.png"))
-        owners[(whole > best).numpy()] = slot
-        best = torch.maximum(best, whole)
+
+    def written_masks() -> Iterator[Tensor]:
+        for slot, mask in enumerate(parts.masks):
+            whole = fitted.onto_image(mask)
+            write_png(_grey(whole), _beside(stem, f"{mask_suffix(slot)}.png"))
+            yield whole
+
+    owners = owners_of(written_masks())
     write_png(palette_picture(owners), _beside(stem, f"{SEGMENTATION}.png"))
     write_png(overlay_picture(pixels, owners), _beside(stem, f"{OVERLAY}.png"))
     painted = Image.merge("RGB", [_grey(fitted.onto_image(plane)) for plane in parts.reconstruction])

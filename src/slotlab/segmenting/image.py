@@ -1,5 +1,6 @@
 """One image of any size taken apart into its objects, in memory."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,12 +92,12 @@ def segment_image(
     fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), model.resolution)
     (parts,) = take_apart(slot_model, fitted.into_square(pixels)[None], source, seed)
     masks = torch.stack([fitted.onto_image(mask) for mask in parts.masks])
-    owners = masks.argmax(dim=0).masked_fill(masks.sum(dim=0) == 0, NO_SLOT)
+    owners = owners_of(masks)
     return SegmentedImage(
         masks=masks,
-        segmentation=owners,
+        segmentation=torch.from_numpy(owners).long(),
         reconstruction=torch.stack([fitted.onto_image(plane) for plane in parts.reconstruction]),
-        overlay=overlay_picture(pixels, owners.numpy().astype(np.uint8)),
+        overlay=overlay_picture(pixels, owners),
         slots=parts.slots,
         poses=parts.poses,
     )
@@ -123,6 +124,21 @@ def checked_source(model: SlotModel, mask_source: str | None, fit: str) -> str:
     if fit == "crop" and model.slots > NO_SLOT:
         raise ConfigError(f"fit: crop leaves pixels without a slot, and {model.slots} slots leave no number for them")
     return chosen_source(mask_source, model.finer_masks)
+
+
+def owners_of(masks: Iterable[Tensor]) -> np.ndarray:
+    """The slot that owns each pixel, uint8 [H, W], by masks [H, W] that come one by one; 255 where all are 0.
+
+    Faster than `argmax` over the first dimension on a CPU, and only one mask need be in memory.
+    """
+    owners = best = None
+    for slot, mask in enumerate(masks):
+        if owners is None or best is None:
+            owners, best = torch.full(mask.shape, NO_SLOT, dtype=torch.uint8), torch.zeros_like(mask)
+        owners.masked_fill_(mask > best, slot)
+        best = torch.maximum(best, mask)
+    assert owners is not None
+    return owners.numpy()
 
 
 def palette_picture(owners: np.ndarray) -> Image.Image:
