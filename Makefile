@@ -3,7 +3,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint types bench clean
+RUNS ?= runs
+
+.PHONY: demo test lint types bench weights clean
 
 demo: .make/installed  ## render scenes, train, evaluate, report: about ten minutes on two cores
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -24,6 +26,11 @@ bench: .make/installed-dev  ## all benchmarks; each prints its table
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion
 	$(BIN)/python benchmarks/denoiser.py
+
+weights: .make/installed  ## the trained models in the package, of the runs $(RUNS)/NAME: docs/weights.md
+	for name in scenes-64 scenes-64-diffusion; do \
+		$(BIN)/slotlab publish $(RUNS)/$$name --to src/slotlab/weights/$$name || exit 1; \
+	done
 
 clean:  ## remove what this file made
 	rm -rf .venv .make runs/demo

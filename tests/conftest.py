@@ -1,12 +1,13 @@
 """Miniature data sets, models and runs that many tests share."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_server import TOKEN, hub_of
 from PIL import Image
 
 torch.set_num_threads(1)
@@ -140,6 +141,47 @@ def feature_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripted = torch.jit.trace_module(network, {"forward": torch.zeros(1, 3, 299, 299)})
     scripted.save(str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def slots_run(tiny_preset: str, squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a slot autoencoder."""
+    from slotlab.runs import train
+
+    folder = tmp_path_factory.mktemp("runs") / "slots"
+    return train(tiny_preset, out=folder, data=squares, show_progress=False, ema_decay=0.5)
+
+
+@pytest.fixture(scope="session")
+def released(slots_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The released folder of that run; to change it, copy it."""
+    from slotlab.publishing import prepare
+
+    return prepare(slots_run, tmp_path_factory.mktemp("released") / "tiny", name="tiny", library_images=20)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that stands for the Hugging Face Hub: its repositories are folders in it. One is logged in."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    with hub_of(folder) as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever connects, fails the test."""
+
+    def connect(*address: object) -> None:
+        raise AssertionError(f"connects to {address}")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
 
 
 @pytest.fixture

@@ -46,6 +46,10 @@ def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
         (["data", "check", "nowhere"], "nowhere: no such file or folder"),
         (["scenes", "write", "x", "--variant", "plane"], "did you mean 'plain'"),
         (["report", "nowhere"], "nowhere"),
+        (["report", "scenes-64"], "run.json: missing; give the folder that `slotlab train"),
+        (["evaluate", "scenes-46", "--data", "scenes:plain"], "did you mean 'scenes-64'?"),
+        (["compose", "scenes-64", "nowhere", "--out", "x"], "made with: slotlab concepts fit RUN"),
+        (["compose", "scenes-64", "scenes-64-diffusion", "--out", "x"], "the library holds slots of model"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_and_status_2(run_slotlab, words, message, tmp_path, monkeypatch):

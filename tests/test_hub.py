@@ -93,3 +93,26 @@ def test_missing_folders_and_files_are_named(saved, tmp_path):
     saved.mkdir()
     with pytest.raises(CheckpointError, match=r"config.json: missing"):
         slotlab.load(saved)
+
+
+def test_pretrained_models_are_made_with_changes_that_keep_the_weights(saved):
+    model = slotlab.create_model(str(saved), pretrained=True, iterations=5)
+    assert model.config["slot_attention"]["iterations"] == 5
+    assert not model.training
+    given = slotlab.load(saved).state_dict()
+    assert all(torch.equal(tensor, given[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"model.safetensors: does not fit config.json.*decoder"):
+        slotlab.create_model(str(saved), pretrained=True, **{"decoder.channels": 16})
+    with pytest.raises(CheckpointError, match=r"config.json: unknown key 'iteration'; did you mean 'iterations'"):
+        slotlab.create_model(str(saved), pretrained=True, iteration=5)
+
+
+def test_half_the_size_is_loaded_in_float32(saved, tmp_path):
+    model = slotlab.load(saved)
+    slotlab.save(model, tmp_path / "half", half=True)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (saved, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = slotlab.load(tmp_path / "half")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.state_dict()[name].half().float())

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from slotlab.hub import list_models
 from slotlab.models import ENCODERS
+from slotlab.released import model_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,8 +20,16 @@ def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
     (example,) = python_blocks("README.md")
     names = {}
     exec(example, names)
-    assert names["out"].masks.shape == (4, 7, 32, 32)
+    assert names["out"].masks.shape == (4, 7, 64, 64)
+    assert names["mine"].resolution == 32
     assert (tmp_path / "runs" / "tiny" / "model.safetensors").is_file()
+
+
+def test_the_example_of_trained_models_runs():
+    (example,) = python_blocks("docs/weights.md")
+    names = {}
+    exec(example, names)
+    assert names["out"].masks.shape == (4, 7, 64, 64)
 
 
 def test_the_encoder_in_the_docs_works(monkeypatch):
@@ -40,6 +50,16 @@ def test_the_encoder_in_the_docs_works(monkeypatch):
 @pytest.mark.parametrize("name", list_models())
 def test_every_preset_is_in_the_readme(name):
     assert f"`{name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", list_models(pretrained=True))
+def test_the_scores_in_the_readme_are_those_of_the_weights(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    details = json.loads((model_folder(name) / "metrics.json").read_text(encoding="utf-8"))["details"]
+    for source in ("masks", "attention"):
+        scores = [details[source][key] for key in ("ari", "fg_ari", "miou", "mbo")]
+        cells = " | ".join(f"{score['mean']:.3f} ± {score['standard_error']:.3f}" for score in scores)
+        assert cells in readme, f"README.md does not have {name}, {source}: {cells}"
 
 
 def test_the_readme_links_to_files_that_are_there():

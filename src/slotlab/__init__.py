@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from slotlab.composition import load_library
     from slotlab.data import open_data
     from slotlab.evaluation import evaluate
     from slotlab.hub import create_model, list_models, load, save
+    from slotlab.publishing import publish
     from slotlab.reporting.look import show
     from slotlab.runs import train
     from slotlab.scenes import render
@@ -20,7 +22,9 @@ _HOMES = {
     "evaluate": "slotlab.evaluation",
     "list_models": "slotlab.hub",
     "load": "slotlab.hub",
+    "load_library": "slotlab.composition",
     "open_data": "slotlab.data",
+    "publish": "slotlab.publishing",
     "render": "slotlab.scenes",
     "save": "slotlab.hub",
     "segment": "slotlab.segmenting",
@@ -34,7 +38,9 @@ __all__ = [
     "evaluate",
     "list_models",
     "load",
+    "load_library",
     "open_data",
+    "publish",
     "render",
     "save",
     "segment",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slotlab.atomic import replacing
-from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.models import LatentAutoencoder, Model
 from slotlab.models.evaluating import evaluating
 from slotlab.models.output import MASK_SOURCES
@@ -76,6 +76,7 @@ def evaluate(
     seed: int = 0,
     weights: str | None = None,
     on_batch: Callable[[int], None] | None = None,
+    on_output: Callable[[Batch, Any], None] | None = None,
 ) -> Evaluation:
     """Scores `model` on all of `dataset`, on the model's device and in float32.
 
@@ -89,6 +90,7 @@ def evaluate(
         seed: of the initial slots, and of the noise of samples.
         weights: for the protocol, which weights these are, such as "moving average".
         on_batch: told the number of images after each batch, for progress bars.
+        on_output: given each batch and what the model made of it, for scores of single images.
 
     Raises:
         DataError: an image cannot be read.
@@ -124,6 +126,8 @@ def evaluate(
             for error in errors.values():
                 error.update(output.reconstruction.clamp(0, 1), images)
             loss.update(model.losses(output, images))
+            if on_output is not None:
+                on_output(batch, output)
             if on_batch is not None:
                 on_batch(len(images))
     diagnosis = None if gathered is None else gathered.compute()

@@ -11,32 +11,41 @@ from safetensors.torch import load_file, save_file
 
 from slotlab.atomic import replacing
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.models import MODELS, LatentAutoencoder, Model
+from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.components import check_arguments
 from slotlab.presets import preset_names
-from slotlab.presets.config import run_config
+from slotlab.presets.config import changed, run_config
 from slotlab.pretrained import load_diffusers_autoencoder
+from slotlab.released import HUB_PREFIX, check, model_folder, released_names
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def list_models() -> list[str]:
-    """Names that `create_model` and `slotlab train` know, sorted."""
-    return preset_names()
+def list_models(pretrained: bool = False) -> list[str]:
+    """Names that `create_model` and `slotlab train` know, sorted; with `pretrained`, those whose weights come along."""
+    return released_names() if pretrained else preset_names()
 
 
-def create_model(name: str, **overrides: Any) -> Model:
-    """A fresh, untrained model.
+def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
+    """A fresh, untrained model; or, with `pretrained`, a trained one with changes that leave its weights as they are.
 
     Args:
-        name: a preset (`list_models()`), or the path of a preset file.
-        overrides: changes to the preset's model, e.g. `slots=7`; dotted keys as in `**{"decoder.channels": 32}`.
+        name: a preset (`list_models()`), or the path of a preset file; with `pretrained` what `load` takes.
+        pretrained: take trained weights, in evaluation mode, as `load` does.
+        overrides: changes to the model, e.g. `slots=7`; dotted keys as in `**{"decoder.channels": 32}`.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest is suggested), or a value out of range.
+        CheckpointError: as `load`, or the changes do not leave the weights as they are.
     """
-    return model_from_config(run_config(name, overrides).model)
+    if not pretrained:
+        return model_from_config(run_config(name, overrides).model)
+    folder = model_folder(name)
+    check(folder, CONFIG_FILE, WEIGHTS_FILE)
+    model = model_from_config_file(folder / CONFIG_FILE, overrides)
+    _load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval()
 
 
 def model_from_config(config: Mapping[str, Any]) -> Model:
@@ -58,39 +67,53 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
     return MODELS[kind](**arguments)
 
 
-def save(model: Model, folder: str | Path) -> None:
-    """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all."""
+def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
+    """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all.
+
+    Args:
+        model: what to save.
+        folder: where to.
+        half: round the parameters to float16, for half the size; buffers stay as they are.
+
+    Raises:
+        CheckpointError: with `half`, a parameter beyond the range of float16.
+    """
     folder = Path(folder)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name in (name for name, _ in model.named_parameters() if half):
+        weights[name] = weights[name].half()
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise CheckpointError(f"{name}: holds values that are not finite in float16; save it without half")
     with replacing(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(folder / WEIGHTS_FILE) as path:
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
-    """A trained model, in evaluation mode, from a run folder or any folder with a config and weights.
+def load(name: str | Path, device: str | torch.device = "cpu") -> Model:
+    """A trained model in float32, in evaluation mode.
+
+    Args:
+        name: a run folder or any folder with a config and weights; or a model that comes with slotlab
+            (`list_models(pretrained=True)`), which needs no network; or `owner/name` of one on the Hugging Face Hub,
+            see `slotlab.released.model_folder`.
+        device: where to.
 
     Raises:
-        CheckpointError: the folder or a file is missing, damaged, or holds tensors that do not fit the config; the
-            message names the file. A pickle is refused without being opened.
+        CheckpointError: an unknown name (the nearest is suggested); a file that is missing, damaged, not the one that
+            was released, or holds tensors that do not fit the config; the message names the file. A pickle is refused
+            without being opened.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: no such model folder; give the folder that `slotlab train ... --out FOLDER` wrote"
-        )
-    model = model_from_config_file(folder / CONFIG_FILE)
-    _load_weights(model, folder / WEIGHTS_FILE)
-    return model.to(device).eval()
+    return create_model(str(name), pretrained=True).to(device)
 
 
 def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
     """A pretrained autoencoder with its own scaling, in evaluation mode.
 
     Args:
-        name: a folder that `slotlab train` or `save_pretrained` of `diffusers` wrote, or a name on the hub. Only
-            safetensors are read, never pickles.
+        name: a folder that `slotlab train` or `save_pretrained` of `diffusers` wrote; a released model of slotlab (that
+            on the hub as `hf:owner/name`); or `owner/name` of one of `diffusers` on the hub. Of slot diffusion its own
+            autoencoder is taken. Only safetensors are read, never pickles.
         resolution: side of the images that it is to take.
         subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
 
@@ -98,17 +121,20 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
         CheckpointError: nothing there, another kind of model, or weights that are missing or damaged.
         ConfigError: a resolution that the autoencoder's downsampling does not divide.
     """
-    folder = Path(name) / (subfolder or "")
+    named = str(name) in released_names() or str(name).startswith(HUB_PREFIX)
+    folder = model_folder(name) if named else Path(name) / (subfolder or "")
     if not _holds_model(folder):
         return load_diffusers_autoencoder(name, resolution, subfolder)
     model = load(folder)
-    if not isinstance(model, LatentAutoencoder):
+    autoencoder = model.autoencoder if isinstance(model, SlotDiffusion) else model
+    if not isinstance(autoencoder, LatentAutoencoder):
         raise CheckpointError(
             f"{folder}: holds a {model.kind}, not a {LatentAutoencoder.kind}; give the folder of a stage-1 run"
         )
-    arguments = {key: value for key, value in model.config.items() if key != "kind"}
-    resized = LatentAutoencoder(**{**arguments, "resolution": resolution, "source": str(folder)})
-    resized.load_state_dict(model.state_dict())
+    arguments = {key: value for key, value in autoencoder.config.items() if key != "kind"}
+    source = str(name if named else folder)
+    resized = LatentAutoencoder(**{**arguments, "resolution": resolution, "source": source})
+    resized.load_state_dict(autoencoder.state_dict())
     return resized.eval()
 
 
@@ -140,13 +166,17 @@ def take_parts(model: Model, folder: str | Path) -> list[str]:
     return taken
 
 
-def model_from_config_file(path: Path) -> Model:
-    """The model that a `config.json` describes; CheckpointError names the file if it is missing or wrong."""
+def model_from_config_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Model:
+    """The model that a `config.json` describes, with changes as `create_model` takes them.
+
+    Raises:
+        CheckpointError: the file is missing or wrong, or does not go with the changes; the message names it.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ConfigError("not a JSON object")
-        return model_from_config(config)
+        return model_from_config(changed({"model": config}, overrides or {})["model"])
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

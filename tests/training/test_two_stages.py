@@ -138,10 +138,18 @@ def test_without_an_autoencoder_the_remedy_is_told(tiny_diffusion, squares, tmp_
         fit(run_config(tiny_diffusion, {"data.source": str(squares)}), tmp_path / "run", show_progress=False)
 
 
-def test_a_checkpoint_of_another_kind_is_no_autoencoder(tiny_diffusion, diffusion_run, squares, tmp_path):
-    with pytest.raises(CheckpointError, match="holds a slot-diffusion, not a latent-autoencoder"):
-        fit(config(tiny_diffusion, diffusion_run, squares), tmp_path / "run", show_progress=False)
+def test_a_checkpoint_of_another_kind_is_no_autoencoder(tiny_diffusion, slots_run, squares, tmp_path):
+    with pytest.raises(CheckpointError, match="holds a slot-autoencoder, not a latent-autoencoder"):
+        fit(config(tiny_diffusion, slots_run, squares), tmp_path / "run", show_progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_autoencoder_of_slot_diffusion_is_taken(tiny_diffusion, diffusion_run, latents_run):
+    models = [
+        slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(run)})
+        for run in (diffusion_run, latents_run)
+    ]
+    assert models[0].autoencoder.fingerprint() == models[1].autoencoder.fingerprint()
 
 
 def test_latents_without_unit_variance_are_refused(presets, tiny_diffusion, squares, tmp_path):

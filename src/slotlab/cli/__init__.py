@@ -4,7 +4,7 @@ import sys
 
 # isort: off
 # Each adds its commands to the application, in the order in which `--help` lists them.
-from slotlab.cli import training, inference, studio, composition, fidelity, data  # noqa: F401
+from slotlab.cli import training, inference, studio, composition, fidelity, data, weights  # noqa: F401
 
 # isort: on
 from slotlab.cli.shared import app

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Split, app, device_named, say, set_threads
+from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Library, Run, Split, app, device_named, say, set_threads
 from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ app.add_typer(concepts_app, name="concepts")
 
 @concepts_app.command("fit")
 def fit_concepts(
-    run: Annotated[Path, typer.Argument(help="A run folder, or any folder with a model with slots.")],
+    run: Run,
     data: Data,
     out: Annotated[Path, typer.Option(metavar="LIBRARY", help="Folder of the library.")],
     concepts: Annotated[
@@ -74,43 +74,54 @@ def fit_concepts(
 
 @concepts_app.command("show")
 def show_concepts(
-    library: Annotated[Path, typer.Argument(help="Folder of a library.")],
-    model: Annotated[Path | None, typer.Option(help="Where the model is now, if not where it was.")] = None,
+    library: Library,
+    model: Annotated[str | None, typer.Option(help="Where the model is now, if not where it was.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the data is now, if not where it was.")] = None,
     members: Annotated[int, typer.Option(help="Slots to show of each concept: the most central ones.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="The picture; default: concepts.png in the library.")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
     """Print the sizes of the concepts, and draw their most central members into concepts.png in the library.
 
-    Example: [bold]slotlab concepts show runs/first/concepts[/bold]
+    The library of a released model stays as it is: its picture is there already, or drawn anew into --out.
+
+    [bold]slotlab concepts show runs/first/concepts[/bold]
+
+    [bold]slotlab concepts show scenes-64 --members 20 --out concepts.png[/bold]
     """
     from rich.console import Console
 
     from slotlab.composition import ConceptLibrary
     from slotlab.hub import load
+    from slotlab.released import is_released, library_folder
     from slotlab.reporting.composition_sections import CONCEPTS_PICTURE
     from slotlab.reporting.concept_tables import concept_table
     from slotlab.reporting.concepts import concept_picture
     from slotlab.reporting.previews import write_png
 
     set_threads(threads)
-    concepts = ConceptLibrary.load(library)
+    folder = library_folder(library)
+    concepts = ConceptLibrary.load(folder)
     Console().print(concept_table(concepts))
-    run = model or concepts.sources.get("model")
-    if run is None:
-        raise ConfigError(f"{library}: does not say where its model is; say it with --model")
-    loaded = load(run, device_named(device))
-    concepts.check(loaded)
-    picture = concept_picture(loaded, concepts, _library_data(concepts, data), members=members)
-    write_png(picture, library / CONCEPTS_PICTURE)
-    say(f"picture: {(library / CONCEPTS_PICTURE).resolve()}")
+    released = is_released(folder.parent)
+    if out is not None or not released:
+        run = model or (folder.parent if released else concepts.sources.get("model"))
+        if run is None:
+            raise ConfigError(f"{library}: does not say where its model is; say it with --model")
+        loaded = load(run, device_named(device))
+        concepts.check(loaded)
+        picture = concept_picture(loaded, concepts, _library_data(concepts, data), members=members)
+        write_png(picture, out or folder / CONCEPTS_PICTURE)
+    say(f"picture: {(out or folder / CONCEPTS_PICTURE).resolve()}")
 
 
 @app.command("compose")
 def compose_images(
-    run: Annotated[Path, typer.Argument(help="The run folder whose model made the library.")],
-    library: Annotated[Path, typer.Argument(help="Folder of a library.")],
+    run: Run,
+    library: Library,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; an interrupted one is gone on with.")],
     protocol: Annotated[str, typer.Option(help="report, shuffle or scene.")] = "report",
     count: Annotated[int, typer.Option(help="Number of pictures.")] = 2048,
@@ -136,8 +147,7 @@ def compose_images(
 
     [bold]slotlab compose runs/first runs/first/concepts --protocol scene --count 100 --out new[/bold]
 
-    [bold]slotlab compose runs/first runs/first/concepts --out new --score --data scenes:plain
-    --features efficientnet-lite0[/bold]
+    [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features efficientnet-lite0[/bold]
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -149,6 +159,7 @@ def compose_images(
     from slotlab.errors import DataError
     from slotlab.fidelity import open_network
     from slotlab.hub import load
+    from slotlab.released import is_released, library_folder, model_folder
     from slotlab.reporting.composition_sections import SHEET_PICTURE
     from slotlab.reporting.concept_tables import composition_table
     from slotlab.reporting.concepts import contact_sheet
@@ -158,8 +169,9 @@ def compose_images(
     if score and data is None:
         raise ConfigError("--score needs --data, the real images to compare with")
     set_threads(threads)
-    model = load(run, device_named(device))
-    concepts = ConceptLibrary.load(library, model)
+    run_folder, folder = model_folder(run), library_folder(library)
+    model = load(run_folder, device_named(device))
+    concepts = ConceptLibrary.load(folder, model)
     options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
     real = None
     if score and data is not None:
@@ -175,7 +187,7 @@ def compose_images(
             count=count,
             seed=seed,
             batch_size=batch_size,
-            weights=weights_of(run),
+            weights=weights_of(run_folder),
             on_batch=lambda done: progress.advance(task, done),
         )
         if sheet:
@@ -194,7 +206,7 @@ def compose_images(
                 features=features,
                 inception=inception,
                 device=device_named(device),
-                beside=library / SCORE_FOLDER,
+                beside=None if is_released(folder.parent) else folder / SCORE_FOLDER,
                 on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
             )
     if scores is not None:
@@ -204,7 +216,7 @@ def compose_images(
 
 @app.command("edit")
 def edit_image(
-    run: Annotated[Path, typer.Argument(help="A run folder, or any folder with a model.")],
+    run: Run,
     image: Annotated[Path, typer.Argument(help="An image file.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     keep: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out all but these slots.")] = None,
@@ -249,7 +261,7 @@ def edit_image(
 
     [bold]slotlab edit runs/first photo.png --out edits[/bold]
 
-    [bold]slotlab edit runs/first photo.png --remove 2 --add other.png:4 --out edits[/bold]
+    [bold]slotlab edit scenes-64 photo.png --remove 2 --add other.png:4 --out edits[/bold]
 
     Numbers always mean those in slots.png (with the same --seed). The order: keep, remove, swap, replace,
     interpolate, add, background, move, resize.

@@ -70,7 +70,7 @@ def pack(
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
     skip_broken: Annotated[bool, typer.Option(help="Leave broken images out, and count them.")] = False,
     latents: Annotated[
-        str | None, typer.Option(metavar="RUN|HUB NAME", help="Pack the latents of this autoencoder as well.")
+        str | None, typer.Option(metavar="RUN|NAME", help="Pack the latents of this autoencoder as well.")
     ] = None,
 ) -> None:
     """Pack a data set, cropped and resized, into a memory-mapped cache that is read without decoding.

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slotlab.cli.shared import Crop, Data, Device, Split, app, device_named, say, set_threads
+from slotlab.cli.shared import RUN_HELP, Crop, Data, Device, Run, Split, app, device_named, say, set_threads
 
 MOST_SHOWN = 20
 
@@ -14,7 +14,7 @@ MOST_SHOWN = 20
 @app.command()
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders with all images below them.")],
-    model: Annotated[str, typer.Option(metavar="RUN|NAME", help="A run folder, or any that `slotlab.load` takes.")],
+    model: Annotated[str, typer.Option(metavar="RUN|NAME", help=RUN_HELP)],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder of its own; an interrupted one is gone on with.")],
     fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how an image becomes a square.")] = "letterbox",
     mask_source: Annotated[
@@ -82,7 +82,7 @@ def segment(
 
 @app.command()
 def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN|NAME", help="A run folder, or any that `slotlab.load` takes.")],
+    run: Run,
     data: Data,
     split: Split = "val",
     crop: Crop = None,
@@ -95,7 +95,8 @@ def diagnose(
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the initial slots.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="The picture; default: diagnostics.png in the run folder.")
+        Path | None,
+        typer.Option(metavar="PNG", help="The picture; default: diagnostics.png in the run folder, or here."),
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the numbers and warnings here too.")] = None,
     device: Device = "auto",
@@ -118,6 +119,7 @@ def diagnose(
     from slotlab.data import open_data
     from slotlab.diagnostics import diagnose
     from slotlab.hub import load
+    from slotlab.released import is_released, model_folder
     from slotlab.reporting.curves import figure_image
     from slotlab.reporting.diagnosis import diagnosis_table
     from slotlab.reporting.diagnosis_pictures import diagnosis_figure
@@ -125,7 +127,8 @@ def diagnose(
     from slotlab.reporting.tables import protocol_line
 
     set_threads(threads)
-    model = with_slots(load(run, device_named(device)))
+    folder = model_folder(run)
+    model = with_slots(load(folder, device_named(device)))
     options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
     dataset = open_data(data, split=split, resolution=model.resolution, crop=crop, count=count, **options)
     with Progress(transient=True, console=Console(stderr=True)) as progress:
@@ -150,6 +153,6 @@ def diagnose(
     for warning in warnings:
         say(f"warning: {warning}")
     say("" if warnings else "nothing wrong shows")
-    picture = out or (Path(run) if Path(run).is_dir() else Path()) / "diagnostics.png"
+    picture = out or (Path() if is_released(folder) else folder) / "diagnostics.png"
     write_png(figure_image(diagnosis_figure(found, f"{run}, {data}, {found.images:,} images")), picture)
     say(f"picture: {picture.resolve()}")

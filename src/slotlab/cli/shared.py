@@ -17,6 +17,10 @@ app = typer.Typer(
     "[bold]slotlab evaluate runs/first --data scenes:plain[/bold] and [bold]slotlab report runs/first[/bold].",
 )
 
+RUN_HELP = "A run folder, the name of a trained model (slotlab models), or owner/name of one on the hub."
+Run = Annotated[str, typer.Argument(metavar="RUN|NAME", help=RUN_HELP)]
+LIBRARY_HELP = "Folder of a library, or the name of a trained model, whose own it then is."
+Library = Annotated[str, typer.Argument(metavar="LIBRARY|NAME", help=LIBRARY_HELP)]
 DATA_HELP = "A data set folder or file of any supported kind, kind:PATH to force one, or scenes:VARIANT."
 Data = Annotated[str, typer.Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
 Split = Annotated[str, typer.Option(help="train, val, test or all.")]

@@ -1,11 +1,11 @@
-"""Commands on runs: train, evaluate, report; and the list of presets."""
+"""Commands on runs: train, evaluate, report."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Split, app, device_named, say, set_threads
+from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Run, Split, app, device_named, say, set_threads
 
 
 @app.command()
@@ -54,11 +54,12 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder, or any folder with a model.")],
+    run: Run,
     data: Data,
     split: Split = "test",
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
+    min_objects: Annotated[int | None, typer.Option(help="For scenes: fewest objects in a scene.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
@@ -69,7 +70,11 @@ def evaluate(
 ) -> None:
     """Score a model: ARI, FG-ARI, mIoU, mBO for its masks and its attention masks, and the reconstruction error.
 
-    Writes metrics.json into the model's folder. Example: [bold]slotlab evaluate runs/first --data scenes:plain[/bold]
+    Writes metrics.json into a run's folder; a released model stays as it is.
+
+    [bold]slotlab evaluate runs/first --data scenes:plain[/bold]
+
+    [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -77,12 +82,15 @@ def evaluate(
     from slotlab.data import open_data
     from slotlab.evaluation import evaluate
     from slotlab.hub import load
+    from slotlab.released import is_released, model_folder
     from slotlab.reporting.tables import evaluation_table
     from slotlab.training.checkpoint import weights_of
 
     set_threads(threads)
-    model = load(run, device_named(device))
-    options = {} if max_objects is None else {"max_objects": max_objects}
+    folder = model_folder(run)
+    model = load(folder, device_named(device))
+    bounds = {"min_objects": min_objects, "max_objects": max_objects}
+    options = {name: bound for name, bound in bounds.items() if bound is not None}
     dataset = open_data(
         data,
         split=split,
@@ -99,10 +107,11 @@ def evaluate(
             dataset,
             batch_size=batch_size,
             seed=seed,
-            weights=weights_of(run),
+            weights=weights_of(folder),
             on_batch=lambda done: progress.advance(task, done),
         )
-    result.write(run / "metrics.json")
+    if not is_released(folder):
+        result.write(folder / "metrics.json")
     if json is not None:
         result.write(json)
     Console().print(evaluation_table(result))
@@ -128,13 +137,3 @@ def report(
 
     path = write_report(run, data=data, images=images, library=library, compositions=compositions or ())
     say(f"report: {path.resolve()}")
-
-
-@app.command()
-def models() -> None:
-    """List the presets."""
-    from rich.console import Console
-
-    from slotlab.reporting.tables import preset_table
-
-    Console().print(preset_table())

@@ -2,7 +2,7 @@
 
 from slotlab.composition.extraction import extract
 from slotlab.composition.fingerprint import fingerprint
-from slotlab.composition.library import ConceptLibrary, fit_library
+from slotlab.composition.library import ConceptLibrary, fit_library, load_library
 from slotlab.composition.plans import PROTOCOLS, Plan
 from slotlab.composition.recompose import compose
 from slotlab.composition.scoring import CompositionScores, score_compositions
@@ -18,5 +18,6 @@ __all__ = [
     "extract",
     "fingerprint",
     "fit_library",
+    "load_library",
     "score_compositions",
 ]

@@ -133,18 +133,18 @@ def _unlike(edit: str, form: str, word: str) -> ConfigError:
     return ConfigError(f"--{edit} {word}: not of the form {form}; see slotlab edit --help")
 
 
-def _member(model: Model, folder: str, concept: int, generator: torch.Generator) -> Tensor:
-    """A member [D] of a concept of the model's library in `folder`, drawn with `generator`."""
-    from slotlab.composition.library import ConceptLibrary
+def _member(model: Model, name: str, concept: int, generator: torch.Generator) -> Tensor:
+    """A member [D] of a concept of the model's library of that name, drawn with `generator`."""
+    from slotlab.composition.library import load_library
 
-    library = ConceptLibrary.load(folder, model)
+    library = load_library(name, model)
     if not 0 <= concept < library.concepts:
         raise ConfigError(
-            f"--replace: {folder} has no concept {concept}; there are {library.concepts}, numbered 0 (the "
-            f"background) to {library.concepts - 1}: slotlab concepts show {folder}"
+            f"--replace: {name} has no concept {concept}; there are {library.concepts}, numbered 0 (the "
+            f"background) to {library.concepts - 1}: slotlab concepts show {name}"
         )
     rows = library.members[concept]
     if not len(rows):
-        raise ConfigError(f"--replace: concept {concept} of {folder} has no members; choose another")
+        raise ConfigError(f"--replace: concept {concept} of {name} has no members; choose another")
     row = rows[int(torch.randint(len(rows), (), generator=generator))]
     return torch.tensor(library.table.slots[row])

@@ -21,6 +21,7 @@ from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import Model
 from slotlab.processes import place_among_processes, wait_for_all
+from slotlab.released import library_folder
 
 LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
 FORMAT, VERSION = "slotlab-concepts", 1
@@ -189,6 +190,19 @@ class ConceptLibrary:
     def _tensors(self) -> dict[str, np.ndarray]:
         columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}
         return {name: np.ascontiguousarray(values) for name, values in columns.items()}
+
+
+def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary:
+    """A concept library.
+
+    Args:
+        name: its folder; or what `slotlab.load` takes, for the library that came with that model.
+        model: if given, the library must be of it.
+
+    Raises:
+        CheckpointError: an unknown name, or as `ConceptLibrary.load`.
+    """
+    return ConceptLibrary.load(library_folder(name), model)
 
 
 def fit_library(

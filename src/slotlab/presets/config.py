@@ -111,9 +111,18 @@ def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -
     values: dict[str, Any] = {"data": {}, "training": {}, **read_preset(preset)}
     values.pop("summary", None)
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    return validated(RunConfig, {"preset": Path(preset).stem, **changed(values, changes)})
+
+
+def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, which has at least a `model` section, with changes to its settings, made in place.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is suggested), or an ambiguous one.
+    """
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
         _set(values, _full_key(key, _known_keys(values["model"])), value)
-    return validated(RunConfig, {"preset": Path(preset).stem, **values})
+    return values
 
 
 def read_run_config(path: Path) -> RunConfig:

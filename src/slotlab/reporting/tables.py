@@ -1,11 +1,14 @@
 """Tables for the terminal."""
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from slotlab.evaluation import Evaluation, mask_titles
 from slotlab.metrics.score import Score
 from slotlab.presets import preset_names, read_preset
+from slotlab.released import CARD_FILE, model_folder, released_facts, released_names, size_of
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -42,9 +45,31 @@ def protocol_line(protocol: dict[str, object]) -> str:
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
 
 
+def released_table() -> Group:
+    """The trained models that come with slotlab: size on disk, scores, and below on what, and what training cost."""
+    table = Table(title="trained models: slotlab.load(NAME)", title_justify="left")
+    for heading in ("name", "pixels", "MB", "masks", "ARI", "FG-ARI"):
+        table.add_column(heading, justify="left" if heading in ("name", "masks") else "right", no_wrap=True)
+    lines = []
+    for name in released_names():
+        folder = model_folder(name)
+        facts = released_facts(folder)
+        metrics, training, protocol = facts["metrics"], facts["training"], facts["metrics"]["protocol"]
+        first = (name, f"{protocol['resolution']}²", f"{size_of(folder) / 1e6:.1f}")
+        for source, title in mask_titles(protocol).items():
+            scores = [f"{metrics[source][key]:.3f}" for key in ("ari", "fg_ari")]
+            table.add_row(*first, title, *scores)
+            first = ("", "", "")
+        lines.append(
+            f"{name}: scored on {protocol['data']}, {protocol['images']:,} images of split {protocol['split']}; "
+            f"trained in {training['seconds'] / 60:.0f} minutes in all on {training['machine']}; {folder / CARD_FILE}"
+        )
+    return Group(table, *(Text(line, style="dim") for line in lines))
+
+
 def preset_table() -> Table:
     """Every preset with its size and what it is for."""
-    table = Table()
+    table = Table(title="presets: slotlab train NAME --out RUN", title_justify="left")
     for heading in ("preset", "pixels", "slots", "steps", "for"):
         text = heading in ("preset", "for")
         table.add_column(heading, justify="left" if text else "right", no_wrap=heading != "for")

@@ -1,0 +1,88 @@
+"""The card of a released model: what it is, its scores and pictures, and the exact way to make it again."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from safetensors import safe_open
+
+import slotlab
+from slotlab.evaluation import mask_titles
+from slotlab.hub import WEIGHTS_FILE
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion
+from slotlab.released import CARD_FILE, LIBRARY_FOLDER, released_facts
+from slotlab.reporting.tables import protocol_line
+
+TEMPLATE = "card.md.jinja"
+EXAMPLES_FILE = "examples.json"
+WHAT_IT_IS = {
+    SlotAutoencoder.kind: "Slot Attention with a spatial broadcast decoder "
+    "([Locatello et al. 2020](https://arxiv.org/abs/2006.15055))",
+    SlotDiffusion.kind: "Slot diffusion: Slot Attention, and a latent diffusion model that paints the slots "
+    "([Wu et al. 2023](https://arxiv.org/abs/2305.11281)); its autoencoder is in the same file",
+    LatentAutoencoder.kind: "An autoencoder whose latents slot diffusion paints in",
+}
+
+
+def write_card(folder: Path, name: str) -> None:
+    """Writes `card.md` into a folder that holds all else, for a model that `slotlab.load` knows as `name`."""
+    facts = released_facts(folder)
+    config, metrics, training = facts["config"], facts["metrics"], facts["training"]
+    library = folder / LIBRARY_FOLDER / "library.json"
+    learned_from = training["runs"][-1]["train_data"]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["score"] = _score
+    text = environment.get_template(TEMPLATE).render(
+        name=name,
+        what=WHAT_IT_IS[config["kind"]],
+        config=config,
+        metrics=metrics,
+        titles=mask_titles(metrics["protocol"]),
+        protocol=protocol_line(metrics["protocol"]).removeprefix("protocol: "),
+        evaluate_command=evaluate_command(name, metrics["protocol"]),
+        learned_from=learned_from.get("source", learned_from),
+        examples=json.loads((folder / EXAMPLES_FILE).read_text(encoding="utf-8")),
+        library=json.loads(library.read_text(encoding="utf-8")) if library.is_file() else None,
+        runs=training["runs"],
+        minutes=training["seconds"] / 60,
+        parameters=_parameters(folder / WEIGHTS_FILE),
+        megabytes=(folder / WEIGHTS_FILE).stat().st_size / 1e6,
+        version=slotlab.__version__,
+    )
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def evaluate_command(name: str, protocol: Mapping[str, Any]) -> str:
+    """The command that gives the scores of a protocol again."""
+    words = ["slotlab", "evaluate", name, "--data", str(protocol["data"]), "--split", str(protocol["split"])]
+    words += ["--count", str(protocol["count"])]
+    if protocol["kind"] == "scenes":
+        words += ["--min-objects", str(protocol["min_objects"]), "--max-objects", str(protocol["max_objects"])]
+    else:
+        words += ["--crop", str(protocol["crop"])]
+    return shlex.join(words)
+
+
+def _parameters(weights: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    total = 0
+    with safe_open(weights, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            size = 1
+            for side in file.get_slice(name).get_shape():
+                size *= side
+            total += size
+    return total
+
+
+def _score(details: Mapping[str, Any], digits: int = 3) -> str:
+    return f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"

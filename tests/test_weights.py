@@ -1,0 +1,116 @@
+"""The trained models that come with the package, as they lie in `src/slotlab/weights`."""
+
+import json
+import shlex
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import slotlab
+from slotlab.data import open_data
+from slotlab.models.randomness import seeded_generator
+from slotlab.publishing.examples import ImageScores
+from slotlab.released import check, model_folder, size_of
+
+pytestmark = pytest.mark.usefixtures("no_network")
+NAMES = ("scenes-64", "scenes-64-diffusion")
+LARGEST = {"scenes-64": 8e6, "scenes-64-diffusion": 40e6}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_load_without_a_network_and_are_whole(name):
+    assert name in slotlab.list_models(pretrained=True)
+    folder = model_folder(name)
+    check(folder)
+    assert size_of(folder) <= LARGEST[name]
+    parameters = dict(slotlab.load(name).named_parameters())
+    stored = load_file(folder / "model.safetensors")
+    assert {stored[key].dtype for key in parameters} == {torch.float16}
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_their_library_is_of_these_weights_and_composes(name, run_slotlab, tmp_path):
+    library = slotlab.load_library(name, slotlab.load(name))
+    assert len(library.slots) > 1000
+    words = ["compose", name, name, "--protocol", "scene", "--count", 2, "--sheet", 0, "--out", tmp_path / "out"]
+    status, _, err = run_slotlab(*words)
+    assert status == 0, err
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_their_card_says_what_they_reach(name):
+    """The card's examples, scored anew: on another machine the last digits may differ."""
+    examples = json.loads((model_folder(name) / "examples.json").read_text())
+    model = slotlab.load(name)
+    data = open_data("scenes:plain", split="test", resolution=64, max_objects=6, count=500)
+    for group in ("best", "worst"):
+        batch = data.batch([example["image"] for example in examples[group]])
+        scores = ImageScores(model.finer_masks)
+        generators = [seeded_generator(0, int(index)) for index in batch["index"]]
+        scores.add(batch, model(batch["image"], generators))
+        assert scores.name == examples["score"]
+        assert scores.values == pytest.approx([example["score"] for example in examples[group]], abs=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_is_repeatable_and_leaves_the_package_alone(name, run_slotlab, tmp_path):
+    folder = model_folder(name)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    card = (folder / "card.md").read_text()
+    (command,) = (line for line in card.splitlines() if line.startswith("slotlab evaluate"))
+    words = shlex.split(command)[1:]
+    words[words.index("--count") + 1] = "8"
+    printed = []
+    for file in ("a.json", "b.json"):
+        status, out, err = run_slotlab(*words, "--json", tmp_path / file)
+        assert status == 0, err
+        printed.append(out)
+    assert printed[0] == printed[1]
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_their_pictures_of_concepts_are_there_or_drawn_elsewhere(run_slotlab, tmp_path):
+    folder = model_folder("scenes-64") / "concepts"
+    before = (folder / "concepts.png").read_bytes()
+    status, out, err = run_slotlab("concepts", "show", "scenes-64")
+    assert status == 0, err
+    assert "background" in out and str(folder / "concepts.png") in out.replace("\n", "")
+    status, _, err = run_slotlab("concepts", "show", "scenes-64", "--members", 2, "--out", tmp_path / "few.png")
+    assert status == 0, err
+    assert (tmp_path / "few.png").stat().st_size < len(before)
+    assert (folder / "concepts.png").read_bytes() == before
+
+
+def test_they_edit_pictures(run_slotlab, tmp_path):
+    scenes = ["scenes", "write", tmp_path / "scenes", "--variant", "plain", "--count", 1, "--size", 64]
+    assert run_slotlab(*scenes)[0] == 0
+    (image,) = (path for path in (tmp_path / "scenes").rglob("*.png") if path.stem[-6:].isdigit())
+    words = ["edit", "scenes-64", image, "--replace", "1=scenes-64:2", "--out", tmp_path / "edited"]
+    status, out, err = run_slotlab(*words)
+    assert status == 0, err
+    assert "changed: 1" in out
+
+
+def test_models_lists_them_first(run_slotlab):
+    status, out, _ = run_slotlab("models")
+    assert status == 0
+    assert out.index("scenes-64-diffusion") < out.index("presets:")
+    for said in ("FG-ARI", "MB", "scenes:plain", "64²", "minutes in all on"):
+        assert said in out
+
+
+def test_they_are_what_other_models_begin_with():
+    from slotlab.hub import load_autoencoder, take_parts
+
+    assert take_parts(slotlab.create_model("scenes-64"), "scenes-64") == ["encoder", "decoder"]
+    autoencoder = load_autoencoder("scenes-64-diffusion", 64)
+    images = torch.rand(1, 3, 64, 64)
+    given = slotlab.load("scenes-64-diffusion").autoencoder
+    assert torch.equal(autoencoder.encode(images), given.encode(images))
+    assert autoencoder.config["source"] == "scenes-64-diffusion"
+    model = slotlab.create_model("scenes-64-diffusion", **{"autoencoder.pretrained": "scenes-64-diffusion"})
+    assert model.autoencoder.fingerprint() == given.fingerprint()
