@@ -20,12 +20,12 @@ from slotlab.training.checks import check_data
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def in_processes(count, *words):
+def in_processes(count, *words, script=(str(SCRIPT),)):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-    command += ["--master-port", str(port), str(SCRIPT), *map(str, words)]
+    command += ["--master-port", str(port), *script, *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
@@ -84,6 +84,17 @@ def test_images_to_segment_are_shared_out_and_listed_once(alone_and_shared):
     assert len(one) == 7 * (4 + 4) + 2  # four masks, reconstruction, segmentation, overlay and slots; listing, settings
     rows = (alone_and_shared[1] / "segments" / "segments.csv").read_text().splitlines()
     assert len(rows) == 1 + 7
+
+
+def test_commands_share_their_work_and_speak_once(tiny_preset, squares, tmp_path):
+    torch.manual_seed(0)
+    slotlab.save(slotlab.create_model(tiny_preset), tmp_path / "model")
+    words = ("evaluate", tmp_path / "model", "--data", squares, "--split", "all", "--device", "cpu", "--threads", 1)
+    done = in_processes(2, *words, script=("-m", "slotlab"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("FG-ARI") == 1
+    written = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert written["details"]["masks"]["ari"]["count"] == 40
 
 
 def test_when_a_process_dies_the_other_says_so_and_the_last_checkpoint_loads(tiny_preset, squares, tmp_path):

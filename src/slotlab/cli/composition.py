@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Library, Run, Split, app, device_named, say, set_threads
+from slotlab.cli.shared import (
+    DATA_HELP,
+    Crop,
+    Data,
+    Device,
+    Library,
+    Run,
+    Split,
+    app,
+    device_named,
+    progress_bar,
+    say,
+    set_threads,
+    shared_work,
+    speaks,
+)
 from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +35,7 @@ app.add_typer(concepts_app, name="concepts")
 
 
 @concepts_app.command("fit")
+@shared_work
 def fit_concepts(
     run: Run,
     data: Data,
@@ -42,7 +58,6 @@ def fit_concepts(
     Example: [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out runs/first/concepts[/bold]
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from slotlab.composition import fit_library
     from slotlab.data import open_data
@@ -56,7 +71,7 @@ def fit_concepts(
     opening: dict[str, Any] = {"split": split, "crop": crop, "count": count}
     opening |= {} if max_objects is None else {"max_objects": max_objects}
     dataset = open_data(data, resolution=model.resolution, **opening)
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("slots", total=len(dataset))
         library = fit_library(
             model,
@@ -68,6 +83,8 @@ def fit_concepts(
             sources={"model": str(run), "data": data, "opening": opening},
             on_batch=lambda done: progress.advance(task, done),
         )
+    if not speaks():
+        return
     Console().print(concept_table(library))
     say(f"library: {out}; next: slotlab concepts show {out}, or slotlab compose {run} {out} --out DIR")
 
@@ -119,6 +136,7 @@ def show_concepts(
 
 
 @app.command("compose")
+@shared_work
 def compose_images(
     run: Run,
     library: Library,
@@ -150,7 +168,6 @@ def compose_images(
     [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features efficientnet-lite0[/bold]
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from slotlab.composition import ConceptLibrary, compose, score_compositions
     from slotlab.composition.recompose import IMAGES_FOLDER, PLANS_FILE
@@ -177,7 +194,7 @@ def compose_images(
     if score and data is not None:
         open_network(features, inception, device_named(device))  # now, not after hours of painting, if it is missing
         real = open_data(data, split=split, resolution=model.resolution, crop=crop, count=real_count, **options)
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("painting", total=count)
         compose(
             model,
@@ -190,7 +207,7 @@ def compose_images(
             weights=weights_of(run_folder),
             on_batch=lambda done: progress.advance(task, done),
         )
-        if sheet:
+        if sheet and speaks():
             try:
                 picture = contact_sheet(model, concepts, _library_data(concepts, None), out, count=min(sheet, count))
                 write_png(picture, out / SHEET_PICTURE)
@@ -209,7 +226,7 @@ def compose_images(
                 beside=None if is_released(folder.parent) else folder / SCORE_FOLDER,
                 on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
             )
-    if scores is not None:
+    if scores is not None and speaks():
         Console().print(composition_table(scores))
     say(f"compositions: {out / IMAGES_FOLDER}, {count} pictures; where their slots come from: {out / PLANS_FILE}")
 

@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import Device, app, device_named, say
+from slotlab.cli.shared import (
+    Device,
+    app,
+    device_named,
+    progress_bar,
+    say,
+)
 
 
 @app.command()
@@ -27,13 +33,10 @@ def fid(
     import warnings
     from json import dumps
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from slotlab.atomic import replacing
     from slotlab.fidelity import FidelityWarning, compare_folders
 
-    with Progress(transient=True, console=Console(stderr=True)) as progress, warnings.catch_warnings():
+    with progress_bar() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)  # the result prints its notes
         task = progress.add_task("features")
         result = compare_folders(

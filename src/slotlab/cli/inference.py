@@ -6,12 +6,27 @@ from typing import Annotated, Any
 
 import typer
 
-from slotlab.cli.shared import RUN_HELP, Crop, Data, Device, Run, Split, app, device_named, say, set_threads
+from slotlab.cli.shared import (
+    RUN_HELP,
+    Crop,
+    Data,
+    Device,
+    Run,
+    Split,
+    app,
+    device_named,
+    progress_bar,
+    say,
+    set_threads,
+    shared_work,
+    speaks,
+)
 
 MOST_SHOWN = 20
 
 
 @app.command()
+@shared_work
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders with all images below them.")],
     model: Annotated[str, typer.Option(metavar="RUN|NAME", help=RUN_HELP)],
@@ -45,8 +60,7 @@ def segment(
     """
     from json import dumps
 
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+    from rich.progress import MofNCompleteColumn
 
     from slotlab.atomic import replacing
     from slotlab.hub import load
@@ -54,9 +68,7 @@ def segment(
 
     set_threads(threads)
     loaded = load(model, device_named(device))
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), transient=True, console=Console(stderr=True)
-    ) as progress:
+    with progress_bar(MofNCompleteColumn()) as progress:
         task = progress.add_task("segmenting", total=None)
         listing = segment(
             loaded,
@@ -69,6 +81,8 @@ def segment(
             on_start=lambda total: progress.update(task, total=total),
             on_image=lambda _: progress.advance(task),
         )
+    if not speaks():
+        return
     if json is not None:
         with replacing(json) as path:
             path.write_text(dumps(listing.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -81,6 +95,7 @@ def segment(
 
 
 @app.command()
+@shared_work
 def diagnose(
     run: Run,
     data: Data,
@@ -112,7 +127,6 @@ def diagnose(
     from json import dumps
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from slotlab.atomic import replacing
     from slotlab.composition.extraction import with_slots
@@ -131,7 +145,7 @@ def diagnose(
     model = with_slots(load(folder, device_named(device)))
     options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
     dataset = open_data(data, split=split, resolution=model.resolution, crop=crop, count=count, **options)
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("diagnosing", total=len(dataset))
         found = diagnose(
             model,
@@ -141,6 +155,8 @@ def diagnose(
             seed=seed,
             on_batch=lambda done: progress.advance(task, done),
         )
+    if not speaks():
+        return
     source = mask_source or model.finer_masks
     protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
     warnings = found.warnings()

@@ -1,11 +1,16 @@
 """What the commands share: the application, options that several have, and how they speak."""
 
+import functools
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slotlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +35,40 @@ Crop = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
+def shared_work(command: Callable[..., None]) -> Callable[..., None]:
+    """Lets a command with a `device` share its work with the processes that torchrun started, if it did."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        if _processes() == 1:
+            return command(**options)
+        from slotlab.processes import joined
+
+        with joined(options["device"]) as (device, _):
+            return command(**options | {"device": device})
+
+    return run
+
+
+def speaks() -> bool:
+    """Whether this process speaks and writes for the others, or is alone."""
+    return _processes() == 1 or os.environ["RANK"] == "0"
+
+
+def _processes() -> int:
+    """How many processes torchrun started."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def progress_bar(*columns: Any) -> "Progress":
+    """A progress bar on stderr, which vanishes when all is done; drawn by the process that speaks."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    shown = (*Progress.get_default_columns(), *columns)
+    return Progress(*shown, transient=True, console=Console(stderr=True), disable=not speaks())
+
+
 def device_named(name: str) -> str:
     """The device of an option: "auto" is CUDA where there is one, else the CPU."""
     import torch
@@ -50,4 +89,5 @@ def set_threads(count: int) -> None:
 
 def say(text: str) -> None:
     """Prints a line for the user."""
-    print(text)
+    if speaks():
+        print(text)

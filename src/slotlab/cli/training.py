@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Crop, Data, Device, Run, Split, app, device_named, say, set_threads
+from slotlab.cli.shared import (
+    DATA_HELP,
+    Crop,
+    Data,
+    Device,
+    Run,
+    Split,
+    app,
+    device_named,
+    progress_bar,
+    say,
+    set_threads,
+    shared_work,
+    speaks,
+)
 
 
 @app.command()
@@ -53,6 +67,7 @@ def train(
 
 
 @app.command()
+@shared_work
 def evaluate(
     run: Run,
     data: Data,
@@ -77,7 +92,6 @@ def evaluate(
     [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from slotlab.data import open_data
     from slotlab.evaluation import evaluate
@@ -100,7 +114,7 @@ def evaluate(
         skip_broken=skip_broken,
         **options,
     )
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         result = evaluate(
             model,
@@ -110,6 +124,8 @@ def evaluate(
             weights=weights_of(folder),
             on_batch=lambda done: progress.advance(task, done),
         )
+    if not speaks():
+        return
     if not is_released(folder):
         result.write(folder / "metrics.json")
     if json is not None:

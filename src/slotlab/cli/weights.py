@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Device, Run, app, device_named, say, set_threads
+from slotlab.cli.shared import (
+    DATA_HELP,
+    Device,
+    Run,
+    app,
+    device_named,
+    progress_bar,
+    say,
+    set_threads,
+)
 
 
 @app.command()
@@ -38,14 +47,11 @@ def publish_model(
 
     The hub needs a login: [bold]hf auth login[/bold].
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from slotlab.publishing import publish
     from slotlab.released import CARD_FILE, size_of
 
     set_threads(threads)
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("publishing", total=None)
         name = publish(
             run,
