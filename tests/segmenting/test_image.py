@@ -104,6 +104,14 @@ def test_the_mode_of_the_model_is_left_as_it_was(model):
     model.eval()
 
 
+def test_a_model_whose_training_diverged_is_refused(tiny_preset):
+    broken = slotlab.create_model(tiny_preset)
+    for weight in broken.parameters():
+        weight.data.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="not finite; its training diverged"):
+        slotlab.segment_image(broken, Image.fromarray(COLOURS))
+
+
 def test_bad_input(model, latents_run, tmp_path, monkeypatch):
     image = Image.fromarray(COLOURS)
     with pytest.raises(ConfigError, match="mask_source: unknown 'atention'; did you mean 'attention'"):

@@ -72,7 +72,7 @@ def segment(
         on_image: told what became of each image.
 
     Raises:
-        CheckpointError: a model without slots.
+        CheckpointError: a model without slots, or whose slots are not finite.
         ConfigError: an unknown option, a value out of range, outputs that would mix with inputs or with each other, or
             `out` holds something else.
         DataError: an image or folder is missing, a folder has no images, or no image at all can be read.

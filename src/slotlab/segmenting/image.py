@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slotlab.composition.extraction import with_slots
 from slotlab.data.decoding import to_batch
-from slotlab.errors import ConfigError
+from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import Model, SlotModel
 from slotlab.models.evaluating import evaluating
 from slotlab.models.output import chosen_source
@@ -82,7 +82,7 @@ def segment_image(
         seed: of the initial slots, and of the noise of samples.
 
     Raises:
-        CheckpointError: a model without slots.
+        CheckpointError: a model without slots, or whose slots are not finite.
         ConfigError: an unknown fit or mask source.
         DataError: the file cannot be read, or has more than 2**26 pixels.
     """
@@ -112,6 +112,8 @@ def take_apart(model: SlotModel, squares: np.ndarray, mask_source: str, seed: in
     images = to_batch(squares, None, range(len(squares)))["image"].to(next(model.parameters()).device)
     with evaluating(model):
         output = model(images, [seeded_generator(seed) for _ in images])
+    if not bool(torch.isfinite(output.slots).all()):
+        raise CheckpointError("the model's slots are not finite; its training diverged, take an earlier checkpoint")
     masks = output.masks if mask_source == "masks" else output.attention_masks()
     poses = [None] * len(images) if output.poses is None else output.poses.cpu()
     painted = output.reconstruction.clamp(0, 1).cpu()
