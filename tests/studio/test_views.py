@@ -1,7 +1,9 @@
 """Each view in a real browser, as a user goes through it; what the page shows and the files that it gives."""
 
 import io
+import json
 import re
+import time
 import zipfile
 
 import numpy as np
@@ -9,6 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from test_intake import REFUSED, encoded
+
+from slotlab.composition import ConceptLibrary
+from slotlab.reporting.report import write_report
 
 
 def tab(page, name):
@@ -218,3 +223,160 @@ def test_edits_of_two_users_do_not_mix(visit):
         expect(page.locator("#sl-edit-status")).to_contain_text(f"Slot {slot} removed")
         numbers = np.load(io.BytesIO(download(page, "sl-save-npz")[1]))["numbers"].tolist()
         assert numbers == [number for number in range(4) if number != slot]
+
+
+def test_a_sampled_edit_shows_previews_and_can_be_stopped(visit, shelf):
+    page = visit()
+    choose_model(page, "diffusion")
+    tab(page, "Edit")
+    expect(page.locator("#sl-sampling")).to_be_visible()
+    page.get_by_role("button", name="How it is painted").click()
+    page.get_by_label("number input for Steps").fill("100")
+    page.locator("#sl-edit .sl-slot").first.click()
+    slowly = shelf[2].model.denoiser.register_forward_hook(lambda *_: time.sleep(0.1))
+    try:
+        page.locator("#sl-remove").click()
+        expect(page.locator("#sl-edit-status")).to_contain_text(re.compile(r"step \d+ of 100"))
+        page.locator("#sl-stop").click()
+        expect(page.locator("#sl-edit-status")).to_contain_text("Stopped; nothing was changed")
+    finally:
+        slowly.remove()
+    expect(page.locator("#sl-edit .sl-slot")).to_have_count(4)
+    page.get_by_label("number input for Steps").fill("3")
+    page.locator("#sl-remove").click()
+    expect(page.locator("#sl-edit-status")).to_contain_text("Slot 0 removed")
+    expect(page.locator("#sl-edit .sl-slot")).to_have_count(3)
+    expect(page.locator("#sl-stop")).to_be_hidden()
+
+
+def test_objects_come_from_other_pictures_and_concepts(visit):
+    page = visit()
+    tab(page, "Edit")
+    page.locator("#sl-edit .sl-slot").first.click()
+    status = page.locator("#sl-edit-status")
+    page.get_by_role("button", name="Objects from elsewhere").click()
+    page.locator("#sl-put").click()
+    expect(page.locator(".toast-body")).to_contain_text("Choose another picture first")
+    page.locator("#sl-other-upload-examples .sl-card button").nth(1).click()
+    page.locator("#sl-other .sl-slot").nth(2).click()
+    page.locator("#sl-put").click()
+    expect(status).to_contain_text("Slot 0 replaced by the other picture's slot 2")
+    page.locator("#sl-add").click()
+    expect(status).to_contain_text("slot 2 added as 4")
+    expect(page.locator("#sl-edit .sl-slot")).to_have_count(5)
+    page.locator("#sl-background").click()
+    expect(status).to_contain_text("Background of the other picture")
+    page.locator("#sl-draw").click()
+    expect(status).to_contain_text("Slot 4 replaced by a member of concept 0")
+
+
+# Compose
+
+
+def test_concepts_are_put_together_kept_and_downloaded(visit, library):
+    page = visit()
+    tab(page, "Compose")
+    expect(page.locator("#sl-concepts .sl-card")).to_have_count(4)
+    page.locator("#sl-paint").click()
+    expect(page.locator(".toast-body")).to_contain_text("Choose at least one concept first")
+    for concept in (0, 2, 2):
+        page.locator(f"#sl-concepts button[data-id='{concept}']").click()
+    expect(page.locator("#sl-chosen .sl-card")).to_have_count(3)
+    page.locator("#sl-paint").click()
+    expect(page.locator("#sl-origins .sl-card")).to_have_count(3)
+    expect(page.locator("#sl-origins")).to_contain_text(re.compile(r"image \d+, slot \d"))
+    page.locator("#sl-keep").click()
+    expect(page.locator("#sl-tray .sl-card")).to_have_count(1)
+    page.locator("#sl-surprise").click()
+    expect(page.locator("#sl-composed")).to_contain_text("seed 1")
+    page.locator("#sl-keep").click()
+    expect(page.locator("#sl-tray .sl-card")).to_have_count(2)
+    name, content = download(page, "sl-save-tray")
+    assert name == "compositions.zip"
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    assert archive.namelist() == ["images/000000.png", "images/000001.png", "compositions.jsonl"]
+    first, second = (json.loads(line) for line in archive.read("compositions.jsonl").splitlines())
+    assert [part["concept"] for part in first["slots"]] == [0, 2, 2]
+    assert (first["seed"], second["seed"], second["number"]) == (0, 1, 1)
+    known = ConceptLibrary.load(library)
+    rows = [part["row"] for part in first["slots"]]
+    assert [int(known.concept[row]) for row in rows] == [0, 2, 2]
+    page.locator("#sl-tray .sl-drop").first.click()
+    expect(page.locator("#sl-tray .sl-card")).to_have_count(1)
+    choose_model(page, "relative")
+    expect(page.locator("#sl-compose-missing")).to_contain_text("There is no concept library of this model")
+
+
+# Compare
+
+
+def test_models_are_compared_on_one_picture(visit):
+    page = visit()
+    tab(page, "Compare")
+    expect(page.locator("#sl-compare .sl-group-title")).to_have_text(["plain", "relative", "diffusion"])
+    expect(page.locator("#sl-compare-scores tbody tr")).to_have_count(6)
+    expect(page.locator("#sl-compare-scores")).to_contain_text("diffusion, cross-attention masks")
+    page.locator("#sl-compare .sl-frame").first.hover()
+    for said in page.locator("#sl-compare .sl-said").all():
+        expect(said).to_contain_text(re.compile(r"Slot \d: "))
+
+
+# Runs
+
+
+def test_runs_are_watched_while_they_train(visit, runs):
+    page = visit()
+    tab(page, "Runs")
+    expect(page.locator("#sl-runs-table tbody tr")).to_have_count(len(list(runs.glob("*/run.json"))))
+    expect(page.locator("#sl-runs-table")).to_contain_text("finished, 6 steps")
+    page.locator("#sl-run input").click()
+    page.get_by_role("option", name="diffusion", exact=True).click()
+    curves = page.locator("#sl-curves img")
+    expect(curves).to_have_attribute("alt", "Losses and scores of diffusion")
+    expect(page.locator("#sl-preview figcaption")).to_have_text("Validation images of diffusion at step 6")
+    before = curves.get_attribute("src")
+    history = runs / "diffusion" / "history.csv"
+    kept = history.read_text()
+    try:
+        history.write_text("\n".join(kept.splitlines()[:-1]) + "\n")
+        expect(page.locator("#sl-runs-table")).to_contain_text("at step 3 of 6", timeout=20_000)
+        assert curves.get_attribute("src") != before
+    finally:
+        history.write_text(kept)
+    page.locator("#sl-show-report").click()
+    expect(page.locator(".toast-body")).to_contain_text("This run has no report yet")
+    page.locator("#sl-make-report").click()
+    report = page.frame_locator("#sl-report iframe")
+    expect(report.locator("h1")).to_contain_text("tiny-diffusion", timeout=30_000)
+
+
+def test_the_report_is_complete_in_itself(visit, diffusion_run):
+    path = write_report(diffusion_run)
+    page = visit(path.as_uri())
+    expect(page.locator("h1")).to_contain_text("tiny-diffusion")
+    loaded = page.locator("img").evaluate_all("all => all.map(one => one.complete && one.naturalWidth > 0)")
+    assert loaded
+    assert all(loaded)
+
+
+# What it looks like
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_views_fit_their_window(visit, pictures_folder, width, dark):
+    page = visit(width=width, dark=dark)
+    for name, sign in {
+        "Look": "#sl-look .sl-slot",
+        "Edit": "#sl-edit .sl-slot",
+        "Compose": "#sl-concepts .sl-card",
+        "Compare": "#sl-compare .sl-frame",
+        "Runs": "#sl-curves img",
+    }.items():
+        tab(page, name)
+        page.locator(sign).first.wait_for()
+        shade = "dark" if dark else "light"
+        page.screenshot(path=pictures_folder / f"{name.lower()}-{width}-{shade}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", shown)[:3])) < 200) == dark

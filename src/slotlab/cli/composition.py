@@ -25,8 +25,6 @@ from slotlab.cli.shared import (
 from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from slotlab.composition import ConceptLibrary
-    from slotlab.data import SlotDataset
     from slotlab.models import Model
     from slotlab.models.sampling import SamplingSettings
 
@@ -130,7 +128,7 @@ def show_concepts(
             raise ConfigError(f"{library}: does not say where its model is; say it with --model")
         loaded = load(run, device_named(device))
         concepts.check(loaded)
-        picture = concept_picture(loaded, concepts, _library_data(concepts, data), members=members)
+        picture = concept_picture(loaded, concepts, concepts.dataset(data), members=members)
         write_png(picture, out or folder / CONCEPTS_PICTURE)
     say(f"picture: {(out or folder / CONCEPTS_PICTURE).resolve()}")
 
@@ -142,6 +140,10 @@ def compose_images(
     library: Library,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; an interrupted one is gone on with.")],
     protocol: Annotated[str, typer.Option(help="report, shuffle or scene.")] = "report",
+    concept: Annotated[
+        list[int] | None,
+        typer.Option(metavar="K", help="Instead of a protocol: a member of this concept; may be repeated."),
+    ] = None,
     count: Annotated[int, typer.Option(help="Number of pictures.")] = 2048,
     seed: Annotated[int, typer.Option(help="Of the choice of slots, and of the noise of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
@@ -164,6 +166,8 @@ def compose_images(
     """Paint new pictures of slots that come from many images.
 
     [bold]slotlab compose runs/first runs/first/concepts --protocol scene --count 100 --out new[/bold]
+
+    [bold]slotlab compose scenes-64 scenes-64 --concept 0 --concept 3 --concept 3 --out two[/bold]
 
     [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features efficientnet-lite0[/bold]
     """
@@ -204,12 +208,13 @@ def compose_images(
             count=count,
             seed=seed,
             batch_size=batch_size,
+            concepts=concept,
             weights=weights_of(run_folder),
             on_batch=lambda done: progress.advance(task, done),
         )
         if sheet and speaks():
             try:
-                picture = contact_sheet(model, concepts, _library_data(concepts, None), out, count=min(sheet, count))
+                picture = contact_sheet(model, concepts, concepts.dataset(), out, count=min(sheet, count))
                 write_png(picture, out / SHEET_PICTURE)
             except DataError as error:
                 print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
@@ -328,19 +333,3 @@ def _sampling(model: "Model", sampler: str | None, steps: int | None) -> "Sampli
         return None
     usual: SamplingSettings = getattr(model, "sampling", SamplingSettings())
     return SamplingSettings(sampler or usual.sampler, usual.steps if steps is None else steps, usual.guidance)
-
-
-def _library_data(library: "ConceptLibrary", data: str | None) -> "SlotDataset":
-    """What a library was fitted to, opened in the same way, from `data` if it lies elsewhere now."""
-    from slotlab.data import open_data
-    from slotlab.errors import DataError
-
-    spec = data or library.sources.get("data")
-    if spec is None:
-        raise DataError("the library does not say where its data is")
-    try:
-        return open_data(
-            spec, resolution=library.table.facts["data"]["resolution"], **library.sources.get("opening", {})
-        )
-    except DataError as error:
-        raise DataError(f"{error}. The library was fitted to {spec}; it has to be there to show its slots") from error

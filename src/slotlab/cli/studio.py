@@ -13,10 +13,12 @@ from slotlab.errors import ConfigError
 @app.command()
 def studio(
     model: Annotated[
-        list[str] | None, typer.Option(metavar="NAME|PATH", help="A model with slots; several can be compared.")
+        list[str] | None,
+        typer.Option(metavar="RUN|NAME", help="A model with slots; may be repeated. Default: those in the box."),
     ] = None,
     library: Annotated[
-        list[Path] | None, typer.Option(help="A concept library of one of the models; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="LIBRARY|NAME", help="A concept library of one of the models; default: the models' own."),
     ] = None,
     runs: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of training runs to watch.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
@@ -25,6 +27,8 @@ def studio(
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
     """Open the studio: see the objects that a model finds, edit them, put them together anew.
+
+    [bold]slotlab studio[/bold]
 
     [bold]slotlab studio --model runs/first --library runs/first/concepts --runs runs[/bold]
 
@@ -36,10 +40,10 @@ def studio(
         raise ConfigError(
             f"the studio needs Gradio ({error}); install it with: pip install 'slotlab[studio]'"
         ) from None
-    from slotlab.reporting.look import DEFAULT_MODEL
+    from slotlab.released import released_names
 
     set_threads(threads)
-    shelf = open_shelf(model or [DEFAULT_MODEL], library or [], device_named(device))
+    shelf = open_shelf(model or released_names(), library or [], device_named(device))
     with running(build(shelf, runs), port) as address:
         say(f"studio: {address} (Ctrl-C ends it)")
         if browser:
@@ -53,7 +57,7 @@ def show(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     out: Annotated[Path, typer.Option(help="Folder to write the figures to, one per image and model.")],
     model: Annotated[
-        list[str] | None, typer.Option(metavar="NAME|PATH", help="A model with slots; may be repeated.")
+        list[str] | None, typer.Option(metavar="RUN|NAME", help="A model with slots; may be repeated.")
     ] = None,
     crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,

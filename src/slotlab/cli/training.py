@@ -153,3 +153,16 @@ def report(
 
     path = write_report(run, data=data, images=images, library=library, compositions=compositions or ())
     say(f"report: {path.resolve()}")
+
+
+@app.command()
+def runs(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder in which the runs lie.")]) -> None:
+    """List the training runs in a folder: how far each is, and its last scores.
+
+    Example: [bold]slotlab runs runs[/bold]
+    """
+    from rich.console import Console
+
+    from slotlab.reporting.run_folders import run_folders, run_table
+
+    Console().print(run_table(run_folders(folder)))

@@ -17,8 +17,8 @@ from slotlab.composition.clustering import choose_by_silhouette, cluster
 from slotlab.composition.extraction import extract
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, OPTIONAL, SlotTable
-from slotlab.data import SlotDataset
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.data import SlotDataset, open_data
+from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models import Model
 from slotlab.processes import place_among_processes, wait_for_all
 from slotlab.released import library_folder
@@ -146,6 +146,22 @@ class ConceptLibrary:
                 f"{_where(self.sources)}, or fit a library to this one with: "
                 "slotlab concepts fit RUN --data DATA --out LIBRARY"
             )
+
+    def dataset(self, data: str | None = None) -> SlotDataset:
+        """What the library was fitted to, opened in the same way, from `data` if it lies elsewhere now.
+
+        Raises:
+            DataError: it is not there, or the library does not say where it is.
+        """
+        spec = data or self.sources.get("data")
+        if spec is None:
+            raise DataError("the library does not say where its data is")
+        try:
+            return open_data(spec, resolution=self.table.facts["data"]["resolution"], **self.sources.get("opening", {}))
+        except DataError as error:
+            raise DataError(
+                f"{error}. The library was fitted to {spec}; it has to be there to show its slots"
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Writes `slots.safetensors` and `library.json` into `folder`, each whole or not at all."""

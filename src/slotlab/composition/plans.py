@@ -1,10 +1,10 @@
-"""Which slots go into which new picture: the three protocols, as pure functions of a library and a seed.
+"""Which slots go into which new picture: protocols, or concepts as chosen; pure functions.
 
 The plan of picture `n` depends on the library, the seed and `n` alone: not on how many pictures are planned.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,10 @@ def report(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
     Raises:
         ConfigError: the images of the library do not suffice for that.
     """
-    return [Plan(number, _one_of_each(library, _random(seed, number)), library.concepts) for number in range(count)]
+    return [
+        Plan(number, _one_of_each(library, library.members, _random(seed, number)), library.concepts)
+        for number in range(count)
+    ]
 
 
 def shuffle(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
@@ -103,6 +106,26 @@ def scene(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
     return plans
 
 
+def chosen(library: ConceptLibrary, concepts: Sequence[int], count: int, seed: int = 0) -> list[Plan]:
+    """One member drawn uniformly from each of the `concepts` named, which may repeat; no two come from one image.
+
+    Raises:
+        ConfigError: no concept is named, there is no such concept, or the images of the library do not suffice.
+    """
+    if not concepts:
+        raise ConfigError("concepts: name at least one")
+    for concept in concepts:
+        if not 0 <= concept < library.concepts:
+            raise ConfigError(
+                f"concepts: there is no concept {concept}; there are {library.concepts}, numbered 0 (the background) "
+                f"to {library.concepts - 1}"
+            )
+    members = [library.members[concept] for concept in concepts]
+    return [
+        Plan(number, _one_of_each(library, members, _random(seed, number)), len(concepts)) for number in range(count)
+    ]
+
+
 PROTOCOLS: dict[str, Callable[[ConceptLibrary, int, int], list[Plan]]] = {
     "report": report,
     "shuffle": shuffle,
@@ -114,11 +137,14 @@ def _random(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng((seed, number))
 
 
-def _one_of_each(library: ConceptLibrary, random: np.random.Generator) -> tuple[int, ...]:
+def _one_of_each(
+    library: ConceptLibrary, concepts: Sequence[np.ndarray], random: np.random.Generator
+) -> tuple[int, ...]:
+    """A row from each of `concepts`, given as their members, no two of one image."""
     index = library.table.index
     for _ in range(TRIES):
         rows: list[int] = []
-        for members in library.members:
+        for members in concepts:
             row = _unused(index, members, rows, random)
             if row is None:
                 break
@@ -126,7 +152,7 @@ def _one_of_each(library: ConceptLibrary, random: np.random.Generator) -> tuple[
         else:
             return tuple(rows)
     raise ConfigError(
-        f"protocol report: no {library.concepts} slots, one of each concept, could be found that come from different "
+        f"no {len(concepts)} slots, one of each concept asked for, could be found that come from different "
         f"images (the library has {len(np.unique(index))}); fit it to more images, or with fewer concepts"
     )
 

@@ -13,15 +13,16 @@ from torch import Tensor
 from slotlab.atomic import remove, replacing
 from slotlab.composition.extraction import with_slots
 from slotlab.composition.library import ConceptLibrary
-from slotlab.composition.plans import PROTOCOLS, Plan
+from slotlab.composition.plans import PROTOCOLS, Plan, chosen
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.models import Model, SlotModel
+from slotlab.models import Model
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.processes import place_among_processes, wait_for_all
 
 SETTINGS_FILE, PLANS_FILE, IMAGES_FOLDER = "composition.json", "compositions.jsonl", "images"
 FORMAT, VERSION = "slotlab-composition", 1
+CHOSEN = "chosen"  # what the protocol is called where concepts were named
 
 
 def compose(
@@ -33,6 +34,7 @@ def compose(
     count: int = 2048,
     seed: int = 0,
     batch_size: int = 32,
+    concepts: Sequence[int] | None = None,
     weights: str | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Path:
@@ -53,6 +55,7 @@ def compose(
         count: number of pictures, at least 1.
         seed: 0 or more.
         batch_size: pictures at a time.
+        concepts: paint one member of each of these instead of following a protocol; they may repeat.
         weights: for the protocol, which weights these are, such as "moving average".
         on_batch: told the number of pictures done (or found done) after each batch.
 
@@ -69,13 +72,14 @@ def compose(
     for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
-    out, slot_model = Path(out), with_slots(model)
-    library.check(model)
+    out = Path(out)
+    library.check(with_slots(model))
     described = {**model.describe(), **({} if weights is None else {"weights": weights})}
     settings = {
         "format": FORMAT,
         "version": VERSION,
-        "protocol": protocol,
+        "protocol": protocol if concepts is None else CHOSEN,
+        **({} if concepts is None else {"concepts": list(concepts)}),
         "count": count,
         "seed": seed,
         "batch_size": batch_size,
@@ -83,21 +87,20 @@ def compose(
         "library": library.describe(),
     }
     _check_folder(out, settings)
-    plans = PROTOCOLS[protocol](library, count, seed)
+    plans = PROTOCOLS[protocol](library, count, seed) if concepts is None else chosen(library, concepts, count, seed)
     place = place_among_processes()
     wait_for_all()  # all have checked the folder before the first writes to it
     if place.is_first:
         _begin(out, settings, library, plans)
     wait_for_all()
-    with evaluating(model):
-        for start in range(place.rank * batch_size, count, place.count * batch_size):
-            together = plans[start : start + batch_size]
-            for size in sorted({len(plan.rows) for plan in together}):
-                group = [plan for plan in together if len(plan.rows) == size]
-                if not all(image_path(out, plan.number).is_file() for plan in group):
-                    _paint(slot_model, library, group, seed, out)
-            if on_batch is not None:
-                on_batch(len(together))
+    for start in range(place.rank * batch_size, count, place.count * batch_size):
+        together = plans[start : start + batch_size]
+        for size in sorted({len(plan.rows) for plan in together}):
+            group = [plan for plan in together if len(plan.rows) == size]
+            if not all(image_path(out, plan.number).is_file() for plan in group):
+                _paint(model, library, group, seed, out)
+        if on_batch is not None:
+            on_batch(len(together))
     wait_for_all()
     return out / IMAGES_FOLDER
 
@@ -177,10 +180,11 @@ def _begin(out: Path, settings: dict[str, Any], library: ConceptLibrary, plans: 
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     with replacing(out / PLANS_FILE) as path, path.open("w", encoding="utf-8") as lines:
         for plan in plans:
-            lines.write(json.dumps(_line(library, plan)) + "\n")
+            lines.write(json.dumps(origin(library, plan)) + "\n")
 
 
-def _line(library: ConceptLibrary, plan: Plan) -> dict[str, Any]:
+def origin(library: ConceptLibrary, plan: Plan) -> dict[str, Any]:
+    """Where the slots of a picture come from, as JSON values: a line of `compositions.jsonl`."""
     table = library.table
     slots = [
         {
@@ -200,15 +204,38 @@ def _line(library: ConceptLibrary, plan: Plan) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _paint(model: SlotModel, library: ConceptLibrary, group: Sequence[Plan], seed: int, out: Path) -> None:
+def paint_plans(
+    model: Model, library: ConceptLibrary, plans: Sequence[Plan], seed: int = 0, batch_size: int = 32
+) -> list[Tensor]:
+    """The picture [3, R, R] in [0, 1] of each plan, on the model's device, as `compose` paints it.
+
+    Args:
+        model: that made the library's slots, which is not checked; put into evaluation mode for the time.
+        library: where the slots come from.
+        plans: of `slotlab.composition.plans`; those of equally many slots are painted together.
+        seed: of the noise of samples.
+        batch_size: pictures at a time.
+    """
+    slot_model, device = with_slots(model), next(model.parameters()).device
+    painted: dict[int, Tensor] = {}
+    with evaluating(model):
+        for size in sorted({len(plan.rows) for plan in plans}):
+            places = [place for place, plan in enumerate(plans) if len(plan.rows) == size]
+            for start in range(0, len(places), batch_size):
+                some = places[start : start + batch_size]
+                rows = np.array([plans[place].rows for place in some])
+                slots = torch.from_numpy(np.asarray(library.table.slots)[rows]).to(device)
+                poses = library.table.poses
+                given = None if poses is None else torch.from_numpy(np.asarray(poses)[rows]).to(device)
+                generators = [seeded_generator(seed, plans[place].number) for place in some]
+                images, _ = slot_model.paint(slots, given, generators)
+                painted |= dict(zip(some, images, strict=True))
+    return [painted[place] for place in range(len(plans))]
+
+
+def _paint(model: Model, library: ConceptLibrary, group: Sequence[Plan], seed: int, out: Path) -> None:
     """Paints pictures of equally many slots together, and writes those that are missing."""
-    device = next(model.parameters()).device
-    rows = np.array([plan.rows for plan in group])
-    slots = torch.from_numpy(np.asarray(library.table.slots)[rows]).to(device)
-    poses = library.table.poses
-    given = None if poses is None else torch.from_numpy(np.asarray(poses)[rows]).to(device)
-    images, _ = model.paint(slots, given, [seeded_generator(seed, plan.number) for plan in group])
-    for plan, image in zip(group, images, strict=True):
+    for plan, image in zip(group, paint_plans(model, library, group, seed, len(group)), strict=True):
         path = image_path(out, plan.number)
         if not path.is_file():
             write_image(image, path)

@@ -45,7 +45,7 @@ def concept_picture(
     if members < 1:
         raise ConfigError(f"members={members}: expected 1 or more")
     central = [library.central(concept, members) for concept in range(library.concepts)]
-    cut = _cut_outs(model, library, dataset, {int(row) for rows in central for row in rows}, cell)
+    cut = cut_outs(model, library, dataset, {int(row) for rows in central for row in rows}, cell)
     pictures: list[list[Cell | None]] = [
         [Cell(cut[int(row)], f"image {library.table.index[row]}") for row in rows] + [None] * (members - len(rows))
         for rows in central
@@ -79,7 +79,7 @@ def contact_sheet(
     if count < 1:
         raise ConfigError(f"count={count}: expected 1 or more")
     plans = read_plans(out, count)
-    cut = _cut_outs(model, library, dataset, {row for plan in plans for row in plan.rows}, cell)
+    cut = cut_outs(model, library, dataset, {row for plan in plans for row in plan.rows}, cell)
     most = max(len(plan.rows) for plan in plans)
     table, rows = library.table, []
     for plan in plans:
@@ -99,10 +99,23 @@ def contact_sheet(
 
 
 @torch.inference_mode()
-def _cut_outs(
-    model: Model, library: ConceptLibrary, dataset: SlotDataset, rows: Iterable[int], cell: int
+def cut_outs(
+    model: Model, library: ConceptLibrary, dataset: SlotDataset, rows: Iterable[int], cell: int = CELL
 ) -> dict[int, Image.Image]:
-    """The pixels that each row's slot owns, cut out of its image; masks are computed anew."""
+    """The pixels that each row's slot owns, cut out of its image, by row; masks are computed anew.
+
+    Args:
+        model: that made the library's slots.
+        library: the slots.
+        dataset: what the library was fitted to, opened in the same way.
+        rows: of the library's slots.
+        cell: side of a picture in pixels.
+
+    Raises:
+        CheckpointError: the library is of another model.
+        ConfigError: `dataset` is not the library's.
+        DataError: an image cannot be read.
+    """
     library.check(model)
     slot_model, table = with_slots(model), library.table
     by_position: dict[int, list[int]] = {}

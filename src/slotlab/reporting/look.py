@@ -33,11 +33,13 @@ class Look:
         image: [3, R, R] in [0, 1], as the model sees it.
         output: of a batch with this image alone.
         mask: its true mask, int64 [R, R], 0 = background; None where nobody knows.
+        finer: which source of masks fits objects better, "masks" or "attention".
     """
 
     image: Tensor
     output: SlotOutput
     mask: Tensor | None = None
+    finer: str = "masks"
 
     def segmentations(self) -> dict[str, Tensor]:
         """The slot that owns each pixel, int64 [R, R], by the name of the masks: the decoder's and slot attention's."""
@@ -103,7 +105,7 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
     picture, true = prepared(image, mask, resolution=model.resolution, crop=crop)
     with evaluating(model):
         output = model(picture[None].to(next(model.parameters()).device), seeded_generator(seed))
-    return Look(picture, output.cpu(), true)
+    return Look(picture, output.cpu(), true, model.finer_masks)
 
 
 def show(

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import gradio as gr
 from gradio.themes import Default
 
 from slotlab.studio import widgets
+from slotlab.studio.compare_view import compare_view
+from slotlab.studio.compose_view import compose_view
 from slotlab.studio.edit_view import edit_view
 from slotlab.studio.intake import MOST_BYTES
 from slotlab.studio.look_view import look_view
 from slotlab.studio.picture_panel import EXAMPLES, picture_panel
+from slotlab.studio.runs_view import runs_view
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import Source
 from slotlab.studio.speech import politely
@@ -36,36 +40,46 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
         shelf: from `open_shelf`; the first is shown first.
         runs: a folder of training runs to show, if any.
     """
-    by_name = {loaded.name: loaded for loaded in shelf}
+    find = {loaded.name: loaded for loaded in shelf}.__getitem__
     first = (shelf[0], next(iter(EXAMPLES.values())))
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{WORDS}</p></div>')
         source, active = gr.State(first[1]), gr.State("Look")
         with gr.Row():
-            with gr.Column(scale=1, min_width=270, elem_classes="sl-side"):
+            with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
                 panel = picture_panel(shelf)
             with gr.Column(scale=4, min_width=320), gr.Tabs():
                 with gr.Tab("Look") as look_tab:
-                    look = look_view(first, source, panel.model, by_name.__getitem__)
+                    look = look_view(first, source, panel.model, find)
                 with gr.Tab("Edit") as edit_tab:
-                    edit = edit_view(panel.model, by_name.__getitem__)
-        views = {look_tab: look, edit_tab: edit}
+                    edit = edit_view(panel.model, find)
+                with gr.Tab("Compose") as compose_tab:
+                    compose = compose_view(panel.model, find, shelf)
+                with gr.Tab("Compare") as compare_tab:
+                    compare = compare_view(shelf)
+                with gr.Tab("Runs") as runs_tab:
+                    watch = runs_view(runs)
+        views = {look_tab: look, edit_tab: edit, compose_tab: compose, compare_tab: compare, runs_tab: watch}
 
         def shown(name: str, chosen: Source, now: str) -> list[Any]:
             values: list[Any] = []
             for view in views.values():
                 skipped = [gr.skip()] * len(view.outputs)
-                values += view.refresh(by_name[name], chosen) if view.name == now else skipped
+                values += view.refresh(find(name), chosen) if view.name == now else skipped
             return values
+
+        def opened(name: str) -> tuple[Any, ...]:
+            pictures, models = name in (look.name, edit.name, compare.name), name != watch.name and len(shelf) > 1
+            return name, gr.Column(visible=pictures or models), gr.Column(visible=pictures)
 
         inputs = [panel.model, source, active]
         outputs = [output for view in views.values() for output in view.outputs]
         for chooser in panel.choosers:
             made = chooser.event(politely(chooser.make), chooser.inputs, source, **WORK)
             made.success(politely(shown), inputs, outputs, **WORK)
-        panel.model.change(politely(shown), inputs, outputs, **WORK)
+        panel.model.input(politely(shown), inputs, outputs, **WORK)
         for tab, view in views.items():
-            told = tab.select(lambda name=view.name: name, None, active, **AT_ONCE)
+            told = tab.select(partial(opened, view.name), None, [active, side, panel.pictures], **AT_ONCE)
             told.success(politely(shown), inputs, outputs, **WORK)
     return page
 

@@ -1,16 +1,18 @@
 """Edit: objects taken in hand: removed, copied, replaced, moved, and painted again."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
 from slotlab.composition.scene_pictures import Edited, paint_edit, read_scene
 from slotlab.models.sampling import SAMPLERS, SamplingSettings
 from slotlab.studio import edit_pictures, editing, widgets
 from slotlab.studio.editing import Editing
-from slotlab.studio.live import Done, listen
+from slotlab.studio.live import Done, Stopped, listen
 from slotlab.studio.picture_panel import picture_choosers
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import Source
@@ -18,6 +20,7 @@ from slotlab.studio.speech import politely
 from slotlab.studio.views import AT_ONCE, WORK, View, note
 
 MOST_SAMPLING_STEPS = 100
+BETWEEN_PREVIEWS = 0.2  # seconds, at least
 NO_POSES = (
     "Move and resize: not with this model. Its slots hold where an object is among everything else they say, so that a "
     "place cannot be changed alone. Models with relative frames can (slot_attention.frame=relative)."
@@ -79,33 +82,43 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
     settings = [model, steps, sampler, seed]
     shown = [state, figure, status, stop]
 
-    def painting(now: Editing, name: str, steps: int, sampler: str, seed: float | None) -> Iterator[tuple[Any, ...]]:
-        """Paints what `now` holds, with previews where the model samples; the state comes last, when all is done."""
+    def painting(
+        now: Editing, then: Editing, name: str, steps: int, sampler: str, seed: float | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Paints what `then` holds, with previews where the model samples; if it is stopped, all stays as it is now."""
         loaded = find(name)
         if loaded.sampling is None:
-            yield _finished(now, paint_edit(loaded.model, now.scene, now.plan))
+            yield _finished(then, paint_edit(loaded.model, then.scene, then.plan))
             return
-        settings = SamplingSettings(sampler, int(steps))
+        settings = dataclasses.replace(loaded.sampling, sampler=sampler, steps=int(steps))
 
         def work(say: Callable[[Any], None]) -> Edited:
-            told = lambda done, total, image: say((done, total, image))  # noqa: E731
-            noise = int(seed or 0)
-            return paint_edit(loaded.model, now.scene, now.plan, noise, sampling=settings, on_image=told)
+            def told(done: int, total: int, image: Tensor) -> None:
+                say((done, total, image))
 
-        for heard in listen(work):
-            if isinstance(heard, Done):
-                yield _finished(now, heard.result)
-            else:
-                done, total, image = heard
-                words = f"Painting: step {done} of {total}."
-                payload = edit_pictures.edit_figure(now, image, words)
-                yield gr.skip(), payload, note(words), gr.Button(visible=True)
+            return paint_edit(loaded.model, then.scene, then.plan, int(seed or 0), sampling=settings, on_image=told)
+
+        now.stop.clear()
+        shown_at = 0.0
+        try:
+            for heard in listen(work, now.stop):
+                if isinstance(heard, Done):
+                    yield _finished(then, heard.result)
+                elif time.monotonic() - shown_at > BETWEEN_PREVIEWS:
+                    done, total, image = heard
+                    words = f"Painting: step {done} of {total}."
+                    yield gr.skip(), edit_pictures.edit_figure(then, image, words), note(words), gr.Button(visible=True)
+                    shown_at = time.monotonic()
+        except Stopped:
+            stopped = note("Stopped; nothing was changed.")
+            yield gr.skip(), edit_pictures.edit_figure(now), stopped, gr.Button(visible=False)
 
     def does(change: Callable[..., Editing]) -> Callable[..., Iterator[tuple[Any, ...]]]:
         """An event's function that changes the plan and paints it."""
 
         def act(now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, *more: Any) -> Any:
-            yield from painting(change(_begun(now), *more), name, steps, sampler, seed)
+            now = _begun(now)
+            yield from painting(now, change(now, *more), name, steps, sampler, seed)
 
         return politely(act)
 
@@ -123,7 +136,8 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         (draw.click, lambda now, name, number, of: editing.replace_by_concept(now, find(name), number, int(of or 0)),
          [model, concept, concept_seed]),
     ]  # fmt: skip
-    running = [event(does(change), [state, *settings, *more], shown, **WORK) for event, change, more in acts]
+    for event, change, more in acts:
+        event(does(change), [state, *settings, *more], shown, **WORK)
 
     def pointed(now: Editing | None, event: gr.EventData) -> tuple[Any, ...]:
         now = dataclasses.replace(_begun(now), selected=event.slot, placing=False)
@@ -135,7 +149,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         now = _begun(now)
         side = now.scene.image.shape[-1]
         moved = editing.move_to(now, (event.x + 0.5) / side, (event.y + 0.5) / side)
-        yield from painting(moved, name, steps, sampler, seed)
+        yield from painting(now, moved, name, steps, sampler, seed)
 
     def moving(now: Editing | None) -> tuple[Any, ...]:
         now = _begun(now)
@@ -146,13 +160,10 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         return now, edit_pictures.edit_figure(now), note(_selected(now))
 
     figure.choose(politely(pointed), state, [state, status], **AT_ONCE)
-    running.append(figure.place(politely(place), [state, *settings], shown, **WORK))
+    figure.place(politely(place), [state, *settings], shown, **WORK)
     move.click(politely(moving), state, [state, figure, status], **AT_ONCE)
 
-    def stopped(now: Editing | None) -> tuple[Any, ...]:
-        return edit_pictures.edit_figure(_begun(now)), note("Stopped; nothing was changed."), gr.Button(visible=False)
-
-    stop.click(politely(stopped), state, [figure, status, stop], cancels=running, **AT_ONCE)
+    stop.click(lambda now: _begun(now).stop.set(), state, None, **AT_ONCE)
 
     def read_other(now: Editing | None, name: str, source: Source) -> tuple[Any, ...]:
         loaded = find(name)

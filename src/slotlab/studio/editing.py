@@ -1,7 +1,8 @@
 """The state of one user's edit: the scene, every step so far, and what is selected. It is replaced, never altered."""
 
 import dataclasses
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,6 +32,7 @@ class Editing:
         painted: the current plan, painted; None until it has been.
         other: a second scene, to take objects from, and the slot selected in it.
         other_selected: number of the slot selected in the other scene.
+        stop: set to end the painting of the next step.
     """
 
     scene: Scene
@@ -42,6 +44,7 @@ class Editing:
     painted: Edited | None = None
     other: Scene | None = None
     other_selected: int | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def plan(self) -> Plan:

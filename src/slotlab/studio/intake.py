@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from slotlab.data.decoding import SKIP_REMEDY, decode_image
 from slotlab.errors import DataError
+from slotlab.segmenting.reading import upright_pixels
 
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 24_000_000
@@ -32,7 +32,7 @@ def take_upload(path: str | Path) -> np.ndarray:
 
 
 def read_picture(content: bytes) -> np.ndarray:
-    """The pixels of a picture file, uint8 [H, W, 3]. Nothing is decoded before its size is known to be within limits.
+    """The pixels of a picture file, upright, uint8 [H, W, 3]; none is decoded before their number is known.
 
     Raises:
         DataError: too many bytes or pixels, too small, animated, of an unknown format, or broken.
@@ -66,10 +66,10 @@ def read_picture(content: bytes) -> np.ndarray:
     if frames > 1:
         raise DataError(f"This picture is an animation of {frames} frames. Save one frame as a PNG and take that.")
     try:
-        return decode_image(content, "This picture")[0]
-    except DataError as error:
-        reason = str(error).replace(f"; {SKIP_REMEDY}", "").replace("This picture: ", "")
-        raise DataError(f"This picture is broken: {reason}. Take another file.") from error
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return upright_pixels(image, "This picture")
+    except Exception as error:
+        raise DataError(f"This picture is broken: it cannot be decoded ({error}). Take another file.") from error
 
 
 def _too_large(size: int) -> str:

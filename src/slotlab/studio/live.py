@@ -1,4 +1,4 @@
-"""Long work that tells how it goes: what it says, one by one, while it runs; and an end when nobody listens."""
+"""Long work that tells how it goes, and can be stopped: what it says, one by one, while it runs."""
 
 import queue
 import threading
@@ -21,13 +21,12 @@ class Done(Generic[Result]):
     result: Result
 
 
-def listen(work: Callable[[Callable[[Said], None]], Result]) -> Iterator[Said | Done[Result]]:
+def listen(work: Callable[[Callable[[Said], None]], Result], stop: threading.Event) -> Iterator[Said | Done[Result]]:
     """Runs `work(say)` in a thread, yields what it says, and last its result; an error in it is raised here.
 
-    If the iterator is closed before, the next `say` in the work raises `Stopped`.
+    Once `stop` is set, or nobody listens any more, the next `say` in the work raises `Stopped`.
     """
     told: queue.SimpleQueue[Said | Done[Result] | BaseException] = queue.SimpleQueue()
-    stop = threading.Event()
 
     def say(something: Said) -> None:
         if stop.is_set():

@@ -22,7 +22,7 @@ def look_view(
     payload, scores = _shown(*first)
     figure = widgets.figure(payload, elem_id="sl-look")
     table_below = gr.HTML(scores, elem_id="sl-look-scores")
-    save = gr.Button("Save as a figure (PNG)", size="sm", elem_id="sl-look-save")
+    save = gr.Button("Save as a figure (PNG)", size="sm", elem_id="sl-look-save", elem_classes="sl-alone")
     courier = widgets.courier()
 
     def saved(name: str, chosen: Source) -> dict[str, str]:

@@ -33,6 +33,7 @@ class PicturePanel:
     """The panel's components that others need."""
 
     model: gr.Dropdown
+    pictures: gr.Column
     choosers: Sequence[Chooser]
 
 
@@ -47,7 +48,9 @@ def picture_panel(shelf: Sequence[Loaded]) -> PicturePanel:
         visible=len(names) > 1,
         elem_id="sl-model",
     )
-    return PicturePanel(model, picture_choosers("sl-upload"))
+    with gr.Column() as pictures_of_it:
+        choosers = picture_choosers("sl-upload")
+    return PicturePanel(model, pictures_of_it, choosers)
 
 
 def picture_choosers(upload_id: str) -> list[Chooser]:

@@ -65,19 +65,19 @@ def look_group(seen: Look, *, title: str = "", text: str = "", reference: Tensor
         reference: a segmentation [R, R] to match colours with where there is no true mask.
     """
     output, size = seen.output, seen.image.shape[-1]
-    masks, _ = seen.segmentations().values()
+    masks, owners = seen.output.segmentation("masks")[0], seen.output.segmentation(seen.finer)[0]
     names = range(output.masks.shape[1])
     truth = seen.mask if seen.mask is not None else reference
-    colours = matched_colours(masks, truth, names) if truth is not None else {k: palette_colour(k) for k in names}
+    colours = matched_colours(owners, truth, names) if truth is not None else {k: palette_colour(k) for k in names}
     error = (output.reconstruction[0].clamp(0, 1) - seen.image).abs().mean(dim=0)
     heat = uri(cells.heat_map(error, (size, size), ERROR_TOP))
     image = photograph(seen.image)
-    panes = [pane(f"Picture, {output.titles['masks']}", image, masks, tint=True)]
+    panes = [pane("Picture", image, masks, note=f"coloured by {output.titles['masks']}", tint=True)]
     if seen.mask is not None:
         panes.append(_truth_pane(seen.mask))
     panes += [
-        pane(output.titles["reconstruction"].capitalize(), photograph(output.reconstruction[0]), masks),
-        pane("Error", heat, masks, note=f"black: none, yellow: {ERROR_TOP:g} or more of the range"),
+        pane(output.titles["reconstruction"].capitalize(), photograph(output.reconstruction[0]), owners),
+        pane("Error", heat, owners, note=f"black: none, yellow: {ERROR_TOP:g} or more of the range"),
         _attention_pane(seen, image),
     ]
     return {
@@ -86,7 +86,7 @@ def look_group(seen: Look, *, title: str = "", text: str = "", reference: Tensor
         "size": size,
         "colours": {str(slot): hexadecimal(colours[slot]) for slot in names},
         "panes": panes,
-        "slots": [_slot(seen, slot, masks) for slot in names],
+        "slots": [_slot(seen, slot, owners) for slot in names],
     }
 
 
@@ -114,12 +114,13 @@ def _slot(seen: Look, slot: int, owners: Tensor) -> Payload:
     own = None if output.slot_images is None else output.slot_images[0, slot]
     picture = seen.image if own is None else own
     size = (THUMBNAIL, THUMBNAIL)
+    soft = output.masks if seen.finer == "masks" else output.attention_masks()
     share = float((owners == slot).float().mean())
     return {
         "number": slot,
         "share": share_in_words(share),
         "empty": share < EMPTY_SHARE,
-        "picture": uri(cells.cut_out(picture, output.masks[0, slot], size)),
+        "picture": uri(cells.cut_out(picture, soft[0, slot], size)),
         "raw": None if own is None else photograph(own),
     }
 

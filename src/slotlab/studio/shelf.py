@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotlab.composition import ConceptLibrary, fingerprint
+from slotlab.composition.library import LIBRARY_FILE
 from slotlab.composition.scene_pictures import reads_poses
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.hub import load
 from slotlab.models import SlotDiffusion, SlotModel
 from slotlab.models.sampling import SamplingSettings
+from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,11 @@ class Loaded:
 def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (), device: str = "cpu") -> list[Loaded]:
     """Loads models, and gives each library to the model that it was fitted to.
 
+    Args:
+        models: what `slotlab.load` takes.
+        libraries: folders, or names of trained models; a library that lies in a model's own folder is found there.
+        device: where the models run.
+
     Raises:
         CheckpointError: a model or library is missing, damaged, or a library fits none of the models.
         ConfigError: a model has no slots, or none is named.
@@ -58,9 +65,9 @@ def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (
         taken = sum(other.partition(" ")[0] == name for other, _ in opened)
         opened.append((f"{name} ({taken + 1})" if taken else name, model))
     prints = [fingerprint(model) for _, model in opened]
-    found: dict[int, ConceptLibrary] = {}
+    found = {place: library for place, given in enumerate(models) if (library := _own_library(given, prints[place]))}
     for folder in libraries:
-        library = ConceptLibrary.load(folder)
+        library = ConceptLibrary.load(library_folder(folder))
         wanted = library.table.facts["fingerprint"]
         if wanted not in prints:
             raise CheckpointError(
@@ -69,3 +76,12 @@ def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (
             )
         found[prints.index(wanted)] = library
     return [Loaded(name, model, found.get(place)) for place, (name, model) in enumerate(opened)]
+
+
+def _own_library(model: str | Path, wanted: str) -> ConceptLibrary | None:
+    """The concept library in a model's folder, if there is one of this very model."""
+    folder = model_folder(model) / LIBRARY_FOLDER
+    if not (folder / LIBRARY_FILE).is_file():
+        return None
+    library = ConceptLibrary.load(library_folder(model_folder(model)))
+    return library if library.table.facts["fingerprint"] == wanted else None

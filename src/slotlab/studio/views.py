@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from gradio.blocks import BlockContext
 from gradio.components import Component
 
 from slotlab.studio.shelf import Loaded
@@ -26,16 +27,17 @@ class View:
     """
 
     name: str
-    outputs: Sequence[Component]
+    outputs: Sequence[Component | BlockContext]
     refresh: Callable[[Loaded, Source], Sequence[Any]]
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table as HTML; all text is escaped."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in headings)
-    body = "".join(f"<tr>{''.join(_cell(place, cell) for place, cell in enumerate(row))}</tr>" for row in rows)
-    below = f'<caption class="sl-help">{escape(caption)}</caption>' if caption else ""
-    return f'<div class="sl-scores"><table>{below}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", *, words: int = 1) -> str:
+    """A table as HTML, whose first `words` columns hold words, the others numbers; all text is escaped."""
+    head = "".join(_cell(cell, "th", place < words) for place, cell in enumerate(headings))
+    lines = [[_cell(cell, "td" if place else "th", place < words) for place, cell in enumerate(row)] for row in rows]
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    whole = f'<div class="sl-scores"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return whole + (note(caption) if caption else "")
 
 
 def note(text: str) -> str:
@@ -43,5 +45,6 @@ def note(text: str) -> str:
     return f'<p class="sl-note">{escape(text)}</p>'
 
 
-def _cell(place: int, text: str) -> str:
-    return f"<td>{escape(text)}</td>" if place else f"<th>{escape(text)}</th>"
+def _cell(text: str, tag: str, words: bool) -> str:
+    left = ' class="sl-words"' if words else ""
+    return f"<{tag}{left}>{escape(text)}</{tag}>"

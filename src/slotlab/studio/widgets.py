@@ -53,6 +53,18 @@ def courier() -> gr.HTML:
     return gr.HTML(None, html_template="", js_on_load="slotlab.courier(element, props, watch)", elem_classes="sl-none")
 
 
+def pulse(seconds: float) -> gr.HTML:
+    """Something unseen with an event `pulse`, every so many seconds while the view it is in is shown."""
+    return gr.HTML(
+        "",
+        js_on_load=(
+            "setInterval(() => element.getClientRects().length && !document.hidden && trigger('pulse'), "
+            f"{round(1000 * seconds)})"
+        ),
+        elem_classes="sl-unseen",
+    )
+
+
 def parcel(name: str, content: bytes, kind: str = "application/octet-stream") -> dict[str, str]:
     """A file for the courier."""
     return {"name": name, "type": kind, "content": base64.b64encode(content).decode("ascii")}

@@ -1,11 +1,11 @@
-// A grid of pictures to choose from. value: {cards: [{id, image, title, note}], chosen: [id], drop, empty}
+// A grid of pictures to choose from. value: {cards: [{id, image | images, title, note}], drop, empty}
 (() => {
   window.slotlab = window.slotlab || {};
   window.slotlab.cards = (element, props, choose, drop, watch) => {
     const root = element.querySelector(".sl-cards");
 
     function build() {
-      const { cards = [], chosen = [], drop: droppable, empty = "" } = props.value || {};
+      const { cards = [], drop: droppable, empty = "" } = props.value || {};
       root.replaceChildren();
       if (!cards.length && empty) {
         const said = document.createElement("p");
@@ -19,10 +19,14 @@
         const button = document.createElement("button");
         button.type = "button";
         button.dataset.id = card.id;
-        button.setAttribute("aria-pressed", String(chosen.includes(card.id)));
-        const image = document.createElement("img");
-        Object.assign(image, { src: card.image, alt: card.title, draggable: false });
-        button.append(image);
+        const pictures = document.createElement("span");
+        pictures.className = "sl-card-pictures";
+        for (const source of card.images || [card.image]) {
+          const image = document.createElement("img");
+          Object.assign(image, { src: source, alt: card.title, draggable: false });
+          pictures.append(image);
+        }
+        button.append(pictures);
         for (const [text, className] of [[card.title, "sl-card-title"], [card.note, "sl-help"]]) {
           if (!text) continue;
           const line = document.createElement("span");

@@ -203,25 +203,6 @@
       kept.frame = Math.max(0, (value.frames ?? 1) - 1);
       root.classList.toggle("sl-placing", Boolean(value.placing));
       root.classList.toggle("sl-large", Boolean(value.large));
-      for (const given of value.groups) {
-        const frames = (pane) =>
-          pane.frames.map((frame) => ({ ...frame, labels: frame.labels ? bytes(frame.labels) : null }));
-        const group = { ...given, panes: given.panes.map((pane) => ({ ...pane, frames: frames(pane) })) };
-        Object.assign(group, { hovered: null, pinned: value.selected ?? null, hint: value.hint || "" });
-        const section = make("section", "sl-group");
-        if (group.title) section.append(make("h3", "sl-group-title", group.title));
-        if (group.text) section.append(make("p", "sl-note", group.text));
-        const row = make("div", "sl-panes");
-        row.append(...group.panes.map((pane, number) => buildPane(group, pane, number)));
-        group.said = make("div", "sl-said");
-        group.said.setAttribute("aria-live", "polite");
-        group.cards = group.slots.map((slot) => buildCard(group, slot));
-        const strip = make("div", "sl-strip");
-        strip.append(...group.cards);
-        section.append(row, group.said, strip);
-        root.append(section);
-        groups.push(group);
-      }
       const bar = make("div", "sl-bar");
       if (value.opacity !== undefined) {
         bar.append(
@@ -241,7 +222,26 @@
           }),
         );
       }
-      if (bar.children.length) root.append(bar);
+      for (const given of value.groups) {
+        const frames = (pane) =>
+          pane.frames.map((frame) => ({ ...frame, labels: frame.labels ? bytes(frame.labels) : null }));
+        const group = { ...given, panes: given.panes.map((pane) => ({ ...pane, frames: frames(pane) })) };
+        Object.assign(group, { hovered: null, pinned: value.selected ?? null, hint: value.hint || "" });
+        const section = make("section", "sl-group");
+        if (group.title) section.append(make("h3", "sl-group-title", group.title));
+        if (group.text) section.append(make("p", "sl-note", group.text));
+        const row = make("div", "sl-panes");
+        row.append(...group.panes.map((pane, number) => buildPane(group, pane, number)));
+        group.said = make("div", "sl-said");
+        group.said.setAttribute("aria-live", "polite");
+        group.cards = group.slots.map((slot) => buildCard(group, slot));
+        const strip = make("div", "sl-strip");
+        strip.append(...group.cards);
+        section.append(row, group.said, strip);
+        root.append(section);
+        groups.push(group);
+      }
+      if (bar.children.length) (groups.length === 1 ? groups[0].said : root.firstChild).before(bar);
       redraw();
     }
 
