@@ -1,17 +1,23 @@
 """Spatial broadcast decoder (Watters et al. 2019, arXiv 1901.07017), as Slot Attention uses it."""
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from slotlab.errors import ConfigError
+from slotlab.models.broadcast_convolution import BroadcastConvolution
 from slotlab.models.components import check_range
 from slotlab.models.encoders import check_kernel
 from slotlab.models.frames import RelativeFrame
 from slotlab.models.position import PositionEmbedding, direction_grid
 
 Position = Literal["add", "concatenate", "relative"]
+PIXELS_AT_ONCE = {"cpu": 2**16, "gpu": 2**22}  # of slots' pictures; more at once is no faster
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -31,12 +37,21 @@ class SpatialBroadcastDecoder(nn.Module):
         position: "add" a learned map of the four-direction grid to the slot, "concatenate" the grid to it, or add a
             map of the coordinates "relative" to the slot's pose (for slot attention with a relative frame).
         shuffle: pixels that one output cell paints on a side (pixel shuffle, Shi et al. 2016).
+        checkpointing: paint every part anew for the gradient instead of keeping its layers: less memory, more time.
+
+    Attributes:
+        factored: compute the first convolution as `BroadcastConvolution` does, which is equal to rounding.
+        in_parts: paint so many slots at a time as fill `PIXELS_AT_ONCE`, so that what lives only within a layer is
+            small; where that makes several parts, the output of a factored first convolution is not kept for the
+            gradient but made anew, which is cheap.
 
     Raises:
         ConfigError: a number out of range, or sides that doubling does not join.
     """
 
     grid: Tensor
+    factored: bool = True
+    in_parts: bool = True
 
     def __init__(
         self,
@@ -48,6 +63,7 @@ class SpatialBroadcastDecoder(nn.Module):
         kernel_size: int = 5,
         position: Position = "add",
         shuffle: int = 1,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_range("decoder.broadcast", broadcast, 1, resolution)
@@ -59,6 +75,7 @@ class SpatialBroadcastDecoder(nn.Module):
             raise ConfigError(f"decoder.position: must be 'add', 'concatenate' or 'relative', not {position!r}")
         doublings = doublings_between(broadcast * shuffle, resolution)
         self.broadcast = broadcast
+        self.checkpointing = checkpointing
         width = slot_dim
         if position == "add":
             self.position: nn.Module | None = PositionEmbedding(slot_dim, broadcast, broadcast)
@@ -77,7 +94,11 @@ class SpatialBroadcastDecoder(nn.Module):
             width = channels
         self.body = nn.Sequential(*body)
         self.to_rgb_and_mask = nn.Conv2d(width, 4 * shuffle**2, 3, 1, 1)
-        self.shuffle = nn.PixelShuffle(shuffle)
+        self.shuffle = nn.PixelShuffle(shuffle) if shuffle > 1 else nn.Identity()
+        self.pixels = (resolution // shuffle) ** 2
+        frame = self.position if isinstance(self.position, RelativeFrame) else None
+        profiles = torch.ones(1, 2, broadcast) if frame is None else frame.profiles()
+        self.first = BroadcastConvolution(self._convolutions()[0], broadcast, profiles)
 
     def forward(self, slots: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes slots [B, K, D], with poses [B, K, 4] where the position is relative.
@@ -86,7 +107,7 @@ class SpatialBroadcastDecoder(nn.Module):
             Reconstruction [B, 3, H, W], masks [B, K, H, W] (softmax over K) and slot images [B, K, 3, H, W], in
             float32; colours nominally in [0, 1].
         """
-        painted = self.to_rgb_and_mask(self.body(self._place(slots, poses)))
+        painted = self._paint(slots.flatten(0, 1), None if poses is None else poses.flatten(0, 1))
         # Before the shuffle the channels are [4, shuffle^2]: softmax and mixing are the same there, in fewer passes.
         layers = painted.to(slots.dtype).unflatten(0, slots.shape[:2]).unflatten(2, (4, -1))
         logits, colours = layers.split([1, 3], dim=2)
@@ -98,18 +119,85 @@ class SpatialBroadcastDecoder(nn.Module):
         )
         return reconstruction, masks.squeeze(2), slot_images
 
+    def _paint(self, slots: Tensor, poses: Tensor | None) -> Tensor:
+        """Mask logits and colours of slots [M, D] with poses [M, 4], before the shuffle: [M, 4 * shuffle^2, h, w]."""
+        in_parts = self.in_parts and not torch.compiler.is_compiling()
+        limit = PIXELS_AT_ONCE["cpu" if slots.is_cpu else "gpu"]
+        many = max(1, limit // self.pixels) if in_parts else len(slots)
+        if self.factored:
+            shared = self._convolutions()[0](self._map(slots))
+            parts, first = self._vectors(slots, poses).split(many), partial(self._factored, shared)
+        else:
+            parts, first = self._place(slots, poses).split(many), self._plain
+        cheap = self.factored and len(parts) > 1
+        return torch.cat([self._paint_part(part, first, cheap) for part in parts])
+
+    def _paint_part(self, part: Tensor, first: Callable[[Tensor], Tensor], cheap: bool) -> Tensor:
+        """Applies `first` and the other convolutions; a `cheap` first one is made anew for the gradient, not kept."""
+        others = self._convolutions()[1:]
+
+        def begin(part: Tensor) -> Tensor:
+            return others[0](first(part)) if others else first(part)
+
+        def end(cells: Tensor) -> Tensor:
+            for convolution in others[1:]:
+                cells = convolution(cells.relu_())
+            return cells
+
+        if self.checkpointing:
+            return _made_anew(lambda part: end(begin(part)), part)
+        return end(_made_anew(begin, part) if cheap else begin(part))
+
+    def _factored(self, shared: Tensor, vectors: Tensor) -> Tensor:
+        """The first convolution, and its ReLU where others follow, by what slots are."""
+        convolution, *others = self._convolutions()
+        return self.first(convolution, vectors, shared, rectify=bool(others))
+
+    def _plain(self, grid: Tensor) -> Tensor:
+        """The same by applying the layer to slots on the grid."""
+        convolution, *others = self._convolutions()
+        return convolution(grid).relu_() if others else convolution(grid)
+
+    def _vectors(self, slots: Tensor, poses: Tensor | None) -> Tensor:
+        """Slots as `BroadcastConvolution` wants them: constant, or constant and what grows with x and with y."""
+        if isinstance(self.position, RelativeFrame):
+            return self.position.parts(_needed(poses)) + F.pad(slots[:, None], (0, 0, 0, 2))
+        return slots[:, None]
+
+    def _map(self, slots: Tensor) -> Tensor:
+        """The part of the grid that is the same for all slots, [1, width, broadcast, broadcast]."""
+        if isinstance(self.position, PositionEmbedding):
+            return self.position.map()
+        if isinstance(self.position, RelativeFrame):
+            return slots.new_zeros(1, slots.shape[1], self.broadcast, self.broadcast)
+        return F.pad(self.grid, (0, 0, 0, 0, slots.shape[1], 0))
+
     def _place(self, slots: Tensor, poses: Tensor | None) -> Tensor:
-        """Slots copied over the grid, each cell told where it is: [B * K, width, broadcast, broadcast]."""
+        """Slots [M, D] copied over the grid, each cell told where it is: [M, width, broadcast, broadcast]."""
         side = self.broadcast
         if isinstance(self.position, RelativeFrame):
-            if poses is None:
-                raise ValueError("poses: a decoder with position 'relative' needs the slots' poses [B, K, 4]")
-            cells = slots[:, :, None] + self.position(poses)
-            return cells.flatten(0, 1).unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        grid = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, side, side)
+            cells = slots[:, None] + self.position(_needed(poses)[None])[0]
+            return cells.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = slots[:, :, None, None].expand(-1, -1, side, side)
         if self.position is not None:
             return self.position(grid)
         return torch.cat([grid, self.grid.expand(len(grid), -1, -1, -1)], dim=1)
+
+    def _convolutions(self) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+        layers = (*self.body, self.to_rgb_and_mask)
+        return [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def _made_anew(function: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
+    """`function(part)`, computed once more for the gradient as far as that needs it."""
+    result = checkpoint(function, part, use_reentrant=False, preserve_rng_state=False)
+    return cast(Tensor, result)
+
+
+def _needed(poses: Tensor | None) -> Tensor:
+    if poses is None:
+        raise ValueError("poses: a decoder with position 'relative' needs the slots' poses [B, K, 4]")
+    return poses
 
 
 def doublings_between(small: int, large: int) -> int:

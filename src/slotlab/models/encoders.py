@@ -32,7 +32,7 @@ class CNNEncoder(nn.Module):
         layers: list[nn.Module] = []
         for number, stride in enumerate(strides):
             width = 3 if number == 0 else channels
-            layers += [nn.Conv2d(width, channels, kernel_size, stride, kernel_size // 2), nn.ReLU()]
+            layers += [nn.Conv2d(width, channels, kernel_size, stride, kernel_size // 2), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class ResNetEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to [B, channels[-1], H / stride, W / stride]."""
-        return nn.functional.relu(self.norm(self.stages(self.stem(images))))
+        return self.norm(self.stages(self.stem(images))).relu_()
 
 
 class ResidualBlock(nn.Module):
@@ -90,10 +90,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             group_norm(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, out, 3, stride, 1),
             group_norm(out),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(out, out, 3, 1, 1),
         )
         same = width == out and stride == 1
@@ -101,7 +101,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, width, H, W] to [B, out, H / stride, W / stride]."""
-        return self.shortcut(features) + self.body(features)
+        return self.body(features).add_(self.shortcut(features))
 
 
 ENCODERS: dict[str, Callable[..., CNNEncoder | ResNetEncoder]] = {"cnn": CNNEncoder, "resnet": ResNetEncoder}

@@ -45,6 +45,17 @@ class RelativeFrame(nn.Module):
         down = (self.grid[:: self.width, 1:] - position[..., 1:]) / scale[..., 1:] * self.embedding.weight[:, 1]
         return (down + self.embedding.bias)[:, :, :, None] + across[:, :, None]
 
+    def profiles(self) -> Tensor:
+        """[3, 2, side] of a square grid: what the embedding's three parts are in each row, and in each column."""
+        ones, x, y = torch.ones(self.width), self.grid[: self.width, 0], self.grid[:: self.width, 1]
+        return torch.stack([torch.stack([ones, ones]), torch.stack([ones, x]), torch.stack([y, ones])])
+
+    def parts(self, poses: Tensor) -> Tensor:
+        """The embedding as a constant and what grows with x and with y, for poses [B, 4]: [B, 3, channels]."""
+        slopes = self.embedding.weight.T / (poses[:, 2:, None] * REACH)
+        constant = self.embedding.bias - (slopes * poses[:, :2, None]).sum(dim=1)
+        return torch.cat([constant[:, None], slopes], dim=1)
+
     def pose_of(self, weights: Tensor) -> Tensor:
         """Mean and standard deviation of where weights [B, K, N] (summing to 1 over N) lie: poses [B, K, 4]."""
         position = weights @ self.grid

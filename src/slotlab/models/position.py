@@ -22,4 +22,8 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        return features + self.projection(self.grid)
+        return features + self.map()
+
+    def map(self) -> Tensor:
+        """What is added, [1, C, H, W]."""
+        return self.projection(self.grid)
