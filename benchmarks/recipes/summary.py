@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from recipes import RECIPES
 from study import RESULTS, SCORES, UNSEEN, VARIANTS
 
@@ -91,7 +92,7 @@ def draw(curves: list[Row], path: Path) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def plot_spread(axis: plt.Axes, runs: list[list[tuple[float, float]]], colour: str, label: str) -> None:
+def plot_spread(axis: Axes, runs: list[list[tuple[float, float]]], colour: str, label: str) -> None:
     """The mean of several curves, and from the lowest to the highest of them."""
     times = np.mean([[time for time, _ in run] for run in runs], axis=0)
     values = np.array([[value for _, value in run] for run in runs])
