@@ -13,6 +13,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from slotlab.errors import ConfigError, SlotlabError
 
+BACKENDS = ("gloo", "nccl", "connection")  # what their messages name when a process is gone
 T = TypeVar("T")
 
 
@@ -79,7 +80,7 @@ def naming_lost_processes(remedy: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(name in str(error) for name in ("gloo", "NCCL")):
+        if not isinstance(error, dist.DistError) and not any(name in str(error).lower() for name in BACKENDS):
             raise
         place = place_among_processes()
         raise ProcessLost(
