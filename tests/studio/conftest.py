@@ -10,7 +10,7 @@ import torch
 from slotlab.composition import fit_library
 from slotlab.data import open_data
 from slotlab.hub import create_model, load, save
-from slotlab.studio import build, open_shelf, running
+from slotlab.studio import open_shelf, running
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
@@ -68,7 +68,7 @@ def runs(diffusion_run):
 @pytest.fixture(scope="session")
 def studio(shelf, runs):
     """The address of a running studio."""
-    with running(build(shelf, runs)) as address:
+    with running(shelf, runs) as address:
         yield address
 
 

@@ -267,7 +267,7 @@ def test_objects_come_from_other_pictures_and_concepts(visit):
     page.locator("#sl-background").click()
     expect(status).to_contain_text("Background of the other picture")
     page.locator("#sl-draw").click()
-    expect(status).to_contain_text("Slot 4 replaced by a member of concept 0")
+    expect(status).to_contain_text("Slot 4 replaced by a member of concept 3")
 
 
 # Compose

@@ -35,7 +35,7 @@ def studio(
     It is served on this computer alone (127.0.0.1), sends nothing anywhere, and needs: pip install 'slotlab[studio]'
     """
     try:
-        from slotlab.studio import build, open_shelf, running
+        from slotlab.studio import open_shelf, running
     except ImportError as error:
         raise ConfigError(
             f"the studio needs Gradio ({error}); install it with: pip install 'slotlab[studio]'"
@@ -44,7 +44,7 @@ def studio(
 
     set_threads(threads)
     shelf = open_shelf(model or released_names(), library or [], device_named(device))
-    with running(build(shelf, runs), port) as address:
+    with running(shelf, runs, port) as address:
         say(f"studio: {address} (Ctrl-C ends it)")
         if browser:
             typer.launch(address)

@@ -14,6 +14,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from gradio.themes import Default
 
+from slotlab.errors import ConfigError
 from slotlab.studio import widgets
 from slotlab.studio.compare_view import compare_view
 from slotlab.studio.compose_view import compose_view
@@ -85,46 +86,67 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
 
 
 @contextmanager
-def running(page: gr.Blocks, port: int | None = None) -> Iterator[str]:
-    """Serves a page on the local address while the block runs, and yields where; temporary files are removed after."""
-    with tempfile.TemporaryDirectory(prefix="slotlab-studio-") as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        page.GRADIO_CACHE = folder
+def running(shelf: Sequence[Loaded], runs: Path | None = None, port: int | None = None) -> Iterator[str]:
+    """Serves the page on the local address while the block runs, and yields where.
+
+    What browsers upload lies in a temporary folder of its own, which is removed at the end.
+
+    Args:
+        shelf: from `open_shelf`.
+        runs: a folder of training runs to show, if any.
+        port: by default the first free one from 7860.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="slotlab-studio-") as folder, _environment("GRADIO_TEMP_DIR", folder):
+        page = build(shelf, runs)
         try:
-            yield launch(page, port)
+            yield _launched(page, port)
         finally:
             page.close(verbose=False)
-            if before is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def launch(page: gr.Blocks, port: int | None = None) -> str:
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _launched(page: gr.Blocks, port: int | None) -> str:
     """Starts serving in threads of their own, and returns the address."""
     page.queue(max_size=WAITING, api_open=False)
-    _, address, _ = page.launch(
-        server_name=LOCAL,
-        server_port=port,
-        share=False,
-        prevent_thread_lock=True,
-        quiet=True,
-        inline=False,
-        ssr_mode=False,
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=[],
-        max_file_size=MOST_BYTES,
-        max_threads=8,
-        state_session_capacity=SESSIONS,
-        theme=Default(
-            primary_hue="indigo",
-            neutral_hue="slate",
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "monospace"],
-        ),
-        css=widgets.style(),
-        head=widgets.head(),
-    )
+    try:
+        _, address, _ = page.launch(
+            server_name=LOCAL,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            inline=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            max_file_size=MOST_BYTES,
+            max_threads=8,
+            state_session_capacity=SESSIONS,
+            theme=Default(
+                primary_hue="indigo",
+                neutral_hue="slate",
+                font=["system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"],
+            ),
+            css=widgets.style(),
+            head=widgets.head(),
+        )
+    except OSError as error:
+        raise ConfigError(f"port {port}: cannot be used ({error}); name another with --port") from None
     return str(address)

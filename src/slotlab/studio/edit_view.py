@@ -39,8 +39,8 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         redo = gr.Button("Redo", size="sm", elem_id="sl-redo", min_width=80)
         restart = gr.Button("Start again", size="sm", elem_id="sl-restart", min_width=100)
         stop = gr.Button("Stop painting", size="sm", elem_id="sl-stop", variant="stop", min_width=110, visible=False)
-    figure = widgets.figure({"groups": []}, elem_id="sl-edit")
     status = gr.HTML(note(""), elem_id="sl-edit-status")
+    figure = widgets.figure({"groups": []}, elem_id="sl-edit")
     placed = gr.HTML(note(NO_POSES), elem_id="sl-no-poses")
     with gr.Row(elem_classes="sl-tools", visible=False) as resizing:
         size = gr.Slider(
@@ -51,7 +51,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         with gr.Column(min_width=240):
             choosers = picture_choosers("sl-other-upload")
         with gr.Column(min_width=260):
-            other = widgets.figure({"groups": []}, elem_id="sl-other")
+            other = widgets.figure({"groups": []}, elem_id="sl-other", elem_classes="sl-small")
             put = gr.Button("Put it in the place of the selected object", size="sm", elem_id="sl-put")
             add = gr.Button("Add it to the scene", size="sm", elem_id="sl-add")
             background = gr.Button("Take this picture's background", size="sm", elem_id="sl-background")
@@ -203,7 +203,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
             gr.Slider(value=min(defaults.steps, MOST_SAMPLING_STEPS)),
             gr.Dropdown(value=defaults.sampler),
             gr.HTML(visible=library is None),
-            gr.Dropdown(choices=names, value=names[0][1] if names else None, visible=bool(names)),
+            gr.Dropdown(choices=names, value=names[-1][1] if names else None, visible=bool(names)),
             gr.Number(visible=bool(names)),
             gr.Button(visible=bool(names)),
             {"groups": []},

@@ -68,10 +68,11 @@ def picture_choosers(upload_id: str) -> list[Chooser]:
         upload = gr.File(
             label=f"Upload, drop or paste: {', '.join(FORMATS[:3])}, at most {MOST_BYTES // 2**20} MiB",
             file_types=["image"],
-            type="filepath",
             height=130,
             elem_id=upload_id,
         )
+        # Gradio's own would leave an empty file behind; that the path is one of an upload it has made sure of before.
+        upload.preprocess = lambda payload: None if payload is None else payload.path  # pyright: ignore
         gr.HTML(
             '<p class="sl-note">The centred square is looked at. It stays on this computer, and in memory only: '
             "the uploaded file is removed as soon as it is read.</p>"

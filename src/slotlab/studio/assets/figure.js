@@ -32,8 +32,8 @@
     context.putImageData(pixels, 0, 0);
   }
 
-  // Dims what is outside the slot, and draws a line around it.
-  function markSlot(canvas, labels, size, slot, colour) {
+  // Draws a line around the slot, and dims what is outside.
+  function markSlot(canvas, labels, size, slot, colour, dim) {
     const scale = Math.max(1, Math.round(640 / size));
     canvas.width = canvas.height = size * scale;
     const context = canvas.getContext("2d");
@@ -43,7 +43,7 @@
     for (let row = 0; row < size; row++) {
       for (let column = 0; column < size; column++) {
         if (labels[row * size + column] !== slot) {
-          context.fillRect(column * scale, row * scale, scale, scale);
+          if (dim) context.fillRect(column * scale, row * scale, scale, scale);
           continue;
         }
         const [left, top, right, bottom] = [column, row, column + 1, row + 1].map((edge) => edge * scale);
@@ -103,7 +103,7 @@
           pane.tintCanvas.classList.toggle("sl-smooth", Boolean(heated));
           if (heated) heatPane(pane.tintCanvas, frame.heat, slot);
           else tintPane(pane.tintCanvas, group, pane, kept.opacity);
-          markSlot(pane.markCanvas, frame.labels, group.size, heated ? null : slot, group.colours[slot] || "#ffffff");
+          markSlot(pane.markCanvas, frame.labels, group.size, heated ? null : slot, group.colours[slot] || "#ffffff", !props.value.keep);
         }
         for (const card of group.cards) {
           card.setAttribute("aria-pressed", String(Number(card.dataset.slot) === group.pinned));

@@ -1,0 +1,130 @@
+"""What the server refuses, whoever asks: spoken to directly, without a browser."""
+
+import json
+import os
+import socket
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_intake import encoded
+
+from slotlab.studio import app, intake, running
+from slotlab.studio.app import LOCAL
+
+
+def ask(address, path, content=None, kind="application/json"):
+    """Status and text of the answer."""
+    body = json.dumps(content).encode() if isinstance(content, dict) else content
+    request = urllib.request.Request(address + path, body, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def config(address):
+    return json.loads(ask(address, "config")[1])
+
+
+def event_of(address, name, event):
+    """The number of the function that an event of the component with an id calls."""
+    found = config(address)
+    (component,) = (one["id"] for one in found["components"] if one["props"].get("elem_id") == name)
+    return next(one["id"] for one in found["dependencies"] if [component, event] in one["targets"])
+
+
+def upload(address, content, name="picture.png"):
+    """The path that the server gives an uploaded file."""
+    body = b'--mark\r\nContent-Disposition: form-data; name="files"; filename="' + name.encode()
+    body += b'"\r\nContent-Type: image/png\r\n\r\n' + content + b"\r\n--mark--\r\n"
+    status, text = ask(address, "gradio_api/upload", body, "multipart/form-data; boundary=mark")
+    return status, json.loads(text)[0] if status == 200 else text
+
+
+def join(address, function, data, session):
+    content = {"data": data, "fn_index": function, "session_hash": session}
+    return ask(address, "gradio_api/queue/join", content)
+
+
+def outcome(address, session):
+    """The last message of a session's event."""
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=30) as stream:
+        for line in stream:
+            if line.startswith(b"data:"):
+                message = json.loads(line[5:])
+                if message["msg"] == "process_completed":
+                    return message
+    raise AssertionError("no outcome")
+
+
+def given(path):
+    return [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]
+
+
+def test_it_listens_on_this_computer_alone(studio):
+    host, port = studio.removeprefix("http://").rstrip("/").split(":")
+    assert host == LOCAL
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", int(port)))
+
+
+def test_it_tells_nobody_anything(studio):
+    assert config(studio)["analytics_enabled"] is False
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+
+
+def test_a_path_from_the_page_is_never_read(studio, squares):
+    picture = next((squares / "images").iterdir())
+    function = event_of(studio, "sl-upload", "upload")
+    for path in (picture, "/etc/hostname", "../../etc/hostname"):
+        join(studio, function, given(path), session := f"thief-{Path(path).name}")
+        message = outcome(studio, session)
+        assert not message["success"]
+        assert "data" not in (message["output"] or {})
+        assert ask(studio, f"gradio_api/file={path}")[0] in (403, 404)
+    assert picture.is_file()
+
+
+def test_an_upload_is_gone_once_it_is_read(studio):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    function = event_of(studio, "sl-upload", "upload")
+    for content, fine in ((encoded(Image.new("RGB", (32, 32))), True), (b"no picture", False)):
+        status, path = upload(studio, content)
+        assert status == 200
+        assert folder in Path(path).parents
+        join(studio, function, given(path), session := f"upload-{fine}")
+        assert outcome(studio, session)["success"] is fine
+        assert not Path(path).exists()
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_too_large_a_file_is_not_taken(studio):
+    status, said = upload(studio, b"0" * (intake.MOST_BYTES + 1))
+    assert status == 413
+    assert "Traceback" not in said
+
+
+def test_work_waits_in_a_bounded_queue_and_nothing_is_left_behind(shelf, monkeypatch):
+    monkeypatch.setattr(app, "WAITING", 3)
+    hold = threading.Event()
+    held = shelf[0].model.encoder.register_forward_hook(lambda *_: hold.wait(20) and None)
+    try:
+        hold.set()
+        with running(shelf[:1]) as address:
+            hold.clear()
+            folder = Path(os.environ["GRADIO_TEMP_DIR"])
+            function = event_of(address, "sl-look-save", "click")
+            answers = [join(address, function, ["plain", None], f"busy-{number}") for number in range(9)]
+            refused = [text for status, text in answers if status != 200]
+            assert 0 < len(refused) < 9
+            assert all("full" in text.lower() for text in refused)
+            hold.set()
+    finally:
+        hold.set()
+        held.remove()
+    assert not folder.exists()
