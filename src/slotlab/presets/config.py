@@ -5,9 +5,9 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import ENCODERS, MODELS, Denoiser, LatentAutoencoder, NoiseSchedule, SlotAttention
@@ -46,6 +46,13 @@ class DataSettings(Settings):
     workers: int = Field(default=0, ge=0, le=64)
 
 
+Speedup = Literal["factored-convolution", "parts", "channels-last", "kept-memory", "fused-adam"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 class TrainingSettings(Settings):
     """How a model learns. Steps count optimiser updates; `batch_size` counts images over all processes.
 
@@ -58,7 +65,8 @@ class TrainingSettings(Settings):
     `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on; `attention_loss` weighs
     `objectives.attention_disagreement`, for slot autoencoders.
-    `evaluate_every`: 0 means once per epoch.
+    `evaluate_every`: 0 means once per epoch. `without`: speed-ups to leave out, a name or a list of them; none changes
+    the result by more than rounding (docs/speed.md).
     """
 
     steps: int = Field(default=10_000, ge=1)
@@ -81,6 +89,7 @@ class TrainingSettings(Settings):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
+    without: Annotated[list[Speedup], BeforeValidator(_as_list)] = []
     seed: int = Field(default=0, ge=0, lt=2**31)
     evaluate_every: int = Field(default=0, ge=0)
     preview_every: int = Field(default=1_000, ge=1)

@@ -41,6 +41,7 @@ from slotlab.training.objectives import attention_disagreement, mask_area_penalt
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
+from slotlab.training.speedups import arrange, memory_format
 
 FINITE_EVERY = 10
 SCALED_BY = 256  # images whose latents give an autoencoder its scaling
@@ -116,7 +117,8 @@ def fit(
         TrainingDiverged: the loss became infinite or NaN.
         ProcessLost: another process of the training has ended.
     """
-    keep_freed_memory()
+    if "kept-memory" not in config.training.without:
+        keep_freed_memory()
     fabric = make_fabric(accelerator, devices, nodes, config.training.precision)
     folder = Path(folder)
     checkpoint = check_folder(config, folder, resume)
@@ -149,7 +151,7 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         model = hub.model_from_config(config.model)
         check_settings(model, config, fabric.world_size)
-        model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = arrange(model, fabric.device, settings.without)
         self.average = make_average(model, settings)
         if settings.compile:
             for part in _heavy_parts(model):
@@ -256,7 +258,8 @@ class _Trainer:
     def _backward(self, batch: Batch, mine: slice, generators: list[torch.Generator]) -> Tensor:
         """Adds the gradients of a part of a batch; returns its loss."""
         settings, device = self.settings, self.fabric.device
-        images = batch["image"][mine].to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        images = batch["image"][mine].to(device, non_blocking=True)
+        images = images.contiguous(memory_format=memory_format(settings.without))
         if "latents" in batch and isinstance(self.raw_model, SlotDiffusion):
             output = self.model(images, generators, latents=batch["latents"][mine].to(device))
         else:

@@ -13,7 +13,7 @@ from slotlab.presets.config import TrainingSettings
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     """Adam or AdamW over all parameters that are not frozen, those of the slot encoder in a group of their own.
 
-    The fused form updates all parameters in one call, on CPU too; it differs from the loop by rounding.
+    The fused form updates all parameters in one call, on CPU too; it differs from PyTorch's default by rounding.
 
     Raises:
         ConfigError: a learning rate for the encoder of a model that has none.
@@ -30,7 +30,8 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
         if parameters:
             groups.append({"params": parameters, "lr": rate, "peak_share": rate / settings.learning_rate})
     kind = Adam if settings.optimizer == "adam" else AdamW
-    return kind(groups, weight_decay=settings.weight_decay, fused=True)
+    fused = None if "fused-adam" in settings.without else True
+    return kind(groups, weight_decay=settings.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
