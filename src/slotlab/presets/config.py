@@ -66,7 +66,7 @@ class TrainingSettings(Settings):
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on; `attention_loss` weighs
     `objectives.attention_disagreement`, for slot autoencoders.
     `evaluate_every`: 0 means once per epoch. `without`: speed-ups to leave out, a name or a list of them; none changes
-    the result by more than rounding (docs/speed.md).
+    the result by more than rounding.
     """
 
     steps: int = Field(default=10_000, ge=1)

@@ -1,4 +1,4 @@
-"""What makes a step faster or smaller at the same result, and can be left out: `training.without` (docs/speed.md)."""
+"""What makes a step faster or smaller at the same result, and can be left out: `training.without`."""
 
 from collections.abc import Collection
 
