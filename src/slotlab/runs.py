@@ -18,6 +18,7 @@ def train(
     devices: int = 1,
     nodes: int = 1,
     show_progress: bool = True,
+    profile: bool = False,
     **overrides: Any,
 ) -> Path:
     """Trains a model and writes a run folder with checkpoints, history, previews and a loss curve.
@@ -31,6 +32,7 @@ def train(
         devices: processes on this machine.
         nodes: machines.
         show_progress: draw a live progress bar.
+        profile: after the first steps, print where their time went.
         overrides: changes to the preset, e.g. `steps=500, slots=7`, or `**{"decoder.channels": 32}`.
 
     Returns:
@@ -53,4 +55,5 @@ def train(
         devices=devices,
         nodes=nodes,
         show_progress=show_progress,
+        profile=profile,
     )

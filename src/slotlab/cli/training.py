@@ -37,6 +37,7 @@ def train(
     devices: Annotated[int, typer.Option(help="Processes on this machine; under torchrun its own count.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads per process; 0: all cores.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the first steps' time went.")] = False,
 ) -> None:
     """Train a model. Ctrl-C saves and says how to go on.
 
@@ -61,6 +62,7 @@ def train(
         accelerator=device,
         devices=devices,
         nodes=nodes,
+        profile=profile,
         **parse_overrides(changes or []),
     )
     say(f"trained: {out}; next: slotlab evaluate {out} --data PATH, then slotlab report {out}")

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -39,6 +39,7 @@ from slotlab.training.history import DIAGNOSED, History, Row
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.objectives import attention_disagreement, mask_area_penalty
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
+from slotlab.training.profile import StepProfile
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
 from slotlab.training.speedups import arrange, memory_format
@@ -91,6 +92,7 @@ def fit(
     devices: int = 1,
     nodes: int = 1,
     show_progress: bool = True,
+    profile: bool = False,
 ) -> Path:
     """Trains a model and writes its run folder.
 
@@ -106,6 +108,7 @@ def fit(
         devices: processes on this machine; under `torchrun` or SLURM theirs are used.
         nodes: machines.
         show_progress: draw a live progress bar.
+        profile: after the first steps, print where their time went.
 
     Returns:
         The run folder.
@@ -123,6 +126,8 @@ def fit(
     folder = Path(folder)
     checkpoint = check_folder(config, folder, resume)
     trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
+    if profile and fabric.is_global_zero:
+        trainer.profile = StepProfile(trainer.raw_model, trainer.progress.console.print, fabric.device)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     else:
@@ -167,6 +172,7 @@ class _Trainer:
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
         self.progress = TrainingProgress(settings.steps, enabled=show_progress and fabric.is_global_zero)
+        self.profile: StepProfile | None = None
 
     def begin(self) -> None:
         """Takes up the parts of the model that `start_from` names, if any."""
@@ -209,7 +215,11 @@ class _Trainer:
         with _noticing_stop() as stop, self.progress:
             self.progress.start(state.step)
             while state.step < settings.steps:
-                self._update(next(batches))
+                with self._timed("data"):
+                    batch = next(batches)
+                self._update(batch)
+                if self.profile is not None and self.profile.step(settings.batch_size):
+                    self.profile = None
                 state.step += 1
                 state.seconds = time.monotonic() - started
                 last = state.step == settings.steps
@@ -242,17 +252,19 @@ class _Trainer:
         losses = []
         for part in range(settings.accumulate):
             mine = slice(*(len(generators) * end // settings.accumulate for end in (part, part + 1)))
-            with self.fabric.no_backward_sync(self.model, enabled=part + 1 < settings.accumulate):
+            summing = self.fabric.no_backward_sync(self.model, enabled=part + 1 < settings.accumulate)
+            with summing, self._timed("loss and the rest"):
                 losses.append(self._backward(batch, mine, generators[mine]))
         loss = torch.stack(losses).mean()
-        norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
-        )
-        self.gradient_norm = cast(Tensor, norm).detach()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update_parameters(self.raw_model)
+        with self._timed("optimiser"):
+            norm = self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+            )
+            self.gradient_norm = cast(Tensor, norm).detach()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.average is not None:
+                self.average.update_parameters(self.raw_model)
         self.losses.append(loss)
 
     def _backward(self, batch: Batch, mine: slice, generators: list[torch.Generator]) -> Tensor:
@@ -270,8 +282,12 @@ class _Trainer:
             objective = objective + settings.mask_penalty * mask_area_penalty(output)
         if settings.attention_loss:
             objective = objective + settings.attention_loss * attention_disagreement(output)
-        self.fabric.backward(objective / settings.accumulate)
+        with self._timed("backward"):
+            self.fabric.backward(objective / settings.accumulate)
         return loss.detach()
+
+    def _timed(self, part: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.profile is None else self.profile.part(part)
 
     def _validate(self) -> None:
         state, settings = self.state, self.settings
