@@ -20,3 +20,10 @@ def main() -> None:
         sys.exit(130 if type(error).__name__ == "TrainingStopped" else 2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (RuntimeError, MemoryError) as error:
+        from slotlab.training.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print("slotlab: out of memory: lower --batch-size, the resolution or the number of slots", file=sys.stderr)
+        sys.exit(2)

@@ -36,7 +36,7 @@ from slotlab.training.checkpoint import (
 from slotlab.training.checks import check_data, check_folder, check_latents, check_settings
 from slotlab.training.datasets import open_split
 from slotlab.training.history import DIAGNOSED, History, Row
-from slotlab.training.memory import keep_freed_memory
+from slotlab.training.memory import explaining_out_of_memory, keep_freed_memory, what_would_fit
 from slotlab.training.objectives import attention_disagreement, mask_area_penalty
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
 from slotlab.training.profile import StepProfile
@@ -118,6 +118,7 @@ def fit(
         DataError: the data cannot be read.
         TrainingStopped: after Ctrl-C, once all is saved.
         TrainingDiverged: the loss became infinite or NaN.
+        OutOfMemory: a step needs more memory than there is.
         ProcessLost: another process of the training has ended.
     """
     if "kept-memory" not in config.training.without:
@@ -217,7 +218,8 @@ class _Trainer:
             while state.step < settings.steps:
                 with self._timed("data"):
                     batch = next(batches)
-                self._update(batch)
+                with explaining_out_of_memory(self._what_would_fit):
+                    self._update(batch)
                 if self.profile is not None and self.profile.step(settings.batch_size):
                     self.profile = None
                 state.step += 1
@@ -285,6 +287,11 @@ class _Trainer:
         with self._timed("backward"):
             self.fabric.backward(objective / settings.accumulate)
         return loss.detach()
+
+    def _what_would_fit(self) -> str:
+        settings = self.settings
+        parts, processes = settings.accumulate, self.fabric.world_size
+        return what_would_fit(self.raw_model, self.fabric.device, settings.batch_size, parts, processes)
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         return nullcontext() if self.profile is None else self.profile.part(part)

@@ -1,0 +1,97 @@
+import re
+
+import pytest
+import torch
+
+from slotlab.errors import ConfigError
+from slotlab.hub import create_model
+from slotlab.models import SlotAutoencoder
+from slotlab.processes import make_fabric
+from slotlab.training import memory
+from slotlab.training.memory import bytes_for_gradient, what_would_fit
+
+CPU = torch.device("cpu")
+
+
+def refused_by_the_allocator():
+    torch.empty(2**60)
+
+
+def refused_by_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of ...")
+
+
+def refused_by_python():
+    raise MemoryError
+
+
+def another_error():
+    raise RuntimeError("shapes do not fit")
+
+
+def failing(refusal, monkeypatch):
+    """Lets the third step of a run fail."""
+    plain, calls = SlotAutoencoder.losses, []
+
+    def losses(self, output, images):
+        calls.append(None)
+        if len(calls) == 3:
+            refusal()
+        return plain(self, output, images)
+
+    monkeypatch.setattr(SlotAutoencoder, "losses", losses)
+
+
+@pytest.mark.parametrize("refusal", [refused_by_the_allocator, refused_by_a_gpu, refused_by_python])
+def test_a_step_that_runs_out_of_memory_says_what_would_fit(
+    refusal, tiny_preset, squares, tmp_path, run_slotlab, monkeypatch
+):
+    failing(refusal, monkeypatch)
+    status, _, complaint = run_slotlab("train", tiny_preset, "--data", squares, "--out", tmp_path / "run")
+    assert status == 2
+    assert "Traceback" not in complaint
+    assert "slotlab: out of memory: 4 images at a time of 16x16 with 4 slots need about" in complaint
+    assert "lower batch_size to 2, or keep it and add accumulate=2, which gives the same gradient" in complaint
+
+
+def test_another_error_stays_what_it_is(tiny_preset, squares, tmp_path, run_slotlab, monkeypatch):
+    failing(another_error, monkeypatch)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run_slotlab("train", tiny_preset, "--data", squares, "--out", tmp_path / "run")
+
+
+def test_advice_follows_the_memory_that_there_is(tiny_preset, monkeypatch):
+    model = create_model(tiny_preset)
+    each = memory.OVERHEAD * bytes_for_gradient(model, CPU)
+    state = 5 * sum(parameter.nbytes for parameter in model.parameters())
+    monkeypatch.setattr(memory, "memory_of", lambda device: int(state + 5.5 * each))
+    advice = what_would_fit(model, CPU, batch_size=16, parts=1, processes=2)
+    assert "8 images at a time" in advice
+    assert "About 5 would fit: lower batch_size to 10, or keep it and add accumulate=2" in advice
+    monkeypatch.setattr(memory, "memory_of", lambda device: int(state + 0.5 * each))
+    advice = what_would_fit(model, CPU, batch_size=16, parts=1, processes=1)
+    assert "not even one image fits: only decoder.checkpointing=true, a lower resolution or fewer slots" in advice
+
+
+def test_checkpointing_keeps_less(tiny_preset):
+    sizes = [
+        bytes_for_gradient(create_model(tiny_preset, **{"decoder.checkpointing": checkpointing}), CPU)
+        for checkpointing in (True, False)
+    ]
+    assert sizes[0] < 0.9 * sizes[1]
+
+
+def test_evaluate_says_what_to_lower(tiny_preset, run_slotlab, squares, tmp_path, monkeypatch):
+    run_slotlab("train", tiny_preset, "--data", squares, "--out", tmp_path / "run", "steps=1")
+    monkeypatch.setattr(SlotAutoencoder, "forward", lambda *_: refused_by_the_allocator())
+    status, _, complaint = run_slotlab("evaluate", tmp_path / "run", "--data", squares)
+    assert status == 2
+    assert re.search(r"slotlab: out of memory: lower --batch-size", complaint)
+
+
+def test_a_gpu_without_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(ConfigError, match=r"training.precision: Tesla T4 does not compute in bfloat16; use .*fp32"):
+        make_fabric("cuda", 1, 1, "bf16")
