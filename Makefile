@@ -26,6 +26,7 @@ bench: .make/installed-dev  ## all benchmarks; each prints its table
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion
 	$(BIN)/python benchmarks/denoiser.py
+	$(BIN)/python benchmarks/studio.py
 
 weights: .make/installed  ## the trained models in the package, of the runs $(RUNS)/NAME: docs/weights.md
 	for name in scenes-64 scenes-64-diffusion; do \

@@ -1,0 +1,98 @@
+"""How long the studio takes to show something: the page's first picture, an edit, a sampled edit's first preview.
+
+Starts `slotlab studio` with the models in the box, visits it with Chromium (driven by Playwright), and takes the time
+from the click until the page shows the answer. Prints medians and worst cases.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+OPENED = "#sl-look .sl-slot"
+STATUS = "document.querySelector('#sl-edit-status').innerText"
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=7871)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of the studio")
+    arguments = parser.parse_args()
+    words = ["studio", "--no-browser", "--port", str(arguments.port), "--threads", str(arguments.threads)]
+    server = subprocess.Popen([sys.executable, "-m", "slotlab", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[1]
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            times: dict[str, list[float]] = {}
+            for _ in range(arguments.repeats):
+                context = browser.new_context(viewport={"width": 1280, "height": 900})
+                for what, seconds in visited(context.new_page(), address):
+                    times.setdefault(what, []).append(seconds)
+                context.close()
+    finally:
+        server.terminate()
+        server.wait()
+    table = Table()
+    for heading in ("what", "median (s)", "worst (s)", "n"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for what, seconds in times.items():
+        table.add_row(what, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}", str(len(seconds)))
+    Console().print(table)
+
+
+def visited(page: Page, address: str) -> list[tuple[str, float]]:
+    """What was done in one visit, and how many seconds each took."""
+    times: list[tuple[str, float]] = []
+
+    def timed(what: str, act: Callable[[], object], until: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        act()
+        until()
+        times.append((what, time.perf_counter() - started))
+
+    timed("page opened until its first picture", lambda: page.goto(address), lambda: page.wait_for_selector(OPENED))
+    page.get_by_role("tab", name="Edit").click()
+    page.wait_for_selector("#sl-edit .sl-slot")
+    remove, undo = (page.locator(f"#sl-{button}").click for button in ("remove", "undo"))
+    for slot in (1, 2, 3):
+        page.locator(f"#sl-edit .sl-slot[data-slot='{slot}']").click()
+        said(page, f"Slot {slot} is selected")
+        timed("edit with the autoencoder", remove, lambda: said(page, "removed"))
+        timed("undo", undo, lambda: said(page, "removed", False))
+    page.locator("#sl-model input").click()
+    page.get_by_role("option", name="scenes-64-diffusion").click()
+    page.locator("#sl-sampling").wait_for()
+    page.get_by_role("button", name="How it is painted").click()
+    for steps, what, sign in (
+        (5, "sampled edit, 5 steps", "removed"),
+        (50, "sampled edit, 50 steps, until its first preview", "Painting"),
+    ):
+        page.get_by_label("number input for Steps").fill(str(steps))
+        page.locator("#sl-edit .sl-slot").nth(1).click()
+        said(page, "is selected")
+        timed(what, remove, partial(said, page, sign))
+        said(page, "removed")
+        undo()
+        said(page, "removed", False)
+    return times
+
+
+def said(page: Page, words: str, wanted: bool = True) -> None:
+    """Waits until the Edit view's line of words holds some, or no longer does."""
+    page.wait_for_function(f"{STATUS}.includes({words!r}) == {str(wanted).lower()}", polling=20)
+
+
+if __name__ == "__main__":
+    main()

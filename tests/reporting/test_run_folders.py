@@ -1,0 +1,48 @@
+import os
+import shutil
+import time
+
+import pytest
+
+from slotlab.errors import DataError
+from slotlab.reporting.run_folders import read_run_folder, run_folders
+
+
+@pytest.fixture
+def runs(diffusion_run, latents_run, tmp_path):
+    """Two runs, one of them half done, and a folder that is none."""
+    shutil.copytree(latents_run, tmp_path / "done")
+    shutil.copytree(diffusion_run, tmp_path / "half")
+    rows = (tmp_path / "half" / "history.csv").read_text().splitlines()
+    (tmp_path / "half" / "history.csv").write_text("\n".join(rows[:-1]) + "\n")
+    os.utime(tmp_path / "half" / "history.csv", (time.time() - 7300, time.time() - 7300))
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_runs_tell_how_far_they_are(runs):
+    done, half = run_folders(runs)
+    assert (done.name, done.finished, done.state()) == ("done", True, "finished, 6 steps")
+    assert (half.name, half.finished, half.step) == ("half", False, 3)
+    assert half.state() == "at step 3 of 6, last written 2 hours ago"
+    assert (half.preset, half.masks) == ("tiny-diffusion", "cross-attention masks")
+    assert list(half.previews()) == [6]
+
+
+def test_a_run_that_has_written_nothing_yet_is_there_too(runs):
+    (runs / "half" / "history.csv").unlink()
+    assert read_run_folder(runs / "half").state() == "no row yet, 6 steps to go"
+    (runs / "half" / "run.json").write_text("{")
+    assert [run.name for run in run_folders(runs)] == ["done"]
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        run_folders(tmp_path / "none")
+
+
+def test_the_command_lists_them(run_slotlab, runs):
+    status, out, err = run_slotlab("runs", runs)
+    assert status == 0, err
+    assert "at step 3 of 6" in out
+    assert "finished, 6 steps" in out
