@@ -13,13 +13,13 @@ from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.models import LatentAutoencoder, Model
 from slotlab.models.evaluating import evaluating
-from slotlab.models.output import MASK_SOURCES
 from slotlab.models.randomness import seeded_generator
 from slotlab.processes import place_among_processes
 
 if TYPE_CHECKING:
     from slotlab.metrics import Score
 
+NO_SCORES: "dict[str, dict[str, Score]]" = {"masks": {}, "attention": {}}
 MBO_DEFINITION = "true objects, background excluded"
 
 
@@ -33,6 +33,7 @@ class Evaluation:
         masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty for data without true masks, and for a
             model without slots.
         attention: the same of the slot-attention masks of the last iteration, resized bilinearly.
+        posterior: the same of the posterior masks, where the model has them.
         reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB).
         loss: the training objective, mean over images.
         slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model without slots.
@@ -49,10 +50,18 @@ class Evaluation:
     slots_used: float
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    posterior: "dict[str, Score]" = field(default_factory=dict)
+
+    @property
+    def segmentation(self) -> "dict[str, dict[str, Score]]":
+        """Scores by source of masks, of the sources that were scored."""
+        sources = {"masks": self.masks, "attention": self.attention, "posterior": self.posterior}
+        return {source: scores for source, scores in sources.items() if scores}
 
     def to_json(self) -> dict[str, Any]:
         """What `metrics.json` holds: every mean under its name, with standard errors and counts beside."""
         groups = {"masks": self.masks, "attention": self.attention, "reconstruction": self.reconstruction}
+        groups |= self.segmentation
         content: dict[str, Any] = {"protocol": self.protocol}
         content |= {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
         content["details"] = {
@@ -102,7 +111,8 @@ def evaluate(
     from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
 
     device = next(model.parameters()).device
-    segmentation = {source: SegmentationScores().to(device) for source in MASK_SOURCES}
+    definitions = model.describe()
+    segmentation = {source: SegmentationScores().to(device) for source in definitions.get("mask_sources", ())}
     errors = {
         "mse_sum": ReconstructionError("sum").to(device),
         "mse": ReconstructionError("mean").to(device),
@@ -118,11 +128,10 @@ def evaluate(
             output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
             target = batch["mask"].to(device) if "mask" in batch else None
             if slot_model is not None and gathered is not None:
-                soft = {"masks": output.masks, "attention": output.attention_masks()}
-                gathered.update(soft[slot_model.finer_masks], output.slots, output.attention, target)
+                gathered.update(output.soft_masks(slot_model.finer_masks), output.slots, output.attention, target)
                 if target is not None:
                     for source, scores in segmentation.items():
-                        scores.update(soft[source].argmax(dim=1), target)
+                        scores.update(output.segmentation(source), target)
             for error in errors.values():
                 error.update(output.reconstruction.clamp(0, 1), images)
             loss.update(model.losses(output, images))
@@ -137,13 +146,12 @@ def evaluate(
         protocol={
             **dataset.describe(),
             "images": reconstruction["mse"].count,
-            **model.describe(),
+            **definitions,
             "slot_seed": seed,
             **({} if weights is None else {"weights": weights}),
             **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnosis else {}),
         },
-        masks=segmentation["masks"].compute() if scored else {},
-        attention=segmentation["attention"].compute() if scored else {},
+        **({source: scores.compute() for source, scores in segmentation.items()} if scored else NO_SCORES),
         reconstruction=reconstruction,
         loss=float(loss.compute()),
         slots_used=diagnosis.slots_used if diagnosis else math.nan,

@@ -34,7 +34,7 @@ def segment(
     fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how an image becomes a square.")] = "letterbox",
     mask_source: Annotated[
         str | None,
-        typer.Option(help="masks or attention; default: attention for slot diffusion, masks for other models."),
+        typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
@@ -105,7 +105,7 @@ def diagnose(
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
     mask_source: Annotated[
         str | None,
-        typer.Option(help="masks or attention; default: attention for slot diffusion, masks for other models."),
+        typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the initial slots.")] = 0,

@@ -32,7 +32,7 @@ def diagnose(
     Args:
         model: put into evaluation mode for the time.
         dataset: from `slotlab.open_data`, at the model's resolution; some numbers need true masks.
-        mask_source: "masks" or "attention"; by default the one that fits objects better. With "attention", nothing is
+        mask_source: "masks", "attention" or "posterior"; by default the model's finest. With "attention", nothing is
             decoded.
         batch_size: images at a time.
         seed: of the initial slots, which depend on it and the image alone.
@@ -43,7 +43,7 @@ def diagnose(
         DataError: an image cannot be read.
         ValueError: images of another size than the model's.
     """
-    source = chosen_source(mask_source, model.finer_masks)
+    source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
     device = next(model.parameters()).device
     gathered = SlotDiagnostics.of(model).to(device)
     place = place_among_processes()
@@ -51,9 +51,9 @@ def diagnose(
         for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             images = batch["image"].to(device)
             generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
-            if source == "masks":
+            if source != "attention":
                 output = model(images, generators)
-                masks, slots, attention = output.masks, output.slots, output.attention
+                masks, slots, attention = output.soft_masks(source), output.slots, output.attention
             else:
                 encoded = model.encoder(images, generators)
                 slots, attention = encoded.slots, encoded.attention

@@ -1,14 +1,16 @@
 """Slot Attention with a spatial broadcast decoder: the object-discovery autoencoder (Locatello et al. 2020)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from slotlab.errors import ConfigError
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
 from slotlab.models.components import build
 from slotlab.models.initialisation import initialise
-from slotlab.models.output import SlotOutput
+from slotlab.models.output import SlotOutput, posterior_masks
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import OnClean, SamplingSettings
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
@@ -24,13 +26,14 @@ class SlotAutoencoder(nn.Module):
         encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
         slot_attention: arguments of `SlotAttention`.
         decoder: `{"kind": "broadcast", ...}` and that decoder's arguments.
+        pixel_sigma: standard deviation of a colour value in [0, 1] around what its slot paints; with it the output has
+            the posterior masks too, and they are the finer ones. It has no part in the loss.
 
     Raises:
         ConfigError: an unknown kind or key, or a value out of range; the message names the key.
     """
 
     kind = "slot-autoencoder"
-    finer_masks = "masks"  # which of the two sources of masks fits objects better
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class SlotAutoencoder(nn.Module):
         encoder: Mapping[str, Any] | None = None,
         slot_attention: Mapping[str, Any] | None = None,
         decoder: Mapping[str, Any] | None = None,
+        pixel_sigma: float | None = None,
     ) -> None:
         super().__init__()
         encoder = dict(encoder or {"kind": "cnn"})
@@ -49,7 +53,11 @@ class SlotAutoencoder(nn.Module):
             "encoder": encoder,
             "slot_attention": slot_attention,
             "decoder": decoder,
+            **({} if pixel_sigma is None else {"pixel_sigma": pixel_sigma}),
         }
+        if pixel_sigma is not None and not 0 < pixel_sigma < math.inf:
+            raise ConfigError(f"model.pixel_sigma: must be above 0, not {pixel_sigma}")
+        self.pixel_sigma = pixel_sigma
         self.encoder = SlotEncoder(resolution, encoder, slot_attention)
         self.decoder = build(
             "decoder", DECODERS, decoder, slot_dim=self.encoder.slot_attention.dim, resolution=resolution
@@ -79,7 +87,15 @@ class SlotAutoencoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
-        return {**self.encoder.describe(), "mask_sources": mask_sources("decoder masks, argmax")}
+        sources = mask_sources("decoder masks, argmax")
+        if self.pixel_sigma is not None:
+            sources["posterior"] = f"posterior masks, of the pixel's colour, sigma {self.pixel_sigma}, argmax"
+        return {**self.encoder.describe(), "mask_sources": sources}
+
+    @property
+    def finer_masks(self) -> str:
+        """Which source of masks fits objects best."""
+        return "masks" if self.pixel_sigma is None else "posterior"
 
     def decode(self, slots: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction [B, 3, R, R], masks [B, K, R, R], slot images [B, K, 3, R, R] of slots [B, K, D].
@@ -111,6 +127,9 @@ class SlotAutoencoder(nn.Module):
         """
         encoded = self.encoder(images, generator)
         reconstruction, masks, slot_images = self.decoder(encoded.slots, encoded.poses)
+        posterior = None
+        if self.pixel_sigma is not None and not self.training:
+            posterior = posterior_masks(masks, slot_images, images, self.pixel_sigma)
         return SlotOutput(
             slots=encoded.slots,
             attention=encoded.attention,
@@ -119,4 +138,5 @@ class SlotAutoencoder(nn.Module):
             reconstruction=reconstruction,
             slot_images=slot_images,
             poses=encoded.poses,
+            posterior=posterior,
         )

@@ -25,7 +25,11 @@ class DiffusionOutput(SlotOutput):
         cross_attention: [B, K, h', w'], the masks before resizing, in evaluation mode.
     """
 
-    titles: ClassVar[dict[str, str]] = {"masks": "cross-attention masks", "reconstruction": "sample"}
+    titles: ClassVar[dict[str, str]] = {
+        "masks": "cross-attention masks",
+        "attention": "attention masks",
+        "reconstruction": "sample",
+    }
 
     timesteps: Tensor
     noise: Tensor

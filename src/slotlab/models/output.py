@@ -1,5 +1,6 @@
 """The one type that every model returns and that metrics, figures and reports read."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 from slotlab.errors import ConfigError, nearest
 
-MASK_SOURCES = ("masks", "attention")
+MASK_SOURCES = ("masks", "attention", "posterior")
+LEAST = 1e-6  # of a mask, before its logarithm
 
 
 @dataclass(eq=False)
@@ -27,10 +29,17 @@ class SlotOutput:
         poses: [B, K, 4], each slot's x, y in [-1, 1] and scale along x, y, where slots have a relative frame.
         ceiling: [B, 3, H, W] in [0, 1], the nearest to the image that the decoder could come, where that is known: what
             a latent autoencoder makes of the image itself.
-        titles: what tables and figures call `masks` and `reconstruction`.
+        posterior: [B, K, H, W] in [0, 1], the chance that a slot owns a pixel given the pixel's colour
+            (`posterior_masks`); sums to 1 over K; where the model knows it.
+        titles: what tables and figures call the sources of masks, and the reconstruction.
     """
 
-    titles: ClassVar[dict[str, str]] = {"masks": "decoder masks", "reconstruction": "reconstruction"}
+    titles: ClassVar[dict[str, str]] = {
+        "masks": "decoder masks",
+        "attention": "attention masks",
+        "posterior": "posterior masks",
+        "reconstruction": "reconstruction",
+    }
 
     slots: Tensor
     attention: Tensor
@@ -40,6 +49,7 @@ class SlotOutput:
     slot_images: Tensor | None = None
     poses: Tensor | None = None
     ceiling: Tensor | None = None
+    posterior: Tensor | None = None
 
     def attention_masks(self, iteration: int = -1) -> Tensor:
         """Attention of one iteration, bilinearly resized to the image: [B, K, H, W], sums to 1 over K."""
@@ -47,10 +57,26 @@ class SlotOutput:
         maps = self.attention[:, iteration].float().reshape(batch, slots, *self.attention_grid)
         return F.interpolate(maps, size=self.masks.shape[-2:], mode="bilinear", align_corners=False)
 
+    @property
+    def mask_sources(self) -> tuple[str, ...]:
+        """Where masks can be taken from, of `MASK_SOURCES`."""
+        return MASK_SOURCES if self.posterior is not None else MASK_SOURCES[:2]
+
+    def soft_masks(self, source: str = "masks") -> Tensor:
+        """Masks [B, K, H, W] of a source; ValueError if it is not in `mask_sources`."""
+        if source not in self.mask_sources:
+            raise ValueError(f"source: {source!r} is not in {self.mask_sources}")
+        if source == "posterior" and self.posterior is not None:
+            return self.posterior
+        return self.attention_masks() if source == "attention" else self.masks
+
     def segmentation(self, source: str = "masks") -> Tensor:
-        """The slot that owns each pixel, int64 [B, H, W]: argmax of `source`, "masks" or "attention"."""
-        soft = self.masks if source == "masks" else self.attention_masks()
-        return torch.argmax(soft, dim=1)
+        """The slot that owns each pixel, int64 [B, H, W]: argmax of the masks of `source`."""
+        return torch.argmax(self.soft_masks(source), dim=1)
+
+    def segmentations(self) -> dict[str, Tensor]:
+        """The slot that owns each pixel, int64 [B, H, W], by the title of each source of masks that the model has."""
+        return {self.titles[source]: self.segmentation(source) for source in self.mask_sources}
 
     def cpu(self) -> Self:
         """The same with all tensors on the CPU."""
@@ -58,8 +84,27 @@ class SlotOutput:
         return replace(self, **{name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)})
 
 
-def chosen_source(wanted: str | None, finer: str) -> str:
-    """Which masks to use: the source that is `wanted`, or a model's `finer_masks`; ConfigError if there is no such."""
-    if wanted is not None and wanted not in MASK_SOURCES:
-        raise ConfigError(f"mask_source: unknown {wanted!r}{nearest(wanted, MASK_SOURCES)}")
+def posterior_masks(masks: Tensor, slot_images: Tensor, images: Tensor, sigma: float) -> Tensor:
+    """The chance that each slot owns a pixel, given its colour: [B, K, H, W], sums to 1 over K.
+
+    Slots are the components of a mixture of Gaussians at each pixel, with the masks as weights, the slots' pictures as
+    means and one standard deviation; Bayes' rule gives which of them the pixel is from (IODINE, Greff et al. 2019,
+    arXiv 1903.00450, section 2; MONet, Burgess et al. 2019, arXiv 1901.11390, equation 3).
+
+    Args:
+        masks: [B, K, H, W], sums to 1 over K.
+        slot_images: [B, K, 3, H, W], nominally in [0, 1].
+        images: [B, 3, H, W] in [0, 1].
+        sigma: standard deviation of a colour value, in the units of the images.
+    """
+    distance = (slot_images.float() - images.float()[:, None]).square().sum(dim=2)
+    return torch.softmax((masks.float() + LEAST).log() - distance / (2 * sigma**2), dim=1)
+
+
+def chosen_source(wanted: str | None, sources: Collection[str], finer: str) -> str:
+    """Which of a model's `sources` of masks to use: the one `wanted`, or the `finer`; ConfigError for another."""
+    if wanted is not None and wanted not in sources:
+        if wanted in MASK_SOURCES:
+            raise ConfigError(f"mask_source: this model has no {wanted} masks; it has {', '.join(sources)}")
+        raise ConfigError(f"mask_source: unknown {wanted!r}{nearest(wanted, sources)}")
     return wanted or finer

@@ -52,7 +52,7 @@ class SlotDiffusion(nn.Module):
     """
 
     kind = "slot-diffusion"
-    finer_masks = "attention"  # which of the two sources of masks fits objects better
+    finer_masks = "attention"  # which source of masks fits objects best
 
     def __init__(
         self,

@@ -74,6 +74,6 @@ class SlotEncoder(nn.Module):
 
 
 def mask_sources(masks: str) -> dict[str, str]:
-    """How a model's two kinds of masks come about, each as a name, a comma, and the rest: `masks` and attention."""
+    """How the masks that every model with slots has come about, each as a title, a comma, and the rest."""
     attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
     return {"masks": masks, "attention": attention}

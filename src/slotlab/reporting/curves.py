@@ -19,6 +19,8 @@ SCORES = {
     "fg_ari": ("FG-ARI, {masks}", "#cc79a7", "-"),
     "attention_ari": ("ARI, attention masks", "#009e73", "--"),
     "attention_fg_ari": ("FG-ARI, attention masks", "#cc79a7", "--"),
+    "posterior_ari": ("ARI, posterior masks", "#009e73", ":"),
+    "posterior_fg_ari": ("FG-ARI, posterior masks", "#cc79a7", ":"),
 }
 LOG_RATIO = 4.0  # a loss that falls by more than this is drawn on a log scale
 FEW = 25  # up to so many points are marked one by one

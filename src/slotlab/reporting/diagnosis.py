@@ -10,6 +10,12 @@ from slotlab.reporting.curves import figure_image
 from slotlab.reporting.diagnosis_pictures import slot_use_figure
 from slotlab.reporting.section import Picture, Section, Table
 
+MASK_WORDS = {
+    "masks": "the decoder's masks",
+    "attention": "the attention masks",
+    "posterior": "the posterior masks",
+}
+
 
 class Explained(NamedTuple):
     """A number of a diagnosis: its name, its value, what is healthy, and what it means."""
@@ -72,7 +78,7 @@ def diagnosis_table(numbers: Mapping[str, Any], caption: str) -> TerminalTable:
 
 def diagnosis_section(numbers: Mapping[str, Any]) -> Section:
     """A report's section on how the slots are used."""
-    source = {"masks": "the decoder's masks", "attention": "the attention masks"}.get(numbers.get("mask_source", ""))
+    source = MASK_WORDS.get(numbers.get("mask_source", ""))
     text = (
         f"How {numbers['images']:,} images share the slots among them, by {source or 'the masks'}. What is healthy was "
         "measured on trained models; numbers outside are signs, not proofs."

@@ -220,9 +220,8 @@ def segmentation_colours(
 
 
 def _segmentations(output: SlotOutput) -> dict[str, Tensor]:
-    """Both segmentations of an output under their titles, on the CPU."""
-    masks, attention = output.segmentation("masks"), output.segmentation("attention")
-    return {output.titles["masks"]: masks.cpu(), "attention masks": attention.cpu()}
+    """The segmentations of an output under their titles, on the CPU."""
+    return {title: owners.cpu() for title, owners in output.segmentations().items()}
 
 
 def _colours(segmentation: Tensor, mask: Tensor | None, count: int) -> dict[int, Colour]:

@@ -33,7 +33,7 @@ class Look:
         image: [3, R, R] in [0, 1], as the model sees it.
         output: of a batch with this image alone.
         mask: its true mask, int64 [R, R], 0 = background; None where nobody knows.
-        finer: which source of masks fits objects better, "masks" or "attention".
+        finer: which source of masks fits objects best, of `slotlab.models.output.MASK_SOURCES`.
     """
 
     image: Tensor
@@ -42,9 +42,8 @@ class Look:
     finer: str = "masks"
 
     def segmentations(self) -> dict[str, Tensor]:
-        """The slot that owns each pixel, int64 [R, R], by the name of the masks: the decoder's and slot attention's."""
-        masks, attention = self.output.segmentation("masks"), self.output.segmentation("attention")
-        return {self.output.titles["masks"]: masks[0], "attention masks": attention[0]}
+        """The slot that owns each pixel, int64 [R, R], by the title of each source of masks."""
+        return {title: owners[0] for title, owners in self.output.segmentations().items()}
 
     def scores(self) -> dict[str, dict[str, float]]:
         """ARI, FG-ARI, mIoU ("clevrtex") and mBO of each kind of masks; empty without a true mask."""

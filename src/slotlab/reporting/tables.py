@@ -25,10 +25,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     )
     for heading in ("", *columns, "n"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for source, scores in {"masks": evaluation.masks, "attention": evaluation.attention}.items():
-        if scores:
-            cells = [_cell(scores[name], 3) for name in columns.values()]
-            table.add_row(titles[source], *cells, str(scores["ari"].count))
+    for source, scores in evaluation.segmentation.items():
+        cells = [_cell(scores[name], 3) for name in columns.values()]
+        table.add_row(titles[source], *cells, str(scores["ari"].count))
     if titles and not evaluation.masks:
         table.add_row("no true masks", *["-"] * len(columns), "0")
     table.add_section()

@@ -65,7 +65,7 @@ def segment(
             (model and options), `segments.csv` (what became of each image), and the files of `docs/segment.md`.
         fit: how an image becomes the square that the model takes: "letterbox", "stretch" or "crop", see
             `slotlab.segmenting.fitting`.
-        mask_source: "masks" or "attention"; by default the one that fits objects better, see `segment_image`.
+        mask_source: "masks", "attention" or "posterior"; by default the model's finest, see `segment_image`.
         seed: of the initial slots, and of the noise of samples; the same for each image.
         batch_size: images at a time.
         on_start: told the number of images (of this process) before the first.

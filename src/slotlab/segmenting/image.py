@@ -77,8 +77,9 @@ def segment_image(
         image: of any size and mode, or the path of an image file. It is turned upright as its EXIF orientation says.
         fit: how it becomes the square that the model takes: "letterbox", "stretch" or "crop", see
             `slotlab.segmenting.fitting`.
-        mask_source: "masks" (of the decoder; slot diffusion's are cross-attention) or "attention" (of slot attention);
-            by default the one that fits objects better: attention for slot diffusion, masks for others.
+        mask_source: "masks" (of the decoder; slot diffusion's are cross-attention), "attention" (of slot attention) or
+            "posterior" (the decoder's, corrected by the pixel's colour); by default the model's finest: attention for
+            slot diffusion, for others the posterior where the model has it.
         seed: of the initial slots, and of the noise of samples.
 
     Raises:
@@ -114,7 +115,7 @@ def take_apart(model: SlotModel, squares: np.ndarray, mask_source: str, seed: in
         output = model(images, [seeded_generator(seed) for _ in images])
     if not bool(torch.isfinite(output.slots).all()):
         raise CheckpointError("the model's slots are not finite; its training diverged, take an earlier checkpoint")
-    masks = output.masks if mask_source == "masks" else output.attention_masks()
+    masks = output.soft_masks(mask_source)
     poses = [None] * len(images) if output.poses is None else output.poses.cpu()
     painted = output.reconstruction.clamp(0, 1).cpu()
     return [Parts(*one) for one in zip(output.slots.cpu(), masks.float().cpu(), painted, poses, strict=True)]
@@ -125,7 +126,7 @@ def checked_source(model: SlotModel, mask_source: str | None, fit: str) -> str:
     check_fit(fit)
     if fit == "crop" and model.slots > NO_SLOT:
         raise ConfigError(f"fit: crop leaves pixels without a slot, and {model.slots} slots leave no number for them")
-    return chosen_source(mask_source, model.finer_masks)
+    return chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
 
 
 def owners_of(masks: Iterable[Tensor]) -> np.ndarray:

@@ -114,7 +114,7 @@ def _slot(seen: Look, slot: int, owners: Tensor) -> Payload:
     own = None if output.slot_images is None else output.slot_images[0, slot]
     picture = seen.image if own is None else own
     size = (THUMBNAIL, THUMBNAIL)
-    soft = output.masks if seen.finer == "masks" else output.attention_masks()
+    soft = output.soft_masks(seen.finer)
     share = float((owners == slot).float().mean())
     return {
         "number": slot,

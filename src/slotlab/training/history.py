@@ -21,6 +21,8 @@ COLUMNS: tuple[str, ...] = (
     "fg_ari",
     "attention_ari",
     "attention_fg_ari",
+    "posterior_ari",
+    "posterior_fg_ari",
     *DIAGNOSED,
 )
 Row = dict[str, float]

@@ -321,8 +321,9 @@ class _Trainer:
             "gradient_norm": float(self.gradient_norm),
             "images_per_second": round(state.step * settings.batch_size / state.seconds, 2),
         }
-        for source, prefix in ((evaluation.masks, ""), (evaluation.attention, "attention_")):
-            row.update({prefix + name: source[name].mean for name in ("ari", "fg_ari") if name in source})
+        for source, scores in evaluation.segmentation.items():
+            prefix = "" if source == "masks" else f"{source}_"
+            row.update({prefix + name: scores[name].mean for name in ("ari", "fg_ari")})
         row.update({name: evaluation.diagnostics[name] for name in DIAGNOSED if name in evaluation.diagnostics})
         self.history.add(row)
         state.rows = self.history.rows
