@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slotlab.models import SlotOutput
-from slotlab.training.objectives import attention_disagreement, mask_area_penalty
+from slotlab.training.objectives import attention_disagreement, background_share, mask_area_penalty
 
 
 def output(masks):
@@ -15,6 +15,18 @@ def test_sharing_a_background_costs_more_than_giving_it_to_one_slot():
     assert mask_area_penalty(output(one)).item() == pytest.approx(0)
     shared = torch.full((1, 4, 2, 2), 0.25)
     assert mask_area_penalty(output(shared)).item() == pytest.approx(0.75)
+
+
+def test_only_slot_0_may_cover_the_background_for_nothing():
+    masks = torch.zeros(1, 3, 2, 2)
+    masks[:, 0] = 1
+    assert background_share(output(masks)).item() == pytest.approx(0)
+    assert background_share(output(masks.flip(1))).item() == pytest.approx(1)
+    halves = torch.tensor([0.5, 0.5, 0])[None, :, None, None].expand(1, 3, 2, 2).clone().requires_grad_()
+    background_share(output(halves)).backward()
+    assert halves.grad is not None
+    assert (halves.grad[:, 0] < 0).all()
+    assert not halves.grad[:, 1:].any()
 
 
 def test_attention_that_covers_what_the_masks_cover_costs_least():

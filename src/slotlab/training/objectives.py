@@ -19,6 +19,16 @@ def mask_area_penalty(output: SlotOutput) -> Tensor:
     return (1 - shares.square().sum(dim=1)).mean()
 
 
+def background_share(output: SlotOutput) -> Tensor:
+    """The share of the image that slots other than slot 0 cover, by their masks; mean over the batch.
+
+    Reconstruction does not care how many slots paint a background; with a small weight slot 0 paints it alone. Unlike
+    `mask_area_penalty` this pulls as strongly where two slots have half of the background each, and it leaves objects
+    alone that one slot paints better than slot 0 would. It needs slots that can be told apart.
+    """
+    return (1 - output.masks[:, 0].float()).mean()
+
+
 def attention_disagreement(output: SlotOutput) -> Tensor:
     """Cross-entropy of slot attention's last iteration against the decoder's masks; mean over positions and the batch.
 
