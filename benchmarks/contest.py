@@ -1,7 +1,8 @@
-"""What the speed benchmarks share: contenders that take turns, and the table that they leave.
+"""What the speed benchmarks share: contenders that take turns, and the one form of table that they leave.
 
 Ratios of times measured one after the other lie on a machine that others use too; so contenders take turns, A B A B,
 and medians are compared. `Rival` gives a contender a process of its own, where memory settings or peaks matter.
+`tables.py` makes the tables of the documentation from the CSV files.
 """
 
 import csv
@@ -18,6 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from slotlab.atomic import replacing
 
 Step = Callable[[], object]
 COLUMNS: tuple[str, ...] = (
@@ -36,8 +39,12 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass
 class Timing:
-    """Seconds of each turn: on the clock, and of all threads on their processors."""
+    """Seconds of each turn: on the clock, and of all threads on their processors.
 
+    `count`: how many things (images, maps) a turn does, for rates.
+    """
+
+    count: int = 1
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     peak_mib: float = 0.0
@@ -53,17 +60,17 @@ class Timing:
         """Seconds on processors."""
         return statistics.median(self.processor)
 
-    def measure(self, step: Step, device: str = "cpu") -> None:
+    def measure(self, step: Step) -> None:
         """Adds a turn."""
-        synchronise(device)
+        synchronise()
         wall, processor = time.perf_counter(), time.process_time()
         self.results.append(step())
-        synchronise(device)
+        synchronise()
         self.wall.append(time.perf_counter() - wall)
         self.processor.append(time.process_time() - processor)
 
 
-def take_turns(steps: Mapping[str, Step], rounds: int, device: str = "cpu", warm_up: int = 1) -> dict[str, Timing]:
+def take_turns(steps: Mapping[str, Step], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
     """Times contenders in one process, in turns, after turns that are not counted."""
     for _ in range(warm_up):
         for step in steps.values():
@@ -71,7 +78,7 @@ def take_turns(steps: Mapping[str, Step], rounds: int, device: str = "cpu", warm
     timings = {name: Timing() for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            timings[name].measure(step, device)
+            timings[name].measure(step)
     return timings
 
 
@@ -120,23 +127,29 @@ def rivals_take_turns(rivals: Mapping[str, Rival], rounds: int, warm_up: int = 1
 def _serve(end: Connection, make: Callable[..., Step], arguments: Sequence[object], threads: int) -> None:
     torch.set_num_threads(threads)
     torch.nn.Conv2d(8, 8, 3)(torch.rand(1, 8, 8, 8)).sum().backward()  # so that libraries count for nobody
-    step, before, timing = make(*arguments), resident_peak(), Timing()
+    step, timing = make(*arguments), Timing()
+    before = peak_memory()
     while True:
-        end.recv()
+        try:
+            end.recv()
+        except EOFError:
+            return
         timing.measure(step)
-        end.send((timing.wall[-1], timing.processor[-1], resident_peak() - before, timing.results[-1]))
+        end.send((timing.wall[-1], timing.processor[-1], peak_memory() - before, timing.results[-1]))
 
 
-def resident_peak() -> float:
-    """The most MiB that this process had resident, as Linux counts it from the start of the program."""
+def peak_memory() -> float:
+    """The most MiB that this process had: allocated on its GPU, or resident, as Linux counts it from the start."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.exists() else None
     return int(found[1]) / 2**10 if found else float("nan")
 
 
-def synchronise(device: str) -> None:
-    """Waits for a GPU to have done what it was given."""
-    if device.startswith("cuda"):
+def synchronise() -> None:
+    """Waits for a GPU, where one is used, to have done what it was given."""
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -177,6 +190,31 @@ def row(
     }
 
 
+def rows_of(
+    work: str, timings: Mapping[str, Timing], unit: str = "s", against: str | None = None
+) -> list[dict[str, object]]:
+    """The lines of contenders that did the same work.
+
+    Args:
+        work: what was done.
+        timings: of each contender.
+        unit: "s", "ms", or a rate of `Timing.count`, such as "images/s".
+        against: the contender whose ratio is 1.
+    """
+
+    def shown(seconds: float, count: int) -> float:
+        return count / seconds if unit.endswith("/s") else 1000 * seconds if unit == "ms" else seconds
+
+    lines = []
+    for name, timing in timings.items():
+        other = None if against is None else timings[against]
+        ratio = other and (other.median_wall / other.count) / (timing.median_wall / timing.count)
+        numbers = {"processor": shown(timing.median_processor, timing.count), "ratio": ratio}
+        value, peak = shown(timing.median_wall, timing.count), timing.peak_mib or None
+        lines.append(row(work, name, value, unit, rounds=len(timing.wall), peak_mib=peak, **numbers))
+    return lines
+
+
 def write(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
     """Prints the lines, and writes them to a CSV file if there is a path for it."""
     print(f"{machine()}; {versions()}; load {os.getloadavg()[0]:.1f}")
@@ -184,7 +222,7 @@ def write(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
         numbers = f"{one['value']:>10} {one['unit']:12}{one['processor']:>10}{one['ratio']:>8}{one['peak_mib']:>8}"
         print(f"{one['work']:64}{one['contender']:40}{numbers}")
     if path is not None:
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)

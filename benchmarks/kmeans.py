@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contest import Timing, row, write
+from contest import Timing, rows_of, write
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
@@ -49,7 +49,7 @@ def main() -> None:
     contenders = {
         "slotlab, mini-batches, 3 starts": (lambda: cluster(slots, options.clusters, 0).centroids, options.rounds),
         "scikit-learn, Lloyd, 1 start": (
-            lambda: KMeans(options.clusters, n_init=1, random_state=0).fit(slots).cluster_centers_,
+            lambda: KMeans(options.clusters, n_init="auto", random_state=0).fit(slots).cluster_centers_,
             options.lloyd_rounds,
         ),
     }
@@ -60,13 +60,10 @@ def main() -> None:
                 if turn < rounds:
                     timings[name].measure(find)
     work = f"K-means of {options.slots:,} x 64, k = {options.clusters}, {options.threads} threads"
-    lloyd = timings["scikit-learn, Lloyd, 1 start"].median_wall
-    rows = []
-    for name, timing in timings.items():
-        inertia = mean_inertia(slots, np.asarray(timing.results[0], dtype=np.float32))
-        numbers = {"processor": timing.median_processor, "ratio": lloyd / timing.median_wall}
-        shown = f"{name}; inertia {inertia:.2f}"
-        rows.append(row(work, shown, timing.median_wall, "s", rounds=contenders[name][1], **numbers))
+    inertia = {name: mean_inertia(slots, np.asarray(one.results[0], dtype=np.float32)) for name, one in timings.items()}
+    shown = {name: f"{name}; inertia {inertia[name]:.2f}" for name in timings}
+    named = {shown[name]: timing for name, timing in timings.items()}
+    rows = rows_of(work, named, against=shown["scikit-learn, Lloyd, 1 start"])
     write(rows, options.csv)
 
 

@@ -15,8 +15,8 @@ resolution, slots broadcast to 8x8, four transposed convolutions). The contender
     slotlab     as `slotlab train` does it
     without ... the same less one speed-up (--ablation)
 
-Each has a process of its own and they take turns; the table has the medians of wall and processor time, the most
-memory that a process had resident, less that before the model was built, and arithmetic by torch's own counter. Plain
+Each has a process of its own and they take turns; the table has the medians of wall and processor time, and the most
+memory that a process had resident beyond what it had once the model was built; arithmetic is counted by torch. Plain
 and slotlab start from the same weights and see the same images and starts of slots; their losses are compared.
 """
 
@@ -25,10 +25,11 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import torch
-from contest import Rival, Step, rivals_take_turns, row, write
+from contest import Rival, Step, rivals_take_turns, rows_of, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -80,7 +81,7 @@ def config_of(architecture: str, batch: int, changes: dict[str, object]) -> RunC
     return run_config("slot-attention-clevrtex", {**ARCHITECTURES[architecture], "batch_size": batch, **changes})
 
 
-def model_of(config: RunConfig) -> SlotAutoencoder:
+def make_model(config: RunConfig) -> SlotAutoencoder:
     torch.manual_seed(0)
     model = hub.model_from_config(config.model)
     assert isinstance(model, SlotAutoencoder)
@@ -96,7 +97,7 @@ def make_slotlab(architecture: str, batch: int, changes: dict[str, object]) -> S
     without = config.training.without
     if "kept-memory" not in without:
         keep_freed_memory()
-    model = arrange(model_of(config), CPU, without)
+    model = arrange(make_model(config), CPU, without)
     images = some_images(batch).contiguous(memory_format=memory_format(without))
 
     def reconstruct(generators: list[torch.Generator]) -> Tensor:
@@ -107,17 +108,23 @@ def make_slotlab(architecture: str, batch: int, changes: dict[str, object]) -> S
 
 def make_plain(architecture: str, batch: int) -> Step:
     config = config_of(architecture, batch, {})
-    model, images = Plain(model_of(config)), some_images(batch)
+    model, images = Plain(make_model(config)), some_images(batch)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     return training_step(lambda generators: model(images, generators), images, optimizer)
 
 
-def make_peer(folder: str, batch: int) -> Step:
+def peer_module(folder: str) -> ModuleType:
+    """`model.py` of a clone of the peer."""
     spec = importlib.util.spec_from_file_location("peer_model", Path(folder) / "model.py")
-    if spec is None or spec.loader is None:
-        sys.exit(f"{folder}: no model.py in it")
+    if spec is None or spec.loader is None or not (Path(folder) / "model.py").is_file():
+        sys.exit(f"{folder}: no model.py in it; clone the peer there (see --help)")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def make_peer(folder: str, batch: int) -> Step:
+    module = peer_module(folder)
     torch.manual_seed(0)
     model = module.SlotAttentionAutoEncoder((128, 128), num_slots=11, num_iterations=3, hid_dim=64)
     images = some_images(batch)
@@ -144,7 +151,7 @@ def training_step(
 
 def gigaflop(architecture: str, batch: int, plain: bool) -> float:
     """Arithmetic of a step, counted for one image."""
-    model, images = model_of(config_of(architecture, batch, {})), some_images(1)
+    model, images = make_model(config_of(architecture, batch, {})), some_images(1)
     with FlopCounterMode(display=False) as counter:
         made = Plain(model)(images, [seeded_generator(0)]) if plain else model(images).reconstruction
         made.sum().backward()
@@ -162,6 +169,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
     batch, rows = options.batch_size, []
+    if options.peer is None:
+        print("the peer is left out: --peer names a clone of it (see --help)")
     for architecture in options.architectures:
         made: dict[str, tuple[Callable[..., Step], tuple[object, ...]]] = {
             "plain PyTorch": (make_plain, (architecture, batch)),
@@ -175,19 +184,12 @@ def main() -> None:
         rivals = {name: Rival(make, arguments, options.threads) for name, (make, arguments) in made.items()}
         timings = rivals_take_turns(rivals, options.rounds)
         work = f"training step, {architecture} architecture, batch {batch}, {options.threads} threads"
-        plain = timings["plain PyTorch"]
-        for name, timing in timings.items():
-            numbers = {
-                "processor": timing.median_processor,
-                "ratio": plain.median_wall / timing.median_wall,
-                "peak_mib": timing.peak_mib,
-            }
-            rows.append(row(work, name, timing.median_wall, "s", rounds=options.rounds, **numbers))
-            if name in ("plain PyTorch", "slotlab"):
-                arithmetic = gigaflop(architecture, batch, plain=name != "slotlab")
-                speed = arithmetic / timing.median_processor
-                print(f"{architecture}, {name}: {arithmetic:.0f} GFLOP a step, {speed:.0f} GFLOP/s of processor time")
-        pairs = zip(plain.results, timings["slotlab"].results, strict=True)
+        rows += rows_of(work, timings, against="plain PyTorch")
+        for name in ("plain PyTorch", "slotlab"):
+            arithmetic = gigaflop(architecture, batch, plain=name != "slotlab")
+            speed = arithmetic / timings[name].median_processor
+            print(f"{architecture}, {name}: {arithmetic:.0f} GFLOP a step, {speed:.0f} GFLOP/s of processor time")
+        pairs = zip(timings["plain PyTorch"].results, timings["slotlab"].results, strict=True)
         worst = max(abs(fast - slow) / slow for slow, fast in pairs if isinstance(slow, float))  # type: ignore[operator]
         print(f"{architecture}: losses of plain and slotlab differ by {worst:.1e} at most, relative\n")
     write(rows, options.csv)

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from contest import Timing, row, write
+from contest import Timing, rows_of, write
 
 COMMANDS = {
     "python, nothing": ["-c", ""],
@@ -41,13 +41,7 @@ def main() -> None:
                 timings[name].wall.append(time.perf_counter() - wall)
                 spent = after.children_user + after.children_system - before.children_user - before.children_system
                 timings[name].processor.append(spent)
-    write(
-        [
-            row("command", name, one.median_wall, "s", rounds=options.rounds, processor=one.median_processor)
-            for name, one in timings.items()
-        ],
-        options.csv,
-    )
+    write(rows_of("command", timings), options.csv)
 
 
 if __name__ == "__main__":
