@@ -14,7 +14,7 @@ turns step by step:
     slotlab, bf16   the same under bfloat16 autocast: what it does on a GPU
     other starts    plain with other random starts of slots: how far apart chance alone takes two trainings
 
-The CSV file has a line per step; the picture shows losses, and differences from plain relative to its loss.
+The CSV files have a line per step; the picture shows losses, and differences from plain relative to its loss.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from contest import Rival, Step, rivals_take_turns
+from contest import Rival, Step, rivals_take_turns, row, write
 from reference import Plain, make_model
 from torch import Tensor
 
@@ -108,15 +108,21 @@ def main() -> None:
             print(f"{name}: {timing.median_wall:.2f} s a step, {timing.median_processor:.2f} s of processor time")
     found = {full: path for full in (False, True) if (path := options.results / file_name(full)).is_file()}
     curves = {full: read_curves(path) for full, path in found.items()}
-    for full, rows in curves.items():
-        for name in CONTENDERS[1:]:
-            apart = [abs(one[name] - one["plain"]) / one["plain"] for one in rows]
-            means = sum(one[name] for one in rows) / sum(one["plain"] for one in rows) - 1
-            print(
-                f"{found[full].name}, {name}: {max(apart):.1e} from plain at most in {len(rows)} steps, "
-                f"mean loss {means:+.2%}"
-            )
+    if not options.draw:
+        lines = [line for full, rows in curves.items() for line in differences(full, rows)]
+        write(lines, options.results / "loss-differences.csv")
     draw(curves, options.picture)
+
+
+def differences(full: bool, rows: Rows) -> list[dict[str, object]]:
+    """How far the losses of each contender are from those of plain, in percent: at most, and of all steps together."""
+    lines = []
+    for name in CONTENDERS[1:]:
+        worst = max(abs(one[name] - one["plain"]) / one["plain"] for one in rows)
+        mean = abs(sum(one[name] for one in rows) / sum(one["plain"] for one in rows) - 1)
+        for what, value in (("largest difference of a loss", worst), ("difference of the mean loss", mean)):
+            lines.append(row(f"{what}, {title(full, len(rows))}", name, 100 * value, "%", rounds=1))
+    return lines
 
 
 def file_name(full: bool) -> str:
@@ -142,13 +148,13 @@ def draw(curves: dict[bool, Rows], path: Path) -> None:
     grid = figure.subplots(len(curves), 2, squeeze=False)
     colours = dict(zip(CONTENDERS, ("0.15", "tab:blue", "tab:orange", "0.65"), strict=True))
     for (losses, apart), (full, rows) in zip(grid, curves.items(), strict=True):
-        steps = [row["step"] for row in rows]
+        steps = [one["step"] for one in rows]
         for name in reversed(CONTENDERS):
             style = "--" if name == "plain" else "-"
-            losses.plot(steps, [row[name] for row in rows], style, color=colours[name], label=name, linewidth=1.2)
+            losses.plot(steps, [one[name] for one in rows], style, color=colours[name], label=name, linewidth=1.2)
             if name != "plain":
-                differences = [abs(row[name] - row["plain"]) / row["plain"] for row in rows]
-                apart.plot(steps, differences, color=colours[name], label=name, linewidth=1.2)
+                relative = [abs(one[name] - one["plain"]) / one["plain"] for one in rows]
+                apart.plot(steps, relative, color=colours[name], label=name, linewidth=1.2)
         losses.set(xlabel="step", ylabel="loss, log scale", yscale="log", title=title(full, len(rows)))
         apart.set(xlabel="step", ylabel="relative difference", yscale="log", title="difference from plain")
         losses.legend(frameon=False, fontsize=8)

@@ -12,8 +12,8 @@ resolution, slots broadcast to 8x8, four transposed convolutions). The contender
     plain       slotlab's layers and weights, applied as they are written down: every slot tiled over the grid, every
                 convolution on all of it, float32 in NCHW, PyTorch's default Adam and allocator
     peer        `SlotAttentionAutoEncoder` of --peer with 11 slots, as its train.py calls it; "published" is its form
-    slotlab     as `slotlab train` does it
-    without ... the same less one speed-up (--ablation)
+    slotlab     as `slotlab train` does it, in float32; and in bfloat16, where the processor has that
+    without ... the same less one speed-up, and with decoder.checkpointing (--ablation)
 
 Each has a process of its own and they take turns; the table has the medians of wall and processor time, and the most
 memory that a process had resident beyond what it had once the model was built; arithmetic is counted by torch. Plain
@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import get_args
 
 import torch
-from contest import Rival, Step, rivals_take_turns, rows_of, write
+from contest import Rival, Step, rivals_take_turns, row, rows_of, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,6 +38,7 @@ from slotlab.models import SlotAutoencoder
 from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import seeded_generator
 from slotlab.presets.config import RunConfig, Speedup, run_config
+from slotlab.processes import computes_bf16
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.optimisation import make_optimizer
 from slotlab.training.speedups import arrange, memory_format
@@ -92,7 +93,7 @@ def some_images(batch: int) -> Tensor:
     return torch.rand(batch, 3, 128, 128, generator=seeded_generator(0))
 
 
-def make_slotlab(architecture: str, batch: int, changes: dict[str, object]) -> Step:
+def make_slotlab(architecture: str, batch: int, changes: dict[str, object], bf16: bool = False) -> Step:
     config = config_of(architecture, batch, changes)
     without = config.training.without
     if "kept-memory" not in without:
@@ -101,7 +102,8 @@ def make_slotlab(architecture: str, batch: int, changes: dict[str, object]) -> S
     images = some_images(batch).contiguous(memory_format=memory_format(without))
 
     def reconstruct(generators: list[torch.Generator]) -> Tensor:
-        return model(images, generators).reconstruction
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return model(images, generators).reconstruction.float()
 
     return training_step(reconstruct, images, make_optimizer(model, config.training))
 
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--ablation", action="store_true", help="also leave out each speed-up by itself")
+    parser.add_argument("--ablation", action="store_true", help="also each speed-up left out, and checkpointing")
     parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
     batch, rows = options.batch_size, []
@@ -175,12 +177,15 @@ def main() -> None:
         made: dict[str, tuple[Callable[..., Step], tuple[object, ...]]] = {
             "plain PyTorch": (make_plain, (architecture, batch)),
             "slotlab": (make_slotlab, (architecture, batch, {})),
-            "slotlab, checkpointing": (make_slotlab, (architecture, batch, {"decoder.checkpointing": True})),
         }
+        if computes_bf16("cpu"):
+            made["slotlab, bfloat16"] = make_slotlab, (architecture, batch, {}, True)
         if options.peer and architecture == "published":
             made["evelinehong/slot-attention-pytorch@1518c23"] = make_peer, (options.peer, batch)
-        for name in get_args(Speedup) if options.ablation else ():
-            made[f"slotlab without {name}"] = make_slotlab, (architecture, batch, {"without": name})
+        if options.ablation:
+            made["slotlab, checkpointing"] = make_slotlab, (architecture, batch, {"decoder.checkpointing": True})
+            for name in get_args(Speedup):
+                made[f"slotlab without {name}"] = make_slotlab, (architecture, batch, {"without": name})
         rivals = {name: Rival(make, arguments, options.threads) for name, (make, arguments) in made.items()}
         timings = rivals_take_turns(rivals, options.rounds)
         work = f"training step, {architecture} architecture, batch {batch}, {options.threads} threads"
@@ -188,7 +193,8 @@ def main() -> None:
         for name in ("plain PyTorch", "slotlab"):
             arithmetic = gigaflop(architecture, batch, plain=name != "slotlab")
             speed = arithmetic / timings[name].median_processor
-            print(f"{architecture}, {name}: {arithmetic:.0f} GFLOP a step, {speed:.0f} GFLOP/s of processor time")
+            rows.append(row(f"arithmetic of that step, {architecture}", name, arithmetic, "GFLOP", rounds=0))
+            rows.append(row(f"its speed by processor time, {architecture}", name, speed, "GFLOP/s", rounds=0))
         pairs = zip(timings["plain PyTorch"].results, timings["slotlab"].results, strict=True)
         worst = max(abs(fast - slow) / slow for slow, fast in pairs if isinstance(slow, float))  # type: ignore[operator]
         print(f"{architecture}: losses of plain and slotlab differ by {worst:.1e} at most, relative\n")

@@ -117,9 +117,10 @@ def reached(scored: Row) -> bool:
     )
 
 
-def train_slotlab(curve: Curve, folder: Path, stages: Sequence[tuple[str, RunConfig]]) -> None:
+def train_slotlab(curve: Curve, folder: Path, stages: Sequence[RunConfig]) -> None:
     before: Path | None = None
-    for name, config in stages:
+    for config in stages:
+        name = config.preset
         if before is not None:
             started = config.training.model_copy(update={"start_from": str(before)})
             config = config.model_copy(update={"training": started})
@@ -175,16 +176,15 @@ def config_of(preset: str, variant: str, every: int, changes: dict[str, Any]) ->
 def run_contender(name: str, variant: str, folder: Path, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     changes = parse_overrides(options.change)
-    stages = [(preset, config_of(preset, variant, EVERY["slotlab"], changes)) for preset in options.stages]
-    last, curve = stages[-1][1], Curve(folder / "curve.csv", options.minutes)
+    stages = [config_of(preset, variant, EVERY["slotlab"], changes) for preset in options.stages]
+    last, curve = stages[-1], Curve(folder / "curve.csv", options.minutes)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if name == "slotlab":
             train_slotlab(curve, folder, stages)
         elif name == "report":
             settings = {**REPORT, "train_count": last.data.train_count, **changes}
-            config = config_of("slot-attention-clevrtex", variant, EVERY["report"], settings)
-            train_slotlab(curve, folder, [("report", config)])
+            train_slotlab(curve, folder, [config_of("slot-attention-clevrtex", variant, EVERY["report"], settings)])
         else:
             train_peer(curve, folder, last, options.peer)
     except Enough:

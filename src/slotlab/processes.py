@@ -123,7 +123,7 @@ def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["
         raise ConfigError(f"accelerator: must be auto, cpu or cuda, not {accelerator!r}")
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("accelerator: no CUDA device is to be seen; use cpu, or install a CUDA build of torch")
-    if accelerator == "cuda" and precision == "bf16" and not _computes_bf16(accelerator):
+    if accelerator == "cuda" and precision == "bf16" and not computes_bf16(accelerator):
         raise ConfigError(
             f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; use precision=fp32, or "
             f"auto, which takes bfloat16 only where it is fast"
@@ -144,10 +144,10 @@ def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["
 
 
 def _use_bf16(accelerator: str, precision: str) -> bool:
-    return _computes_bf16(accelerator) if precision == "auto" else precision == "bf16"
+    return computes_bf16(accelerator) if precision == "auto" else precision == "bf16"
 
 
-def _computes_bf16(accelerator: str) -> bool:
+def computes_bf16(accelerator: str) -> bool:
     """Whether the device has bfloat16 arithmetic of its own; emulated, it is slower than float32."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
