@@ -75,9 +75,7 @@ class Curve:
 
     def begin(self, stage: str, step: int) -> None:
         """Starts the clocks where the stage goes on; what an interrupted run scored after that is forgotten."""
-        places = [number for number, one in enumerate(self.rows) if one["stage"] == stage]
-        before = places[0] if places else len(self.rows)
-        self.rows = self.rows[:before] + [one for one in self.rows[before:] if one["step"] <= step]
+        self.rows = [one for one in self.rows if one["stage"] != stage or one["step"] <= step]
         last = self.rows[-1] if self.rows else {"seconds": 0.0, "processor": 0.0}
         self.stage = stage
         self.wall, self.processor = time.monotonic() - last["seconds"], time.process_time() - last["processor"]
@@ -120,14 +118,16 @@ def reached(scored: Row) -> bool:
 def train_slotlab(curve: Curve, folder: Path, stages: Sequence[RunConfig]) -> None:
     before: Path | None = None
     for config in stages:
-        name = config.preset
         if before is not None:
             started = config.training.model_copy(update={"start_from": str(before)})
             config = config.model_copy(update={"training": started})
-        out = folder / name
+        out = folder / config.preset
         checkpoint = newest_checkpoint(out)
-        curve.begin(name, int(checkpoint.name.removeprefix("step-")) if checkpoint else 0)
-        before = fit(config, out, resume=True, callbacks=[curve])
+        done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        if done < config.training.steps:
+            curve.begin(config.preset, done)
+            fit(config, out, resume=True, callbacks=[curve])
+        before = out
 
 
 def train_peer(curve: Curve, folder: Path, config: RunConfig, source: str) -> None:

@@ -4,14 +4,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from slotlab.errors import ConfigError, SlotlabError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BACKENDS = ("gloo", "nccl", "connection")  # what their messages name when a process is gone
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def joined(device: str) -> Iterator[tuple[str, Place]]:
             dist.destroy_process_group()
 
 
-def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["auto", "fp32", "bf16"]) -> Fabric:
+def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["auto", "fp32", "bf16"]) -> "Fabric":
     """Launches Fabric.
 
     Under `torchrun` the processes are those it started, whatever `devices` and `nodes` say; elsewhere Fabric starts
@@ -117,6 +118,9 @@ def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["
     Raises:
         ConfigError: an accelerator that is not there, or a precision that it lacks.
     """
+    from lightning_fabric import Fabric  # takes seconds to load, and is needed by those who compute only
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator not in ("cpu", "cuda"):
