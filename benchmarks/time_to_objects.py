@@ -16,9 +16,9 @@ then, after `--minutes`, or when its recipe ends. Each has a process of its own 
     peer            `SlotAttentionAutoEncoder` of --peer, trained as its train.py does; the stride of its fourth
                     transposed convolution is 1, without which it would paint 128x128 and cut a corner out
 
-Given again, the command goes on where it was interrupted; with more --minutes it goes on too. The time between the last
-validation and an interruption is not counted, as its work is lost. Scores at other than 64x64, of a first stage, are
-recorded but do not count.
+Curves and scores are those of the kind of masks that is nearer to the goals. Scores at other than 64x64, of a first
+stage, are recorded but do not count. Given again, the command goes on where it was interrupted; with more --minutes it
+goes on too. The time between the last validation and an interruption is not counted, as its work is lost.
 """
 
 import argparse
@@ -107,12 +107,15 @@ class Curve:
         self.add(run.step, run.model.resolution, scores)
 
 
-def reached(scored: Row) -> bool:
+def best(recorded: Row) -> dict[str, float]:
+    """ARI and FG-ARI of the kind of masks, decoder or slot attention, that is nearer to the goals."""
+    kinds = [{name: recorded.get(kind + name, -1.0) for name in GOALS} for kind in ("", "attention_")]
+    return max(kinds, key=lambda scores: min(scores[name] / goal for name, goal in GOALS.items()))
+
+
+def reached(recorded: Row) -> bool:
     """Whether a row has both scores, of one kind of masks, at the size that counts."""
-    kinds = ("", "attention_")
-    return int(scored["resolution"]) == RESOLUTION and any(
-        all(scored.get(kind + name, -1.0) >= least for name, least in GOALS.items()) for kind in kinds
-    )
+    return int(recorded["resolution"]) == RESOLUTION and all(best(recorded)[name] >= GOALS[name] for name in GOALS)
 
 
 def train_slotlab(curve: Curve, folder: Path, stages: Sequence[RunConfig]) -> None:
@@ -247,10 +250,10 @@ def main() -> None:
 
 def gathered(folder: Path) -> list[Row]:
     return [
-        {"variant": variant, "contender": name, **scored_row}
+        {"variant": variant, "contender": name, **one}
         for variant in ("plain", "textured")
         for name in CONTENDERS
-        for scored_row in read(folder / variant / name / "curve.csv")
+        for one in read(folder / variant / name / "curve.csv")
     ]
 
 
@@ -259,7 +262,7 @@ def summary(recorded: Sequence[Row]) -> list[dict[str, object]]:
     for variant in dict.fromkeys(one["variant"] for one in recorded):
         last = {one["contender"]: one for one in recorded if one["variant"] == variant}
         for name, end in last.items():
-            known = f"ARI {end.get('ari', 0):.2f}, FG-ARI {end.get('fg_ari', 0):.2f}"
+            known = "ARI {ari:.2f}, FG-ARI {fg_ari:.2f}".format(**best(end))
             who = CONTENDERS[name] if reached(end) else f"{CONTENDERS[name]}: not reached, stopped at {known}"
             others = last.get("slotlab")
             both = others is not None and reached(others) and reached(end)
@@ -282,11 +285,11 @@ def draw(recorded: Sequence[Row], path: Path) -> None:
             for name, label in CONTENDERS.items():
                 mine = [one for one in recorded if (one["variant"], one["contender"]) == (variant, name)]
                 for resolution in dict.fromkeys(one["resolution"] for one in mine):
-                    part = [one for one in mine if one["resolution"] == resolution and score in one]
+                    part = [one for one in mine if one["resolution"] == resolution]
                     counts = resolution == RESOLUTION
                     axes.plot(
                         [one["seconds"] / 60 for one in part],
-                        [one[score] for one in part],
+                        [best(one)[score] for one in part],
                         "-" if counts else "--",
                         color=colours[name],
                         label=label if counts else f"its first stage, {resolution:.0f}x{resolution:.0f}",
