@@ -74,7 +74,8 @@ def make_contender(name: str, full: bool, batch: int) -> Step:
     def update() -> float:
         nonlocal step
         images = next(batches)["image"]
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (step + 1) / WARM_UP)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (step + 1) / WARM_UP)
         made = reconstruct(images, [seeded_generator(seed, step, place) for place in range(batch)])
         loss = (2 * (made - images)).square().sum(dim=1).mean()
         optimizer.zero_grad()
