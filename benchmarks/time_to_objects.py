@@ -8,7 +8,7 @@
 Protocol. scenes:plain and scenes:textured at 64x64, 3 to 6 objects, 7 slots; the same training scenes for all, rendered
 as they are needed, in the time that counts. The first 200 validation scenes are scored every so often, also in the
 time that counts; loading Python and torch does not count. A contender has reached the goal at the first validation at
-which both scores of one kind of its masks (decoder or slot attention; of the peer: decoder) are there. It is stopped
+which both scores of one kind of its masks (of the peer: decoder) are there. It is stopped
 then, after `--minutes`, or when its recipe ends. Each has a process of its own and the machine to itself:
 
     slotlab         its default recipe: the presets of --stages one after the other, each started from the one before
@@ -46,7 +46,9 @@ from slotlab.training.loop import RunState, fit
 
 GOALS = {"ari": 0.6, "fg_ari": 0.8}
 RESOLUTION = 64
-COLUMNS = ("stage", "resolution", "step", "seconds", "processor", "ari", "fg_ari", "attention_ari", "attention_fg_ari")
+KINDS = ("", "attention_", "posterior_")  # of masks; the first are the decoder's
+SCORES = tuple(kind + name for kind in KINDS for name in GOALS)
+COLUMNS = ("stage", "resolution", "step", "seconds", "processor", *SCORES)
 CONTENDERS = {
     "slotlab": "slotlab, default recipe",
     "report": "the report's recipe, in slotlab",
@@ -103,13 +105,13 @@ class Curve:
 
     def on_evaluation(self, run: RunState, evaluation: Evaluation) -> None:
         """Records a validation of `fit`."""
-        scores = {name: run.rows[-1][name] for name in COLUMNS[-4:] if name in run.rows[-1]}
+        scores = {name: run.rows[-1][name] for name in SCORES if name in run.rows[-1]}
         self.add(run.step, run.model.resolution, scores)
 
 
 def best(recorded: Row) -> dict[str, float]:
-    """ARI and FG-ARI of the kind of masks, decoder or slot attention, that is nearer to the goals."""
-    kinds = [{name: recorded.get(kind + name, -1.0) for name in GOALS} for kind in ("", "attention_")]
+    """ARI and FG-ARI of the kind of masks that is nearer to the goals."""
+    kinds = [{name: recorded.get(kind + name, -1.0) for name in GOALS} for kind in KINDS]
     return max(kinds, key=lambda scores: min(scores[name] / goal for name, goal in GOALS.items()))
 
 
