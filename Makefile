@@ -4,8 +4,9 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 RUNS ?= runs
+MINUTES ?= 60
 
-.PHONY: demo test lint types bench weights clean
+.PHONY: demo test lint types bench bench-long weights clean
 
 demo: .make/installed  ## render scenes, train, evaluate, report: about ten minutes on two cores
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -20,13 +21,34 @@ lint: .make/installed-dev  ## ruff: rules and format
 types: .make/installed-dev  ## pyright
 	$(BIN)/pyright
 
-bench: .make/installed-dev  ## all benchmarks; each prints its table
-	$(BIN)/python benchmarks/ari.py
-	$(BIN)/python benchmarks/scenes.py
-	$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion
-	$(BIN)/python benchmarks/denoiser.py
-	$(BIN)/python benchmarks/studio.py
+# Other people's code is not part of this project; where a clone is at hand, it takes part:
+#   git clone https://github.com/evelinehong/slot-attention-pytorch $(PEER) && git -C $(PEER) checkout 1518c23
+PEER ?= ../slot-attention-pytorch
+WITH_PEER = $(if $(wildcard $(PEER)/model.py),--peer $(PEER))
+MEASURE := $(BIN)/python benchmarks
+RESULTS := benchmarks/results
+
+bench: .make/installed-dev  ## what takes how long on this CPU, within 20 minutes; the tables of README.md, docs/speed.md
+	$(MEASURE)/reference.py $(WITH_PEER) --csv $(RESULTS)/reference.csv
+	$(MEASURE)/scenes.py --batch 64 --rounds 3 --supersample 1 --csv $(RESULTS)/scenes.csv
+	$(MEASURE)/loader.py --csv $(RESULTS)/loader.csv
+	$(MEASURE)/ari.py --csv $(RESULTS)/ari.csv
+	$(MEASURE)/kmeans.py --csv $(RESULTS)/kmeans.csv
+	$(MEASURE)/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion --csv $(RESULTS)/training.csv
+	$(MEASURE)/denoiser.py --rounds 5 --csv $(RESULTS)/denoiser.csv
+	$(MEASURE)/sampler_speed.py --csv $(RESULTS)/sampler-speed.csv
+	$(MEASURE)/startup.py --rounds 5 --csv $(RESULTS)/startup.csv
+	$(MEASURE)/segment.py --images 1000 --csv $(RESULTS)/segment.csv
+	$(MEASURE)/studio.py --repeats 3 --csv $(RESULTS)/studio.csv
+	$(MEASURE)/tables.py
+
+bench-long: .make/installed-dev  ## hours: every speed-up left out, 10,000 images, loss curves, the time to objects
+	$(MEASURE)/reference.py $(WITH_PEER) --ablation --rounds 2 --csv $(RESULTS)/ablation.csv
+	$(MEASURE)/segment.py --images 10000 --csv $(RESULTS)/segment-10000.csv
+	$(MEASURE)/loss_curves.py
+	$(MEASURE)/loss_curves.py --full --steps 20
+	$(MEASURE)/time_to_objects.py $(WITH_PEER) --minutes $(MINUTES)
+	$(MEASURE)/tables.py
 
 weights: .make/installed  ## the trained models in the package, of the runs $(RUNS)/NAME: docs/weights.md
 	for name in scenes-64 scenes-64-diffusion; do \

@@ -1,18 +1,17 @@
 """Time to score masks: slotlab's ARI against scikit-learn in a loop and the one-hot einsum of other code bases.
 
-    python benchmarks/ari.py [--images 10000] [--size 128] [--segments 11] [--threads 2] [--repeats 5]
+    python benchmarks/ari.py [--images 10000] [--size 128] [--segments 11] [--threads 2] [--rounds 5]
 
-The three take turns, so that a busy machine slows all of them; the table shows the median of each. The slower two are
-timed on fewer images and their rate is scaled up, as the table says.
+Protocol. All take turns, so that a busy machine slows all of them; the table shows the median of each, as a rate. The
+slower two are timed on 200 images. Scores are compared with those of scikit-learn.
 """
 
 import argparse
-import platform
-import statistics
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from contest import rows_of, take_turns, write
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -69,12 +68,13 @@ def all_four(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time to score masks.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--segments", type=int, default=11)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--csv", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -86,26 +86,20 @@ def main() -> None:
         "scikit-learn, loop": (scikit_learn, few),
         "one-hot einsum, float32": (one_hot_einsum, few),
     }
+    steps = {
+        name: lambda function=function, images=images: function(predicted[:images], target[:images])
+        for name, (function, images) in contenders.items()
+    }
+    timings = take_turns(steps, arguments.rounds)
     reference = scikit_learn(predicted[:few], target[:few])
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    errors = {}
-    for turn in range(arguments.repeats + 1):  # the first turn warms up
-        for name, (function, images) in contenders.items():
-            start = time.perf_counter()
-            scores = function(predicted[:images], target[:images])
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-            errors[name] = (scores[:few] - reference).abs().max().item()
-
-    shape = f"{arguments.images:,} maps of {arguments.size} x {arguments.size}, {arguments.segments} segments"
-    print(f"{shape}; {arguments.threads} threads, torch {torch.__version__}, {platform.machine()}")
-    print(f"median of {arguments.repeats} turns, taken in alternation; slower ones timed on {few} maps and scaled\n")
-    print(f"{'':36}{'timed on':>9}{'maps/s':>10}{'all, s':>9}{'x sklearn':>11}{'error':>10}")
-    rates = {name: images / statistics.median(seconds[name]) for name, (_, images) in contenders.items()}
-    for name, rate in rates.items():
-        ratio = rate / rates["scikit-learn, loop"]
-        row = f"{name:36}{contenders[name][1]:>9,}{rate:>10,.0f}{arguments.images / rate:>9.2f}"
-        print(f"{row}{ratio:>11.2f}{errors[name]:>10.1e}")
+    for name, timing in timings.items():
+        timing.count = contenders[name][1]
+        scores = timing.results[0]
+        assert isinstance(scores, Tensor)
+        print(f"{name}: differs from scikit-learn by {(scores[:few] - reference).abs().max().item():.1e} at most")
+    shape = f"{arguments.size}x{arguments.size}, {arguments.segments} segments"
+    work = f"scores of {arguments.images:,} pairs of maps, {shape}, {arguments.threads} threads"
+    write(rows_of(work, timings, "maps/s", against="scikit-learn, loop"), arguments.csv)
 
 
 if __name__ == "__main__":

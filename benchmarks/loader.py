@@ -1,22 +1,24 @@
 """Training images per second from image files, an HDF5 file and the packed cache.
 
-python benchmarks/loader.py [--data PATH] [--resolution 128] [--batch-size 64] [--images 512] [--rounds 5]
+    python benchmarks/loader.py [--data PATH] [--resolution 128] [--batch-size 64] [--images 512] [--rounds 5]
+
+Protocol. By default 400 synthetic photographs of 320x240 are written as CLEVRTex lays them out (PNG). Shuffled training
+batches of images and masks from the train split with the format's own crop; two batches to warm up, then `--images`
+images a turn; sources take turns; files are in the page cache; one torch thread. Processor time is that of the process
+that trains, without the worker's.
 """
 
 import argparse
-import os
-import statistics
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from contest import Timing, rows_of, write
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from slotlab.data import SlotDataset, open_data, pack, training_batches
+from slotlab.data import Batch, SlotDataset, open_data, pack, training_batches
 
 
 def main() -> None:
@@ -26,17 +28,29 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--images", type=int, default=512, help="images a measurement")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--csv", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    batch, turn = arguments.batch_size, max(2, arguments.images // arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.data or write_photographs(Path(folder) / "clevrtex_full", count=400)
-        print(protocol(arguments))
         sources = prepare(source, Path(folder), arguments.resolution)
-        speeds: dict[tuple[str, int], list[float]] = {(name, workers): [] for name in sources for workers in (0, 1)}
+        timings = {f"{name}, {workers} worker processes": Timing() for name in sources for workers in (0, 1)}
         for _ in range(arguments.rounds):
-            for (name, workers), measured in speeds.items():
-                measured.append(images_per_second(sources[name], workers, arguments.batch_size, arguments.images))
-        show(speeds)
+            for label, timing in timings.items():
+                name, workers = label.split(", ")
+                stream = training_batches(sources[name], batch_size=batch, seed=0, workers=int(workers[0]))
+                take(stream, 2)
+                timing.count = turn * batch
+                timing.measure(lambda stream=stream: take(stream, turn))
+    kind = arguments.data or "synthetic photographs of 320x240"
+    work = f"training batches of {batch}, {arguments.resolution}x{arguments.resolution}, {kind}"
+    write(rows_of(work, timings, "images/s", against="files, 0 worker processes"), arguments.csv)
+
+
+def take(stream: Iterator[Batch], batches: int) -> None:
+    for _ in range(batches):
+        next(stream)
 
 
 def write_photographs(root: Path, count: int) -> str:
@@ -71,43 +85,6 @@ def prepare(source: str, folder: Path, resolution: int) -> dict[str, SlotDataset
         file["image"] = np.load(packed / "images.npy")
         file["mask"] = np.load(packed / "masks.npy")
     return sources | {"hdf5": open_data(folder / "set.hdf5")}
-
-
-def images_per_second(dataset: SlotDataset, workers: int, batch_size: int, images: int) -> float:
-    steps = max(2, images // batch_size)
-    batches = training_batches(dataset, batch_size=batch_size, seed=0, workers=workers)
-    for _ in range(2):
-        next(batches)
-    started = time.perf_counter()
-    for _ in range(steps):
-        next(batches)
-    return steps * batch_size / (time.perf_counter() - started)
-
-
-def protocol(arguments: argparse.Namespace) -> str:
-    kind = arguments.data or "400 synthetic photographs of 320x240 written as CLEVRTex PNG"
-    return (
-        f"Protocol: {kind}; train split, default crop, resolution {arguments.resolution}, "
-        f"batch {arguments.batch_size}, images and masks;\n"
-        f"two batches to warm up, then {arguments.images} images a measurement; {arguments.rounds} rounds, sources "
-        f"interleaved;\nfiles in the page cache; 1 torch thread, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}."
-    )
-
-
-def show(speeds: dict[tuple[str, int], list[float]]) -> None:
-    base = statistics.median(speeds["files", 0])
-    table = Table("source", "workers", "images/s (median)", "range", "ratio", caption="ratio: to files, 0 workers")
-    for (name, workers), measured in speeds.items():
-        median = statistics.median(measured)
-        table.add_row(
-            name,
-            str(workers),
-            f"{median:,.0f}",
-            f"{min(measured):,.0f} .. {max(measured):,.0f}",
-            f"{median / base:.1f}",
-        )
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ Loading, gradients and arithmetic overlap, so a step takes as long as the larges
 """
 
 import argparse
+from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from contest import row, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from slotlab import create_model
@@ -43,23 +43,9 @@ def main() -> None:
     parser.add_argument("--storage", type=float, default=5, help="GB/s of the storage that all nodes share")
     parser.add_argument("--loaders", type=int, default=4, help="loading processes per GPU")
     parser.add_argument("--loader-speed", type=float, default=2000, help="images/s of a loading process, 128x128")
+    parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
-    table = Table(
-        title=f"{options.gpus} GPUs, {options.images:,} images, batch {options.batch_size} per GPU; ms per step"
-    )
-    headings = (
-        "preset",
-        "GFLOP/image",
-        "parameters",
-        "data GB",
-        "compute",
-        "gradients",
-        "disk",
-        "storage",
-        "processors",
-    )
-    for heading in (*headings, "images/s", "epoch", "bottleneck"):
-        table.add_column(heading, justify="left" if heading in ("preset", "bottleneck") else "right")
+    rows = []
     for preset in options.presets:
         model = create_model(preset)
         flop, trained = step_flop(model), sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -74,10 +60,14 @@ def main() -> None:
         }
         bottleneck = max(seconds, key=lambda part: seconds[part])
         speed = options.gpus * batch / seconds[bottleneck]
-        times = [f"{1000 * value:.1f}" for value in seconds.values()]
-        numbers = [f"{flop / 1e9:.0f}", f"{trained / 1e6:.1f} M", f"{options.images * image_bytes / 1e9:.0f}"]
-        table.add_row(preset, *numbers, *times, f"{speed:,.0f}", f"{options.images / speed / 60:.0f} min", bottleneck)
-    Console(width=170).print(table)
+        print(
+            f"{preset}: {flop / 1e9:.0f} GFLOP an image, {trained / 1e6:.1f} M parameters, "
+            f"{options.images * image_bytes / 1e9:.0f} GB of data; {speed:,.0f} images/s, "
+            f"{options.images / speed / 60:.0f} minutes an epoch; bottleneck: {bottleneck}"
+        )
+        work = f"calculated step, {preset}, {options.gpus} GPUs, batch {batch} per GPU"
+        rows += [row(work, part, 1000 * value, "ms", rounds=0) for part, value in seconds.items()]
+    write(rows, options.csv)
 
 
 def step_flop(model: Model) -> int:

@@ -1,7 +1,7 @@
 """How long the studio takes to show something: the page's first picture, an edit, a sampled edit's first preview.
 
 Starts `slotlab studio` with the models in the box, visits it with Chromium (driven by Playwright), and takes the time
-from the click until the page shows the answer. Prints medians and worst cases.
+from the click until the page shows the answer. Prints medians and worst cases; says so where there is no Chromium.
 """
 
 import argparse
@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+from contest import row, write
 from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +29,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7871)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of the studio")
+    parser.add_argument("--csv", type=Path, help="write the medians here too")
     arguments = parser.parse_args()
+    if shutil.which("chromium") is None:
+        print("the studio is left out: no chromium is on the PATH")
+        return
     words = ["studio", "--no-browser", "--port", str(arguments.port), "--threads", str(arguments.threads)]
     server = subprocess.Popen([sys.executable, "-m", "slotlab", *words], stdout=subprocess.PIPE, text=True)
     try:
@@ -50,6 +56,11 @@ def main() -> None:
     for what, seconds in times.items():
         table.add_row(what, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}", str(len(seconds)))
     Console().print(table)
+    work = f"studio, {arguments.threads} threads"
+    write(
+        [row(work, what, statistics.median(seconds), "s", rounds=len(seconds)) for what, seconds in times.items()],
+        arguments.csv,
+    )
 
 
 def visited(page: Page, address: str) -> list[tuple[str, float]]:

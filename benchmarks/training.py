@@ -1,95 +1,62 @@
 """Training speed and peak memory of each preset.
 
-    python benchmarks/training.py [--threads 2] [--steps 3] [--device cpu] [--batch-size 8] [PRESET ...]
+    python benchmarks/training.py [--threads 2] [--rounds 3] [--device cpu] [--batch-size 8] [PRESET ...]
 
 Protocol: one process per preset, so that peaks do not mix; random images of the preset's resolution already in memory
-(loading is measured by loader.py), a whole update (forward, backward, clipping, Adam), float32 unless the device has
-bfloat16; the median over `--steps` after one warm-up step. Peak memory is that of the process (CPU) or of the allocator
-(CUDA).
+(loading is measured by loader.py), a whole update (forward, backward, clipping, Adam) as `slotlab train` does it,
+float32 unless the device is a GPU (bfloat16); the median over `--rounds` after one step to warm up. Peak memory is what
+the process had at most beyond what it had once the model was built (CPU), or that of the allocator (CUDA).
 """
 
 import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from contest import Rival, Step, rivals_take_turns, rows_of, write
 
 from slotlab import create_model, list_models
 from slotlab.presets.config import run_config
 from slotlab.training.memory import keep_freed_memory
 from slotlab.training.optimisation import make_optimizer
+from slotlab.training.speedups import arrange, memory_format
 
 
-def measure(preset: str, batch_size: int, steps: int, device: str) -> dict[str, float]:
+def make_step(preset: str, batch_size: int, device: str) -> Step:
     keep_freed_memory()
     settings = run_config(preset).training
-    model = create_model(preset).to(device, memory_format=torch.channels_last)  # pyright: ignore
+    model = arrange(create_model(preset), torch.device(device), settings.without)
     optimizer = make_optimizer(model, settings)
     images = torch.rand(batch_size, 3, model.resolution, model.resolution, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    times = []
-    for _ in range(steps + 1):
-        started = time.perf_counter()
+    images = images.contiguous(memory_format=memory_format(settings.without))
+
+    def step() -> None:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             loss = model.losses(model(images), images).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "resolution": model.resolution,
-        "seconds": statistics.median(times[1:]),
-        "peak_gib": peak,
-    }
+
+    return step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=list_models())
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--single", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.single:
-        result = measure(arguments.presets[0], arguments.batch_size, arguments.steps, arguments.device)
-        print(json.dumps(result))
-        return
-    table = Table(
-        title=f"training step, batch {arguments.batch_size}, {arguments.device}, {arguments.threads} threads, "
-        f"median of {arguments.steps}, torch {torch.__version__}"
-    )
-    for heading in ("preset", "resolution", "parameters", "s/step", "images/s", "peak GiB"):
-        table.add_column(heading, justify="left" if heading == "preset" else "right", no_wrap=True)
-    for preset in arguments.presets:
-        command = [sys.executable, __file__, preset, "--single", "--threads", str(arguments.threads)]
-        command += ["--batch-size", str(arguments.batch_size), "--steps", str(arguments.steps)]
-        done = subprocess.run([*command, "--device", arguments.device], capture_output=True, text=True, check=True)
-        result = json.loads(done.stdout.splitlines()[-1])
-        table.add_row(
-            preset,
-            f"{result['resolution']:.0f}",
-            f"{result['parameters']:,.0f}",
-            f"{result['seconds']:.2f}",
-            f"{arguments.batch_size / result['seconds']:.1f}",
-            f"{result['peak_gib']:.2f}",
-        )
-    Console().print(table)
+    parser.add_argument("--csv", type=Path, help="write the table here too")
+    options = parser.parse_args()
+    rows = []
+    for preset in options.presets:
+        rival = Rival(make_step, (preset, options.batch_size, options.device), options.threads)
+        timings = rivals_take_turns({preset: rival}, options.rounds)
+        timings[preset].count = options.batch_size
+        work = f"training, batch {options.batch_size}, {options.device}, {options.threads} threads"
+        rows += rows_of(work, timings, "images/s")
+    write(rows, options.csv)
 
 
 if __name__ == "__main__":

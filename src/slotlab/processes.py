@@ -4,14 +4,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from slotlab.errors import ConfigError, SlotlabError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BACKENDS = ("gloo", "nccl", "connection")  # what their messages name when a process is gone
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def joined(device: str) -> Iterator[tuple[str, Place]]:
             dist.destroy_process_group()
 
 
-def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["auto", "fp32", "bf16"]) -> Fabric:
+def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["auto", "fp32", "bf16"]) -> "Fabric":
     """Launches Fabric.
 
     Under `torchrun` the processes are those it started, whatever `devices` and `nodes` say; elsewhere Fabric starts
@@ -117,13 +118,16 @@ def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["
     Raises:
         ConfigError: an accelerator that is not there, or a precision that it lacks.
     """
+    from lightning_fabric import Fabric  # takes seconds to load, and is needed by those who compute only
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator not in ("cpu", "cuda"):
         raise ConfigError(f"accelerator: must be auto, cpu or cuda, not {accelerator!r}")
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("accelerator: no CUDA device is to be seen; use cpu, or install a CUDA build of torch")
-    if accelerator == "cuda" and precision == "bf16" and not _computes_bf16(accelerator):
+    if accelerator == "cuda" and precision == "bf16" and not computes_bf16(accelerator):
         raise ConfigError(
             f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; use precision=fp32, or "
             f"auto, which takes bfloat16 only where it is fast"
@@ -144,10 +148,10 @@ def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["
 
 
 def _use_bf16(accelerator: str, precision: str) -> bool:
-    return _computes_bf16(accelerator) if precision == "auto" else precision == "bf16"
+    return computes_bf16(accelerator) if precision == "auto" else precision == "bf16"
 
 
-def _computes_bf16(accelerator: str) -> bool:
+def computes_bf16(accelerator: str) -> bool:
     """Whether the device has bfloat16 arithmetic of its own; emulated, it is slower than float32."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

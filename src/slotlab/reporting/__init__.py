@@ -1,10 +1,17 @@
-"""Looking at models: figures of what slots hold, curves of a training, and a report of a run as one HTML file."""
+"""Looking at models: figures of what slots hold, curves of a training, and a report of a run as one HTML file.
 
-from slotlab.reporting.curves import figure_image, loss_curves
-from slotlab.reporting.figures import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
-from slotlab.reporting.previews import Pictures
-from slotlab.reporting.report import write_report
-from slotlab.reporting.section import Picture, Section, Table
+Loaded when they are first asked for: a command that prints a table does not wait for matplotlib.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slotlab.reporting.curves import figure_image, loss_curves
+    from slotlab.reporting.figures import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
+    from slotlab.reporting.previews import Pictures
+    from slotlab.reporting.report import write_report
+    from slotlab.reporting.section import Picture, Section, Table
 
 __all__ = [
     "Picture",
@@ -19,3 +26,18 @@ __all__ = [
     "slot_grid",
     "write_report",
 ]
+
+_HOMES = {
+    "curves": ("figure_image", "loss_curves"),
+    "previews": ("Pictures",),
+    "report": ("write_report",),
+    "section": ("Picture", "Section", "Table"),
+    "figures": ("attention_grid", "reconstruction_grid", "segmentation_colours", "slot_grid"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,22 @@
 """Tables for the terminal."""
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from slotlab.evaluation import Evaluation, mask_titles
-from slotlab.metrics.score import Score
+from slotlab.evaluation import mask_titles
 from slotlab.presets import preset_names, read_preset
 from slotlab.released import CARD_FILE, model_folder, released_facts, released_names, size_of
 
+if TYPE_CHECKING:
+    from slotlab.evaluation import Evaluation
+    from slotlab.metrics.score import Score
 
-def evaluation_table(evaluation: Evaluation) -> Table:
+
+def evaluation_table(evaluation: "Evaluation") -> Table:
     """One table with every score: mean, standard error, number of images; the protocol is its caption."""
     titles = mask_titles(evaluation.protocol)
     columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"} if titles else {"mean": ""}
@@ -85,5 +90,5 @@ def preset_table() -> Table:
     return table
 
 
-def _cell(score: Score, digits: int) -> str:
+def _cell(score: "Score", digits: int) -> str:
     return f"{score.mean:.{digits}f}±{score.standard_error:.{digits}f}"
