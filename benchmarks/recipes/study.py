@@ -8,9 +8,9 @@ objects, packed beforehand; no cell pays for rendering. The first cell of a reci
 times 3, after 3), and the budget divided by that is the number of steps of all its cells, so that a cell repeats
 exactly whatever else the machine does. The autoencoder of the diffusion recipe is trained once per variant, for
 `--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage and outd,
-whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); decoder masks
-(for diffusion: cross-attention) and attention masks beside each other. A cell that is done has a line in scores.csv
-and is not run again.
+whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); every source of
+masks beside the others: decoder (for diffusion: cross-attention), attention, posterior. Curves are of the finest. A
+cell that is done has a line in scores.csv and is not run again.
 """
 
 import argparse
@@ -29,7 +29,6 @@ import slotlab
 from slotlab.atomic import replacing
 from slotlab.data import open_data, pack
 from slotlab.evaluation import evaluate
-from slotlab.models.output import MASK_SOURCES
 from slotlab.presets.config import RunConfig, run_config
 from slotlab.training.checkpoint import weights_of
 from slotlab.training.history import read_history
@@ -133,8 +132,7 @@ class Study:
         for data in (variant, *UNSEEN):
             scenes = open_data(str(self.packed(data, model.resolution)), split="test", resolution=model.resolution)
             result = evaluate(model, scenes, weights=weights_of(run))
-            for source in MASK_SOURCES:
-                scores = getattr(result, source)
+            for source, scores in result.segmentation.items():
                 row = {name: round(scores[name].mean, 4) for name in SCORES}
                 rows.append({"data": data, "source": source, **row, "mse": round(result.reconstruction["mse"].mean, 6)})
         return rows
@@ -176,14 +174,16 @@ def finish(config: RunConfig, run: Path) -> None:
 
 
 def curve(runs: list[Path]) -> list[dict[str, Any]]:
-    """Validation scores over the seconds of a whole training, stage after stage."""
+    """Validation scores of the finest masks over the seconds of a whole training, stage after stage."""
     points, before = [], 0.0
     for run in runs:
-        resolution = json.loads((run / "run.json").read_text())["model"]["resolution"]
+        model = slotlab.load(run)
+        prefix = "" if model.finer_masks == "masks" else f"{model.finer_masks}_"
         rows = read_history(run)
         for row in rows:
-            known = {name: row.get(name) for name in ("step", *SCORES[:2], "validation_loss")}
-            points.append({"seconds": round(before + row["seconds"], 1), "resolution": resolution, **known})
+            known = {"step": row["step"], "validation_loss": row["validation_loss"], "resolution": model.resolution}
+            known |= {name: row.get(prefix + name) for name in SCORES[:2]}
+            points.append({"seconds": round(before + row["seconds"], 1), **known})
         before += rows[-1]["seconds"]
     return points
 

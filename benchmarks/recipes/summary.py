@@ -22,6 +22,7 @@ from recipes import RECIPES
 from study import RESULTS, SCORES, UNSEEN, VARIANTS
 
 from slotlab.atomic import replacing
+from slotlab.models.output import MASK_SOURCES
 
 Row = dict[str, str]
 HEADINGS = ("data", "recipe", "masks", "seeds", "ARI", "FG-ARI", "mIoU", "mBO", "MSE x 1000")
@@ -53,7 +54,7 @@ def score_table(scores: list[Row], variant: str) -> str:
             groups[row["data"], row["recipe"], row["source"]].append(row)
     for data in (variant, *UNSEEN):
         for recipe in RECIPES:
-            for source in ("masks", "attention"):
+            for source in MASK_SOURCES:
                 cells = groups[data, recipe, source]
                 if cells:
                     numbers = [spread(cells, name) for name in SCORES] + [spread(cells, "mse", 1000, 2)]
@@ -69,7 +70,7 @@ def spread(cells: list[Row], name: str, factor: float = 1, digits: int = 3) -> s
 
 
 def draw(curves: list[Row], path: Path) -> None:
-    """ARI and FG-ARI of decoder masks against minutes of training, a row of pictures per variant."""
+    """ARI and FG-ARI of the finest masks against minutes of training, a row of pictures per variant."""
     shown = [variant for variant in VARIANTS if any(row["variant"] == variant for row in curves)]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(10, 3.4 * len(shown)), sharex=True, sharey=True, squeeze=False, layout="constrained"
