@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 import slotlab
-from slotlab.composition.scene_pictures import read_scene
+from slotlab.composition import edits
+from slotlab.composition.scene_pictures import paint_edit, read_scene
 from slotlab.errors import ConfigError, DataError
 from slotlab.hub import create_model, load, save
 from slotlab.metrics.functional import adjusted_rand_index
@@ -39,6 +40,20 @@ def test_slots_have_the_numbers_of_an_edit(model, files):
     seen, scene = look(model, files[0], seed=5), read_scene(model, files[0], seed=5)
     assert seen.output.slots[0].equal(scene.slots)
     assert seen.segmentations()["decoder masks"].equal(scene.segmentation())
+
+
+def test_a_scene_has_the_finest_masks_and_what_is_painted_those_that_painted_it(tiny_preset, diffusion_run, files):
+    for model, finest in (
+        (create_model(tiny_preset, pixel_sigma=0.2), "posterior"),
+        (load(diffusion_run), "attention"),
+    ):
+        seen, scene = look(model, files[0]), read_scene(model, files[0])
+        assert scene.masks.equal(seen.output.soft_masks(finest)[0])
+        assert scene.segmentation().equal(seen.owners())
+        assert not scene.masks.equal(seen.output.masks[0])
+        if finest == "posterior":
+            painted = paint_edit(model, scene, edits.keep(scene, range(4)))
+            torch.testing.assert_close(painted.masks, seen.output.masks[0])
 
 
 def test_scores_are_those_of_the_metrics(model, files):

@@ -24,7 +24,7 @@ class Scene:
         slots: [K, D].
         poses: [K, 4], each slot's x, y in [-1, 1] and scale along x, y; None where the decoder reads no poses.
         image: [3, R, R] in [0, 1].
-        masks: [K, R, R], sums to 1 over K.
+        masks: [K, R, R], sums to 1 over K: the model's finest, which need not be those that its decoder paints by.
     """
 
     slots: Tensor

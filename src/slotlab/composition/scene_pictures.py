@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slotlab.composition.edits import Plan, Scene, changed_slots
+from slotlab.composition.seeing import see
 from slotlab.data.given import AnyImage, prepared
 from slotlab.errors import ConfigError
 from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotModel
@@ -27,7 +28,7 @@ class Edited:
     Attributes:
         before: [3, R, R] in [0, 1], the unedited slots painted with the same seed.
         image: [3, R, R] in [0, 1], the edited slots painted.
-        masks: [J, R, R], sums to 1 over J, of the edited slots.
+        masks: [J, R, R], sums to 1 over J, by which the edited slots were painted.
         plan: the edited slots.
         changed: numbers of the slots that were removed, added or altered.
         region: bool [R, R], the pixels that the changed slots own before the edit or after.
@@ -64,10 +65,10 @@ def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) 
     """
     model = _with_slots(model)
     picture, _ = prepared(image, resolution=model.resolution, crop=crop)
-    with evaluating(model), torch.no_grad():
-        output = model(picture[None].to(_device(model)), seeded_generator(seed))
-    poses = output.poses[0].cpu() if output.poses is not None and reads_poses(model) else None
-    return Scene(output.slots[0].cpu(), poses, picture, output.masks[0].cpu())
+    with evaluating(model):
+        seen = see(model, picture[None], [seeded_generator(seed)])
+    poses = seen.poses[0].cpu() if seen.poses is not None and reads_poses(model) else None
+    return Scene(seen.slots[0].cpu(), poses, picture, seen.masks[0].float().cpu())
 
 
 def paint_edit(

@@ -1,4 +1,4 @@
-"""What a model sees in images, as far as a library needs it: slots, masks and poses, without painting a sample."""
+"""What a model sees in images, as far as editing and libraries need it: slots, masks, poses; no sample is painted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from slotlab.models import SlotDiffusion, SlotModel
 
 @dataclass(frozen=True)
 class Seen:
-    """Slots [B, K, D], masks [B, K, H, W] that sum to 1 over K, and poses [B, K, 4] if slots have them."""
+    """Slots [B, K, D], the finest masks [B, K, H, W] (sum to 1 over K), and poses [B, K, 4] if slots have them."""
 
     slots: Tensor
     masks: Tensor
@@ -20,16 +20,16 @@ class Seen:
 
     @property
     def owners(self) -> Tensor:
-        """The slot that owns each pixel, int64 [B, H, W]: `SlotOutput.segmentation("masks")`."""
+        """The slot that owns each pixel, int64 [B, H, W]: `SlotOutput.segmentation(model.finer_masks)`."""
         return self.masks.argmax(dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def see(model: SlotModel, images: Tensor, generators: Sequence[torch.Generator]) -> Seen:
     """Slots and masks of images [B, 3, R, R] in [0, 1], which are brought to the model's device.
 
-    For slot diffusion the masks are those of slot attention: they fit objects better than the denoiser's
-    cross-attention, and nothing has to be denoised. The slots are those of `model(images, generators)`.
+    The masks are of the source that fits objects best (`model.finer_masks`). For slot diffusion that is slot attention,
+    so that nothing has to be denoised. The slots are those of `model(images, generators)`.
 
     Args:
         model: in evaluation mode.
@@ -43,4 +43,4 @@ def see(model: SlotModel, images: Tensor, generators: Sequence[torch.Generator])
         side = (model.resolution, model.resolution)
         return Seen(encoded.slots, F.interpolate(soft, size=side, mode="bilinear", align_corners=False), None)
     output = model(images, generators)
-    return Seen(output.slots, output.masks, output.poses)
+    return Seen(output.slots, output.soft_masks(model.finer_masks), output.poses)

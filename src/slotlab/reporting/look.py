@@ -41,6 +41,10 @@ class Look:
     mask: Tensor | None = None
     finer: str = "masks"
 
+    def owners(self) -> Tensor:
+        """The slot that owns each pixel by the finest masks, int64 [R, R]."""
+        return self.output.segmentation(self.finer)[0]
+
     def segmentations(self) -> dict[str, Tensor]:
         """The slot that owns each pixel, int64 [R, R], by the title of each source of masks."""
         return {title: owners[0] for title, owners in self.output.segmentations().items()}
