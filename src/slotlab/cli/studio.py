@@ -1,5 +1,6 @@
 """Commands to look with: the studio in the browser, and its main figure without one."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,7 @@ def studio(
 
     set_threads(threads)
     shelf = open_shelf(model or released_names(), library or [], device_named(device))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as by Ctrl-C: what was uploaded is removed
     with running(shelf, runs, port) as address:
         say(f"studio: {address} (Ctrl-C ends it)")
         if browser:

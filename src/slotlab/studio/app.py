@@ -1,7 +1,6 @@
 """The studio: one page on the local address, made of views that call the public API."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from slotlab.studio.runs_view import runs_view
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import Source
 from slotlab.studio.speech import politely
+from slotlab.studio.upload_folder import upload_folder
 from slotlab.studio.views import AT_ONCE, WORK
 
 LOCAL = "127.0.0.1"
@@ -89,7 +89,7 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
 def running(shelf: Sequence[Loaded], runs: Path | None = None, port: int | None = None) -> Iterator[str]:
     """Serves the page on the local address while the block runs, and yields where.
 
-    What browsers upload lies in a temporary folder of its own, which is removed at the end.
+    What browsers upload lies in a temporary folder of its own, see `upload_folder`.
 
     Args:
         shelf: from `open_shelf`.
@@ -99,7 +99,7 @@ def running(shelf: Sequence[Loaded], runs: Path | None = None, port: int | None 
     Raises:
         ConfigError: the port is taken.
     """
-    with tempfile.TemporaryDirectory(prefix="slotlab-studio-") as folder, _environment("GRADIO_TEMP_DIR", folder):
+    with upload_folder() as folder, _environment("GRADIO_TEMP_DIR", str(folder)):
         page = build(shelf, runs)
         try:
             yield _launched(page, port)
