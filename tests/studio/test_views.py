@@ -1,5 +1,6 @@
 """Each view in a real browser, as a user goes through it; what the page shows and the files that it gives."""
 
+import base64
 import io
 import json
 import re
@@ -127,9 +128,25 @@ def test_new_scenes_and_own_pictures_are_looked_at(visit):
     assert Image.open(io.BytesIO(content)).width > 500
 
 
+def test_pictures_are_pasted_one_after_another(visit):
+    page = visit()
+    paste = """content => {
+        const carried = new DataTransfer();
+        const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+        carried.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
+        document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: carried}));
+    }"""
+    picture = frame(page, "sl-look", "Picture").locator("img")
+    for seed in range(2):
+        before = picture.get_attribute("src")
+        page.evaluate(paste, base64.b64encode(encoded(noise(seed=seed))).decode())
+        expect(page.locator("#sl-look .sl-group-title")).to_have_text("Your picture")
+        expect(picture).not_to_have_attribute("src", before)
+        expect(page.get_by_text("Drop File Here").first).to_be_visible()
+
+
 def test_what_cannot_be_looked_at_gets_a_sentence(visit):
     page = visit()
-    page.get_by_role("button", name="Your picture").click()
     for what in ("text", "cut off", "animation", "panorama", "bomb", "one pixel"):
         content, message = REFUSED[what]
         upload(page, content)
@@ -137,7 +154,6 @@ def test_what_cannot_be_looked_at_gets_a_sentence(visit):
         expect(toast).to_contain_text(message)
         expect(page.locator("body")).not_to_contain_text("Traceback")
         toast.locator(".toast-close").click()
-        page.locator("#sl-upload").get_by_label("Clear").click()
     expect(page.locator("#sl-look .sl-group-title")).to_have_text("Plain scene 3, 5 objects")
 
 
@@ -188,6 +204,26 @@ def test_objects_are_removed_and_brought_back(visit):
     expect(page.locator("#sl-edit .sl-slot")).to_have_count(4)
     expect(page.locator("#sl-no-poses")).to_contain_text("not with this model")
     expect(page.locator("#sl-move")).to_be_disabled()
+
+
+def test_the_keys_remove_and_bring_back(visit):
+    page = visit()
+    tab(page, "Edit")
+    slots, status = page.locator("#sl-edit .sl-slot"), page.locator("#sl-edit-status")
+    click_at(page, "sl-edit", "After", 0.5, 0.5)
+    expect(status).to_contain_text("is selected")
+    page.keyboard.press("Delete")
+    expect(slots).to_have_count(3)
+    page.keyboard.press("Control+z")
+    expect(slots).to_have_count(4)
+    page.keyboard.press("Control+y")
+    expect(slots).to_have_count(3)
+    slots.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text("is selected")
+    page.keyboard.press("Delete")
+    expect(slots).to_have_count(2)
 
 
 def test_objects_are_moved_where_slots_have_places(visit):
@@ -314,7 +350,10 @@ def test_models_are_compared_on_one_picture(visit):
     page = visit()
     tab(page, "Compare")
     expect(page.locator("#sl-compare .sl-group-title")).to_have_text(["plain", "relative", "diffusion"])
-    expect(page.locator("#sl-compare-scores tbody tr")).to_have_count(6)
+    expect(page.locator("#sl-compare-scores tbody tr")).to_have_count(7)
+    expect(page.locator("#sl-compare-scores")).to_contain_text("relative, posterior masks")
+    coloured = page.locator("#sl-compare .sl-pane .sl-note", has_text="coloured by")
+    expect(coloured).to_have_text([f"coloured by {masks} masks" for masks in ("decoder", "posterior", "attention")])
     expect(page.locator("#sl-compare-scores")).to_contain_text("diffusion, cross-attention masks")
     page.locator("#sl-compare .sl-frame").first.hover()
     for said in page.locator("#sl-compare .sl-said").all():
@@ -350,9 +389,13 @@ def test_runs_are_watched_while_they_train(visit, runs):
     expect(report.locator("h1")).to_contain_text("tiny-diffusion", timeout=30_000)
 
 
-def test_the_report_is_complete_in_itself(visit, diffusion_run):
-    path = write_report(diffusion_run)
-    page = visit(path.as_uri())
+def test_the_report_is_complete_in_itself(visit, diffusion_run, tmp_path):
+    alone = tmp_path / "report.html"
+    alone.write_bytes(write_report(diffusion_run).read_bytes())
+    page, asked = visit(alone.as_uri()), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    assert {url for url in asked if not url.startswith("data:")} == {alone.as_uri()}
     expect(page.locator("h1")).to_contain_text("tiny-diffusion")
     loaded = page.locator("img").evaluate_all("all => all.map(one => one.complete && one.naturalWidth > 0)")
     assert loaded

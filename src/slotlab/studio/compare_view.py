@@ -36,10 +36,9 @@ def compare_view(shelf: Sequence[Loaded]) -> View:
 def _figure(seen: dict[str, Look], described: dict[str, str]) -> pictures.Payload:
     groups = []
     first = next(iter(seen.values()))
-    owners = next(iter(first.segmentations().values()))
     for name, one in seen.items():
         side = one.image.shape[-1]
-        reference = F.interpolate(owners[None, None].float(), (side, side), mode="nearest")[0, 0].long()
+        reference = F.interpolate(first.owners()[None, None].float(), (side, side), mode="nearest")[0, 0].long()
         groups.append(pictures.look_group(one, title=name, text=described[name], reference=reference))
     frames = max(one.output.attention.shape[1] for one in seen.values())
     return {"opacity": 0.45, "frames": frames, "hint": HINT, "groups": groups}

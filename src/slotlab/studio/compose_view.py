@@ -31,6 +31,8 @@ NO_LIBRARY = (
     "and start the studio with --library LIBRARY."
 )
 CHOOSE = "Click on a concept to add a member of it; click again for one more. Or take a surprise."
+PAINT = "Paint draws a member of each chosen concept. A surprise is a background and objects that do not collide."
+KEEP = "The archive has the pictures, and a list of where each part comes from."
 
 
 def compose_view(model: gr.Dropdown, find: Callable[[str], Loaded], shelf: Sequence[Loaded]) -> View:
@@ -53,6 +55,7 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], Loaded], shelf: Seque
                 0, precision=0, minimum=0, label="Seed", info="Which members are drawn; it goes up by one each time.",
                 min_width=160, elem_id="sl-compose-seed",
             )  # fmt: skip
+        gr.HTML(note(PAINT))
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 result = widgets.cards({"cards": []}, elem_id="sl-composed", elem_classes="sl-result")
@@ -61,7 +64,7 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], Loaded], shelf: Seque
         with gr.Row(elem_classes="sl-tools"):
             keep = gr.Button("Keep it in the tray", size="sm", min_width=130, elem_id="sl-keep")
             save = gr.Button("Download the tray (.zip)", size="sm", min_width=150, elem_id="sl-save-tray")
-        gr.HTML('<h3 class="sl-group-title">Tray</h3>')
+        gr.HTML(f'<h3 class="sl-group-title">Tray</h3>{note(KEEP)}')
         tray = widgets.cards({"cards": [], "empty": "Keep the good ones here."}, elem_id="sl-tray")
     courier = widgets.courier()
 

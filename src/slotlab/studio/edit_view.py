@@ -25,6 +25,11 @@ NO_POSES = (
     "Move and resize: not with this model. Its slots hold where an object is among everything else they say, so that a "
     "place cannot be changed alone. Models with relative frames can (slot_attention.frame=relative)."
 )
+TOOLS = (
+    "Select an object first. Remove leaves it out, Duplicate adds it once more, Move puts it where you click next. "
+    "Undo, Redo and Start again go through what was done."
+)
+FILES = "PNG: the picture after the edit. Slots: their vectors and numbers. All: these, masks, and a labelled picture."
 NO_LIBRARY = "Concepts: none here. Start the studio with --library FOLDER to draw objects from a concept library."
 
 
@@ -39,6 +44,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         redo = gr.Button("Redo", size="sm", elem_id="sl-redo", min_width=80)
         restart = gr.Button("Start again", size="sm", elem_id="sl-restart", min_width=100)
         stop = gr.Button("Stop painting", size="sm", elem_id="sl-stop", variant="stop", min_width=110, visible=False)
+    gr.HTML(note(TOOLS))
     status = gr.HTML(note(""), elem_id="sl-edit-status")
     figure = widgets.figure({"groups": []}, elem_id="sl-edit")
     placed = gr.HTML(note(NO_POSES), elem_id="sl-no-poses")
@@ -77,6 +83,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         save_png = gr.Button("Download PNG", size="sm", elem_id="sl-save-png")
         save_npz = gr.Button("Download slots (.npz)", size="sm", elem_id="sl-save-npz")
         save_all = gr.Button("Download all (.zip)", size="sm", elem_id="sl-save-all")
+    gr.HTML(note(FILES))
     courier = widgets.courier()
 
     settings = [model, steps, sampler, seed]

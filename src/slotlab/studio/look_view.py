@@ -23,6 +23,7 @@ def look_view(
     figure = widgets.figure(payload, elem_id="sl-look")
     table_below = gr.HTML(scores, elem_id="sl-look-scores")
     save = gr.Button("Save as a figure (PNG)", size="sm", elem_id="sl-look-save", elem_classes="sl-alone")
+    gr.HTML(note("The figure has all of this, every slot, and attention by iteration."))
     courier = widgets.courier()
 
     def saved(name: str, chosen: Source) -> dict[str, str]:

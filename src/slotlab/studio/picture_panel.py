@@ -12,6 +12,8 @@ from slotlab.studio import pictures, widgets
 from slotlab.studio.intake import FORMATS, MOST_BYTES, take_upload
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import SCENES, GivenPicture, RenderedScene, Source, thumbnail
+from slotlab.studio.speech import politely
+from slotlab.studio.views import AT_ONCE, WORK
 
 MOST_OBJECTS = 10
 EXAMPLES: dict[str, RenderedScene] = {
@@ -64,7 +66,7 @@ def picture_choosers(upload_id: str) -> list[Chooser]:
             7, precision=0, minimum=0, maximum=SCENES - 1, label="Seed", info="Another number, another scene."
         )
         render = gr.Button("Render this scene", elem_id=f"{upload_id}-render")
-    with gr.Accordion("Your picture", open=False):
+    with gr.Accordion("Your picture", open=False, elem_id=f"{upload_id}-section"):
         upload = gr.File(
             label=f"Upload, drop or paste: {', '.join(FORMATS[:3])}, at most {MOST_BYTES // 2**20} MiB",
             file_types=["image"],
@@ -73,6 +75,9 @@ def picture_choosers(upload_id: str) -> list[Chooser]:
         )
         # Gradio's own would leave an empty file behind; that the path is one of an upload it has made sure of before.
         upload.preprocess = lambda payload: None if payload is None else payload.path  # pyright: ignore
+        given = gr.State(None)
+        read = upload.upload(politely(lambda path: GivenPicture(take_upload(path)).shrunk()), upload, given, **WORK)
+        read.then(lambda: None, None, upload, **AT_ONCE)  # the field is free for the next one
         gr.HTML(
             '<p class="sl-note">The centred square is looked at. It stays on this computer, and in memory only: '
             "the uploaded file is removed as soon as it is read.</p>"
@@ -80,7 +85,7 @@ def picture_choosers(upload_id: str) -> list[Chooser]:
     return [
         Chooser(examples.choose, [], _example),
         Chooser(render.click, [variant, objects, seed], _scene),
-        Chooser(upload.upload, [upload], lambda path: GivenPicture(take_upload(path)).shrunk()),
+        Chooser(read.success, [given], lambda picture: picture),
     ]
 
 

@@ -65,18 +65,23 @@ def look_group(seen: Look, *, title: str = "", text: str = "", reference: Tensor
         reference: a segmentation [R, R] to match colours with where there is no true mask.
     """
     output, size = seen.output, seen.image.shape[-1]
-    masks, owners = seen.output.segmentation("masks")[0], seen.output.segmentation(seen.finer)[0]
+    painters, owners = output.segmentation("masks")[0], seen.owners()
     names = range(output.masks.shape[1])
     truth = seen.mask if seen.mask is not None else reference
     colours = matched_colours(owners, truth, names) if truth is not None else {k: palette_colour(k) for k in names}
     error = (output.reconstruction[0].clamp(0, 1) - seen.image).abs().mean(dim=0)
     heat = uri(cells.heat_map(error, (size, size), ERROR_TOP))
     image = photograph(seen.image)
-    panes = [pane("Picture", image, masks, note=f"coloured by {output.titles['masks']}", tint=True)]
+    panes = [pane("Picture", image, owners, note=f"coloured by {output.titles[seen.finer]}", tint=True)]
     if seen.mask is not None:
         panes.append(_truth_pane(seen.mask))
     panes += [
-        pane(output.titles["reconstruction"].capitalize(), photograph(output.reconstruction[0]), owners),
+        pane(
+            output.titles["reconstruction"].capitalize(),
+            photograph(output.reconstruction[0]),
+            painters,
+            note=f"outlined by {output.titles['masks']}",
+        ),
         pane("Error", heat, owners, note=f"black: none, yellow: {ERROR_TOP:g} or more of the range"),
         _attention_pane(seen, image),
     ]

@@ -18,6 +18,7 @@ from slotlab.studio.speech import politely
 from slotlab.studio.views import WORK, View, note, table
 
 EVERY = 3.0  # seconds between looks at the folder
+REPORT = "The report is one page with curves, pictures and settings; made anew, it has what the run holds by now."
 NO_FOLDER = "No folder of runs was given. Start the studio with --runs DIR to watch the runs in it."
 
 
@@ -38,6 +39,7 @@ def runs_view(folder: Path | None) -> View:
         with gr.Row(elem_classes="sl-tools"):
             show = gr.Button("Show its report", size="sm", min_width=130, elem_id="sl-show-report")
             make = gr.Button("Make its report anew", size="sm", min_width=130, elem_id="sl-make-report")
+        gr.HTML(note(REPORT))
         report = gr.HTML(elem_id="sl-report")
     outputs = [seen, listed, run, curves, step, preview]
 

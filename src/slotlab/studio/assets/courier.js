@@ -14,14 +14,23 @@
     });
   };
 
-  document.addEventListener("paste", (event) => {
+  // The field is not in the page while the section it is in is closed.
+  async function uploadField() {
+    const find = () => document.querySelector("#sl-upload input[type=file]");
+    if (!find()) document.querySelector("#sl-upload-section > button")?.click();
+    for (let tries = 0; !find() && tries < 20; tries++) await new Promise((resume) => setTimeout(resume, 50));
+    return find();
+  }
+
+  document.addEventListener("paste", async (event) => {
     const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
-    const field = document.querySelector("#sl-upload input[type=file]");
-    if (!file || !field) return;
+    if (!file) return;
+    event.preventDefault();
+    const field = await uploadField();
+    if (!field) return;
     const carried = new DataTransfer();
     carried.items.add(file);
     field.files = carried.files;
     field.dispatchEvent(new Event("change", { bubbles: true }));
-    event.preventDefault();
   });
 })();

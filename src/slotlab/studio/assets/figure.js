@@ -196,10 +196,11 @@
 
     function build() {
       const value = props.value;
+      const focused = root.contains(document.activeElement) ? document.activeElement : null;
       root.replaceChildren();
       groups = [];
       if (!value || !value.groups) return;
-      kept.opacity ??= value.opacity ?? 0.5;
+      kept.opacity ??= value.opacity ?? null;
       kept.frame = Math.max(0, (value.frames ?? 1) - 1);
       root.classList.toggle("sl-placing", Boolean(value.placing));
       root.classList.toggle("sl-large", Boolean(value.large));
@@ -243,8 +244,10 @@
       }
       if (bar.children.length) (groups.length === 1 ? groups[0].said : root.firstChild).before(bar);
       redraw();
+      if (focused) (root.querySelector(`[data-slot="${focused.dataset.slot}"]`) || root).focus({ preventScroll: true });
     }
 
+    root.tabIndex = -1; // a click in it brings the keys here
     root.addEventListener("keydown", (event) => {
       const cards = [...root.querySelectorAll(".sl-slot")];
       const at = cards.indexOf(document.activeElement);
@@ -254,11 +257,12 @@
         event.preventDefault();
       }
       if (event.key === "Escape" && !props.value.keep) clear("pinned");
-      const named = (event.key.length > 1 || event.ctrlKey || event.metaKey) && props.value.keys?.[event.key];
-      if (named && event.target.type !== "range") {
-        document.getElementById(named)?.click();
-        event.preventDefault();
-      }
+    });
+    document.addEventListener("keydown", (event) => {
+      const named = (event.key.length > 1 || event.ctrlKey || event.metaKey) && props.value?.keys?.[event.key];
+      if (!named || !root.getClientRects().length || event.target.closest("input, textarea")) return;
+      document.getElementById(named)?.click();
+      event.preventDefault();
     });
     watch("value", build);
     build();
