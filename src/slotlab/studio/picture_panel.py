@@ -77,7 +77,8 @@ def picture_choosers(upload_id: str) -> list[Chooser]:
         upload.preprocess = lambda payload: None if payload is None else payload.path  # pyright: ignore
         given = gr.State(None)
         read = upload.upload(politely(lambda path: GivenPicture(take_upload(path)).shrunk()), upload, given, **WORK)
-        read.then(lambda: None, None, upload, **AT_ONCE)  # the field is free for the next one
+        for ended in (read.success, read.failure):
+            ended(lambda: None, None, upload, **AT_ONCE)  # the field is free for the next one
         gr.HTML(
             '<p class="sl-note">The centred square is looked at. It stays on this computer, and in memory only: '
             "the uploaded file is removed as soon as it is read.</p>"
