@@ -59,7 +59,7 @@ def test_a_studio_that_is_ended_by_a_signal_leaves_nothing(plain_model, tmp_path
         assert studio.stdout.readline().startswith("studio: http://127.0.0.1:")
         assert list(tmp_path.glob(f"{PREFIX}*/uploads"))
         studio.send_signal(end)
-        assert studio.wait(30) == 130
+        assert studio.wait(120) == 130
     finally:
         studio.kill()
         studio.wait()
