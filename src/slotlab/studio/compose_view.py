@@ -22,7 +22,7 @@ from slotlab.studio.pictures import Payload, uri
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import Source
 from slotlab.studio.speech import politely
-from slotlab.studio.views import AT_ONCE, WORK, View, help_line, note
+from slotlab.studio.views import AT_ONCE, WORK, View, note
 
 MEMBERS = 4  # shown of each concept
 LARGE = 288
@@ -55,7 +55,7 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], Loaded], shelf: Seque
                 0, precision=0, minimum=0, label="Seed", info="Which members are drawn; it goes up by one each time.",
                 min_width=160, elem_id="sl-compose-seed",
             )  # fmt: skip
-        help_line(PAINT)
+        gr.HTML(note(PAINT))
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 result = widgets.cards({"cards": []}, elem_id="sl-composed", elem_classes="sl-result")

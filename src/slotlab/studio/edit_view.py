@@ -17,7 +17,7 @@ from slotlab.studio.picture_panel import picture_choosers
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import Source
 from slotlab.studio.speech import politely
-from slotlab.studio.views import AT_ONCE, WORK, View, help_line, note
+from slotlab.studio.views import AT_ONCE, WORK, View, note
 
 MOST_SAMPLING_STEPS = 100
 BETWEEN_PREVIEWS = 0.2  # seconds, at least
@@ -44,7 +44,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         redo = gr.Button("Redo", size="sm", elem_id="sl-redo", min_width=80)
         restart = gr.Button("Start again", size="sm", elem_id="sl-restart", min_width=100)
         stop = gr.Button("Stop painting", size="sm", elem_id="sl-stop", variant="stop", min_width=110, visible=False)
-    help_line(TOOLS)
+    gr.HTML(note(TOOLS))
     status = gr.HTML(note(""), elem_id="sl-edit-status")
     figure = widgets.figure({"groups": []}, elem_id="sl-edit")
     placed = gr.HTML(note(NO_POSES), elem_id="sl-no-poses")
@@ -83,7 +83,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         save_png = gr.Button("Download PNG", size="sm", elem_id="sl-save-png")
         save_npz = gr.Button("Download slots (.npz)", size="sm", elem_id="sl-save-npz")
         save_all = gr.Button("Download all (.zip)", size="sm", elem_id="sl-save-all")
-    help_line(FILES)
+    gr.HTML(note(FILES))
     courier = widgets.courier()
 
     settings = [model, steps, sampler, seed]

@@ -10,7 +10,7 @@ from slotlab.studio import pictures, widgets
 from slotlab.studio.shelf import Loaded
 from slotlab.studio.sources import Source
 from slotlab.studio.speech import politely
-from slotlab.studio.views import WORK, View, help_line, note, table
+from slotlab.studio.views import WORK, View, note, table
 
 HINT = "Point at an object to see its slot everywhere; click to keep it, Escape to let go."
 
@@ -23,7 +23,7 @@ def look_view(
     figure = widgets.figure(payload, elem_id="sl-look")
     table_below = gr.HTML(scores, elem_id="sl-look-scores")
     save = gr.Button("Save as a figure (PNG)", size="sm", elem_id="sl-look-save", elem_classes="sl-alone")
-    help_line("The figure has all of this, every slot, and attention by iteration.")
+    gr.HTML(note("The figure has all of this, every slot, and attention by iteration."))
     courier = widgets.courier()
 
     def saved(name: str, chosen: Source) -> dict[str, str]:

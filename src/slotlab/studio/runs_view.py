@@ -15,7 +15,7 @@ from slotlab.reporting.run_folders import RunFolder, run_folders
 from slotlab.studio import widgets
 from slotlab.studio.pictures import uri
 from slotlab.studio.speech import politely
-from slotlab.studio.views import WORK, View, help_line, note, table
+from slotlab.studio.views import WORK, View, note, table
 
 EVERY = 3.0  # seconds between looks at the folder
 REPORT = "The report is one page with curves, pictures and settings; made anew, it has what the run holds by now."
@@ -39,7 +39,7 @@ def runs_view(folder: Path | None) -> View:
         with gr.Row(elem_classes="sl-tools"):
             show = gr.Button("Show its report", size="sm", min_width=130, elem_id="sl-show-report")
             make = gr.Button("Make its report anew", size="sm", min_width=130, elem_id="sl-make-report")
-        help_line(REPORT)
+        gr.HTML(note(REPORT))
         report = gr.HTML(elem_id="sl-report")
     outputs = [seen, listed, run, curves, step, preview]
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import gradio as gr
 from gradio.blocks import BlockContext
 from gradio.components import Component
 
@@ -39,11 +38,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str =
     body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     whole = f'<div class="sl-scores"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     return whole + (note(caption) if caption else "")
-
-
-def help_line(text: str) -> gr.HTML:
-    """What the controls above it do, in the page that is being made."""
-    return gr.HTML(note(text), padding=False)
 
 
 def note(text: str) -> str:
