@@ -21,7 +21,7 @@ class Stage:
 
 def _grown(small: Changes, large: Changes, scaled: dict[str, float] | None = None) -> tuple[Stage, ...]:
     """Half of the time at 32x32, the rest at 64x64."""
-    penalty = {"background_penalty_start": 0.12, "warmup_steps": 0.03}
+    penalty = {"background_penalty_start": 0.2, "warmup_steps": 0.03}
     return (
         Stage("scenes-32", 0.5, small, {**penalty, **(scaled or {})}),
         Stage("scenes-64", 0.5, large, {"warmup_steps": 0.03}),
@@ -58,7 +58,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     "relative": _grown(_RELATIVE, _RELATIVE),
     # The slots of `learned` at 32x32, decoded by diffusion at 64x64.
     "diffusion": (
-        Stage("scenes-32", 0.5, {}, {"background_penalty_start": 0.12, "warmup_steps": 0.03}),
+        Stage("scenes-32", 0.5, {}, {"background_penalty_start": 0.2, "warmup_steps": 0.03}),
         Stage("scenes-64-diffusion", 0.5, {}, {"warmup_steps": 0.03}),
     ),
 }
