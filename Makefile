@@ -28,7 +28,7 @@ WITH_PEER = $(if $(wildcard $(PEER)/model.py),--peer $(PEER))
 MEASURE := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
 
-bench: .make/installed-dev  ## what takes how long on this CPU, within 20 minutes; the tables of README.md, docs/speed.md
+bench: .make/installed-dev  ## what takes how long on this CPU; the tables of README.md, docs/speed.md
 	$(MEASURE)/reference.py $(WITH_PEER) --csv $(RESULTS)/reference.csv
 	$(MEASURE)/scenes.py --batch 64 --rounds 3 --supersample 1 --csv $(RESULTS)/scenes.csv
 	$(MEASURE)/loader.py --csv $(RESULTS)/loader.csv

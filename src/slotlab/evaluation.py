@@ -19,11 +19,10 @@ from slotlab.processes import place_among_processes
 if TYPE_CHECKING:
     from slotlab.metrics import Score
 
-NO_SCORES: "dict[str, dict[str, Score]]" = {"masks": {}, "attention": {}}
 MBO_DEFINITION = "true objects, background excluded"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Scores of a model on a data set.
 
@@ -43,14 +42,14 @@ class Evaluation:
     """
 
     protocol: dict[str, Any]
-    masks: "dict[str, Score]"
-    attention: "dict[str, Score]"
+    masks: "dict[str, Score]" = field(default_factory=dict)
+    attention: "dict[str, Score]" = field(default_factory=dict)
+    posterior: "dict[str, Score]" = field(default_factory=dict)
     reconstruction: "dict[str, Score]"
     loss: float
     slots_used: float
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    posterior: "dict[str, Score]" = field(default_factory=dict)
 
     @property
     def segmentation(self) -> "dict[str, dict[str, Score]]":
@@ -60,8 +59,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """What `metrics.json` holds: every mean under its name, with standard errors and counts beside."""
-        groups = {"masks": self.masks, "attention": self.attention, "reconstruction": self.reconstruction}
-        groups |= self.segmentation
+        groups = {"masks": self.masks, "attention": self.attention, **self.segmentation}
+        groups["reconstruction"] = self.reconstruction
         content: dict[str, Any] = {"protocol": self.protocol}
         content |= {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
         content["details"] = {
@@ -151,7 +150,7 @@ def evaluate(
             **({} if weights is None else {"weights": weights}),
             **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnosis else {}),
         },
-        **({source: scores.compute() for source, scores in segmentation.items()} if scored else NO_SCORES),
+        **({source: scores.compute() for source, scores in segmentation.items()} if scored else {}),
         reconstruction=reconstruction,
         loss=float(loss.compute()),
         slots_used=diagnosis.slots_used if diagnosis else math.nan,

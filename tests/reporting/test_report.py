@@ -109,7 +109,14 @@ def test_report_says_how_good_and_how_made(run):
 def test_scores_may_be_given(run):
     score = Score(0.75, 0.125, 8, 0)
     scores = dict.fromkeys(("ari", "fg_ari", "miou", "mbo"), score)
-    evaluation = Evaluation({"data": "elsewhere"}, scores, scores, {"mse": score}, loss=1.5, slots_used=3.0)
+    evaluation = Evaluation(
+        protocol={"data": "elsewhere"},
+        masks=scores,
+        attention=scores,
+        reconstruction={"mse": score},
+        loss=1.5,
+        slots_used=3.0,
+    )
     text = page(write_report(run, images=1, evaluation=evaluation)).text
     assert "0.750 ± 0.125" in text
     assert "data: elsewhere" in text

@@ -33,6 +33,7 @@ from slotlab.processes import from_first, place_among_processes, wait_for_all
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 DONE_FILE = "protocol.json"
+OnProgress = Callable[[str, int, int], None]  # told what is being made, how much of it is done, and of how much
 REAL, RECONSTRUCTIONS, SHUFFLE = "real", "reconstructions", "shuffle"
 
 
@@ -61,7 +62,7 @@ def score_compositions(
     inception: str | Path | None = None,
     device: str = "cpu",
     beside: str | Path | None = None,
-    on_batch: Callable[[str, int, int], None] | None = None,
+    on_batch: OnProgress | None = None,
 ) -> CompositionScores:
     """Scores the finished composition in `out` against the real images of `dataset`, and writes `scores.json` there.
 
@@ -96,17 +97,6 @@ def score_compositions(
     count, seed, batch_size = settings["count"], settings["seed"], settings["batch_size"]
     folder = Path(beside) if beside is not None else out / SCORE_FOLDER
 
-    def told(what: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            if on_batch is not None:
-                on_batch(what, done, total)
-
-        return tell
-
     protocol = {
         "data": dataset.describe(),
         "library": library.identity,
@@ -120,7 +110,15 @@ def score_compositions(
         if place.is_first:
             _clear(folder)
         wait_for_all()
-        _write_real(model, dataset, folder, count, seed, batch_size, told("real images, reconstructed", len(dataset)))
+        _write_real(
+            model,
+            dataset,
+            folder,
+            count,
+            seed,
+            batch_size,
+            counted(on_batch, "real images, reconstructed", len(dataset)),
+        )
         wait_for_all()
         if place.is_first:
             with replacing(folder / DONE_FILE) as path:
@@ -136,7 +134,7 @@ def score_compositions(
             seed=seed,
             batch_size=batch_size,
             weights=settings["model"].get("weights"),
-            on_batch=told("shuffled slots", count),
+            on_batch=counted(on_batch, "shuffled slots", count),
         )
     scores = None
     if place.is_first:
@@ -146,13 +144,26 @@ def score_compositions(
     return cast(CompositionScores, from_first(scores))
 
 
+def counted(on_progress: OnProgress | None, what: str, total: int) -> Callable[[int], None]:
+    """A function to be told how many more are done, which tells `on_progress` how many are done in all."""
+    done = 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        if on_progress is not None:
+            on_progress(what, done, total)
+
+    return tell
+
+
 def _measure(
     folders: dict[str, Path],
     kept_in: Path,
     dataset: SlotDataset,
     settings: dict[str, Any],
     network: FeatureNet,
-    on_batch: Callable[[str, int, int], None] | None,
+    on_batch: OnProgress | None,
 ) -> CompositionScores:
     """Distances of each folder of pictures to the real ones; the statistics of those in `kept_in` are kept there."""
 

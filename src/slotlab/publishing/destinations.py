@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from slotlab.atomic import replacing
+from slotlab.composition.scoring import OnProgress
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.publishing.card import write_card
-from slotlab.publishing.folder import OnProgress, prepare
+from slotlab.publishing.folder import prepare
 from slotlab.released import CARD_FILE, HUB_PREFIX, check, is_released, model_folder, write_manifest
 
 

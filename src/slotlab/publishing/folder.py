@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from slotlab import hub
 from slotlab.atomic import replacing
 from slotlab.composition import compose, fit_library
+from slotlab.composition.scoring import OnProgress, counted
 from slotlab.data import open_data
 from slotlab.errors import ConfigError
 from slotlab.evaluation import evaluate
@@ -27,7 +27,6 @@ from slotlab.reporting.previews import write_png
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
 EXAMPLES = 8
-OnProgress = Callable[[str, int, int], None]
 
 
 def prepare(
@@ -119,7 +118,7 @@ def _evaluate(model: Model, source: str, opening: dict[str, Any], folder: Path, 
         model,
         dataset,
         weights=weights_of(folder),
-        on_batch=_told(on_progress, "test images", len(dataset)),
+        on_batch=counted(on_progress, "test images", len(dataset)),
         on_output=scores.add,
     )
     dataclasses.replace(result, protocol=portable_facts(result.protocol)).write(folder / "metrics.json")
@@ -145,27 +144,15 @@ def _fit_library(
         dataset,
         folder,
         sources={"model": name, "data": portable(source, "data"), "opening": opening},
-        on_batch=_told(on_progress, "slots for the library", len(dataset)),
+        on_batch=counted(on_progress, "slots for the library", len(dataset)),
     )
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library.save(folder)
     write_png(concept_picture(model, library, dataset), folder / CONCEPTS_PICTURE)
     with tempfile.TemporaryDirectory() as composed:
-        told = _told(on_progress, "compositions", EXAMPLES)
+        told = counted(on_progress, "compositions", EXAMPLES)
         compose(model, library, composed, protocol="scene", count=EXAMPLES, on_batch=told)
         write_png(contact_sheet(model, library, dataset, composed, count=EXAMPLES), folder / "compositions.png")
-
-
-def _told(on_progress: OnProgress | None, what: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if on_progress is not None:
-            on_progress(what, done, total)
-
-    return tell
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from slotlab.training.checks import check_data, check_folder, check_latents, che
 from slotlab.training.datasets import open_split
 from slotlab.training.history import DIAGNOSED, History, Row
 from slotlab.training.memory import explaining_out_of_memory, keep_freed_memory, what_would_fit
-from slotlab.training.objectives import attention_disagreement, background_share, mask_area_penalty
+from slotlab.training.objectives import with_penalties
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
 from slotlab.training.profile import StepProfile
 from slotlab.training.progress import TrainingProgress
@@ -279,13 +279,7 @@ class _Trainer:
         else:
             output = self.model(images, generators)
         loss = self.raw_model.losses(output, images).mean()
-        objective = loss
-        if settings.mask_penalty and self.state.step >= settings.mask_penalty_start:
-            objective = objective + settings.mask_penalty * mask_area_penalty(output)
-        if settings.background_penalty and self.state.step >= settings.background_penalty_start:
-            objective = objective + settings.background_penalty * background_share(output)
-        if settings.attention_loss:
-            objective = objective + settings.attention_loss * attention_disagreement(output)
+        objective = with_penalties(loss, output, settings, self.state.step)
         with self._timed("backward"):
             self.fabric.backward(objective / settings.accumulate)
         return loss.detach()

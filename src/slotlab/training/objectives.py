@@ -4,8 +4,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slotlab.models.output import SlotOutput
+from slotlab.presets.config import TrainingSettings
 
 EPSILON = 1e-6  # of the attention, before its logarithm
+
+
+def with_penalties(loss: Tensor, output: SlotOutput, settings: TrainingSettings, step: int) -> Tensor:
+    """The loss with what `settings` add to it at a step, each with its weight."""
+    if settings.mask_penalty and step >= settings.mask_penalty_start:
+        loss = loss + settings.mask_penalty * mask_area_penalty(output)
+    if settings.background_penalty and step >= settings.background_penalty_start:
+        loss = loss + settings.background_penalty * background_share(output)
+    if settings.attention_loss:
+        loss = loss + settings.attention_loss * attention_disagreement(output)
+    return loss
 
 
 def mask_area_penalty(output: SlotOutput) -> Tensor:
