@@ -10,8 +10,6 @@ import torch
 from hub_server import TOKEN, hub_of
 from PIL import Image
 
-torch.set_num_threads(1)
-
 TINY_PRESET = """
 summary: for tests
 model:
@@ -65,6 +63,12 @@ training:
   preview_every: 6
   checkpoint_every: 3
 """
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Exact repeats need one number of threads, which a command that a test runs in this process may have changed."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
