@@ -29,7 +29,7 @@ MEASURE := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
 
 bench: .make/installed-dev  ## what takes how long on this CPU; the tables of README.md, docs/speed.md
-	$(MEASURE)/reference.py $(WITH_PEER) --csv $(RESULTS)/reference.csv
+	$(MEASURE)/reference.py $(WITH_PEER) --rounds 2 --csv $(RESULTS)/reference.csv
 	$(MEASURE)/scenes.py --batch 64 --rounds 3 --supersample 1 --csv $(RESULTS)/scenes.csv
 	$(MEASURE)/loader.py --csv $(RESULTS)/loader.csv
 	$(MEASURE)/ari.py --csv $(RESULTS)/ari.csv
@@ -37,7 +37,7 @@ bench: .make/installed-dev  ## what takes how long on this CPU; the tables of RE
 	$(MEASURE)/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion --csv $(RESULTS)/training.csv
 	$(MEASURE)/denoiser.py --rounds 5 --csv $(RESULTS)/denoiser.csv
 	$(MEASURE)/sampler_speed.py --csv $(RESULTS)/sampler-speed.csv
-	$(MEASURE)/startup.py --rounds 5 --csv $(RESULTS)/startup.csv
+	$(MEASURE)/startup.py --rounds 3 --csv $(RESULTS)/startup.csv
 	$(MEASURE)/segment.py --images 1000 --csv $(RESULTS)/segment.csv
 	$(MEASURE)/studio.py --repeats 3 --csv $(RESULTS)/studio.csv
 	$(MEASURE)/tables.py

@@ -171,7 +171,7 @@ def row(
         contender: who.
         value: the median.
         unit: of `value`, e.g. "images/s".
-        rounds: how often it was measured.
+        rounds: how often it was measured; 0 for what was counted.
         processor: the median of processor time, in the same unit.
         ratio: how many times as fast as the contender that the table names as 1.0.
         peak_mib: memory.

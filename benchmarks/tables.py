@@ -76,10 +76,10 @@ def table(name: str, results: Path) -> str:
 
 
 def headlines(lines: list[Line], ours: str, other: str | None) -> list[tuple[str, ...]]:
-    """A row for each work that both contenders did, or slotlab did alone."""
-    rows = []
-    for work in dict.fromkeys(line["work"] for line in lines):
-        same = [line for line in lines if line["work"] == work]
+    """A row for each work that both contenders did, or slotlab did alone; what was counted, not timed, is left out."""
+    rows, timed = [], [line for line in lines if line["rounds"] != "0"]
+    for work in dict.fromkeys(line["work"] for line in timed):
+        same = [line for line in timed if line["work"] == work]
         mine = next((line for line in same if line["contender"].startswith(ours)), None)
         their = next((line for line in same if other is not None and line["contender"].startswith(other)), None)
         if mine is not None and (other is None or their is not None):
@@ -105,7 +105,8 @@ def full_rows(lines: list[Line]) -> tuple[list[tuple[str, ...]], tuple[str, ...]
         work = line["work"]
         processor = f"{float(line['processor']):,g}" if line["processor"] else ""
         memory = f"{float(line['peak_mib']):,.0f} MiB" if line["peak_mib"] else ""
-        rows.append((shown, line["contender"], quantity(line), processor, line["ratio"], memory, line["rounds"]))
+        rounds = "" if line["rounds"] == "0" else line["rounds"]
+        rows.append((shown, line["contender"], quantity(line), processor, line["ratio"], memory, rounds))
     head = ("work", "contender", "wall", "processor", "ratio", "memory", "rounds")
     kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
     return [tuple(row[place] for place in kept) for row in rows], tuple(head[place] for place in kept)

@@ -86,9 +86,11 @@ def test_presets_are_listed(run_slotlab):
     assert "slot-attention-clevrtex" in out
 
 
-def test_help_and_import_do_not_load_heavy_libraries():
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["models"]], ids=" ".join)
+def test_commands_that_only_tell_do_not_load_heavy_libraries(arguments):
     code = (
-        "import sys, slotlab, slotlab.cli; "
+        "import sys, slotlab.cli; "
+        f"slotlab.cli.app({arguments}, standalone_mode=False); "
         "sys.exit(', '.join(sorted({'torch', 'numpy', 'torchvision', 'timm', 'matplotlib'} & sys.modules.keys())) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

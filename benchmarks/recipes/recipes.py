@@ -10,22 +10,29 @@ Changes = dict[str, Any]
 class Stage:
     """A part of a training: a preset with changes, for a share of the budget; it starts from the stage before it.
 
-    `scaled`: settings counted in steps, as shares of the stage's steps.
+    `name`: of its runs; recipes share a stage by naming it alike. `scaled`: settings counted in steps, as shares of
+    the stage's steps. `variant`: what it is trained on, where that is not what the recipe is trained for.
+    `on_textured`: more changes where it is trained on textured scenes.
     """
 
+    name: str
     preset: str
     share: float
     changes: Changes = field(default_factory=dict)
     scaled: dict[str, float] = field(default_factory=dict)
+    variant: str | None = None
+    on_textured: Changes = field(default_factory=dict)
 
 
-def _grown(small: Changes, large: Changes, scaled: dict[str, float] | None = None) -> tuple[Stage, ...]:
-    """Half of the time at 32x32, the rest at 64x64."""
-    penalty = {"background_penalty_start": 0.2, "warmup_steps": 0.03}
-    return (
-        Stage("scenes-32", 0.5, small, {**penalty, **(scaled or {})}),
-        Stage("scenes-64", 0.5, large, {"warmup_steps": 0.03}),
-    )
+def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
+    """Half of the time at 32x32, on plain scenes always: from scratch, slots take places of textured ones for objects."""
+    shares = {"background_penalty_start": 0.12, "warmup_steps": 0.03, **(scaled or {})}
+    return Stage(name, "scenes-32", 0.5, changes, shares, variant="plain")
+
+
+def _large(name: str, changes: Changes) -> Stage:
+    """The rest at 64x64. A textured object is painted worse: a pull that plain ones stand would cost it its slot."""
+    return Stage(name, "scenes-64", 0.5, changes, {"warmup_steps": 0.03}, on_textured={"background_penalty": 0.003})
 
 
 _BI_LEVEL: Changes = {"initialisation": "bi-level"}
@@ -35,6 +42,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     # The report's form (random starts, full gradient, every layer at full resolution, its schedule) at our widths.
     "report": (
         Stage(
+            "report",
             "scenes-64",
             1.0,
             {
@@ -53,12 +61,9 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             {"warmup_steps": 0.02},
         ),
     ),
-    "learned": _grown({}, {}),
-    "bi-level": _grown(_BI_LEVEL, _BI_LEVEL, {"slot_noise_steps": 0.5}),
-    "relative": _grown(_RELATIVE, _RELATIVE),
+    "learned": (_small("small", {}), _large("learned", {})),
+    "bi-level": (_small("small-bi-level", _BI_LEVEL, {"slot_noise_steps": 0.5}), _large("bi-level", _BI_LEVEL)),
+    "relative": (_small("small-relative", _RELATIVE), _large("relative", _RELATIVE)),
     # The slots of `learned` at 32x32, decoded by diffusion at 64x64.
-    "diffusion": (
-        Stage("scenes-32", 0.5, {}, {"background_penalty_start": 0.2, "warmup_steps": 0.03}),
-        Stage("scenes-64-diffusion", 0.5, {}, {"warmup_steps": 0.03}),
-    ),
+    "diffusion": (_small("small", {}), Stage("diffusion", "scenes-64-diffusion", 0.5, {}, {"warmup_steps": 0.03})),
 }

@@ -6,11 +6,12 @@
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
 objects, packed beforehand; no cell pays for rendering. The first cell of a recipe times its steps (the median of 5
 times 3, after 3), and the budget divided by that is the number of steps of all its cells, so that a cell repeats
-exactly whatever else the machine does. The autoencoder of the diffusion recipe is trained once per variant, for
-`--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage and outd,
-whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); every source of
-masks beside the others: decoder (for diffusion: cross-attention), attention, posterior. Curves are of the finest. A
-cell that is done has a line in scores.csv and is not run again.
+exactly whatever else the machine does. Stages that cells share are trained once and count for each. The autoencoder
+of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts extra. Scores: 500 test
+scenes of the training variant, and of camouflage and outd, whose textures and shapes no recipe has seen; final
+weights (moving average where the recipe has one); every source of masks beside the others: decoder (for diffusion:
+cross-attention), attention, posterior. Curves are of the finest. A cell that is done has a line in scores.csv and is
+not run again.
 """
 
 import argparse
@@ -80,10 +81,10 @@ class Study:
             return
         print(f"== {recipe} on {variant}, seed {seed}", flush=True)
         runs: list[Path] = []
-        for number, stage in enumerate(RECIPES[recipe]):
-            run = self.work / f"{recipe}-{variant}-{seed}-{number}"
-            config = self.config(recipe, variant, number, stage, seed, runs[-1] if runs else None)
-            finish(config, run)
+        for stage in RECIPES[recipe]:
+            trained_on = stage.variant or variant
+            run = self.work / f"{stage.name}-{trained_on}-{seed}"
+            finish(self.config(stage, trained_on, seed, runs[-1] if runs else None), run)
             runs.append(run)
         points = curve(runs)
         self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
@@ -92,14 +93,14 @@ class Study:
         whole["seconds"] = round(points[-1]["seconds"])
         self._write("scores.csv", COLUMNS, [whole | row for row in self.scores(runs[-1], variant)])
 
-    def config(self, recipe: str, variant: str, number: int, stage: Stage, seed: int, before: Path | None) -> RunConfig:
+    def config(self, stage: Stage, variant: str, seed: int, before: Path | None) -> RunConfig:
         """The settings of a stage, with as many steps as its share of the budget has room for."""
-        changes = dict(stage.changes)
+        changes = stage.changes | (stage.on_textured if variant == "textured" else {})
         if before is not None:
             changes["start_from"] = str(before)
         if "diffusion" in stage.preset:
             changes["autoencoder.pretrained"] = str(self.latents(variant))
-        steps = self.steps(f"{recipe}-{number}", stage.preset, changes, variant, 60 * self.minutes * stage.share)
+        steps = self.steps(stage.name, stage.preset, changes, variant, 60 * self.minutes * stage.share)
         changes |= {name: round(share * steps) for name, share in stage.scaled.items()}
         changes |= {
             "evaluate_every": max(1, steps // 5),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,8 +157,3 @@ def evaluate(
         diagnostics={"mask_source": slot_model.finer_masks, **diagnosis.numbers()} if slot_model and diagnosis else {},
         warnings=diagnosis.warnings() if diagnosis else [],
     )
-
-
-def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
-    """What tables call the masks of each source, by the protocol of an evaluation; empty for models without slots."""
-    return {name: source.partition(",")[0] for name, source in protocol.get("mask_sources", {}).items()}

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.presets.config import run_config
-from slotlab.reporting.previews import Pictures
-from slotlab.training.loop import fit
 
 
 def train(
@@ -46,8 +44,13 @@ def train(
     """
     if data is not None:
         overrides["data.source"] = str(data)
+    config = run_config(preset, overrides)
+
+    from slotlab.reporting.previews import Pictures  # seconds of imports, which a misspelt key need not wait for
+    from slotlab.training.loop import fit
+
     return fit(
-        run_config(preset, overrides),
+        config,
         out,
         resume=resume,
         callbacks=[Pictures()],

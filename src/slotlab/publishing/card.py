@@ -10,11 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors import safe_open
 
 import slotlab
-from slotlab.evaluation import mask_titles
 from slotlab.hub import WEIGHTS_FILE
 from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion
 from slotlab.released import CARD_FILE, LIBRARY_FOLDER, released_facts
-from slotlab.reporting.tables import protocol_line
+from slotlab.reporting.tables import mask_titles, protocol_line
 
 TEMPLATE = "card.md.jinja"
 EXAMPLES_FILE = "examples.json"

@@ -9,12 +9,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from slotlab.evaluation import mask_titles
 from slotlab.models import AutoencoderOutput, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, SlotOutput
 from slotlab.reporting.curves import figure_image, loss_curves
 from slotlab.reporting.figures import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.reporting.previews import PREVIEWS_FOLDER
 from slotlab.reporting.section import Listing, Picture, Section, Table
+from slotlab.reporting.tables import mask_titles
 from slotlab.training.history import read_history
 
 CLOSE_UPS = 3  # images whose slots and attention are shown one by one

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from slotlab.atomic import replacing
 from slotlab.data import Batch
-from slotlab.evaluation import Evaluation, mask_titles
+from slotlab.evaluation import Evaluation
 from slotlab.models import Model
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.curves import figure_image, loss_curves
 from slotlab.reporting.figures import reconstruction_grid
+from slotlab.reporting.tables import mask_titles
 
 if TYPE_CHECKING:  # the loop brings the trainer along, which a report does not need
     from slotlab.training.loop import RunState

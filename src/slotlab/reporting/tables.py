@@ -1,13 +1,13 @@
 """Tables for the terminal."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from slotlab.evaluation import mask_titles
 from slotlab.presets import preset_names, read_preset
 from slotlab.released import CARD_FILE, model_folder, released_facts, released_names, size_of
 
@@ -40,6 +40,11 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
         score = evaluation.reconstruction[name]
         table.add_row(heading, _cell(score, 4 if name == "mse" else 2), *[""] * (len(columns) - 1), str(score.count))
     return table
+
+
+def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What tables call the masks of each source, by the protocol of an evaluation; empty for models without slots."""
+    return {name: source.partition(",")[0] for name, source in protocol.get("mask_sources", {}).items()}
 
 
 def protocol_line(protocol: dict[str, object]) -> str:
