@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import get_args
 
 import torch
-from contest import Rival, Step, rivals_take_turns, row, rows_of, take_turns, write
+from contest import Rival, Step, rivals_take_turns, row, rows_of, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -160,14 +160,6 @@ def gigaflop(architecture: str, batch: int, plain: bool) -> float:
     return batch * counter.get_total_flops() / 1e9
 
 
-def matrix_product_speed() -> float:
-    """GFLOP/s, by processor time, of a large matrix product in float32: about what the processor can do at most."""
-    size = 2048
-    matrix = torch.rand(size, size)
-    timing = take_turns({"product": lambda: matrix @ matrix}, rounds=9)["product"]
-    return 2 * size**3 / timing.median_processor / 1e9
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architectures", nargs="*", default=list(ARCHITECTURES), help=", ".join(ARCHITECTURES))
@@ -178,7 +170,6 @@ def main() -> None:
     parser.add_argument("--ablation", action="store_true", help="also each speed-up left out, and checkpointing")
     parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     batch, rows = options.batch_size, []
     if options.peer is None:
         print("the peer is left out: --peer names a clone of it (see --help)")
@@ -207,8 +198,6 @@ def main() -> None:
         pairs = zip(timings["plain PyTorch"].results, timings["slotlab"].results, strict=True)
         worst = max(abs(fast - slow) / slow for slow, fast in pairs if isinstance(slow, float))  # type: ignore[operator]
         print(f"{architecture}: losses of plain and slotlab differ by {worst:.1e} at most, relative\n")
-    what = "a matrix product of 2048x2048, float32"
-    rows.append(row("the processor's limit", what, matrix_product_speed(), "GFLOP/s", rounds=0))
     write(rows, options.csv)
 
 

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from slotlab.models import SlotOutput
-from slotlab.training.objectives import attention_disagreement, background_share, mask_area_penalty
+from slotlab.presets.config import TrainingSettings
+from slotlab.training.objectives import (
+    attention_disagreement,
+    background_share,
+    background_weight,
+    mask_area_penalty,
+    with_penalties,
+)
 
 
 def output(masks):
@@ -27,6 +34,18 @@ def test_only_slot_0_may_cover_the_background_for_nothing():
     assert halves.grad is not None
     assert (halves.grad[:, 0] < 0).all()
     assert not halves.grad[:, 1:].any()
+
+
+def test_the_pull_of_the_background_starts_late_and_ends_where_it_is_told_to():
+    settings = TrainingSettings(
+        steps=30, background_penalty=0.03, background_penalty_start=10, final_background_penalty=0.01
+    )
+    masks = torch.full((1, 2, 2, 2), 0.5)
+    loss = torch.tensor(1.0)
+    penalties = [with_penalties(loss, output(masks), settings, step).item() - 1 for step in (9, 10, 20, 30)]
+    assert penalties == pytest.approx([0, 0.015, 0.01, 0.005], abs=1e-6)
+    constant = settings.model_copy(update={"final_background_penalty": None})
+    assert background_weight(constant, 20) == background_weight(constant, 30) == 0.03
 
 
 def test_attention_that_covers_what_the_masks_cover_costs_least():

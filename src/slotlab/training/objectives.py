@@ -14,10 +14,21 @@ def with_penalties(loss: Tensor, output: SlotOutput, settings: TrainingSettings,
     if settings.mask_penalty and step >= settings.mask_penalty_start:
         loss = loss + settings.mask_penalty * mask_area_penalty(output)
     if settings.background_penalty and step >= settings.background_penalty_start:
-        loss = loss + settings.background_penalty * background_share(output)
+        loss = loss + background_weight(settings, step) * background_share(output)
     if settings.attention_loss:
         loss = loss + settings.attention_loss * attention_disagreement(output)
     return loss
+
+
+def background_weight(settings: TrainingSettings, step: int) -> float:
+    """What `background_share` is weighed with at a step, once its penalty has begun.
+
+    A strong early pull unites the background while masks are soft: where they are hard the pull hardly moves them. A
+    weak late one then leaves to other slots the objects that hardly stand out.
+    """
+    first, start = settings.background_penalty, settings.background_penalty_start
+    last = first if settings.final_background_penalty is None else settings.final_background_penalty
+    return first + (last - first) * (step - start) / max(1, settings.steps - start)
 
 
 def mask_area_penalty(output: SlotOutput) -> Tensor:
