@@ -9,7 +9,7 @@ Protocol. scenes:plain and scenes:textured at 64x64, 3 to 6 objects, 7 slots; th
 as they are needed, in the time that counts. The first 200 validation scenes are scored every so often, also in the
 time that counts; loading Python and torch does not count. A contender has reached the goal at the first validation at
 which both scores of one kind of its masks (of the peer: decoder) are there. It is stopped
-then, after `--minutes`, or when its recipe ends. Each has a process of its own and the machine to itself:
+then, after `--minutes`, or when its recipe ends. Each has a process of its own, one after the other:
 
     slotlab         its default recipe: the presets of --stages one after the other, each started from the one before
     report          the preset slot-attention-clevrtex (the report's learning rate, batch and sizes) at 64x64
