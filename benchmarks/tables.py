@@ -89,12 +89,14 @@ def headlines(lines: list[Line], ours: str, other: str | None) -> list[tuple[str
 
 
 def ratio_of(mine: Line, their: Line | None) -> str:
-    """How many times as fast slotlab is; a bound where the other was stopped before it was done."""
+    """How many times as fast slotlab is; where the other was stopped before it was done, a bound if it is above 1."""
     if their is None or "not reached" in mine["contender"]:
         return ""
     ours, others = float(mine["value"]), float(their["value"])
     ratio = ours / others if mine["unit"].endswith("/s") else others / ours
-    return f"{'over ' if 'not reached' in their['contender'] else ''}{ratio:.3g}"
+    if "not reached" in their["contender"]:
+        return f"over {ratio:.3g}" if ratio > 1 else ""
+    return f"{ratio:.3g}"
 
 
 def full_rows(lines: list[Line]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
