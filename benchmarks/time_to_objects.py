@@ -55,7 +55,7 @@ CONTENDERS = {
     "peer": "evelinehong/slot-attention-pytorch@1518c23, its recipe",
 }
 REPORT = {"resolution": RESOLUTION, "broadcast": RESOLUTION, "slots": 7}
-EVERY = {"slotlab": 200, "report": 10, "peer": 50}  # steps between validations: some minutes
+EVERY = {"slotlab": 200, "report": 10, "peer": 10}  # steps between validations: some minutes
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "time-to-objects.png"
 Row = dict[str, Any]
