@@ -264,7 +264,7 @@ def summary(recorded: Sequence[Row]) -> list[dict[str, object]]:
     for variant in dict.fromkeys(one["variant"] for one in recorded):
         last = {one["contender"]: one for one in recorded if one["variant"] == variant}
         for name, end in last.items():
-            known = "ARI {ari:.2f}, FG-ARI {fg_ari:.2f}".format(**best(end))
+            known = "ARI {ari:z.2f}, FG-ARI {fg_ari:z.2f}".format(**best(end))
             who = CONTENDERS[name] if reached(end) else f"{CONTENDERS[name]}: not reached, stopped at {known}"
             others = last.get("slotlab")
             both = others is not None and reached(others) and reached(end)

@@ -26,8 +26,9 @@ def results(tmp_path):
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["work", "contender", "value", "unit", *LINE])
             writer.writeheader()
-            for work, contender, value, unit in lines:
-                writer.writerow({"work": work, "contender": contender, "value": value, "unit": unit, **LINE})
+            for work, contender, value, unit, *rounds in lines:
+                known = {"work": work, "contender": contender, "value": value, "unit": unit, **LINE}
+                writer.writerow(known | ({"rounds": rounds[0]} if rounds else {}))
         return tmp_path
 
     return write
@@ -61,6 +62,18 @@ def test_a_contender_that_was_stopped_gives_a_bound(tables, results):
     stopped = "the report's recipe: not reached, stopped at ARI 0.10, FG-ARI 0.20"
     folder = results("time-to-objects", ("objects", "slotlab", 12, "min"), ("objects", stopped, 60, "min"))
     assert "| over 5 |" in tables.table("headlines", folder)
+    early = ("objects", stopped, 10, "min")
+    folder = results("time-to-objects", ("objects", "slotlab", 12, "min"), early)
+    assert (
+        tables.table("headlines", folder).splitlines()[2].endswith("FG-ARI 0.20) |  |")
+    )  # a bound of 0.83 says nothing
+
+
+def test_what_was_counted_is_shown_in_full_tables_only(tables, results):
+    counted = ("arithmetic", "slotlab", 3, "GFLOP", 0), ("arithmetic", "plain PyTorch", 4, "GFLOP", 0)
+    folder = results("reference", ("step", "slotlab", 2, "s"), ("step", "plain PyTorch", 5, "s"), *counted)
+    assert "GFLOP" not in tables.table("headlines", folder)
+    assert "| arithmetic | slotlab | 3 GFLOP |  |" in tables.table("reference", folder)
 
 
 def test_without_measurements_the_table_says_so(tables, tmp_path):

@@ -25,7 +25,7 @@ class Stage:
 
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
-    """Half of the time at 32x32, always on plain scenes: on textured ones, slots would begin as places, and stay so."""
+    """Half of the time at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
     shares = {"background_penalty_start": 0.04, "warmup_steps": 0.03, **(scaled or {})}
     return Stage(name, "scenes-32", 0.5, changes, shares, variant="plain")
 

@@ -110,15 +110,8 @@ def score_compositions(
         if place.is_first:
             _clear(folder)
         wait_for_all()
-        _write_real(
-            model,
-            dataset,
-            folder,
-            count,
-            seed,
-            batch_size,
-            counted(on_batch, "real images, reconstructed", len(dataset)),
-        )
+        told = counted(on_batch, "real images, reconstructed", len(dataset))
+        _write_real(model, dataset, folder, count, seed, batch_size, told)
         wait_for_all()
         if place.is_first:
             with replacing(folder / DONE_FILE) as path:
