@@ -37,6 +37,13 @@ def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
     assert (tmp_path / "packed" / "packed.json").is_file()
 
 
+def test_scenes_are_packed_as_finely_sampled_as_asked(run_slotlab, tmp_path):
+    words = ["--resolution", 16, "--count", 2, "--max-objects", 3, "--supersample", 2]
+    status, _, err = run_slotlab("data", "pack", "scenes:textured", tmp_path / "packed", *words)
+    assert status == 0, err
+    assert json.loads((tmp_path / "packed" / "packed.json").read_text())["source"]["supersample"] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

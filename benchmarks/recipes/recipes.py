@@ -32,7 +32,7 @@ def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) 
 
 def _large(name: str, changes: Changes) -> Stage:
     """The rest at 64x64. A textured object is painted worse: a pull that plain ones stand would cost it its slot."""
-    return Stage(name, "scenes-64", 0.5, changes, {"warmup_steps": 0.03}, on_textured={"background_penalty": 0.003})
+    return Stage(name, "scenes-64", 0.5, changes, {"warmup_steps": 0.03}, on_textured={"background_penalty": 0.002})
 
 
 _BI_LEVEL: Changes = {"initialisation": "bi-level"}

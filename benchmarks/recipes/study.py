@@ -4,14 +4,14 @@
     python benchmarks/recipes/summary.py                                # table and curves of what is done
 
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
-objects, packed beforehand; no cell pays for rendering. The first cell of a recipe times its steps (the median of 5
-times 3, after 3), and the budget divided by that is the number of steps of all its cells, so that a cell repeats
-exactly whatever else the machine does. Stages that cells share are trained once and count for each. The autoencoder
-of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts extra. Scores: 500 test
-scenes of the training variant, and of camouflage and outd, whose textures and shapes no recipe has seen; final
-weights (moving average where the recipe has one); every source of masks beside the others: decoder (for diffusion:
-cross-attention), attention, posterior. Curves are of the finest. A cell that is done has a line in scores.csv and is
-not run again.
+objects, of 2x2 rays per pixel, packed beforehand; no cell pays for rendering. The first cell of a recipe times its
+steps (the median of 5 times 3, after 3), and the budget divided by that is the number of steps of all its cells, so
+that a cell repeats exactly whatever else the machine does. Stages that cells share are trained once and count for
+each. The autoencoder of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts extra.
+Scores: 500 test scenes of the training variant, and of camouflage and outd, whose textures and shapes no recipe has
+seen; final weights (moving average where the recipe has one); every source of masks beside the others: decoder (for
+diffusion: cross-attention), attention, posterior. Curves are of the finest. A cell that is done has a line in
+scores.csv and is not run again.
 """
 
 import argparse
@@ -40,6 +40,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "recipes"
 VARIANTS = ("plain", "textured")
 UNSEEN = ("camouflage", "outd")
 OBJECTS = 6
+SUPERSAMPLE = 2  # with one ray per pixel a fine texture is noise, which no model can paint
 COUNTS = {"train": 20_000, "val": 200, "test": 500}
 UNTIMED, TIMED = 3, 15
 SCORES = ("ari", "fg_ari", "miou", "mbo")
@@ -86,7 +87,7 @@ class Study:
             run = self.work / f"{stage.name}-{trained_on}-{seed}"
             finish(self.config(stage, trained_on, seed, runs[-1] if runs else None), run)
             runs.append(run)
-        points = curve(runs)
+        points = curve(runs, [self._step_seconds()[stage.name] for stage in RECIPES[recipe]])
         self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
         steps = "+".join(str(int(read_history(run)[-1]["step"])) for run in runs)
         whole = place | {"minutes": self.minutes, "threads": self.threads, "steps": steps}
@@ -118,13 +119,16 @@ class Study:
 
     def steps(self, name: str, preset: str, changes: dict[str, Any], variant: str, seconds: float) -> int:
         """How many steps `seconds` have room for, as timed when first asked."""
-        path = self.results / "step_seconds.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = self._step_seconds()
         if name not in known:
             known[name] = round(time_step(self._config(preset, changes, variant)), 5)
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(known, indent=2) + "\n")
+            with replacing(self.results / "step_seconds.json") as path:
+                path.write_text(json.dumps(known, indent=2) + "\n")
         return max(10, int(seconds / known[name]))
+
+    def _step_seconds(self) -> dict[str, float]:
+        path = self.results / "step_seconds.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
 
     def scores(self, run: Path, variant: str) -> list[dict[str, Any]]:
         """Test scores of a run's final weights, a row for each data set and source of masks."""
@@ -143,7 +147,8 @@ class Study:
         folder = self.work / f"{variant}-{resolution}"
         if not folder.is_dir():
             counts = COUNTS if variant in VARIANTS else {"test": COUNTS["test"]}
-            pack(f"scenes:{variant}", folder, resolution=resolution, count=counts, max_objects=OBJECTS, progress=True)
+            options = {"count": counts, "max_objects": OBJECTS, "supersample": SUPERSAMPLE}
+            pack(f"scenes:{variant}", folder, resolution=resolution, progress=True, **options)
         return folder
 
     def _config(self, preset: str, changes: dict[str, Any], variant: str) -> RunConfig:
@@ -174,18 +179,21 @@ def finish(config: RunConfig, run: Path) -> None:
         fit(config, run, resume=(run / "run.json").is_file(), show_progress=True)
 
 
-def curve(runs: list[Path]) -> list[dict[str, Any]]:
-    """Validation scores of the finest masks over the seconds of a whole training, stage after stage."""
+def curve(runs: list[Path], step_seconds: list[float]) -> list[dict[str, Any]]:
+    """Validation scores of the finest masks over the seconds of a whole training, stage after stage.
+
+    Seconds are steps by what one takes on a quiet machine, so that they do not tell what else a machine had to do.
+    """
     points, before = [], 0.0
-    for run in runs:
+    for run, step_time in zip(runs, step_seconds, strict=True):
         model = slotlab.load(run)
         prefix = "" if model.finer_masks == "masks" else f"{model.finer_masks}_"
         rows = read_history(run)
         for row in rows:
             known = {"step": row["step"], "validation_loss": row["validation_loss"], "resolution": model.resolution}
             known |= {name: row.get(prefix + name) for name in SCORES[:2]}
-            points.append({"seconds": round(before + row["seconds"], 1), **known})
-        before += rows[-1]["seconds"]
+            points.append({"seconds": round(before + row["step"] * step_time, 1), **known})
+        before += rows[-1]["step"] * step_time
     return points
 
 

@@ -12,6 +12,8 @@ from slotlab.data import (
     training_batches,
 )
 from slotlab.errors import ConfigError
+from slotlab.presets.config import run_config
+from slotlab.training.datasets import open_split
 
 pytest.importorskip("slotlab.scenes")
 
@@ -46,6 +48,11 @@ def test_describes_what_decides_the_pictures():
     described = scenes(seed=5).describe()
     assert described["data"] == "scenes:plain"
     assert (described["seed"], described["max_objects"], described["resolution"]) == (5, 3, 16)
+
+
+def test_a_run_says_how_finely_its_scenes_are_sampled():
+    config = run_config("scenes-32", ["supersample=2", "train_count=2"])
+    assert [open_split(config, split).describe()["supersample"] for split in ("train", "val")] == [2, 2]
 
 
 def test_endless_training(tmp_path):

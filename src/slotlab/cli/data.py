@@ -68,6 +68,7 @@ def pack(
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images per split.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    supersample: Annotated[int | None, typer.Option(help="For scenes: rays per pixel on a side; 2 for textures at 64x64.")] = None,
     skip_broken: Annotated[bool, typer.Option(help="Leave broken images out, and count them.")] = False,
     latents: Annotated[
         str | None, typer.Option(metavar="RUN|NAME", help="Pack the latents of this autoencoder as well.")
@@ -82,7 +83,8 @@ def pack(
     """
     from slotlab.data import pack
 
-    options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
+    given = {"max_objects": max_objects, "supersample": supersample}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if latents is not None:
         from slotlab.hub import load_autoencoder
 

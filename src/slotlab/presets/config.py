@@ -32,7 +32,8 @@ class DataSettings(Settings):
 
     `source`: `scenes:VARIANT`, a data set folder, or `kind:PATH`. `crop`: centred crop as a fraction of the shorter
     side; none means the format's own (0.8 for CLEVRTex). `train_count`, `validation_count`: at most so many images;
-    0 takes all (for scenes: never-ending fresh scenes in training, 1,000 in validation).
+    0 takes all (for scenes: never-ending fresh scenes in training, 1,000 in validation). `supersample`: samples per
+    pixel and axis of rendered scenes.
     """
 
     source: str = "scenes:textured"
@@ -42,6 +43,7 @@ class DataSettings(Settings):
     min_objects: int = Field(default=3, ge=1, le=20)
     max_objects: int = Field(default=10, ge=1, le=20)
     scene_seed: int = Field(default=0, ge=0)
+    supersample: int = Field(default=1, ge=1, le=4)
     skip_broken: bool = False
     workers: int = Field(default=0, ge=0, le=64)
 

@@ -30,6 +30,7 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
             seed=data.scene_seed,
             min_objects=data.min_objects,
             max_objects=data.max_objects,
+            supersample=data.supersample,
             device=device,
         )
         on_cpu = torch.device(device).type == "cpu"
