@@ -69,8 +69,15 @@ def main() -> None:
     for folder, count, resolution, most in zip(textured, options.scenes, (64, 128), (6, 10), strict=True):
         counts = {"train": count, "val": 200, "test": 500}
         if not folder.is_dir():
-            sampling = {"max_objects": most, "supersample": 2}
-            pack("scenes:textured", folder, resolution=resolution, count=counts, progress=True, **sampling)
+            pack(
+                "scenes:textured",
+                folder,
+                resolution=resolution,
+                count=counts,
+                progress=True,
+                max_objects=most,
+                supersample=2,
+            )
     blender = work / "data-blender-128"
     if not blender.is_dir():
         pack(options.folder, blender, resolution=128, progress=True)

@@ -147,8 +147,15 @@ class Study:
         folder = self.work / f"{variant}-{resolution}"
         if not folder.is_dir():
             counts = COUNTS if variant in VARIANTS else {"test": COUNTS["test"]}
-            options = {"count": counts, "max_objects": OBJECTS, "supersample": SUPERSAMPLE}
-            pack(f"scenes:{variant}", folder, resolution=resolution, progress=True, **options)
+            pack(
+                f"scenes:{variant}",
+                folder,
+                resolution=resolution,
+                count=counts,
+                progress=True,
+                max_objects=OBJECTS,
+                supersample=SUPERSAMPLE,
+            )
         return folder
 
     def _config(self, preset: str, changes: dict[str, Any], variant: str) -> RunConfig:
