@@ -10,6 +10,7 @@ import torch
 from hub_server import TOKEN, hub_of
 from PIL import Image
 
+# In float32 on every machine: several tests compare two ways to the same result to within its rounding.
 TINY_PRESET = """
 summary: for tests
 model:
@@ -21,6 +22,7 @@ model:
 data:
   validation_count: 4
 training:
+  precision: fp32
   steps: 12
   batch_size: 4
   learning_rate: 0.002
@@ -37,7 +39,7 @@ model:
 data:
   validation_count: 4
 training:
-  {steps: 6, batch_size: 4, learning_rate: 0.002, warmup_steps: 2, evaluate_every: 3, preview_every: 6}
+  {precision: fp32, steps: 6, batch_size: 4, learning_rate: 0.002, warmup_steps: 2, evaluate_every: 3, preview_every: 6}
 """
 TINY_DIFFUSION = """
 summary: for tests
@@ -53,6 +55,7 @@ model:
 data:
   validation_count: 4
 training:
+  precision: fp32
   steps: 6
   batch_size: 4
   learning_rate: 0.002
