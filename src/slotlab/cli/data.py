@@ -68,7 +68,9 @@ def pack(
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images per split.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
-    supersample: Annotated[int | None, typer.Option(help="For scenes: rays per pixel on a side; 2 for textures at 64x64.")] = None,
+    supersample: Annotated[
+        int | None, typer.Option(help="For scenes: rays per pixel on a side; 2 for textures at 64x64.")
+    ] = None,
     skip_broken: Annotated[bool, typer.Option(help="Leave broken images out, and count them.")] = False,
     latents: Annotated[
         str | None, typer.Option(metavar="RUN|NAME", help="Pack the latents of this autoencoder as well.")
