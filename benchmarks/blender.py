@@ -82,11 +82,10 @@ def main() -> None:
     if not blender.is_dir():
         pack(options.folder, blender, resolution=128, progress=True)
 
-    small = {"start_from": "src/slotlab/weights/scenes-64", "background_penalty": 0.002, "learning_rate": 0.0015}
+    small = {"start_from": "scenes-64", "background_penalty": 0.002, "learning_rate": 0.0015}
     trained = [train(work / "textured-64", textured[0], options.steps[0], small)]
     start = work / "grown"
-    if not start.is_dir():
-        hub.save(grown(slotlab.load(trained[0])), start)
+    hub.save(grown(slotlab.load(trained[0])), start)
     trained.append(train(work / "textured-128", textured[1], options.steps[1], LARGE | {"start_from": str(start)}))
     trained.append(train(work / "blender-128", blender, options.steps[2], LARGE | {"start_from": str(trained[1])}))
 
