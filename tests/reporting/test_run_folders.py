@@ -5,6 +5,7 @@ import time
 import pytest
 
 from slotlab.errors import DataError
+from slotlab.reporting import run_folders as module
 from slotlab.reporting.run_folders import read_run_folder, run_folders
 
 
@@ -34,6 +35,19 @@ def test_a_run_that_has_written_nothing_yet_is_there_too(runs):
     assert read_run_folder(runs / "half").state() == "no row yet, 6 steps to go"
     (runs / "half" / "run.json").write_text("{")
     assert [run.name for run in run_folders(runs)] == ["done"]
+
+
+def test_a_row_written_while_the_run_is_read_is_noticed_the_next_time(runs, monkeypatch):
+    def then_written(folder):
+        rows = read_history(folder)
+        os.utime(folder / "history.csv")
+        return rows
+
+    read_history = module.read_history
+    monkeypatch.setattr(module, "read_history", then_written)
+    first = read_run_folder(runs / "half")
+    monkeypatch.undo()
+    assert read_run_folder(runs / "half").written > first.written
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

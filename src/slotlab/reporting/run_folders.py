@@ -82,7 +82,8 @@ def read_run_folder(folder: Path) -> RunFolder | None:
     except CheckpointError:
         return None
     try:
-        rows, written = tuple(read_history(folder)), (folder / "history.csv").stat().st_mtime
+        written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile then count as not yet seen
+        rows = tuple(read_history(folder))
     except (OSError, ValueError):
         rows, written = (), 0.0
     titles = (DiffusionOutput if config.model.get("kind") == SlotDiffusion.kind else SlotOutput).titles
