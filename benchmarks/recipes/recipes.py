@@ -26,7 +26,7 @@ class Stage:
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
     """Half of the time at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
-    shares = {"background_penalty_start": 0.04, "warmup_steps": 0.03, **(scaled or {})}
+    shares = {"background_penalty_start": 0.04, "attention_loss_start": 0.1, "warmup_steps": 0.03, **(scaled or {})}
     return Stage(name, "scenes-32", 0.5, changes, shares, variant="plain")
 
 
@@ -54,8 +54,12 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 "decoder.position": "concatenate",
                 "learning_rate": 4e-4,
                 "schedule": "constant",
+                "encoder.channels": [32, 32],
+                "encoder.strides": [1, 1],
                 "background_penalty": 0.0,
+                "final_background_penalty": None,
                 "attention_loss": 0.0,
+                "colour_loss": 0.0,
                 "ema_decay": 0.0,
             },
             {"warmup_steps": 0.02},

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,8 +7,9 @@ from slotlab.models import SlotOutput
 from slotlab.presets.config import TrainingSettings
 from slotlab.training.objectives import (
     attention_disagreement,
-    background_share,
+    background_penalty,
     background_weight,
+    colour_error,
     mask_area_penalty,
     with_penalties,
 )
@@ -24,28 +27,58 @@ def test_sharing_a_background_costs_more_than_giving_it_to_one_slot():
     assert mask_area_penalty(output(shared)).item() == pytest.approx(0.75)
 
 
-def test_only_slot_0_may_cover_the_background_for_nothing():
-    masks = torch.zeros(1, 3, 2, 2)
-    masks[:, 0] = 1
-    assert background_share(output(masks)).item() == pytest.approx(0)
-    assert background_share(output(masks.flip(1))).item() == pytest.approx(1)
-    halves = torch.tensor([0.5, 0.5, 0])[None, :, None, None].expand(1, 3, 2, 2).clone().requires_grad_()
-    background_share(output(halves)).backward()
-    assert halves.grad is not None
-    assert (halves.grad[:, 0] < 0).all()
-    assert not halves.grad[:, 1:].any()
+def two_slots(ground, thing, logits):
+    """An image whose left half is `ground`, as slot 0 paints it, and whose right half only slot 1 paints."""
+    images = torch.cat([torch.full((1, 3, 2, 1), ground), torch.full((1, 3, 2, 1), thing)], dim=3)
+    slot_images = torch.stack([torch.full_like(images, ground), images], dim=1)
+    masks = torch.softmax(logits, dim=1)
+    mixed = (masks[:, :, None] * slot_images).sum(dim=1)
+    scene = SlotOutput(torch.zeros(1, 2, 1), torch.zeros(1, 1, 2, 1), (1, 1), masks, mixed, slot_images)
+    return scene, images
+
+
+def test_slot_0_is_pulled_to_the_background_alone_however_sure_the_masks_are():
+    logits = torch.tensor([-5.0, 5.0])[None, :, None, None].expand(1, 2, 2, 2).clone().requires_grad_()
+    background_penalty(*two_slots(0.2, 0.9, logits)).backward()
+    assert logits.grad is not None
+    ground, thing = logits.grad[0, 0, :, 0], logits.grad[0, 0, :, 1]
+    assert (ground < -0.2).all()  # of four pixels' mean: almost the whole -1/4 of an unbounded logarithm
+    assert (thing.abs() < 1e-6).all()
+
+
+def test_an_image_that_slot_0_paints_and_owns_costs_nothing():
+    owned = torch.tensor([20.0, -20.0])[None, :, None, None].expand(1, 2, 2, 2)
+    assert background_penalty(*two_slots(0.2, 0.2, owned)).item() == pytest.approx(0, abs=1e-5)
+    assert background_penalty(*two_slots(0.2, 0.9, owned)).item() > 1
+
+
+def test_a_model_that_paints_no_slots_cannot_have_a_background_penalty():
+    with pytest.raises(ValueError, match="the picture of each slot"):
+        background_penalty(output(torch.full((1, 2, 2, 2), 0.5)), torch.zeros(1, 3, 2, 2))
 
 
 def test_the_pull_of_the_background_starts_late_and_ends_where_it_is_told_to():
     settings = TrainingSettings(
         steps=30, background_penalty=0.03, background_penalty_start=10, final_background_penalty=0.01
     )
-    masks = torch.full((1, 2, 2, 2), 0.5)
+    scene, images = two_slots(0.2, 0.9, torch.zeros(1, 2, 2, 2))
+    cost = background_penalty(scene, images).item()
     loss = torch.tensor(1.0)
-    penalties = [with_penalties(loss, output(masks), settings, step).item() - 1 for step in (9, 10, 20, 30)]
-    assert penalties == pytest.approx([0, 0.015, 0.01, 0.005], abs=1e-6)
+    penalties = [with_penalties(loss, scene, images, settings, step).item() - 1 for step in (9, 10, 20, 30)]
+    assert penalties == pytest.approx([0, 0.03 * cost, 0.02 * cost, 0.01 * cost], abs=1e-6)
     constant = settings.model_copy(update={"final_background_penalty": None})
     assert background_weight(constant, 20) == background_weight(constant, 30) == 0.03
+
+
+def test_brightness_is_no_error_of_colour():
+    images = torch.full((2, 3, 2, 2), 0.5)
+    darker, redder = torch.full_like(images, 0.4), images.clone()
+    redder[:, 0] += 0.3
+    masks = torch.ones(2, 1, 2, 2)
+    scene = output(masks)
+    assert colour_error(replace(scene, reconstruction=darker), images).item() == pytest.approx(0, abs=1e-6)
+    # 2 x 0.3 in one channel is 0.4, -0.2 and -0.2 about the mean
+    assert colour_error(replace(scene, reconstruction=redder), images).item() == pytest.approx(0.24)
 
 
 def test_attention_that_covers_what_the_masks_cover_costs_least():

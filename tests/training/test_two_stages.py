@@ -169,10 +169,11 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
     ("preset", "change", "message"),
     [
         ("tiny-latents", "mask_penalty=0.1", "a latent autoencoder has no masks"),
-        ("tiny-latents", "background_penalty=0.1", "a latent autoencoder has no masks"),
+        ("tiny-latents", "background_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny", "background_penalty=0.1", "add initialisation=learned, or take mask_penalty"),
         ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
-        ("tiny-latents", "attention_loss=0.1", "needs the masks of a slot autoencoder's decoder"),
+        ("tiny-latents", "attention_loss=0.1", "needs what a slot autoencoder's decoder paints"),
+        ("tiny-latents", "colour_loss=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny", "slot_noise_steps=3", "only bi-level slot starts take noise"),
         ("tiny", "accumulate=3", "batch_size=4 does not divide into 3 equal parts"),
     ],

@@ -66,9 +66,10 @@ class TrainingSettings(Settings):
     parts of a batch that are computed one after the other, for less memory, with the same gradient.
     `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on, `background_penalty` weighs
-    `objectives.background_share` from `background_penalty_start` on, and from there goes in a straight line to
+    `objectives.background_penalty` from `background_penalty_start` on, and from there goes in a straight line to
     `final_background_penalty` at the last step, where that is given: it makes slot 0 the background's.
-    `attention_loss` weighs `objectives.attention_disagreement`, for slot autoencoders.
+    `attention_loss` weighs `objectives.attention_disagreement` from `attention_loss_start` on, and `colour_loss` weighs
+    `objectives.colour_error`. The last three are for slot autoencoders.
     `evaluate_every`: 0 means once per epoch. `without`: speed-ups to leave out, a name or a list of them; none changes
     the result by more than rounding.
     """
@@ -93,6 +94,8 @@ class TrainingSettings(Settings):
     background_penalty_start: int = Field(default=0, ge=0)
     final_background_penalty: float | None = Field(default=None, ge=0)
     attention_loss: float = Field(default=0.0, ge=0)
+    attention_loss_start: int = Field(default=0, ge=0)
+    colour_loss: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

@@ -39,16 +39,16 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
             f"training.accumulate: batch_size={settings.batch_size} does not divide into {settings.accumulate} equal "
             f"parts in each of {processes} processes"
         )
-    for name in ("mask_penalty", "background_penalty"):
-        if isinstance(model, LatentAutoencoder) and getattr(settings, name):
-            raise ConfigError(f"training.{name}: a latent autoencoder has no masks; leave it out")
+    if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
+        raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
+    for name in ("background_penalty", "attention_loss", "colour_loss"):
+        if not isinstance(model, SlotAutoencoder) and getattr(settings, name):
+            raise ConfigError(f"training.{name}: needs what a slot autoencoder's decoder paints; leave it out")
     if settings.background_penalty and _initialisation(config) == "gaussian":
         raise ConfigError(
             "training.background_penalty: slot 0 can only be the background's where slots can be told apart; add "
             "initialisation=learned, or take mask_penalty=0.001 instead"
         )
-    if not isinstance(model, SlotAutoencoder) and settings.attention_loss:
-        raise ConfigError("training.attention_loss: needs the masks of a slot autoencoder's decoder; leave it out")
     if settings.slot_noise_steps and _initialisation(config) != "bi-level":
         raise ConfigError(
             "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"

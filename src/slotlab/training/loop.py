@@ -279,7 +279,7 @@ class _Trainer:
         else:
             output = self.model(images, generators)
         loss = self.raw_model.losses(output, images).mean()
-        objective = with_penalties(loss, output, settings, self.state.step)
+        objective = with_penalties(loss, output, images, settings, self.state.step)
         with self._timed("backward"):
             self.fabric.backward(objective / settings.accumulate)
         return loss.detach()

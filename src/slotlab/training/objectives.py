@@ -1,30 +1,36 @@
 """What a model may be trained to make small beside its own losses (`model.losses`)."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from slotlab.models.output import SlotOutput
 from slotlab.presets.config import TrainingSettings
 
-EPSILON = 1e-6  # of the attention, before its logarithm
+EPSILON = 1e-6  # of masks and attention, before their logarithm
+GROUND_SIGMA = 0.06  # how far a colour value of the background may be off, in the units of the images
+PAINTING_SIGMA = 0.1  # where what slot 0 paints wrongly begins to count less, because it is an object
+PAINTING_WEIGHT = 10
 
 
-def with_penalties(loss: Tensor, output: SlotOutput, settings: TrainingSettings, step: int) -> Tensor:
+def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: TrainingSettings, step: int) -> Tensor:
     """The loss with what `settings` add to it at a step, each with its weight."""
     if settings.mask_penalty and step >= settings.mask_penalty_start:
         loss = loss + settings.mask_penalty * mask_area_penalty(output)
     if settings.background_penalty and step >= settings.background_penalty_start:
-        loss = loss + background_weight(settings, step) * background_share(output)
-    if settings.attention_loss:
+        loss = loss + background_weight(settings, step) * background_penalty(output, images)
+    if settings.attention_loss and step >= settings.attention_loss_start:
         loss = loss + settings.attention_loss * attention_disagreement(output)
+    if settings.colour_loss:
+        loss = loss + settings.colour_loss * colour_error(output, images)
     return loss
 
 
 def background_weight(settings: TrainingSettings, step: int) -> float:
-    """What `background_share` is weighed with at a step, once its penalty has begun.
+    """What `background_penalty` is weighed with at a step, once it has begun.
 
-    A strong early pull unites the background while masks are soft: where they are hard the pull hardly moves them. A
-    weak late one then leaves to other slots the objects that hardly stand out.
+    A strong early pull unites the background before slots have shared it out. A weak late one then leaves to other
+    slots the objects that hardly stand out.
     """
     first, start = settings.background_penalty, settings.background_penalty_start
     last = first if settings.final_background_penalty is None else settings.final_background_penalty
@@ -42,14 +48,31 @@ def mask_area_penalty(output: SlotOutput) -> Tensor:
     return (1 - shares.square().sum(dim=1)).mean()
 
 
-def background_share(output: SlotOutput) -> Tensor:
-    """The share of the image that slots other than slot 0 cover, by their masks; mean over the batch.
+def background_penalty(output: SlotOutput, images: Tensor) -> Tensor:
+    """What it costs that slot 0 does not paint the background, and paint it alone; mean over pixels and the batch.
 
-    Reconstruction does not care how many slots paint a background; with a small weight slot 0 paints it alone. Unlike
-    `mask_area_penalty` this pulls as strongly where two slots have half of the background each, and it leaves objects
-    alone that one slot paints better than slot 0 would. It needs slots that can be told apart.
+    Reconstruction does not care how many slots paint a background, and slots that have shared it out by regions never
+    give it back: a mask near 0 or 1 hardly has a gradient, nor has the picture of a slot under a mask of 0. So, for
+    slot 0, whatever its mask is:
+
+    - its picture p_0 is to look like the whole image x, but for the objects: e_0 / (e_0 + 2 s^2) with
+      e = |p - x|^2 summed over channels, which hardly grows where an object is (Geman and McClure 1985);
+    - where it paints as well as the slots together do, its mask m_0 is to be 1: -log m_0, weighed by
+      exp(-max(0, e_0 - e) / 2 t^2), which has no gradient. An object is painted better by another slot and stays there.
+
+    It needs slots that can be told apart.
+
+    Raises:
+        ValueError: the model does not paint a picture per slot.
     """
-    return (1 - output.masks[:, 0].float()).mean()
+    if output.slot_images is None:
+        raise ValueError("background_penalty: needs the picture of each slot")
+    images = images.float()
+    alone = (output.slot_images[:, 0].float() - images).square().sum(dim=1)
+    together = (output.reconstruction.float() - images).square().sum(dim=1)
+    as_good = torch.exp(-(alone - together).clamp(min=0) / (2 * GROUND_SIGMA**2)).detach()
+    pull = as_good * -(output.masks[:, 0].float() + EPSILON).log()
+    return (pull + PAINTING_WEIGHT * alone / (alone + 2 * PAINTING_SIGMA**2)).mean()
 
 
 def attention_disagreement(output: SlotOutput) -> Tensor:
@@ -62,3 +85,14 @@ def attention_disagreement(output: SlotOutput) -> Tensor:
     """
     target = F.adaptive_avg_pool2d(output.masks.detach().float(), output.attention_grid).flatten(2)
     return -(target * (output.attention[:, -1].float() + EPSILON).log()).sum(dim=1).mean()
+
+
+def colour_error(output: SlotOutput, images: Tensor) -> Tensor:
+    """Squared error of colour without brightness, in the units of the model's own loss; mean over the batch.
+
+    Of values in [-1, 1], less their mean over the channels; summed over channels, mean over pixels. Most of the
+    variance of a scene is of light and shade, so that reconstruction learns colours long after shapes; but it is
+    by colours that neighbouring objects differ.
+    """
+    error = 2 * (output.reconstruction.float() - images.float())
+    return (error - error.mean(dim=1, keepdim=True)).square().sum(dim=1).mean()
