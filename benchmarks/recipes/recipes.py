@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Changes = dict[str, Any]
+VARIANTS = ("plain", "textured")
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,6 @@ class Stage:
 
     `name`: of its runs; recipes share a stage by naming it alike. `scaled`: settings counted in steps, as shares of
     the stage's steps. `variant`: what it is trained on, where that is not what the recipe is trained for.
-    `on_textured`: more changes where it is trained on textured scenes.
     """
 
     name: str
@@ -21,26 +21,51 @@ class Stage:
     changes: Changes = field(default_factory=dict)
     scaled: dict[str, float] = field(default_factory=dict)
     variant: str | None = None
-    on_textured: Changes = field(default_factory=dict)
+
+
+Stages = tuple[Stage, ...]
+
+_WARM_UP = {"warmup_steps": 0.03}
+# A textured ground is painted worse than a plain one: slot 0 needs a stronger pull, and longer, to keep it.
+_ON_TEXTURES = {
+    "background_penalty": 0.004,
+    "background_penalty_start": 0,
+    "final_background_penalty": 0.0005,
+    "attention_loss_start": 0,
+    "colour_loss": 1.0,
+}
 
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
     """Half of the time at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
-    shares = {"background_penalty_start": 0.04, "attention_loss_start": 0.1, "warmup_steps": 0.03, **(scaled or {})}
-    return Stage(name, "scenes-32", 0.5, changes, shares, variant="plain")
+    shares = {"background_penalty_start": 0.04, "attention_loss_start": 0.1, **_WARM_UP, **(scaled or {})}
+    return Stage(f"small{name}", "scenes-32", 0.5, changes, shares, variant="plain")
 
 
-def _large(name: str, changes: Changes) -> Stage:
-    """The rest at 64x64. A textured object is painted worse: a pull that plain ones stand would cost it its slot."""
-    return Stage(name, "scenes-64", 0.5, changes, {"warmup_steps": 0.03}, on_textured={"background_penalty": 0.002})
+def _grown(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> dict[str, Stages]:
+    """The presets' way: from small plain scenes to large ones; textures are met at 32x32 first."""
+    small = _small("" if name == "learned" else f"-{name}", changes, scaled)
+    textured = changes | _ON_TEXTURES
+    return {
+        "plain": (small, Stage(name, "scenes-64", 0.5, changes, _WARM_UP)),
+        "textured": (
+            small,
+            Stage(f"{name}-32", "scenes-32", 0.25, textured, _WARM_UP),
+            Stage(name, "scenes-64", 0.25, textured, _WARM_UP),
+        ),
+    }
+
+
+def _same(*stages: Stage) -> dict[str, Stages]:
+    return dict.fromkeys(VARIANTS, stages)
 
 
 _BI_LEVEL: Changes = {"initialisation": "bi-level"}
 _RELATIVE: Changes = {"frame": "relative", "decoder.position": "relative"}
 
-RECIPES: dict[str, tuple[Stage, ...]] = {
+RECIPES: dict[str, dict[str, Stages]] = {
     # The report's form (random starts, full gradient, every layer at full resolution, its schedule) at our widths.
-    "report": (
+    "report": _same(
         Stage(
             "report",
             "scenes-64",
@@ -65,9 +90,9 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             {"warmup_steps": 0.02},
         ),
     ),
-    "learned": (_small("small", {}), _large("learned", {})),
-    "bi-level": (_small("small-bi-level", _BI_LEVEL, {"slot_noise_steps": 0.5}), _large("bi-level", _BI_LEVEL)),
-    "relative": (_small("small-relative", _RELATIVE), _large("relative", _RELATIVE)),
+    "learned": _grown("learned", {}),
+    "bi-level": _grown("bi-level", _BI_LEVEL, {"slot_noise_steps": 0.5}),
+    "relative": _grown("relative", _RELATIVE),
     # The slots of `learned` at 32x32, decoded by diffusion at 64x64.
-    "diffusion": (_small("small", {}), Stage("diffusion", "scenes-64-diffusion", 0.5, {}, {"warmup_steps": 0.03})),
+    "diffusion": _same(_small("", {}), Stage("diffusion", "scenes-64-diffusion", 0.5, {}, _WARM_UP)),
 }

@@ -4,7 +4,7 @@
     python benchmarks/recipes/summary.py                                # table and curves of what is done
 
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
-objects, of 2x2 rays per pixel, packed beforehand; no cell pays for rendering. The first cell of a recipe times its
+objects, of 128x128 rays, packed beforehand; no cell pays for rendering. The first cell of a recipe times its
 steps (the median of 5 times 3, after 3), and the budget divided by that is the number of steps of all its cells, so
 that a cell repeats exactly whatever else the machine does. Stages that cells share are trained once and count for
 each. The autoencoder of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts extra.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipes import RECIPES, Stage
+from recipes import RECIPES, VARIANTS, Stage
 
 import slotlab
 from slotlab.atomic import replacing
@@ -37,10 +37,9 @@ from slotlab.training.loop import fit
 from slotlab.training.provenance import provenance
 
 RESULTS = Path(__file__).parents[1] / "results" / "recipes"
-VARIANTS = ("plain", "textured")
 UNSEEN = ("camouflage", "outd")
 OBJECTS = 6
-SUPERSAMPLE = 2  # with one ray per pixel a fine texture is noise, which no model can paint
+RAYS = 128  # per side, at every resolution: with one ray per pixel a fine texture is noise, which no model can paint
 COUNTS = {"train": 20_000, "val": 200, "test": 500}
 UNTIMED, TIMED = 3, 15
 SCORES = ("ari", "fg_ari", "miou", "mbo")
@@ -82,12 +81,13 @@ class Study:
             return
         print(f"== {recipe} on {variant}, seed {seed}", flush=True)
         runs: list[Path] = []
-        for stage in RECIPES[recipe]:
+        stages = RECIPES[recipe][variant]
+        for stage in stages:
             trained_on = stage.variant or variant
             run = self.work / f"{stage.name}-{trained_on}-{seed}"
             finish(self.config(stage, trained_on, seed, runs[-1] if runs else None), run)
             runs.append(run)
-        points = curve(runs, [self._step_seconds()[stage.name] for stage in RECIPES[recipe]])
+        points = curve(runs, [self._step_seconds()[stage.name] for stage in stages])
         self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
         steps = "+".join(str(int(read_history(run)[-1]["step"])) for run in runs)
         whole = place | {"minutes": self.minutes, "threads": self.threads, "steps": steps}
@@ -96,7 +96,7 @@ class Study:
 
     def config(self, stage: Stage, variant: str, seed: int, before: Path | None) -> RunConfig:
         """The settings of a stage, with as many steps as its share of the budget has room for."""
-        changes = stage.changes | (stage.on_textured if variant == "textured" else {})
+        changes = dict(stage.changes)
         if before is not None:
             changes["start_from"] = str(before)
         if "diffusion" in stage.preset:
@@ -154,7 +154,7 @@ class Study:
                 count=counts,
                 progress=True,
                 max_objects=OBJECTS,
-                supersample=SUPERSAMPLE,
+                supersample=RAYS // resolution,
             )
         return folder
 
