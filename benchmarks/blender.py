@@ -43,13 +43,14 @@ COLUMNS = (
     *(name + error for name in (*SCORES, "mse_sum") for error in ("", "_error")),
 )
 SLOTS = 11
+TEXTURED = {"background_penalty": 0.004, "final_background_penalty": 0.0005, "colour_loss": 1.0}
 LARGE = {
     "model.resolution": 128,
     "slots": SLOTS,
     "stem_stride": 4,
     "decoder.shuffle": 8,
-    "background_penalty": 0.002,
     "learning_rate": 0.001,
+    **TEXTURED,
 }
 
 
@@ -82,7 +83,7 @@ def main() -> None:
     if not blender.is_dir():
         pack(options.folder, blender, resolution=128, progress=True)
 
-    small = {"start_from": "scenes-64", "background_penalty": 0.002, "learning_rate": 0.0015}
+    small = {"start_from": "scenes-64", "learning_rate": 0.0015, **TEXTURED}
     trained = [train(work / "textured-64", textured[0], options.steps[0], small)]
     start = work / "grown"
     hub.save(grown(slotlab.load(trained[0])), start)

@@ -37,9 +37,9 @@ _ON_TEXTURES = {
 
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
-    """Half of the time at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
+    """Most of the time at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
     shares = {"background_penalty_start": 0.04, "attention_loss_start": 0.1, **_WARM_UP, **(scaled or {})}
-    return Stage(f"small{name}", "scenes-32", 0.5, changes, shares, variant="plain")
+    return Stage(f"small{name}", "scenes-32", 0.6, changes, shares, variant="plain")
 
 
 def _grown(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> dict[str, Stages]:
@@ -47,11 +47,11 @@ def _grown(name: str, changes: Changes, scaled: dict[str, float] | None = None) 
     small = _small("" if name == "learned" else f"-{name}", changes, scaled)
     textured = changes | _ON_TEXTURES
     return {
-        "plain": (small, Stage(name, "scenes-64", 0.5, changes, _WARM_UP)),
+        "plain": (small, Stage(name, "scenes-64", 0.4, changes, _WARM_UP)),
         "textured": (
             small,
-            Stage(f"{name}-32", "scenes-32", 0.25, textured, _WARM_UP),
-            Stage(name, "scenes-64", 0.25, textured, _WARM_UP),
+            Stage(f"{name}-32", "scenes-32", 0.2, textured, _WARM_UP),
+            Stage(name, "scenes-64", 0.2, textured, _WARM_UP),
         ),
     }
 
@@ -94,5 +94,5 @@ RECIPES: dict[str, dict[str, Stages]] = {
     "bi-level": _grown("bi-level", _BI_LEVEL, {"slot_noise_steps": 0.5}),
     "relative": _grown("relative", _RELATIVE),
     # The slots of `learned` at 32x32, decoded by diffusion at 64x64.
-    "diffusion": _same(_small("", {}), Stage("diffusion", "scenes-64-diffusion", 0.5, {}, _WARM_UP)),
+    "diffusion": _same(_small("", {}), Stage("diffusion", "scenes-64-diffusion", 0.4, {}, _WARM_UP)),
 }
