@@ -25,7 +25,7 @@ class Stage:
 
 Stages = tuple[Stage, ...]
 
-_WARM_UP = {"warmup_steps": 0.03}
+_WARM_UP = {"warmup_steps": 0.045}
 # A textured ground is painted worse than a plain one: slot 0 needs a stronger pull, and longer, to keep it.
 _ON_TEXTURES = {
     "background_penalty": 0.004,
@@ -38,7 +38,7 @@ _ON_TEXTURES = {
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
     """Most of the time at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
-    shares = {"background_penalty_start": 0.04, "attention_loss_start": 0.1, **_WARM_UP, **(scaled or {})}
+    shares = {"background_penalty_start": 0.055, "attention_loss_start": 0.23, **_WARM_UP, **(scaled or {})}
     return Stage(f"small{name}", "scenes-32", 0.6, changes, shares, variant="plain")
 
 
