@@ -1,6 +1,6 @@
 """What `make demo` runs: the whole path from an empty folder to discovered objects, with the commands it takes.
 
-First it trains a model for eight to ten minutes; then the models that come with slotlab, which trained for longer, take
+First it trains a model for three to ten minutes; then the models that come with slotlab, which trained for longer, take
 scenes apart that they never saw, compose new ones, and remove an object from one.
 
 Goes on where an interrupted demo stopped. Options, also as `make demo ARGS="..."`: --out FOLDER, --preset NAME,
