@@ -57,7 +57,7 @@ LARGE = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Blender scenes in the layout of CLEVRTex")
-    parser.add_argument("--steps", type=int, nargs=3, default=[2500, 700, 1800], help="of the three trainings")
+    parser.add_argument("--steps", type=int, nargs=3, default=[1500, 500, 1200], help="of the three trainings")
     parser.add_argument("--scenes", type=int, nargs=2, default=[20_000, 4_000], help="textured ones, 64x64 and 128x128")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/blender"), help="packed data and runs")
