@@ -52,6 +52,15 @@ def test_an_image_that_slot_0_paints_and_owns_costs_nothing():
     assert background_penalty(*two_slots(0.2, 0.9, owned)).item() > 1
 
 
+def test_slot_0_learns_to_paint_the_background_where_others_have_it():
+    scene, images = two_slots(0.2, 0.2, torch.tensor([-20.0, 20.0])[None, :, None, None].expand(1, 2, 2, 2))
+    painted = torch.full((1, 2, 3, 2, 2), 0.3, requires_grad=True)
+    background_penalty(replace(scene, slot_images=painted), images).backward()
+    assert painted.grad is not None
+    assert (painted.grad[:, 0] > 0.1).all()  # too bright
+    assert not painted.grad[:, 1].any()
+
+
 def test_a_model_that_paints_no_slots_cannot_have_a_background_penalty():
     with pytest.raises(ValueError, match="the picture of each slot"):
         background_penalty(output(torch.full((1, 2, 2, 2), 0.5)), torch.zeros(1, 3, 2, 2))
@@ -90,6 +99,14 @@ def test_attention_that_covers_what_the_masks_cover_costs_least():
     assert attention_disagreement(scene).item() == pytest.approx(0, abs=1e-4)
     unsure = SlotOutput(scene.slots, torch.full_like(agreeing, 0.5), (2, 2), masks, scene.reconstruction)
     assert attention_disagreement(unsure).item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_attention_learns_from_the_masks_from_a_step_on():
+    settings = TrainingSettings(attention_loss=0.5, attention_loss_start=10)
+    scene = output(torch.full((1, 1, 2, 2), 1.0))
+    scene = replace(scene, attention=torch.full((1, 1, 1, 1), 0.5))
+    losses = [with_penalties(torch.tensor(1.0), scene, scene.reconstruction, settings, step).item() for step in (9, 10)]
+    assert losses == pytest.approx([1, 1 + 0.5 * 0.6931], abs=1e-3)
 
 
 def test_attention_learns_from_the_masks_and_not_they_from_it():

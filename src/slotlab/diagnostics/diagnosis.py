@@ -136,8 +136,8 @@ class Diagnosis:
             return []
         return [
             f"the background is split: {self.background_slots:.1f} slots own more than a tenth of it each; train "
-            f"longer, try background_penalty=0.01 (with learned slots; else mask_penalty=0.001), doubled until it is "
-            f"whole, or fewer slots (slots={max(2, self.slots - 1)})"
+            f"longer, try background_penalty=0.01 (with learned slots and a broadcast decoder; else "
+            f"mask_penalty=0.001), doubled until it is whole, or fewer slots (slots={max(2, self.slots - 1)})"
         ]
 
     def _dead(self) -> list[str]:
