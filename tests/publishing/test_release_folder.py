@@ -58,6 +58,20 @@ def test_the_card_has_command_seed_version_protocol_and_pictures(released):
             assert min(image.size) > 100
 
 
+def test_scenes_are_scored_with_as_many_rays_as_were_trained_on(tiny_preset, run_slotlab, tmp_path):
+    few = {"train_count": 24, "validation_count": 2, "max_objects": 4, "supersample": 2, "steps": 2}
+    run = slotlab.train(tiny_preset, out=tmp_path / "run", data="scenes:plain", show_progress=False, **few)
+    folder = prepare(run, tmp_path / "tiny", name="tiny", images=4, library_images=20)
+    command = re.search(r"slotlab (evaluate .+)", (folder / "card.md").read_text())
+    assert command is not None
+    assert "--max-objects 4 --supersample 2" in command[1]
+    words = command[1].replace(" tiny ", f" {folder} ").split()
+    status, out, _ = run_slotlab(*words, "--json", tmp_path / "again.json")
+    assert status == 0
+    assert "supersample 2" in " ".join(out.split())
+    assert read(folder, "metrics.json") == read(tmp_path, "again.json")
+
+
 def test_nothing_says_where_it_was_made(released, diffusion_run, tmp_path):
     prepared = prepare(diffusion_run, tmp_path / "out", name="diffusion", library_images=20)
     for folder in (released, prepared):

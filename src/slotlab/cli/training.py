@@ -78,6 +78,9 @@ def evaluate(
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
     min_objects: Annotated[int | None, typer.Option(help="For scenes: fewest objects in a scene.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    supersample: Annotated[
+        int | None, typer.Option(help="For scenes: rays per pixel on a side, as the model was trained with.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
@@ -105,8 +108,8 @@ def evaluate(
     set_threads(threads)
     folder = model_folder(run)
     model = load(folder, device_named(device))
-    bounds = {"min_objects": min_objects, "max_objects": max_objects}
-    options = {name: bound for name, bound in bounds.items() if bound is not None}
+    given = {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
+    options = {name: value for name, value in given.items() if value is not None}
     dataset = open_data(
         data,
         split=split,

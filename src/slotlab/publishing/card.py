@@ -66,6 +66,8 @@ def evaluate_command(name: str, protocol: Mapping[str, Any]) -> str:
     words += ["--count", str(protocol["count"])]
     if protocol["kind"] == "scenes":
         words += ["--min-objects", str(protocol["min_objects"]), "--max-objects", str(protocol["max_objects"])]
+        if protocol["supersample"] != 1:
+            words += ["--supersample", str(protocol["supersample"])]
     else:
         words += ["--crop", str(protocol["crop"])]
     return shlex.join(words)

@@ -96,7 +96,11 @@ def _opening(data: DataSettings, source: str) -> dict[str, Any]:
     """How `slotlab.open_data` opens a run's data, but for split and count."""
     opening: dict[str, Any] = {"crop": data.crop, "skip_broken": data.skip_broken}
     if source.startswith("scenes:"):
-        opening |= {"min_objects": data.min_objects, "max_objects": data.max_objects}
+        opening |= {
+            "min_objects": data.min_objects,
+            "max_objects": data.max_objects,
+            "supersample": data.supersample,
+        }
     return opening
 
 
