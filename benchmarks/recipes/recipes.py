@@ -83,6 +83,7 @@ RECIPES: dict[str, dict[str, Stages]] = {
                 "encoder.strides": [1, 1],
                 "background_penalty": 0.0,
                 "final_background_penalty": None,
+                "sharing_penalty": 0.0,
                 "attention_loss": 0.0,
                 "colour_loss": 0.0,
                 "ema_decay": 0.0,

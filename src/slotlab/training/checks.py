@@ -41,14 +41,15 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
         )
     if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
         raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
-    for name in ("background_penalty", "attention_loss", "colour_loss"):
+    for name in ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss"):
         if not isinstance(model, SlotAutoencoder) and getattr(settings, name):
             raise ConfigError(f"training.{name}: needs what a slot autoencoder's decoder paints; leave it out")
-    if settings.background_penalty and _initialisation(config) == "gaussian":
-        raise ConfigError(
-            "training.background_penalty: slot 0 can only be the background's where slots can be told apart; add "
-            "initialisation=learned, or take mask_penalty=0.001 instead"
-        )
+    for name in ("background_penalty", "sharing_penalty"):
+        if getattr(settings, name) and _initialisation(config) == "gaussian":
+            raise ConfigError(
+                f"training.{name}: slot 0 can only be the background's where slots can be told apart; add "
+                f"initialisation=learned, or take mask_penalty=0.001 instead"
+            )
     if settings.slot_noise_steps and _initialisation(config) != "bi-level":
         raise ConfigError(
             "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"

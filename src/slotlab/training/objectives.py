@@ -11,6 +11,7 @@ EPSILON = 1e-6  # of masks and attention, before their logarithm
 GROUND_SIGMA = 0.06  # how far a colour value of the background may be off, in the units of the images
 PAINTING_SIGMA = 0.1  # where what slot 0 paints wrongly begins to count less, because it is an object
 PAINTING_WEIGHT = 10
+SMALLEST_SHARE = 1e-3  # of the image: below it, a slot's share costs in proportion
 
 
 def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: TrainingSettings, step: int) -> Tensor:
@@ -19,6 +20,8 @@ def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: T
         loss = loss + settings.mask_penalty * mask_area_penalty(output)
     if settings.background_penalty and step >= settings.background_penalty_start:
         loss = loss + background_weight(settings, step) * background_penalty(output, images)
+    if settings.sharing_penalty:
+        loss = loss + settings.sharing_penalty * sharing_penalty(output)
     if settings.attention_loss and step >= settings.attention_loss_start:
         loss = loss + settings.attention_loss * attention_disagreement(output)
     if settings.colour_loss:
@@ -73,6 +76,19 @@ def background_penalty(output: SlotOutput, images: Tensor) -> Tensor:
     as_good = torch.exp(-(alone - together).clamp(min=0) / (2 * GROUND_SIGMA**2)).detach()
     pull = as_good * -(output.masks[:, 0].float() + EPSILON).log()
     return (pull + PAINTING_WEIGHT * alone / (alone + 2 * PAINTING_SIGMA**2)).mean()
+
+
+def sharing_penalty(output: SlotOutput) -> Tensor:
+    """The square roots of the shares of the image that the slots but slot 0 cover, added up; mean over the batch.
+
+    Reconstruction does not care whether one slot has an object or two that paint it alike have half of it each, which
+    slots do where the regions meet that each looks after. Two halves cost sqrt(2) times what the whole costs. The root
+    is steepest for the lesser half: it gives way. A slot that has an object alone keeps it, for nobody else paints it.
+
+    It needs slots that can be told apart: slot 0 is the background's.
+    """
+    shares = output.masks[:, 1:].float().mean(dim=(2, 3))
+    return (shares + SMALLEST_SHARE).sqrt().sum(dim=1).mean()
 
 
 def attention_disagreement(output: SlotOutput) -> Tensor:
