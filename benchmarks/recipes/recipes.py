@@ -26,6 +26,7 @@ class Stage:
 Stages = tuple[Stage, ...]
 
 _WARM_UP = {"warmup_steps": 0.045}
+_AS_STUDIED: Changes = {"sharing_penalty": 0.0}  # the study was run before there was one
 # A textured ground is painted worse than a plain one: slot 0 needs a stronger pull, and longer, to keep it.
 _ON_TEXTURES = {
     "background_penalty": 0.004,
@@ -45,9 +46,10 @@ def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) 
 def _grown(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> dict[str, Stages]:
     """The presets' way: from small plain scenes to large ones; textures are met at 32x32 first."""
     small = _small("" if name == "learned" else f"-{name}", changes, scaled)
-    textured = changes | _ON_TEXTURES
+    large = changes | _AS_STUDIED
+    textured = large | _ON_TEXTURES
     return {
-        "plain": (small, Stage(name, "scenes-64", 0.4, changes, _WARM_UP)),
+        "plain": (small, Stage(name, "scenes-64", 0.4, large, _WARM_UP)),
         "textured": (
             small,
             Stage(f"{name}-32", "scenes-32", 0.2, textured, _WARM_UP),
@@ -83,10 +85,10 @@ RECIPES: dict[str, dict[str, Stages]] = {
                 "encoder.strides": [1, 1],
                 "background_penalty": 0.0,
                 "final_background_penalty": None,
-                "sharing_penalty": 0.0,
                 "attention_loss": 0.0,
                 "colour_loss": 0.0,
                 "ema_decay": 0.0,
+                **_AS_STUDIED,
             },
             {"warmup_steps": 0.02},
         ),

@@ -11,6 +11,7 @@ from slotlab.training.objectives import (
     background_weight,
     colour_error,
     mask_area_penalty,
+    sharing_penalty,
     with_penalties,
 )
 
@@ -25,6 +26,18 @@ def test_sharing_a_background_costs_more_than_giving_it_to_one_slot():
     assert mask_area_penalty(output(one)).item() == pytest.approx(0)
     shared = torch.full((1, 4, 2, 2), 0.25)
     assert mask_area_penalty(output(shared)).item() == pytest.approx(0.75)
+
+
+def test_the_lesser_of_two_slots_that_share_an_object_gives_way():
+    halves = torch.tensor([[5.0, 0, 0], [0, 5, 0], [0, 5, 0], [0, 0, 5]]).T[None, :, None].clone().requires_grad_()
+    masks = torch.softmax(halves, dim=1)
+    penalty = sharing_penalty(output(masks))
+    penalty.backward()
+    assert halves.grad is not None
+    greater, lesser = halves.grad[0, 1, 0, 1:3].sum(), halves.grad[0, 2, 0, 3]
+    assert lesser > greater / 2 > 0  # per pixel: descending, the lesser loses more
+    owned = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [0, 9, 0]]).T[None, :, None]
+    assert sharing_penalty(output(torch.softmax(owned, dim=1))) < penalty
 
 
 def two_slots(ground, thing, logits):

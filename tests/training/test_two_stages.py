@@ -172,6 +172,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
         ("tiny-latents", "background_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny", "background_penalty=0.1", "add initialisation=learned, or take mask_penalty"),
         ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
+        ("tiny-latents", "sharing_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny-latents", "attention_loss=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny-latents", "colour_loss=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny", "slot_noise_steps=3", "only bi-level slot starts take noise"),

@@ -68,7 +68,8 @@ class TrainingSettings(Settings):
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on, `background_penalty` weighs
     `objectives.background_penalty` from `background_penalty_start` on, and from there goes in a straight line to
     `final_background_penalty` at the last step, where that is given: it makes slot 0 the background's.
-    `sharing_penalty` weighs `objectives.sharing_penalty`: it makes one slot of two that share an object.
+    `sharing_penalty` weighs `objectives.sharing_penalty` from `sharing_penalty_start` on: of two slots that share an
+    object one gives way.
     `attention_loss` weighs `objectives.attention_disagreement` from `attention_loss_start` on, and `colour_loss` weighs
     `objectives.colour_error`. The last four are for slot autoencoders.
     `evaluate_every`: 0 means once per epoch. `without`: speed-ups to leave out, a name or a list of them; none changes
@@ -95,6 +96,7 @@ class TrainingSettings(Settings):
     background_penalty_start: int = Field(default=0, ge=0)
     final_background_penalty: float | None = Field(default=None, ge=0)
     sharing_penalty: float = Field(default=0.0, ge=0)
+    sharing_penalty_start: int = Field(default=0, ge=0)
     attention_loss: float = Field(default=0.0, ge=0)
     attention_loss_start: int = Field(default=0, ge=0)
     colour_loss: float = Field(default=0.0, ge=0)

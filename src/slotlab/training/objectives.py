@@ -20,7 +20,7 @@ def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: T
         loss = loss + settings.mask_penalty * mask_area_penalty(output)
     if settings.background_penalty and step >= settings.background_penalty_start:
         loss = loss + background_weight(settings, step) * background_penalty(output, images)
-    if settings.sharing_penalty:
+    if settings.sharing_penalty and step >= settings.sharing_penalty_start:
         loss = loss + settings.sharing_penalty * sharing_penalty(output)
     if settings.attention_loss and step >= settings.attention_loss_start:
         loss = loss + settings.attention_loss * attention_disagreement(output)
@@ -85,7 +85,8 @@ def sharing_penalty(output: SlotOutput) -> Tensor:
     slots do where the regions meet that each looks after. Two halves cost sqrt(2) times what the whole costs. The root
     is steepest for the lesser half: it gives way. A slot that has an object alone keeps it, for nobody else paints it.
 
-    It needs slots that can be told apart: slot 0 is the background's.
+    It needs slots that can be told apart: slot 0 is the background's. And it is for slots that know objects: before, an
+    object that no slot paints well yet is not worth what it costs, and goes to slot 0.
     """
     shares = output.masks[:, 1:].float().mean(dim=(2, 3))
     return (shares + SMALLEST_SHARE).sqrt().sum(dim=1).mean()
