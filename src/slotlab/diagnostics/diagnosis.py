@@ -162,7 +162,8 @@ class Diagnosis:
             return []
         return [
             f"duplicate slots: {named}{more} hold the same thing; try fewer slots ({fewer}), train longer (steps), or "
-            f"mask_penalty=0.001"
+            f"in the last third of the steps sharing_penalty=0.02 (sharing_penalty_start; with learned slots and a "
+            f"broadcast decoder, else mask_penalty=0.001)"
         ]
 
     def _entropy(self) -> list[str]:
