@@ -43,7 +43,12 @@ COLUMNS = (
     *(name + error for name in (*SCORES, "mse_sum") for error in ("", "_error")),
 )
 SLOTS = 11
-TEXTURED = {"background_penalty": 0.004, "final_background_penalty": 0.0005, "colour_loss": 1.0}
+TEXTURED = {
+    "background_penalty": 0.004,
+    "final_background_penalty": 0.0005,
+    "sharing_penalty": 0.0,
+    "colour_loss": 1.0,
+}
 LARGE = {
     "model.resolution": 128,
     "slots": SLOTS,

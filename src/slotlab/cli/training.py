@@ -46,7 +46,8 @@ def train(
     [bold]slotlab train slot-attention-clevrtex --data data/clevrtex --out runs/clevrtex[/bold]
 
     Slot diffusion has two stages: [bold]slotlab train scenes-64-latents --out runs/latents[/bold], then
-    [bold]slotlab train scenes-64-diffusion --out runs/diffusion autoencoder.pretrained=runs/latents[/bold]
+    [bold]slotlab train scenes-64-diffusion --out runs/diffusion start_from=scenes-64
+    autoencoder.pretrained=runs/latents[/bold]
 
     [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
