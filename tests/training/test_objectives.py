@@ -40,6 +40,14 @@ def test_the_lesser_of_two_slots_that_share_an_object_gives_way():
     assert sharing_penalty(output(torch.softmax(owned, dim=1))) < penalty
 
 
+def test_sharing_costs_nothing_before_its_start():
+    shared = output(torch.full((1, 3, 2, 2), 1 / 3))
+    settings = TrainingSettings(sharing_penalty=0.5, sharing_penalty_start=10)
+    images, loss = torch.zeros(1, 3, 2, 2), torch.tensor(1.0)
+    assert with_penalties(loss, shared, images, settings, 9) == loss
+    assert with_penalties(loss, shared, images, settings, 10) == loss + 0.5 * sharing_penalty(shared)
+
+
 def two_slots(ground, thing, logits):
     """An image whose left half is `ground`, as slot 0 paints it, and whose right half only slot 1 paints."""
     images = torch.cat([torch.full((1, 3, 2, 1), ground), torch.full((1, 3, 2, 1), thing)], dim=3)
