@@ -2,11 +2,9 @@
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -43,6 +41,7 @@ from slotlab.training.profile import StepProfile
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
 from slotlab.training.speedups import arrange, memory_format
+from slotlab.training.stopping import noticing_stop
 
 FINITE_EVERY = 10
 SCALED_BY = 256  # images whose latents give an autoencoder its scaling
@@ -213,7 +212,7 @@ class _Trainer:
         )
         started = time.monotonic() - state.seconds
         evaluate_every = settings.evaluate_every or self.epoch_steps
-        with _noticing_stop() as stop, self.progress:
+        with noticing_stop() as stop, self.progress:
             self.progress.start(state.step)
             while state.step < settings.steps:
                 with self._timed("data"):
@@ -401,25 +400,3 @@ def _heavy_parts(model: Model) -> list[torch.nn.Module]:
     if isinstance(model, LatentAutoencoder):
         return [model.network.encoder, model.network.decoder]
     return [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
-
-
-@contextmanager
-def _noticing_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the current step ends well; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def notice(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, notice)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
