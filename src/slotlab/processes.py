@@ -109,11 +109,18 @@ def joined(device: str) -> Iterator[tuple[str, Place]]:
             dist.destroy_process_group()
 
 
-def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["auto", "fp32", "bf16"]) -> "Fabric":
+def make_fabric(
+    accelerator: str,
+    devices: int,
+    nodes: int,
+    precision: Literal["auto", "fp32", "bf16"],
+    parameters_without_gradient: bool = False,
+) -> "Fabric":
     """Launches Fabric.
 
     Under `torchrun` the processes are those it started, whatever `devices` and `nodes` say; elsewhere Fabric starts
-    `devices` processes on each of `nodes` machines (SLURM's tasks are recognised).
+    `devices` processes on each of `nodes` machines (SLURM's tasks are recognised). `parameters_without_gradient`: some
+    parameters may lack one in some steps, for which processes must not wait.
 
     Raises:
         ConfigError: an accelerator that is not there, or a precision that it lacks.
@@ -135,7 +142,10 @@ def make_fabric(accelerator: str, devices: int, nodes: int, precision: Literal["
     if "LOCAL_WORLD_SIZE" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    strategy = DDPStrategy(process_group_backend="nccl" if accelerator == "cuda" else "gloo")
+    strategy = DDPStrategy(
+        process_group_backend="nccl" if accelerator == "cuda" else "gloo",
+        find_unused_parameters=parameters_without_gradient,
+    )
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,

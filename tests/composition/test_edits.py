@@ -186,6 +186,21 @@ def test_the_region_is_what_the_removed_slot_owned(model, scene):
     assert edited.outside_error == pytest.approx(float(outside.mean()) if len(outside) else math.nan, nan_ok=True)
 
 
+def test_where_an_object_was_the_background_shows_and_not_a_slot_that_resembles_it(tiny_preset):
+    ground, thing, double = [-0.9, -0.9, 5.0, 5.0], [0.5, 0.5, 0.3, 0.3], [0.5, 0.5, 0.29, 0.29]
+    model, scene = blobs(tiny_preset, [ground, thing, double])
+    where = scene.segmentation() == 1
+    assert where.any()
+    edited = paint_edit(model, scene, edits.remove(scene, [1]))
+    assert set(edited.segmentation()[where].tolist()) == {0}
+    assert edited.masks.sum(dim=0).allclose(torch.ones(16, 16), atol=1e-5)
+    moved = paint_edit(model, scene, edits.move(scene, 1, -0.3, -0.3))
+    assert set(moved.segmentation()[where & ~(moved.segmentation() == 1)].tolist()) == {0}
+    assert (moved.segmentation() == 1).any()
+    alone = paint_edit(model, scene, edits.keep(scene, [2]))
+    assert alone.masks.equal(torch.ones(1, 16, 16))
+
+
 def test_nothing_outside_gives_no_error(model, scene):
     everything = edits.keep(edits.add(edits.keep(scene, range(4)), scene, 0), [4])
     edited = paint_edit(model, scene, everything)

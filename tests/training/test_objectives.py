@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from slotlab.models import SlotOutput
+from slotlab.models.diffusion_output import DiffusionOutput
 from slotlab.presets.config import TrainingSettings
 from slotlab.training.objectives import (
     attention_disagreement,
     background_penalty,
     background_weight,
     colour_error,
+    cross_attention_disagreement,
     mask_area_penalty,
     sharing_penalty,
     with_penalties,
@@ -111,6 +113,23 @@ def test_brightness_is_no_error_of_colour():
     assert colour_error(replace(scene, reconstruction=redder), images).item() == pytest.approx(0.24)
 
 
+def diffusion_output(attention, cross_attention):
+    nothing = torch.zeros(1)
+    return DiffusionOutput(
+        slots=torch.zeros(1, 2, 1),
+        attention=attention,
+        attention_grid=(4, 4),
+        masks=torch.full((1, 2, 16, 16), 0.5),
+        reconstruction=torch.zeros(1, 3, 0, 0),
+        timesteps=nothing,
+        noise=nothing,
+        target=nothing,
+        predicted=nothing,
+        weights=nothing,
+        cross_attention=cross_attention,
+    )
+
+
 def test_attention_that_covers_what_the_masks_cover_costs_least():
     masks = torch.zeros(1, 2, 4, 4)
     masks[:, 0, :, :2] = 1
@@ -120,6 +139,27 @@ def test_attention_that_covers_what_the_masks_cover_costs_least():
     assert attention_disagreement(scene).item() == pytest.approx(0, abs=1e-4)
     unsure = SlotOutput(scene.slots, torch.full_like(agreeing, 0.5), (2, 2), masks, scene.reconstruction)
     assert attention_disagreement(unsure).item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_a_denoiser_that_reads_each_slot_where_attention_has_it_costs_least():
+    attention = torch.zeros(1, 3, 2, 16)  # on a grid of 4x4: slot 0 on the left, 1 on the right
+    attention[:, -1, 0] = torch.tensor([1.0, 1, 0, 0]).repeat(4)
+    attention[:, -1, 1] = torch.tensor([0.0, 0, 1, 1]).repeat(4)
+    sides = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, :, None, :].expand(1, 2, 2, 2)
+    assert cross_attention_disagreement(diffusion_output(attention, sides)).item() == pytest.approx(0, abs=1e-4)
+    unsure = diffusion_output(attention, torch.full((1, 2, 2, 2), 0.5))
+    assert cross_attention_disagreement(unsure).item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_a_denoiser_learns_from_attention_and_not_it_from_the_denoiser():
+    attention = torch.full((1, 3, 2, 16), 0.5, requires_grad=True)
+    cross_attention = torch.full((1, 2, 2, 2), 0.5, requires_grad=True)
+    settings = TrainingSettings(cross_attention_loss=0.5)
+    output = diffusion_output(attention, cross_attention)
+    with_penalties(torch.tensor(1.0), output, torch.zeros(1, 3, 16, 16), settings, 0).backward()
+    assert attention.grad is None
+    assert cross_attention.grad is not None
+    assert cross_attention.grad.abs().sum() > 0
 
 
 def test_attention_learns_from_the_masks_from_a_step_on():

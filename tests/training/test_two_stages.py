@@ -17,6 +17,7 @@ from slotlab.presets.config import run_config
 from slotlab.reporting.report import write_report
 from slotlab.training.history import read_history
 from slotlab.training.loop import TrainingDiverged, fit
+from slotlab.training.objectives import cross_attention_disagreement
 
 
 def config(preset, latents, data, *changes):
@@ -172,6 +173,9 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
         ("tiny-latents", "background_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny", "background_penalty=0.1", "add initialisation=learned, or take mask_penalty"),
         ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
+        ("tiny-latents", "encoder_steps=3", "this model has no slot encoder"),
+        ("tiny", "encoder_steps=0", "add start_from=MODEL"),
+        ("tiny", "cross_attention_loss=0.1", "only slot diffusion has a denoiser"),
         ("tiny-latents", "sharing_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny-latents", "attention_loss=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny-latents", "colour_loss=0.1", "needs what a slot autoencoder's decoder paints"),
@@ -195,6 +199,33 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
     images = open_data(squares, split="val").batch(range(2))["image"]
     before, after = (slotlab.load(folder).encode(images, torch.Generator().manual_seed(0)) for folder in (slots, run))
     torch.testing.assert_close(before, after)
+
+
+def test_slots_stay_as_they_are_after_the_encoder_s_steps(tiny_diffusion, latents_run, squares, tmp_path):
+    def trained(name, steps):
+        changes = ["ema_decay=0", "schedule=constant", "encoder_steps=2", f"steps={steps}"]
+        run = fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / name, show_progress=False)
+        return slotlab.load(run)
+
+    two, four = trained("two", 2), trained("four", 4)
+    images = open_data(squares, split="val").batch(range(2))["image"]
+    fresh = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(latents_run)})
+    slots = [model.encode(images, torch.Generator().manual_seed(0)) for model in (two, four, fresh)]
+    torch.testing.assert_close(slots[0], slots[1])
+    assert not torch.allclose(slots[0], slots[2], atol=1e-4)
+    assert not torch.equal(two.denoiser.conv_out.weight, four.denoiser.conv_out.weight)
+
+
+def test_cross_attention_learns_where_slot_attention_looks(tiny_diffusion, latents_run, squares, tmp_path):
+    images = open_data(squares, split="val").batch(range(2))["image"]
+
+    def disagreement(name, weight):
+        changes = ["ema_decay=0", "steps=8", "learning_rate=0.01", f"cross_attention_loss={weight}"]
+        run = fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / name, show_progress=False)
+        with torch.no_grad():
+            return cross_attention_disagreement(slotlab.load(run)(images, torch.Generator().manual_seed(0)))
+
+    assert disagreement("guided", 10.0) < disagreement("free", 0.0)
 
 
 def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, tiny_diffusion, squares, tmp_path):

@@ -28,6 +28,13 @@ def background_slot(scene: Scene) -> int:
     return int(background_rank(owned, torch.ones(owned.shape[:2], dtype=torch.bool)).argmax())
 
 
+def border_share(scene: Scene, slot: int) -> float:
+    """The share of the picture's outermost rows and columns that a slot owns, 0 to 1."""
+    owned = scene.segmentation() == slot
+    height, width = owned.shape
+    return float(owned.sum() - owned[1:-1, 1:-1].sum()) / (2 * (height + width) - 4)
+
+
 def take_background(edit: Scene | Plan, scene: Scene, other: Scene) -> Plan:
     """Puts the background of another scene in the place of this one's, with its pose where slots have poses.
 

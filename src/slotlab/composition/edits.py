@@ -70,7 +70,7 @@ class Plan:
 
 
 def remove(scene: Scene | Plan, slots: Collection[int]) -> Plan:
-    """Leaves slots out; what is behind them is up to the decoder, which shares their pixels among the others.
+    """Leaves slots out; what is then seen in their place, `scene_pictures.paint_edit` says.
 
     Raises:
         ConfigError: no such slot, or none would be left.

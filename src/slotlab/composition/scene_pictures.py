@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slotlab.composition.backgrounds import background_slot, border_share
 from slotlab.composition.edits import Plan, Scene, changed_slots
 from slotlab.composition.seeing import see
 from slotlab.data.given import AnyImage, prepared
@@ -83,6 +84,9 @@ def paint_edit(
 ) -> Edited:
     """Paints a scene before and after an edit, with the same noise, and measures what changed outside the edit.
 
+    A slot autoencoder paints the scene's background where a slot was removed, replaced or moved away, if one slot is
+    the background: it owns more than half of the outermost rows and columns. Slot diffusion paints what it will.
+
     Args:
         model: what the scene was read with; put into evaluation mode for the time.
         scene: as it was read.
@@ -107,6 +111,8 @@ def paint_edit(
     image, masks = _paint(model, edit.slots, edit.poses, seed, sampling, told)
     before, masks_before = _paint(model, scene.slots, scene.poses, seed, sampling)
     changed = changed_slots(scene, edit)
+    if isinstance(model, SlotAutoencoder):
+        image, masks = _with_ground_behind(model, scene, edit, changed, masks_before, image, masks)
     region = _owned(masks_before, tuple(range(len(scene.slots))), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
         image = torch.lerp(before, image, _soft(region))
@@ -146,6 +152,37 @@ def _paint(
     with evaluating(model), torch.no_grad():
         images, masks = model.paint(slots[None].to(device), given, seeded_generator(seed), sampling, on_image)
     return images[0].cpu(), masks[0].cpu()
+
+
+def _with_ground_behind(
+    model: SlotAutoencoder,
+    scene: Scene,
+    edit: Plan,
+    changed: Collection[int],
+    masks_before: Tensor,
+    image: Tensor,
+    masks: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Image and masks of an edit, with the background where a slot has left, if one slot is the scene's background.
+
+    Masks say who is in front where all slots are there. Who comes second was never trained: where an object has gone,
+    often a slot that resembles it, which owned nothing before. So what a changed slot owned goes to the background,
+    as far as no changed slot is painted there now.
+    """
+    background = background_slot(scene)
+    gone = [slot for slot in changed if slot < len(scene.slots) and slot != background]
+    if not gone or background not in edit.numbers or border_share(scene, background) <= 1 / 2:
+        return image, masks
+    left = masks_before[gone].sum(dim=0)
+    unchanged = torch.tensor([number != background and number not in changed for number in edit.numbers])
+    masks = masks.clone()
+    masks[edit.row(background)] += left * masks[unchanged].sum(dim=0)
+    masks[unchanged] *= 1 - left
+    device = _device(model)
+    poses = None if edit.poses is None else edit.poses[None].to(device)
+    with evaluating(model), torch.no_grad():
+        layers = model.decode(edit.slots[None].to(device), poses)[2][0].cpu()
+    return (masks[:, None] * layers).sum(dim=0).clamp(0, 1), masks
 
 
 def _device(model: SlotModel) -> torch.device:

@@ -1,6 +1,6 @@
 """The denoiser of slot diffusion: a U-Net over latents that attends to slots at every timestep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ class Denoiser(nn.Module):
             if maps is None:
                 return self._run(attention, features, own)
             found: list[Tensor] = []
-            features = attention(features, own, found)
+            features = self._run(attention, features, own, found)
             side = features.shape[-2:]
             maps.setdefault(side[0], []).extend(one.unflatten(2, side) for one in found)
             return features
@@ -211,7 +211,8 @@ class Denoiser(nn.Module):
         """
         maps: dict[int, list[Tensor]] = {}
         self(latents, timesteps, slots, maps)
-        side = max(maps) if side is None else side
+        if side is None:
+            return finest(maps)
         if side not in maps:
             raise ValueError(f"side: no cross-attention at height {side}; there are {sorted(maps)}")
         return torch.stack(maps[side]).mean(dim=0)
@@ -233,6 +234,11 @@ class Denoiser(nn.Module):
                 f"set denoiser.latent_channels to what the autoencoder gives"
             )
         check_halvings("latents", latents.shape[2], latents.shape[3], self.levels, ValueError)
+
+
+def finest(maps: Mapping[int, Sequence[Tensor]]) -> Tensor:
+    """The mean [B, K, h', w'] of the cross-attention maps of the largest height, of those of `Denoiser.forward`."""
+    return torch.stack(list(maps[max(maps)])).mean(dim=0)
 
 
 def check_halvings(

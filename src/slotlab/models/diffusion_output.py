@@ -22,7 +22,8 @@ class DiffusionOutput(SlotOutput):
         target: [B, C, h, w], what the denoiser should have answered.
         predicted: [B, C, h, w], what it answered.
         weights: [B], weight of each image in the loss.
-        cross_attention: [B, K, h', w'], the masks before resizing, in evaluation mode.
+        cross_attention: [B, K, h', w'], which slot the denoiser looks at where, sums to 1 over K: in training while
+            it made `predicted`, in evaluation mode at the timestep of the masks, which are this resized.
     """
 
     titles: ClassVar[dict[str, str]] = {
@@ -36,7 +37,7 @@ class DiffusionOutput(SlotOutput):
     target: Tensor
     predicted: Tensor
     weights: Tensor
-    cross_attention: Tensor | None = None
+    cross_attention: Tensor
 
     @property
     def loss(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
 from slotlab.models.components import check_arguments
-from slotlab.models.denoiser import Denoiser, check_halvings
+from slotlab.models.denoiser import Denoiser, check_halvings, finest
 from slotlab.models.denoiser_blocks import SlotContext
 from slotlab.models.diffusion_output import DiffusionOutput
 from slotlab.models.initialisation import initialise
@@ -262,7 +262,9 @@ class SlotDiffusion(nn.Module):
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         slots = self._with_dropout(encoded.slots, generator) if self.training else encoded.slots
-        predicted = self.denoiser(noisy, timesteps, slots)
+        maps: dict[int, list[Tensor]] | None = {} if self.training else None
+        predicted = self.denoiser(noisy, timesteps, slots, maps)
+        read = self.cross_attention_masks(latents, slots, generator) if maps is None else finest(maps)
         output = DiffusionOutput(
             slots=encoded.slots,
             attention=encoded.attention,
@@ -274,9 +276,9 @@ class SlotDiffusion(nn.Module):
             target=self.schedule.target_of(latents, noise, timesteps),
             predicted=predicted,
             weights=self.schedule.weights(timesteps),
+            cross_attention=read,
         )
         if not self.training:
-            output.cross_attention = self.cross_attention_masks(latents, encoded.slots, generator)
             output.masks = self._resized(output.cross_attention)
             output.reconstruction = self.generate(encoded.slots, generator=generator)
             output.ceiling = self.autoencoder.decode(latents).clamp(0, 1)

@@ -62,7 +62,8 @@ class TrainingSettings(Settings):
     halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
     `start_from`: the folder of a model whose parts (`encoder`, `decoder`, `denoiser`) this one's begin as, where they
     have the same form: to train on with other data, or to decode the slots of an autoencoder by diffusion.
-    `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `accumulate`:
+    `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `encoder_steps`:
+    after so many updates the slot encoder stays as it is, while the rest learns on. `accumulate`:
     parts of a batch that are computed one after the other, for less memory, with the same gradient.
     `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on, `background_penalty` weighs
@@ -71,7 +72,8 @@ class TrainingSettings(Settings):
     `sharing_penalty` weighs `objectives.sharing_penalty` from `sharing_penalty_start` on: of two slots that share an
     object one gives way.
     `attention_loss` weighs `objectives.attention_disagreement` from `attention_loss_start` on, and `colour_loss` weighs
-    `objectives.colour_error`. The last four are for slot autoencoders.
+    `objectives.colour_error`: these four are for slot autoencoders. `cross_attention_loss`, for slot diffusion, weighs
+    `objectives.cross_attention_disagreement`.
     `evaluate_every`: 0 means once per epoch. `without`: speed-ups to leave out, a name or a list of them; none changes
     the result by more than rounding.
     """
@@ -83,6 +85,7 @@ class TrainingSettings(Settings):
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(default=4e-4, gt=0)
     encoder_learning_rate: float | None = Field(default=None, gt=0)
+    encoder_steps: int | None = Field(default=None, ge=0)
     final_learning_rate: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=500, ge=0)
@@ -100,6 +103,7 @@ class TrainingSettings(Settings):
     attention_loss: float = Field(default=0.0, ge=0)
     attention_loss_start: int = Field(default=0, ge=0)
     colour_loss: float = Field(default=0.0, ge=0)
+    cross_attention_loss: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

@@ -44,6 +44,12 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
     for name in ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss"):
         if not isinstance(model, SlotAutoencoder) and getattr(settings, name):
             raise ConfigError(f"training.{name}: needs what a slot autoencoder's decoder paints; leave it out")
+    if settings.cross_attention_loss and not isinstance(model, SlotDiffusion):
+        raise ConfigError("training.cross_attention_loss: only slot diffusion has a denoiser to attend; leave it out")
+    if settings.encoder_steps is not None and isinstance(model, LatentAutoencoder):
+        raise ConfigError("training.encoder_steps: this model has no slot encoder; leave it out")
+    if settings.encoder_steps == 0 and settings.start_from is None:
+        raise ConfigError("training.encoder_steps: 0 leaves slots as they begin, untrained; add start_from=MODEL")
     for name in ("background_penalty", "sharing_penalty"):
         if getattr(settings, name) and _initialisation(config) == "gaussian":
             raise ConfigError(

@@ -122,7 +122,8 @@ def fit(
     """
     if "kept-memory" not in config.training.without:
         keep_freed_memory()
-    fabric = make_fabric(accelerator, devices, nodes, config.training.precision)
+    freezes = config.training.encoder_steps is not None
+    fabric = make_fabric(accelerator, devices, nodes, config.training.precision, parameters_without_gradient=freezes)
     folder = Path(folder)
     checkpoint = check_folder(config, folder, resume)
     trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
@@ -245,6 +246,8 @@ class _Trainer:
     def _update(self, batch: Batch) -> None:
         settings, step = self.settings, self.state.step
         set_learning_rate(cast(torch.optim.Optimizer, self.optimizer), learning_rate(step, settings))
+        if settings.encoder_steps is not None and step >= settings.encoder_steps:
+            cast(torch.nn.Module, self.raw_model.encoder).requires_grad_(False)
         first = self.fabric.global_rank * len(batch["index"])
         generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(batch["index"]))]
         self.model.train()

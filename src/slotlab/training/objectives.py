@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slotlab.models.diffusion_output import DiffusionOutput
 from slotlab.models.output import SlotOutput
 from slotlab.presets.config import TrainingSettings
 
@@ -24,6 +25,8 @@ def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: T
         loss = loss + settings.sharing_penalty * sharing_penalty(output)
     if settings.attention_loss and step >= settings.attention_loss_start:
         loss = loss + settings.attention_loss * attention_disagreement(output)
+    if settings.cross_attention_loss:
+        loss = loss + settings.cross_attention_loss * cross_attention_disagreement(output)
     if settings.colour_loss:
         loss = loss + settings.colour_loss * colour_error(output, images)
     return loss
@@ -102,6 +105,24 @@ def attention_disagreement(output: SlotOutput) -> Tensor:
     """
     target = F.adaptive_avg_pool2d(output.masks.detach().float(), output.attention_grid).flatten(2)
     return -(target * (output.attention[:, -1].float() + EPSILON).log()).sum(dim=1).mean()
+
+
+def cross_attention_disagreement(output: SlotOutput) -> Tensor:
+    """Cross-entropy of a denoiser's cross-attention against slot attention; mean over positions and the batch.
+
+    Slot attention of the last iteration, averaged over the cells of the cross-attention's grid, is the target and gets
+    no gradient. The denoiser learns to read each place's slot there, at every timestep, so that its masks fit what
+    slots were made of, and a slot that is edited changes its own object.
+
+    Raises:
+        ValueError: the output is not of slot diffusion.
+    """
+    if not isinstance(output, DiffusionOutput):
+        raise ValueError("cross_attention_loss: needs a denoiser's cross-attention")
+    attention = output.attention[:, -1].detach().float().unflatten(2, output.attention_grid)
+    height, width = output.cross_attention.shape[-2:]
+    target = F.adaptive_avg_pool2d(attention, (height, width))
+    return -(target * (output.cross_attention.float() + EPSILON).log()).sum(dim=1).mean()
 
 
 def colour_error(output: SlotOutput, images: Tensor) -> Tensor:
