@@ -28,7 +28,7 @@ Stages = tuple[Stage, ...]
 _WARM_UP = {"warmup_steps": 0.045}
 # What the presets have changed since the study was run.
 _AS_STUDIED: Changes = {"sharing_penalty": 0.0}
-_DIFFUSION_AS_STUDIED: Changes = {"encoder_learning_rate": 3e-4}
+_DIFFUSION_AS_STUDIED: Changes = {"encoder_learning_rate": 3e-4, "encoder_steps": None, "cross_attention_loss": 0.0}
 # A textured ground is painted worse than a plain one: slot 0 needs a stronger pull, and longer, to keep it.
 _ON_TEXTURES = {
     "background_penalty": 0.004,

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from slotlab.composition.scene_pictures import paint_edit, read_scene
 from slotlab.data import open_data
 from slotlab.errors import ConfigError, DataError
 from slotlab.hub import create_model, load, save
+from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import SamplingSettings
 
 RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
@@ -199,6 +201,19 @@ def test_where_an_object_was_the_background_shows_and_not_a_slot_that_resembles_
     assert (moved.segmentation() == 1).any()
     alone = paint_edit(model, scene, edits.keep(scene, [2]))
     assert alone.masks.equal(torch.ones(1, 16, 16))
+
+
+def test_a_denoiser_does_not_see_slots_that_owned_nothing_once_an_object_has_gone(diffusion, squares):
+    seen = read_scene(diffusion, pictures(squares)[0])
+    masks = torch.zeros(4, 16, 16)
+    masks[0], masks[1, 4:8, 4:8] = 0.5, 1
+    scene = dataclasses.replace(seen, masks=masks)  # slots 2 and 3 own nothing
+    edited = paint_edit(diffusion, scene, edits.remove(scene, [1]))
+    ground, _ = diffusion.paint(scene.slots[:1][None], generator=seeded_generator(0))
+    assert edited.plan.numbers == (0, 2, 3)
+    assert edited.masks[0].equal(torch.ones(16, 16))
+    assert not edited.masks[1:].any()
+    assert edited.image.equal(ground[0])
 
 
 def test_nothing_outside_gives_no_error(model, scene):

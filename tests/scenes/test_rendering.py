@@ -163,6 +163,33 @@ def test_framing_shows_more_ground_and_its_crop_is_the_unframed_picture():
     assert (wide.image[:, :, 4:36, 4:36] - close.image).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("supersample", [1, 2])
+def test_a_scene_without_an_object_is_the_same_elsewhere(supersample):
+    whole = render(range(4), resolution=64, supersample=supersample)
+    rest = render(range(4), resolution=64, supersample=supersample, leave_out=[1, 0, 2, 3])
+    for scene, gone in enumerate([1, 0, 2, 3]):
+        objects, mask, before = rest.metadata[scene]["objects"], rest.mask[scene], whole.mask[scene]
+        assert [one["index"] for one in objects] == list(range(1, len(objects) + 1))
+        kept = [one for one in whole.metadata[scene]["objects"] if one["index"] != gone]
+        assert [one["3d_coords"] for one in objects] == [one["3d_coords"] for one in kept]
+        renumbered = torch.where(before > gone, before - 1, before) if gone else before
+        elsewhere = before != gone if gone else torch.ones_like(before, dtype=torch.bool)
+        assert mask[elsewhere].equal(renumbered[elsewhere])
+        same = (rest.image[scene] == whole.image[scene]).all(dim=0)
+        assert same[: 64 // 8].all()  # the ground far behind
+        if gone:
+            assert not same[before == gone].any()
+        else:
+            assert same.all()
+
+
+def test_the_only_object_can_be_left_out():
+    empty = render([0, 1], resolution=32, min_objects=1, max_objects=1, leave_out=[1, 1])
+    assert not empty.mask.any()
+    assert empty.image.std() > 0.01
+    assert [scene["num_objects"] for scene in empty.metadata] == [0, 0]
+
+
 def test_rectangles_and_no_scenes_at_all():
     assert render([0], resolution=(24, 40)).image.shape == (1, 3, 24, 40)
     assert render([0], resolution=(40, 24)).mask.shape == (1, 40, 24)
@@ -184,6 +211,8 @@ def test_rectangles_and_no_scenes_at_all():
         ({"min_objects": 5, "max_objects": 4}, "min_objects, max_objects: need"),
         ({"max_objects": 99}, "max_objects"),
         ({"supersample": 0}, "supersample: must be 1, 2, 3 or 4"),
+        ({"leave_out": [99]}, "leave_out: scene 0 has objects 1 to [0-9]+, not 99; 0 leaves none out"),
+        ({"leave_out": [0, 1]}, "leave_out: expected one number for each of 1 scenes, got 2"),
         ({"framing": 0.1}, r"framing: must lie in 0\.5\.\.1"),
     ],
 )

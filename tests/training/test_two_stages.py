@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
         ("tiny", "background_penalty=0.1", "add initialisation=learned, or take mask_penalty"),
         ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
         ("tiny-latents", "encoder_steps=3", "this model has no slot encoder"),
-        ("tiny", "encoder_steps=0", "add start_from=MODEL"),
+        ("tiny", "encoder_steps=2", "add start_from=MODEL, or encoder_steps=none"),
         ("tiny", "cross_attention_loss=0.1", "only slot diffusion has a denoiser"),
         ("tiny-latents", "sharing_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
         ("tiny-latents", "attention_loss=0.1", "needs what a slot autoencoder's decoder paints"),
@@ -202,18 +202,26 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
 
 
 def test_slots_stay_as_they_are_after_the_encoder_s_steps(tiny_diffusion, latents_run, squares, tmp_path):
+    fresh = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(latents_run)})
+    slotlab.save(fresh, tmp_path / "fresh")
+
     def trained(name, steps):
-        changes = ["ema_decay=0", "schedule=constant", "encoder_steps=2", f"steps={steps}"]
+        changes = [
+            f"start_from={tmp_path / 'fresh'}",
+            "ema_decay=0",
+            "schedule=constant",
+            "encoder_steps=4",
+            f"steps={steps}",
+        ]
         run = fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / name, show_progress=False)
         return slotlab.load(run)
 
-    two, four = trained("two", 2), trained("four", 4)
+    four, six = trained("four", 4), trained("six", 6)
     images = open_data(squares, split="val").batch(range(2))["image"]
-    fresh = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(latents_run)})
-    slots = [model.encode(images, torch.Generator().manual_seed(0)) for model in (two, four, fresh)]
+    slots = [model.encode(images, torch.Generator().manual_seed(0)) for model in (four, six, fresh)]
     torch.testing.assert_close(slots[0], slots[1])
     assert not torch.allclose(slots[0], slots[2], atol=1e-4)
-    assert not torch.equal(two.denoiser.conv_out.weight, four.denoiser.conv_out.weight)
+    assert not torch.equal(four.denoiser.conv_out.weight, six.denoiser.conv_out.weight)
 
 
 def test_cross_attention_learns_where_slot_attention_looks(tiny_diffusion, latents_run, squares, tmp_path):

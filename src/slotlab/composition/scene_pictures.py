@@ -85,7 +85,8 @@ def paint_edit(
     """Paints a scene before and after an edit, with the same noise, and measures what changed outside the edit.
 
     A slot autoencoder paints the scene's background where a slot was removed, replaced or moved away, if one slot is
-    the background: it owns more than half of the outermost rows and columns. Slot diffusion paints what it will.
+    the background: it owns more than half of the outermost rows and columns. Slot diffusion then paints without the
+    slots that own no pixel of the scene, of which some may resemble the object that has gone.
 
     Args:
         model: what the scene was read with; put into evaluation mode for the time.
@@ -108,11 +109,15 @@ def paint_edit(
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
     told = None if on_image is None else lambda done, steps, images: on_image(done, steps, images[0].cpu())
-    image, masks = _paint(model, edit.slots, edit.poses, seed, sampling, told)
     before, masks_before = _paint(model, scene.slots, scene.poses, seed, sampling)
     changed = changed_slots(scene, edit)
-    if isinstance(model, SlotAutoencoder):
-        image, masks = _with_ground_behind(model, scene, edit, changed, masks_before, image, masks)
+    gone = [slot for slot in changed if slot < len(scene.slots) and slot != background_slot(scene)]
+    if gone and isinstance(model, SlotDiffusion):
+        image, masks = _paint_used(model, scene, edit, changed, seed, sampling, told)
+    else:
+        image, masks = _paint(model, edit.slots, edit.poses, seed, sampling, told)
+    if gone and isinstance(model, SlotAutoencoder):
+        image, masks = _with_ground_behind(model, scene, edit, masks_before[gone].sum(dim=0), image, masks)
     region = _owned(masks_before, tuple(range(len(scene.slots))), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
         image = torch.lerp(before, image, _soft(region))
@@ -155,25 +160,17 @@ def _paint(
 
 
 def _with_ground_behind(
-    model: SlotAutoencoder,
-    scene: Scene,
-    edit: Plan,
-    changed: Collection[int],
-    masks_before: Tensor,
-    image: Tensor,
-    masks: Tensor,
+    model: SlotAutoencoder, scene: Scene, edit: Plan, left: Tensor, image: Tensor, masks: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Image and masks of an edit, with the background where a slot has left, if one slot is the scene's background.
+    """Image and masks of an edit, with the background where slots have left, if one slot is the scene's background.
 
     Masks say who is in front where all slots are there. Who comes second was never trained: where an object has gone,
-    often a slot that resembles it, which owned nothing before. So what a changed slot owned goes to the background,
-    as far as no changed slot is painted there now.
+    often a slot that resembles it, which owned nothing before. So the share of a pixel that has been left, `left`
+    [R, R] in [0, 1], goes to the background, as far as no changed slot is painted there now.
     """
-    background = background_slot(scene)
-    gone = [slot for slot in changed if slot < len(scene.slots) and slot != background]
-    if not gone or background not in edit.numbers or border_share(scene, background) <= 1 / 2:
+    background, changed = background_slot(scene), changed_slots(scene, edit)
+    if background not in edit.numbers or border_share(scene, background) <= 1 / 2:
         return image, masks
-    left = masks_before[gone].sum(dim=0)
     unchanged = torch.tensor([number != background and number not in changed for number in edit.numbers])
     masks = masks.clone()
     masks[edit.row(background)] += left * masks[unchanged].sum(dim=0)
@@ -183,6 +180,24 @@ def _with_ground_behind(
     with evaluating(model), torch.no_grad():
         layers = model.decode(edit.slots[None].to(device), poses)[2][0].cpu()
     return (masks[:, None] * layers).sum(dim=0).clamp(0, 1), masks
+
+
+def _paint_used(
+    model: SlotDiffusion,
+    scene: Scene,
+    edit: Plan,
+    changed: Collection[int],
+    seed: int,
+    sampling: SamplingSettings | None,
+    on_image: OnClean | None,
+) -> tuple[Tensor, Tensor]:
+    """Image and masks of an edit without the slots that owned no pixel: they may resemble the object that has gone."""
+    used = {*scene.segmentation().unique().tolist(), *changed}
+    rows = [row for row, number in enumerate(edit.numbers) if number in used] or list(range(len(edit.numbers)))
+    image, found = _paint(model, edit.slots[rows], None, seed, sampling, on_image)
+    masks = found.new_zeros(len(edit.numbers), *found.shape[1:])
+    masks[rows] = found
+    return image, masks
 
 
 def _device(model: SlotModel) -> torch.device:

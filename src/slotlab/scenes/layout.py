@@ -1,6 +1,6 @@
 """What stands where: camera, lights, objects and their materials, drawn on the CPU from the scenes' keys."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -165,6 +165,18 @@ def select(layout: Layout, dress: Dress, start: int, stop: int) -> tuple[Layout,
         ground_coefficients=dress.ground_coefficients[:, rows],
     )
     return part, clothes
+
+
+def without(layout: Layout, dress: Dress, numbers: Tensor) -> tuple[Layout, Dress]:
+    """The same scenes, each without its object of that number; `numbers` [B], 0 leaves none out. Others move up."""
+    stays = layout.number != numbers[layout.scene]
+    of_objects = ("scene", "number", "shape", "size", "centre", "scale", "yaw", "turn")
+    fewer = replace(layout, **{name: getattr(layout, name)[stays] for name in of_objects})
+    count = torch.bincount(fewer.scene, minlength=len(layout.count))
+    fewer = replace(fewer, count=count)
+    number = torch.arange(len(fewer.scene)) - fewer.first[fewer.scene] + 1
+    clothes = replace(dress, material=dress.material[stays], coefficients=dress.coefficients[:, stays])
+    return replace(fewer, number=number), clothes
 
 
 def _pick(number: Tensor, options: int) -> Tensor:

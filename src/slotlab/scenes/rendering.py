@@ -9,7 +9,7 @@ from torch import Tensor
 
 from slotlab.errors import ConfigError, nearest
 from slotlab.scenes import shapes
-from slotlab.scenes.layout import FOCAL, Dress, Layout, draw_dress, draw_layout, select
+from slotlab.scenes.layout import FOCAL, Dress, Layout, draw_dress, draw_layout, select, without
 from slotlab.scenes.randomness import scene_keys
 from slotlab.scenes.shading import display, object_table, shade_ground, shade_objects
 from slotlab.scenes.shadows import ground_shadows
@@ -48,6 +48,7 @@ def render(
     supersample: int = 1,
     device: str | torch.device = "cpu",
     framing: float = 1.0,
+    leave_out: Sequence[int] | None = None,
 ) -> SceneBatch:
     """Renders the scenes numbered `indices` of the endless set (`variant`, `seed`, object numbers).
 
@@ -65,26 +66,38 @@ def render(
         device: where to render; what the result lies on.
         framing: part of the picture's shorter side that the scene is composed for, 0.5..1. At 0.8 the picture shows
             more ground around, and its centred 0.8 crop shows what 1.0 does.
+        leave_out: for each scene, the number that an object has in its mask, or 0: the scene is rendered as it would be
+            without that object and its shadow, the others' numbers moved up. What an edit that removes the object
+            should paint.
 
     Returns:
         image [B, 3, H, W], mask [B, H, W] and B dicts.
 
     Raises:
-        ConfigError: an argument is unknown or out of its range, or so many objects do not fit into the scene.
+        ConfigError: an argument is unknown or out of its range, so many objects do not fit into the scene, or an object
+            to leave out is not in it.
     """
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     vocabulary = _check(variant, seed, height, width, min_objects, max_objects, supersample, framing)
     index = torch.as_tensor(list(indices), dtype=torch.int64)
     if bool((index < 0).any()):
         raise ConfigError(f"indices: scene numbers start at 0, got {int(index.min())}")
+    missing = torch.zeros_like(index) if leave_out is None else torch.as_tensor(list(leave_out), dtype=torch.int64)
+    if len(missing) != len(index):
+        raise ConfigError(f"leave_out: expected one number for each of {len(index)} scenes, got {len(missing)}")
     view = _View(height, width, framing, torch.device(device))
     if not len(index):
         return SceneBatch(*_empty(height, width, view.device), [])
     images, masks, metadata = [], [], []
     most = 1 if view.device.type == "cpu" else 64
-    for part in index.split(max(1, most * SETTLE_SAMPLES // (height * width))):
+    at_once = max(1, most * SETTLE_SAMPLES // (height * width))
+    for part, gone in zip(index.split(at_once), missing.split(at_once), strict=True):
         layout, attempts, mask, depth = _settle(part, vocabulary, seed, min_objects, max_objects, view)
         dress = draw_dress(layout, vocabulary)
+        if bool(gone.any()):
+            _check_there(part, gone, layout.count)
+            layout, dress = without(layout, dress, gone)
+            mask, depth = _shown(layout, view)
         masks.append(mask)
         metadata += describe(layout, dress, part, attempts, mask, framing)
         scenes = max(1, most * SHADE_SAMPLES // (height * width * supersample**2))
@@ -193,6 +206,21 @@ def _settle(
         waiting = waiting[~found]
     layout = draw_layout(scene_keys(seed, index, attempts), count_keys, vocabulary, min_objects, max_objects)
     return layout, attempts, mask, depth
+
+
+def _check_there(index: Tensor, numbers: Tensor, count: Tensor) -> None:
+    for scene, number, objects in zip(index.tolist(), numbers.tolist(), count.tolist(), strict=True):
+        if not 0 <= number <= objects:
+            raise ConfigError(f"leave_out: scene {scene} has objects 1 to {objects}, not {number}; 0 leaves none out")
+
+
+def _shown(layout: Layout, view: _View) -> tuple[Tensor, Tensor]:
+    """The mask [B, H, W] of a layout, and the depth per pixel that shows an object [B, H, W]."""
+    scene = layout.scene.to(view.device)
+    shown, far = first_hits(layout, local_rays(layout).to(view.device), scene, view.grid(1))
+    shown, far = shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
+    start = layout.first.to(view.device)[:, None, None]
+    return torch.where(shown >= 0, shown + (1 - start), 0), far
 
 
 def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: _View) -> Tensor:

@@ -48,8 +48,11 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
         raise ConfigError("training.cross_attention_loss: only slot diffusion has a denoiser to attend; leave it out")
     if settings.encoder_steps is not None and isinstance(model, LatentAutoencoder):
         raise ConfigError("training.encoder_steps: this model has no slot encoder; leave it out")
-    if settings.encoder_steps == 0 and settings.start_from is None:
-        raise ConfigError("training.encoder_steps: 0 leaves slots as they begin, untrained; add start_from=MODEL")
+    if settings.encoder_steps is not None and settings.encoder_steps < settings.steps and not settings.start_from:
+        raise ConfigError(
+            f"training.encoder_steps: after {settings.encoder_steps} steps slots would stay as they are, which is for "
+            f"those that begin trained: add start_from=MODEL, or encoder_steps=none"
+        )
     for name in ("background_penalty", "sharing_penalty"):
         if getattr(settings, name) and _initialisation(config) == "gaussian":
             raise ConfigError(
