@@ -4,48 +4,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from edit_samples import RELATIVE, pictures, same, seeded_model
 from PIL import Image
 
 from slotlab.composition import edits
-from slotlab.composition.backgrounds import background_slot, take_background
 from slotlab.composition.edits import Scene
-from slotlab.composition.library import fit_library
 from slotlab.composition.scene_pictures import paint_edit, read_scene
-from slotlab.data import open_data
 from slotlab.errors import ConfigError, DataError
-from slotlab.hub import create_model, load, save
+from slotlab.hub import load
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import SamplingSettings
-
-RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
-
-
-def pictures(squares):
-    return sorted((squares / "images").glob("*.png"))
-
-
-def seeded_model(preset, **overrides):
-    torch.manual_seed(0)
-    return create_model(preset, **overrides).eval()
-
-
-@pytest.fixture(scope="module")
-def model(tiny_preset):
-    """An untrained model whose slots differ: with the small weights of a fresh one, one slot would own everything."""
-    model = seeded_model(tiny_preset)
-    with torch.no_grad():
-        model.decoder.to_rgb_and_mask.weight.mul_(30)
-    return model
-
-
-@pytest.fixture(scope="module")
-def relative(tiny_preset):
-    return seeded_model(tiny_preset, **RELATIVE)
-
-
-@pytest.fixture(scope="module")
-def diffusion(diffusion_run):
-    return load(diffusion_run)
 
 
 @pytest.fixture(params=["model", "relative", "diffusion"])
@@ -61,11 +29,6 @@ def scenes(any_model, squares):
 @pytest.fixture
 def scene(model, squares):
     return read_scene(model, pictures(squares)[0])
-
-
-def same(plan, other):
-    poses = plan.poses is None if other.poses is None else plan.poses.equal(other.poses)
-    return plan.slots.equal(other.slots) and poses
 
 
 def blobs(tiny_preset, poses):
@@ -413,121 +376,6 @@ def test_what_cannot_be_read_is_named(model, latents_run, tmp_path):
         read_scene(load(latents_run), torch.zeros(3, 16, 16))
 
 
-# The command
-
-
-@pytest.fixture
-def run_edit(run_slotlab, tmp_path, model, squares):
-    save(model, tmp_path / "model")
-
-    def run(*words, model=tmp_path / "model"):
-        common = ["--out", tmp_path / "out", "--device", "cpu", "--threads", 1]
-        return run_slotlab("edit", model, pictures(squares)[0], *common, *words)
-
-    return run
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_without_an_edit_the_slots_are_shown(run_edit, tmp_path):
-    status, out, err = run_edit()
-    assert status == 0, err
-    assert "4 slots" in out
-    assert names(tmp_path / "out") == ["slots.png"]
-    assert Image.open(tmp_path / "out" / "slots.png").width > 4 * 176
-
-
-def test_the_command_does_what_the_functions_do(run_edit, model, squares, tmp_path):
-    other = pictures(squares)[1]
-    status, out, err = run_edit(
-        *("--remove", 2, "--swap", f"0={other}:3", "--interpolate", f"1={other}:2:0.25", "--add", f"{other}:1")
-    )
-    assert status == 0, err
-    assert "slots now: 0, 1, 3, 4; changed: 0, 1, 2, 4" in out
-    assert "mean squared error outside the region" in out
-    files = ["edit.png", "edited.png", "mask.png", "slots.npz"]
-    assert names(tmp_path / "out") == sorted([*files, *(f"swapped-1-{name}" for name in files)])
-
-    one, two = (read_scene(model, path) for path in pictures(squares)[:2])
-    plan, theirs = edits.swap(edits.remove(one, [2]), two, 0, 3)
-    plan = edits.add(edits.interpolate(plan, 1, two.slots[2], 0.25), two, 1)
-    edited = paint_edit(model, one, plan)
-    with np.load(tmp_path / "out" / "slots.npz") as stored:
-        assert sorted(stored) == ["changed", "numbers", "slots"]
-        assert np.allclose(stored["slots"], plan.slots)
-        assert stored["numbers"].tolist() == [0, 1, 3, 4]
-        assert stored["changed"].tolist() == [0, 1, 2, 4]
-    with np.load(tmp_path / "out" / "swapped-1-slots.npz") as stored:
-        assert np.allclose(stored["slots"], theirs.slots)
-    mask = Image.open(tmp_path / "out" / "mask.png")
-    assert mask.mode == "P"
-    assert np.array_equal(np.asarray(mask), edited.segmentation())
-    painted = np.asarray(Image.open(tmp_path / "out" / "edited.png"))
-    assert painted.shape == (16, 16, 3)
-    assert np.abs(painted / 255 - edited.image.permute(1, 2, 0).numpy()).max() <= 0.51 / 255
-
-
-def test_the_command_moves_and_resizes_where_frames_are_relative(run_edit, relative, squares, tmp_path):
-    save(relative, tmp_path / "relative")
-    scene = read_scene(relative, pictures(squares)[0])
-    x, y = (-scene.poses[1, :2] / 2).tolist()
-    status, _, err = run_edit("--move", f"1:{x},{y}", "--resize", "0:1.5", model=tmp_path / "relative")
-    assert status == 0, err
-    with np.load(tmp_path / "out" / "slots.npz") as stored:
-        assert np.allclose(stored["poses"][1, :2], 0, atol=1e-6)
-        assert np.allclose(stored["poses"][0, 2:], scene.poses[0, 2:] * 1.5)
-        assert np.allclose(stored["slots"], scene.slots)
-
-
-def test_the_command_puts_a_concepts_member_in_a_slots_place(run_edit, model, tiny_preset, squares, tmp_path):
-    library = fit_library(model, open_data(str(squares), split="val", resolution=16), tmp_path / "library", concepts=2)
-    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:1")
-    assert status == 0, err
-    with np.load(tmp_path / "out" / "slots.npz") as stored:
-        assert stored["changed"].tolist() == [2]
-        members = library.table.slots[library.concept == 1]
-        assert np.any(np.all(members == stored["slots"][2], axis=1))
-    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:7")
-    assert status == 2
-    assert "has no concept 7; there are 2, numbered 0 (the background) to 1" in err
-    save(seeded_model(tiny_preset), tmp_path / "other")
-    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:1", model=tmp_path / "other")
-    assert status == 2
-    assert "the library holds slots of model" in err
-
-
-def test_the_command_keeps_the_outside_of_a_sample(run_edit, diffusion_run, tmp_path):
-    status, out, err = run_edit("--remove", 0, "--keep", 0, "--keep", 1, "--keep-outside", model=diffusion_run)
-    assert status == 0, err
-    assert "slots now: 1; changed: 0, 2, 3" in out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--remove", 9], "slot 9: there are 4 slots, numbered 0 to 3"),
-        (["--swap", "1"], "--swap 1: not of the form K=IMAGE:J"),
-        (["--add", "2"], "--add 2: not of the form IMAGE:J"),
-        (["--interpolate", "1=x.png:2:much"], "not of the form K=IMAGE:J:AMOUNT"),
-        (["--move", "1:0.5"], "--move 1:0.5: not of the form K:DX,DY"),
-        (["--move", "1:0.5,0"], "slot_attention.frame=relative"),
-        (["--resize", "1"], "--resize 1: not of the form K:FACTOR"),
-        (["--add", "nowhere.png:2"], "nowhere.png: no such image file"),
-        (["--background", "nowhere.png"], "nowhere.png: no such image file"),
-        (["--remove", 1, "--steps", 3], "paints in one step"),
-    ],
-)
-def test_bad_words_end_with_one_sentence_and_write_nothing(run_edit, tmp_path, words, message):
-    status, _, err = run_edit(*words)
-    assert status == 2
-    assert err.startswith("slotlab: ")
-    assert message in err
-    assert "Traceback" not in err
-    assert not (tmp_path / "out").exists()
-
-
 # Sampling
 
 
@@ -558,17 +406,3 @@ def test_a_sampled_edit_can_be_stopped(diffusion, squares):
 def test_a_model_that_paints_in_one_step_has_no_sampler(model, scene):
     with pytest.raises(ConfigError, match="paints in one step"):
         paint_edit(model, scene, edits.remove(scene, [1]), sampling=SamplingSettings())
-
-
-def test_the_command_takes_backgrounds_samplers_and_steps(run_edit, diffusion, diffusion_run, squares, tmp_path):
-    mine, other = pictures(squares)[:2]
-    status, _, err = run_edit("--background", other, "--sampler", "ddim", "--steps", 3, model=diffusion_run)
-    assert status == 0, err
-    scene, theirs = read_scene(diffusion, mine), read_scene(diffusion, other)
-    with np.load(tmp_path / "out" / "slots.npz") as stored:
-        assert stored["changed"].tolist() == [background_slot(scene)]
-        assert np.allclose(stored["slots"][background_slot(scene)], theirs.slots[background_slot(theirs)])
-    plan = take_background(scene, scene, theirs)
-    wanted = paint_edit(diffusion, scene, plan, sampling=SamplingSettings("ddim", 3)).image
-    painted = np.asarray(Image.open(tmp_path / "out" / "edited.png")) / 255
-    assert np.abs(painted - wanted.permute(1, 2, 0).numpy()).max() <= 0.51 / 255

@@ -52,6 +52,7 @@ def train(
     [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
     from slotlab.presets.config import parse_overrides
+    from slotlab.processes import place_among_processes
     from slotlab.runs import train
 
     set_threads(threads)
@@ -66,7 +67,8 @@ def train(
         profile=profile,
         **parse_overrides(changes or []),
     )
-    say(f"trained: {out}; next: slotlab evaluate {out} --data PATH, then slotlab report {out}")
+    if place_among_processes().is_first:  # of those that --devices started
+        say(f"trained: {out}; next: slotlab evaluate {out} --data PATH, then slotlab report {out}")
 
 
 @app.command()
