@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from slotlab.composition.backgrounds import background_slot
 from slotlab.composition.edits import Scene
 from slotlab.composition.extraction import with_slots
 from slotlab.composition.scene_pictures import paint_edit, read_scene
-from slotlab.models import SlotAutoencoder, SlotModel
+from slotlab.models import SlotModel
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 
@@ -61,7 +62,7 @@ def removals(name: str, model: SlotModel, options: argparse.Namespace) -> list[d
     setting = {"variant": options.variant, "max_objects": options.max_objects, "resolution": model.resolution}
     whole = slotlab.render(range(options.scenes), **setting)
     objects, errors = 0, {"paint_edit": [], "decoder alone": []}
-    for index in track(range(options.scenes), description=name):
+    for index in track(range(options.scenes), description=name, console=Console(stderr=True)):
         scene = read_scene(model, whole.image[index])
         count = int(whole.metadata[index]["num_objects"])
         objects += count
@@ -74,11 +75,10 @@ def removals(name: str, model: SlotModel, options: argparse.Namespace) -> list[d
             plan = edits.remove(scene, [slot])
             edited = paint_edit(model, scene, plan)
             errors["paint_edit"].append(compared(edited.before, edited.image, rest, there))
-            if isinstance(model, SlotAutoencoder):
-                poses = None if plan.poses is None else plan.poses[None]
-                with evaluating(model), torch.no_grad():
-                    alone, _ = model.paint(plan.slots[None], poses, seeded_generator(0))
-                errors["decoder alone"].append(compared(edited.before, alone[0], rest, there))
+            poses = None if plan.poses is None else plan.poses[None]
+            with evaluating(model), torch.no_grad():
+                alone, _ = model.paint(plan.slots[None], poses, seeded_generator(0))
+            errors["decoder alone"].append(compared(edited.before, alone[0], rest, there))
     rows: list[dict[str, Any]] = []
     for painted_by, found in errors.items():
         if found:
