@@ -6,12 +6,14 @@ Protocol. Of the first `--scenes` test scenes each object that a slot found (int
 0.5 with its mask, by the masks that fit objects best, and not by the background's slot) is removed: its slot is left
 out and the rest painted by `paint_edit`, seed 0. The truth is the scene rendered without that object and its shadow.
 Errors are mean squared errors of values in [0, 1], mean over objects: `before`, of the unedited painting, and `after`,
-in the object's mask; `elsewhere`, of the edited painting in all other pixels. `gone`: the share of objects whose error
-in the mask became less than half of what it was. "decoder alone": what the remaining slots paint by themselves.
+in the object's mask; `behind` is `after` where another object was behind it (of objects with at least 8 such pixels);
+`elsewhere`, of the edited painting in all other pixels. `gone`: the share of objects whose error
+in the mask became less than half of what it was. "the other slots": what they paint by themselves.
 """
 
 import argparse
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 
 FOUND = 0.5
-COLUMNS: tuple[str, ...] = ("model", "painted_by", "objects", "found", "gone", "before", "after", "elsewhere")
+BEHIND = 8  # pixels
+COLUMNS: tuple[str, ...] = ("model", "painted_by", "objects", "found", "gone", "before", "after", "behind", "elsewhere")
 
 
 def main() -> None:
@@ -61,28 +64,29 @@ def removals(name: str, model: SlotModel, options: argparse.Namespace) -> list[d
     """A row for each way of painting."""
     setting = {"variant": options.variant, "max_objects": options.max_objects, "resolution": model.resolution}
     whole = slotlab.render(range(options.scenes), **setting)
-    objects, errors = 0, {"paint_edit": [], "decoder alone": []}
+    objects, errors = 0, {"paint_edit": [], "the other slots": []}
     for index in track(range(options.scenes), description=name, console=Console(stderr=True)):
         scene = read_scene(model, whole.image[index])
         count = int(whole.metadata[index]["num_objects"])
         objects += count
-        rests = slotlab.render([index] * count, **setting, leave_out=range(1, count + 1)).image
-        for number, rest in enumerate(rests, start=1):
+        rests = slotlab.render([index] * count, **setting, leave_out=range(1, count + 1))
+        for number, (rest, objects_left) in enumerate(zip(rests.image, rests.mask, strict=True), start=1):
             there = whole.mask[index] == number
+            behind = there & (objects_left > 0)
             slot = finder(scene, there)
             if slot is None:
                 continue
             plan = edits.remove(scene, [slot])
             edited = paint_edit(model, scene, plan)
-            errors["paint_edit"].append(compared(edited.before, edited.image, rest, there))
+            errors["paint_edit"].append(compared(edited.before, edited.image, rest, there, behind))
             poses = None if plan.poses is None else plan.poses[None]
             with evaluating(model), torch.no_grad():
                 alone, _ = model.paint(plan.slots[None], poses, seeded_generator(0))
-            errors["decoder alone"].append(compared(edited.before, alone[0], rest, there))
+            errors["the other slots"].append(compared(edited.before, alone[0], rest, there, behind))
     rows: list[dict[str, Any]] = []
     for painted_by, found in errors.items():
         if found:
-            before, after, elsewhere = torch.tensor(found, dtype=torch.float64).unbind(1)
+            before, after, behind, elsewhere = torch.tensor(found, dtype=torch.float64).unbind(1)
             rows.append(
                 {
                     "model": name,
@@ -92,6 +96,7 @@ def removals(name: str, model: SlotModel, options: argparse.Namespace) -> list[d
                     "gone": round(float((after < before / 2).double().mean()), 4),
                     "before": round(float(before.mean()), 5),
                     "after": round(float(after.mean()), 5),
+                    "behind": round(float(behind.nanmean()), 5),
                     "elsewhere": round(float(elsewhere.mean()), 5),
                 }
             )
@@ -107,10 +112,16 @@ def finder(scene: Scene, there: Tensor) -> int | None:
     return slot if shared >= FOUND and slot != background_slot(scene) else None
 
 
-def compared(before: Tensor, after: Tensor, truth: Tensor, there: Tensor) -> tuple[float, float, float]:
-    """Squared errors of pictures [3, R, R]: of both within `there` [R, R], and of `after` outside of it."""
+def compared(before: Tensor, after: Tensor, truth: Tensor, there: Tensor, behind: Tensor) -> tuple[float, ...]:
+    """Squared errors of pictures [3, R, R]: both within `there` [R, R], of `after` in `behind`, and outside `there`."""
     error_before, error_after = ((picture - truth).square().mean(dim=0) for picture in (before, after))
-    return float(error_before[there].mean()), float(error_after[there].mean()), float(error_after[~there].mean())
+    hidden = float(error_after[behind].mean()) if int(behind.sum()) >= BEHIND else math.nan
+    return (
+        float(error_before[there].mean()),
+        float(error_after[there].mean()),
+        hidden,
+        float(error_after[~there].mean()),
+    )
 
 
 if __name__ == "__main__":

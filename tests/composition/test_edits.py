@@ -166,17 +166,40 @@ def test_where_an_object_was_the_background_shows_and_not_a_slot_that_resembles_
     assert alone.masks.equal(torch.ones(1, 16, 16))
 
 
+def test_the_smallest_edit_changes_next_to_nothing(any_model, scenes):
+    for slot in range(4):
+        edited = paint_edit(any_model, scenes[0], edits.interpolate(scenes[0], slot, scenes[1].slots[slot], 1e-6))
+        assert edited.image.allclose(edited.before, atol=1e-3)
+
+
+def test_without_one_background_its_place_is_left_to_the_other_slots(tiny_preset):
+    left, right, thing = [-0.9, 0.0, 5.0, 5.0], [0.9, 0.0, 5.0, 5.0], [0.5, 0.5, 0.3, 0.3]
+    model, scene = blobs(tiny_preset, [left, right, thing])
+    edited = paint_edit(model, scene, edits.remove(scene, [2]))
+    assert edited.masks.equal(model.paint(scene.slots[:2][None], scene.poses[:2][None])[1][0])
+
+
+def test_where_the_background_went_too_the_other_slots_share_the_place(tiny_preset):
+    ground, thing, double = [-0.9, -0.9, 5.0, 5.0], [0.5, 0.5, 0.3, 0.3], [0.5, 0.5, 0.29, 0.29]
+    model, scene = blobs(tiny_preset, [ground, thing, double])
+    edited = paint_edit(model, scene, edits.remove(scene, [0, 1]))
+    assert edited.masks.equal(torch.ones(1, 16, 16))
+
+
 def test_a_denoiser_does_not_see_slots_that_owned_nothing_once_an_object_has_gone(diffusion, squares):
     seen = read_scene(diffusion, pictures(squares)[0])
     masks = torch.zeros(4, 16, 16)
     masks[0], masks[1, 4:8, 4:8] = 0.5, 1
-    scene = dataclasses.replace(seen, masks=masks)  # slots 2 and 3 own nothing
+    slots = seen.slots[[0, 1, 0, 0]]  # slots 2 and 3 are equal to slot 0, and own nothing beside it
+    scene = dataclasses.replace(seen, slots=slots, masks=masks)
     edited = paint_edit(diffusion, scene, edits.remove(scene, [1]))
     ground, _ = diffusion.paint(scene.slots[:1][None], generator=seeded_generator(0))
     assert edited.plan.numbers == (0, 2, 3)
     assert edited.masks[0].equal(torch.ones(16, 16))
     assert not edited.masks[1:].any()
     assert edited.image.equal(ground[0])
+    altered = paint_edit(diffusion, scene, edits.replace(scene, 1, seen.slots[2]))
+    assert altered.image.equal(diffusion.paint(altered.plan.slots[None], generator=seeded_generator(0))[0][0])
 
 
 def test_nothing_outside_gives_no_error(model, scene):

@@ -58,6 +58,14 @@ def test_output_in_evaluation_mode():
     assert torch.equal(model.attend(IMAGES, generators(0, 1)), output.attention)
 
 
+def test_training_mode_keeps_the_cross_attention_of_its_denoising_where_that_is_wanted():
+    model = made().train()
+    model.keeps_cross_attention = True
+    cross_attention = model(IMAGES, generators(0, 1)).cross_attention
+    assert cross_attention.requires_grad
+    torch.testing.assert_close(cross_attention.sum(dim=1), torch.ones_like(cross_attention[:, 0]))
+
+
 def test_training_mode_computes_only_the_loss():
     model = made().train()
     sampled = []
@@ -65,7 +73,7 @@ def test_training_mode_computes_only_the_loss():
     output = model(IMAGES, generators(0, 1))
     assert sampled == []
     assert output.reconstruction.shape == (2, 3, 0, 0)
-    assert output.cross_attention.requires_grad  # that of the one denoising
+    assert output.cross_attention is None
     torch.testing.assert_close(output.masks, output.attention_masks())
     output.loss.mean().backward()
     assert all(parameter.grad is None for parameter in model.autoencoder.parameters())

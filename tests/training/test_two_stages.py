@@ -1,6 +1,7 @@
 """Slot diffusion from data to report, in its two stages."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -201,6 +202,18 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
     torch.testing.assert_close(before, after)
 
 
+def test_dropped_slots_and_a_loss_of_cross_attention_do_not_go_together(tiny_diffusion, latents_run, squares, tmp_path):
+    settings = config(tiny_diffusion, latents_run, squares, "cross_attention_loss=0.1", "slot_dropout=0.1")
+    with pytest.raises(ConfigError, match="would learn to look at empty slots"):
+        fit(settings, tmp_path / "run", show_progress=False)
+
+
+def test_a_fresh_encoder_is_not_frozen(diffusion_run, tiny_diffusion, latents_run, squares, tmp_path):
+    changes = [f"start_from={diffusion_run}", "encoder_steps=2", "encoder.channels=12"]
+    with pytest.raises(ConfigError, match="has another form and was not taken"):
+        fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "run", show_progress=False)
+
+
 def test_slots_stay_as_they_are_after_the_encoder_s_steps(tiny_diffusion, latents_run, squares, tmp_path):
     fresh = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(latents_run)})
     slotlab.save(fresh, tmp_path / "fresh")
@@ -211,9 +224,17 @@ def test_slots_stay_as_they_are_after_the_encoder_s_steps(tiny_diffusion, latent
             "ema_decay=0",
             "schedule=constant",
             "encoder_steps=4",
+            "checkpoint_every=5",
             f"steps={steps}",
         ]
-        run = fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / name, show_progress=False)
+        settings = config(tiny_diffusion, latents_run, squares, *changes)
+        run = fit(settings, tmp_path / name, show_progress=False)
+        if steps > 5:  # resumed after the encoder stopped, it comes out the same
+            whole = load_file(run / "model.safetensors")
+            shutil.rmtree(run / "checkpoints" / "step-00000006")
+            fit(settings, run, resume=True, show_progress=False)
+            again = load_file(run / "model.safetensors")
+            assert all(again[name].equal(value) for name, value in whole.items())
         return slotlab.load(run)
 
     four, six = trained("four", 4), trained("six", 6)

@@ -19,6 +19,8 @@ from slotlab.models.frames import RelativeFrame
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import OnClean, SamplingSettings
 
+LEAST_BORDER = 0.5  # of the outermost rows and columns, that the one slot for the background owns
+SMALLEST_SHARE = 1e-6  # of a pixel, to divide by
 SOFT_EDGE = 16  # with keep_outside, the edge between edited and unedited pixels is 1/16 of the side wide
 
 
@@ -84,9 +86,10 @@ def paint_edit(
 ) -> Edited:
     """Paints a scene before and after an edit, with the same noise, and measures what changed outside the edit.
 
-    A slot autoencoder paints the scene's background where a slot was removed, replaced or moved away, if one slot is
-    the background: it owns more than half of the outermost rows and columns. Slot diffusion then paints without the
-    slots that own no pixel of the scene, of which some may resemble the object that has gone.
+    Where a slot has left pixels, a slot autoencoder paints the scene's background, if one slot is the background: it
+    owns more than half of the outermost rows and columns. What another object had behind them stays cut off. Slot
+    diffusion paints scenes from which a slot was removed without the slots that own no pixel of the scene, neither as
+    it was read nor as it is painted: some may resemble the object that has gone. Their masks are then 0.
 
     Args:
         model: what the scene was read with; put into evaluation mode for the time.
@@ -111,13 +114,13 @@ def paint_edit(
     told = None if on_image is None else lambda done, steps, images: on_image(done, steps, images[0].cpu())
     before, masks_before = _paint(model, scene.slots, scene.poses, seed, sampling)
     changed = changed_slots(scene, edit)
-    gone = [slot for slot in changed if slot < len(scene.slots) and slot != background_slot(scene)]
-    if gone and isinstance(model, SlotDiffusion):
-        image, masks = _paint_used(model, scene, edit, changed, seed, sampling, told)
+    if isinstance(model, SlotAutoencoder):
+        image, masks = _paint_on_ground(model, scene, edit, changed, masks_before)
     else:
-        image, masks = _paint(model, edit.slots, edit.poses, seed, sampling, told)
-    if gone and isinstance(model, SlotAutoencoder):
-        image, masks = _with_ground_behind(model, scene, edit, masks_before[gone].sum(dim=0), image, masks)
+        shown = _shown(scene, edit, masks_before)
+        image, found = _paint(model, edit.slots[shown], None, seed, sampling, told)
+        masks = found.new_zeros(len(edit.numbers), *found.shape[1:])
+        masks[shown] = found
     region = _owned(masks_before, tuple(range(len(scene.slots))), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
         image = torch.lerp(before, image, _soft(region))
@@ -159,45 +162,40 @@ def _paint(
     return images[0].cpu(), masks[0].cpu()
 
 
-def _with_ground_behind(
-    model: SlotAutoencoder, scene: Scene, edit: Plan, left: Tensor, image: Tensor, masks: Tensor
+def _paint_on_ground(
+    model: SlotAutoencoder, scene: Scene, edit: Plan, changed: Collection[int], masks_before: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Image and masks of an edit, with the background where slots have left, if one slot is the scene's background.
+    """The image [3, R, R] and masks [J, R, R] of an edit, with the background where slots have left pixels.
 
     Masks say who is in front where all slots are there. Who comes second was never trained: where an object has gone,
-    often a slot that resembles it, which owned nothing before. So the share of a pixel that has been left, `left`
-    [R, R] in [0, 1], goes to the background, as far as no changed slot is painted there now.
+    often a slot that resembles it, which owned nothing before. So what the others were given of a pixel that changed
+    slots have left is the background's.
     """
-    background, changed = background_slot(scene), changed_slots(scene, edit)
-    if background not in edit.numbers or border_share(scene, background) <= 1 / 2:
-        return image, masks
-    unchanged = torch.tensor([number != background and number not in changed for number in edit.numbers])
-    masks = masks.clone()
-    masks[edit.row(background)] += left * masks[unchanged].sum(dim=0)
-    masks[unchanged] *= 1 - left
     device = _device(model)
     poses = None if edit.poses is None else edit.poses[None].to(device)
     with evaluating(model), torch.no_grad():
-        layers = model.decode(edit.slots[None].to(device), poses)[2][0].cpu()
-    return (masks[:, None] * layers).sum(dim=0).clamp(0, 1), masks
+        image, masks, layers = (result[0].cpu() for result in model.decode(edit.slots[None].to(device), poses))
+    background = background_slot(scene)
+    altered = [slot for slot in changed if slot != background]
+    had = masks_before[[slot for slot in altered if slot < len(scene.slots)]].sum(dim=0)
+    have = masks[[row for row, number in enumerate(edit.numbers) if number in altered]].sum(dim=0)
+    others = [row for row, number in enumerate(edit.numbers) if number not in altered and number != background]
+    free = (had - have).clamp(min=0) / (1 - have).clamp(min=SMALLEST_SHARE)  # of what is not altered slots'
+    if background in edit.numbers and border_share(scene, background) > LEAST_BORDER and bool(free.any()):
+        masks[edit.row(background)] += (free * masks[others]).sum(dim=0)
+        masks[others] *= 1 - free
+        image = (masks[:, None] * layers).sum(dim=0)
+    return image.clamp(0, 1), masks
 
 
-def _paint_used(
-    model: SlotDiffusion,
-    scene: Scene,
-    edit: Plan,
-    changed: Collection[int],
-    seed: int,
-    sampling: SamplingSettings | None,
-    on_image: OnClean | None,
-) -> tuple[Tensor, Tensor]:
-    """Image and masks of an edit without the slots that owned no pixel: they may resemble the object that has gone."""
-    used = {*scene.segmentation().unique().tolist(), *changed}
-    rows = [row for row, number in enumerate(edit.numbers) if number in used] or list(range(len(edit.numbers)))
-    image, found = _paint(model, edit.slots[rows], None, seed, sampling, on_image)
-    masks = found.new_zeros(len(edit.numbers), *found.shape[1:])
-    masks[rows] = found
-    return image, masks
+def _shown(scene: Scene, edit: Plan, masks_before: Tensor) -> list[int]:
+    """The rows of an edit that slot diffusion paints: all, or if a slot was removed those not of unused slots."""
+    everything = list(range(len(edit.numbers)))
+    if set(range(len(scene.slots))) <= set(edit.numbers):
+        return everything
+    used = {*scene.segmentation().unique().tolist(), *masks_before.argmax(dim=0).unique().tolist()}
+    used |= changed_slots(scene, edit)
+    return [row for row in everything if edit.numbers[row] in used] or everything
 
 
 def _device(model: SlotModel) -> torch.device:

@@ -22,8 +22,9 @@ class DiffusionOutput(SlotOutput):
         target: [B, C, h, w], what the denoiser should have answered.
         predicted: [B, C, h, w], what it answered.
         weights: [B], weight of each image in the loss.
-        cross_attention: [B, K, h', w'], which slot the denoiser looks at where, sums to 1 over K: in training while
-            it made `predicted`, in evaluation mode at the timestep of the masks, which are this resized.
+        cross_attention: [B, K, h', w'], which slot the denoiser looks at where, sums to 1 over K: in evaluation mode at
+            the timestep of the masks, which are this resized; in training mode while it made `predicted`, if the model
+            `keeps_cross_attention`.
     """
 
     titles: ClassVar[dict[str, str]] = {
@@ -37,7 +38,7 @@ class DiffusionOutput(SlotOutput):
     target: Tensor
     predicted: Tensor
     weights: Tensor
-    cross_attention: Tensor
+    cross_attention: Tensor | None = None
 
     @property
     def loss(self) -> Tensor:

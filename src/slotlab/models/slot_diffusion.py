@@ -98,6 +98,7 @@ class SlotDiffusion(nn.Module):
         self.mask_timestep = self.schedule.steps // 4 if mask_timestep is None else mask_timestep
         if not 0 <= self.mask_timestep < self.schedule.steps:
             raise ConfigError(f"mask_timestep: must be from 0 to {self.schedule.steps - 1}, not {mask_timestep!r}")
+        self.keeps_cross_attention = False  # in training, for a loss of it; takes a tenth of the denoiser's time
         self._check_guidance(self.sampling.guidance)
         self._parts = {"encoder": encoder, "slot_attention": slot_attention, "denoiser": denoiser, "schedule": schedule}
 
@@ -262,9 +263,8 @@ class SlotDiffusion(nn.Module):
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         slots = self._with_dropout(encoded.slots, generator) if self.training else encoded.slots
-        maps: dict[int, list[Tensor]] | None = {} if self.training else None
+        maps: dict[int, list[Tensor]] | None = {} if self.training and self.keeps_cross_attention else None
         predicted = self.denoiser(noisy, timesteps, slots, maps)
-        read = self.cross_attention_masks(latents, slots, generator) if maps is None else finest(maps)
         output = DiffusionOutput(
             slots=encoded.slots,
             attention=encoded.attention,
@@ -276,9 +276,10 @@ class SlotDiffusion(nn.Module):
             target=self.schedule.target_of(latents, noise, timesteps),
             predicted=predicted,
             weights=self.schedule.weights(timesteps),
-            cross_attention=read,
+            cross_attention=None if maps is None else finest(maps),
         )
         if not self.training:
+            output.cross_attention = self.cross_attention_masks(latents, encoded.slots, generator)
             output.masks = self._resized(output.cross_attention)
             output.reconstruction = self.generate(encoded.slots, generator=generator)
             output.ceiling = self.autoencoder.decode(latents).clamp(0, 1)

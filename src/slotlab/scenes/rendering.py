@@ -82,22 +82,23 @@ def render(
     index = torch.as_tensor(list(indices), dtype=torch.int64)
     if bool((index < 0).any()):
         raise ConfigError(f"indices: scene numbers start at 0, got {int(index.min())}")
-    missing = torch.zeros_like(index) if leave_out is None else torch.as_tensor(list(leave_out), dtype=torch.int64)
-    if len(missing) != len(index):
-        raise ConfigError(f"leave_out: expected one number for each of {len(index)} scenes, got {len(missing)}")
+    left_out = torch.zeros_like(index) if leave_out is None else torch.as_tensor(list(leave_out), dtype=torch.int64)
+    if len(left_out) != len(index):
+        raise ConfigError(f"leave_out: expected one number for each of {len(index)} scenes, got {len(left_out)}")
     view = _View(height, width, framing, torch.device(device))
     if not len(index):
         return SceneBatch(*_empty(height, width, view.device), [])
     images, masks, metadata = [], [], []
     most = 1 if view.device.type == "cpu" else 64
     at_once = max(1, most * SETTLE_SAMPLES // (height * width))
-    for part, gone in zip(index.split(at_once), missing.split(at_once), strict=True):
+    for part, gone in zip(index.split(at_once), left_out.split(at_once), strict=True):
         layout, attempts, mask, depth = _settle(part, vocabulary, seed, min_objects, max_objects, view)
         dress = draw_dress(layout, vocabulary)
         if bool(gone.any()):
             _check_there(part, gone, layout.count)
             layout, dress = without(layout, dress, gone)
-            mask, depth = _shown(layout, view)
+            shown, depth = _look(layout, view)
+            mask = _numbered(shown, layout.first.to(view.device))
         masks.append(mask)
         metadata += describe(layout, dress, part, attempts, mask, framing)
         scenes = max(1, most * SHADE_SAMPLES // (height * width * supersample**2))
@@ -162,7 +163,6 @@ def _settle(
     Returns:
         layout, attempts used [B], mask [B, H, W], and the depth per pixel that shows an object [B, H, W].
     """
-    grid = view.grid(1)
     side = min(int(min(view.height, view.width) * view.framing + 1e-6), min(view.height, view.width))
     top, left = (view.height - side) // 2, (view.width - side) // 2
     enough = max(1, round(MIN_VISIBLE * side * side))
@@ -186,12 +186,10 @@ def _settle(
         layout = draw_layout(
             scene_keys(seed, index[trial], number), count_keys[trial], vocabulary, min_objects, max_objects
         )
-        scene = layout.scene.to(view.device)
-        shown, far = first_hits(layout, local_rays(layout).to(view.device), scene, grid)
-        shown, far = shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
+        shown, far = _look(layout, view)
         # Counted within the square that the scene is composed for.
         inner = shown[:, top : top + side, left : left + side].reshape(-1)
-        visible = torch.bincount(inner + 1, minlength=len(scene) + 1)[1:].cpu()
+        visible = torch.bincount(inner + 1, minlength=len(layout.scene) + 1)[1:].cpu()
         good = layout.ok.clone()
         good[layout.scene[visible < enough]] = False
         found, first = good.view(-1, ahead).max(dim=1)
@@ -199,9 +197,8 @@ def _settle(
         chosen = torch.nonzero(found).squeeze(1)
         source = chosen * ahead + first[chosen]
         rows, source = waiting[chosen].to(view.device), source.to(view.device)
-        shown = shown.index_select(0, source)
-        start = layout.first.to(view.device).index_select(0, source)[:, None, None]
-        mask.index_copy_(0, rows, torch.where(shown >= 0, shown + (1 - start), 0))
+        first_objects = layout.first.to(view.device).index_select(0, source)
+        mask.index_copy_(0, rows, _numbered(shown.index_select(0, source), first_objects))
         depth.index_copy_(0, rows, far.index_select(0, source))
         waiting = waiting[~found]
     layout = draw_layout(scene_keys(seed, index, attempts), count_keys, vocabulary, min_objects, max_objects)
@@ -214,13 +211,16 @@ def _check_there(index: Tensor, numbers: Tensor, count: Tensor) -> None:
             raise ConfigError(f"leave_out: scene {scene} has objects 1 to {objects}, not {number}; 0 leaves none out")
 
 
-def _shown(layout: Layout, view: _View) -> tuple[Tensor, Tensor]:
-    """The mask [B, H, W] of a layout, and the depth per pixel that shows an object [B, H, W]."""
+def _look(layout: Layout, view: _View) -> tuple[Tensor, Tensor]:
+    """The object of the layout that each pixel shows (-1: the ground), and its depth, both [B, H, W]."""
     scene = layout.scene.to(view.device)
     shown, far = first_hits(layout, local_rays(layout).to(view.device), scene, view.grid(1))
-    shown, far = shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
-    start = layout.first.to(view.device)[:, None, None]
-    return torch.where(shown >= 0, shown + (1 - start), 0), far
+    return shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
+
+
+def _numbered(shown: Tensor, first: Tensor) -> Tensor:
+    """The mask [B, H, W] of what is shown, with `first` [B], the first object of each scene, as 1."""
+    return torch.where(shown >= 0, shown + (1 - first[:, None, None]), 0)
 
 
 def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: _View) -> Tensor:

@@ -46,6 +46,11 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
             raise ConfigError(f"training.{name}: needs what a slot autoencoder's decoder paints; leave it out")
     if settings.cross_attention_loss and not isinstance(model, SlotDiffusion):
         raise ConfigError("training.cross_attention_loss: only slot diffusion has a denoiser to attend; leave it out")
+    if settings.cross_attention_loss and isinstance(model, SlotDiffusion) and model.empty_slot is not None:
+        raise ConfigError(
+            "training.cross_attention_loss: with slot_dropout or guidance_dropout the denoiser would learn to look at "
+            "empty slots; leave one or the other out"
+        )
     if settings.encoder_steps is not None and isinstance(model, LatentAutoencoder):
         raise ConfigError("training.encoder_steps: this model has no slot encoder; leave it out")
     if settings.encoder_steps is not None and settings.encoder_steps < settings.steps and not settings.start_from:

@@ -16,7 +16,7 @@ from torch import Tensor
 from slotlab import hub
 from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, training_batches
-from slotlab.errors import SlotlabError
+from slotlab.errors import ConfigError, SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
@@ -122,7 +122,7 @@ def fit(
     """
     if "kept-memory" not in config.training.without:
         keep_freed_memory()
-    freezes = config.training.encoder_steps is not None
+    freezes = config.training.encoder_steps is not None and config.training.encoder_steps < config.training.steps
     fabric = make_fabric(accelerator, devices, nodes, config.training.precision, parameters_without_gradient=freezes)
     folder = Path(folder)
     checkpoint = check_folder(config, folder, resume)
@@ -157,6 +157,8 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         model = hub.model_from_config(config.model)
         check_settings(model, config, fabric.world_size)
+        if isinstance(model, SlotDiffusion):
+            model.keeps_cross_attention = settings.cross_attention_loss > 0
         model = arrange(model, fabric.device, settings.without)
         self.average = make_average(model, settings)
         if settings.compile:
@@ -180,6 +182,11 @@ class _Trainer:
         source = self.settings.start_from
         if source is not None:
             taken = hub.take_parts(self.raw_model, source)
+            if self.settings.encoder_steps is not None and "encoder" not in taken:
+                raise ConfigError(
+                    f"training.encoder_steps: the slot encoder of {source} has another form and was not taken, and the "
+                    f"fresh one would stay as it is after {self.settings.encoder_steps} steps; add encoder_steps=none"
+                )
             if self.average is not None:
                 hub.take_parts(self.state.model, source)
             self.progress.say(f"starting from {source}: {', '.join(taken)}")

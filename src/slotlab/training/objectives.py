@@ -115,9 +115,9 @@ def cross_attention_disagreement(output: SlotOutput) -> Tensor:
     slots were made of, and a slot that is edited changes its own object.
 
     Raises:
-        ValueError: the output is not of slot diffusion.
+        ValueError: the output is not of slot diffusion that keeps its cross-attention.
     """
-    if not isinstance(output, DiffusionOutput):
+    if not isinstance(output, DiffusionOutput) or output.cross_attention is None:
         raise ValueError("cross_attention_loss: needs a denoiser's cross-attention")
     attention = output.attention[:, -1].detach().float().unflatten(2, output.attention_grid)
     height, width = output.cross_attention.shape[-2:]
