@@ -1,6 +1,6 @@
 """Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot from textured scenes, and fine-tuned.
 
-    python benchmarks/blender.py FOLDER                  # half an hour of one core; stop and start again at will
+    python benchmarks/blender.py FOLDER                  # an hour and a half of one core; stop and start again at will
 
 FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is laid out. They are not
 CLEVRTex, and what is measured on them cannot be compared with what is published of it.
@@ -62,7 +62,7 @@ LARGE = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Blender scenes in the layout of CLEVRTex")
-    parser.add_argument("--steps", type=int, nargs=3, default=[1500, 500, 1200], help="of the three trainings")
+    parser.add_argument("--steps", type=int, nargs=3, default=[6000, 1000, 2500], help="of the three trainings")
     parser.add_argument("--scenes", type=int, nargs=2, default=[20_000, 4_000], help="textured ones, 64x64 and 128x128")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/blender"), help="packed data and runs")
