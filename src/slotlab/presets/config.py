@@ -114,6 +114,11 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(default=1_000, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
 
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether the slot encoder stops learning before the training ends."""
+        return self.encoder_steps is not None and self.encoder_steps < self.steps
+
 
 class RunConfig(Settings):
     """One training run, complete: what `run.json` in a run folder holds."""

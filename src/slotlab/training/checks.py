@@ -53,7 +53,7 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
         )
     if settings.encoder_steps is not None and isinstance(model, LatentAutoencoder):
         raise ConfigError("training.encoder_steps: this model has no slot encoder; leave it out")
-    if settings.encoder_steps is not None and settings.encoder_steps < settings.steps and not settings.start_from:
+    if settings.freezes_encoder and settings.start_from is None:
         raise ConfigError(
             f"training.encoder_steps: after {settings.encoder_steps} steps slots would stay as they are, which is for "
             f"those that begin trained: add start_from=MODEL, or encoder_steps=none"

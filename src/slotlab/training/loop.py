@@ -120,10 +120,12 @@ def fit(
         OutOfMemory: a step needs more memory than there is.
         ProcessLost: another process of the training has ended.
     """
-    if "kept-memory" not in config.training.without:
+    settings = config.training
+    if "kept-memory" not in settings.without:
         keep_freed_memory()
-    freezes = config.training.encoder_steps is not None and config.training.encoder_steps < config.training.steps
-    fabric = make_fabric(accelerator, devices, nodes, config.training.precision, parameters_without_gradient=freezes)
+    fabric = make_fabric(
+        accelerator, devices, nodes, settings.precision, parameters_without_gradient=settings.freezes_encoder
+    )
     folder = Path(folder)
     checkpoint = check_folder(config, folder, resume)
     trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
@@ -182,7 +184,7 @@ class _Trainer:
         source = self.settings.start_from
         if source is not None:
             taken = hub.take_parts(self.raw_model, source)
-            if self.settings.encoder_steps is not None and "encoder" not in taken:
+            if self.settings.freezes_encoder and "encoder" not in taken:
                 raise ConfigError(
                     f"training.encoder_steps: the slot encoder of {source} has another form and was not taken, and the "
                     f"fresh one would stay as it is after {self.settings.encoder_steps} steps; add encoder_steps=none"
