@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from slotlab.errors import ConfigError
-from slotlab.models.denoiser import Denoiser, check_halvings
+from slotlab.models.denoiser import Denoiser, check_halvings, finest
 from slotlab.models.denoiser_blocks import ResidualBlock, TransformerBlock, sinusoidal_embedding
 
 TINY = {
@@ -153,7 +153,9 @@ def test_checkpointing_changes_no_gradient():
         torch.manual_seed(0)
         model = randomised(Denoiser(**TINY, dropout=0.3, checkpointing=checkpointing)).train()
         torch.manual_seed(1)
-        model(*inputs()).square().mean().backward()
+        maps = {}
+        predicted = model(*inputs(), maps)
+        (predicted.square().mean() + finest(maps).square().mean()).backward()  # of the maps too
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
     torch.testing.assert_close(*gradients)
 
