@@ -45,19 +45,27 @@ def main() -> None:
 
 def models_in_the_box(out: Path) -> list[Path]:
     """Trained models on eight scenes that no training saw; returns the pictures to look at."""
-    scenes, segments, name, diffusion = out / "scenes", out / "segments", "scenes-64", "scenes-64-diffusion"
-    slotlab(
-        "scenes", "write", scenes, "--variant", "plain", "--count", 8, "--size", 256, "--seed", 1, "--max-objects", 6
-    )
-    slotlab("evaluate", name, "--data", scenes, "--split", "all", "--crop", 1)
-    images = sorted(path for path in scenes.rglob("CLEVRTEX_*.png") if path.stem[-6:].isdigit())
-    slotlab("segment", *images[:3], "--model", name, "--out", segments)
-    largest = largest_object(segments / f"{images[0].stem}_segmentation.png")
-    slotlab("edit", name, images[0], "--remove", largest, "--out", out / "edited")
+    overlay, image = segmented("scenes-64", "plain", out)
+    textured, _ = segmented("textured-64", "textured", out)
+    largest = largest_object(overlay.with_name(f"{image.stem}_segmentation.png"))
+    slotlab("edit", "scenes-64", image, "--remove", largest, "--out", out / "edited")
+    diffusion = "scenes-64-diffusion"
     slotlab(
         "compose", diffusion, diffusion, "--protocol", "scene", "--count", 8, "--seed", 1, "--out", out / "composed"
     )
-    return [segments / f"{images[0].stem}_overlay.png", out / "edited" / "edit.png", out / "composed" / "sheet.png"]
+    return [overlay, textured, out / "edited" / "edit.png", out / "composed" / "sheet.png"]
+
+
+def segmented(model: str, variant: str, out: Path) -> tuple[Path, Path]:
+    """Scores a model on eight new scenes and segments three; returns the first one's overlay, and its image."""
+    scenes, segments = out / f"scenes-{variant}", out / f"segments-{variant}"
+    slotlab(
+        "scenes", "write", scenes, "--variant", variant, "--count", 8, "--size", 256, "--seed", 1, "--max-objects", 6
+    )
+    slotlab("evaluate", model, "--data", scenes, "--split", "all", "--crop", 1)
+    images = sorted(path for path in scenes.rglob("CLEVRTEX_*.png") if path.stem[-6:].isdigit())
+    slotlab("segment", *images[:3], "--model", model, "--out", segments)
+    return segments / f"{images[0].stem}_overlay.png", images[0]
 
 
 def largest_object(segmentation: Path) -> int:

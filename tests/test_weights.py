@@ -14,8 +14,8 @@ from slotlab.publishing.examples import ImageScores
 from slotlab.released import check, model_folder, size_of
 
 pytestmark = pytest.mark.usefixtures("no_network")
-NAMES = ("scenes-64", "scenes-64-diffusion")
-LARGEST = {"scenes-64": 8e6, "scenes-64-diffusion": 40e6}
+LARGEST = {"scenes-64": 8e6, "scenes-64-diffusion": 40e6, "textured-64": 8e6}
+NAMES = tuple(LARGEST)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,9 +43,10 @@ def test_their_library_is_of_these_weights_and_composes(name, run_slotlab, tmp_p
 @pytest.mark.parametrize("name", NAMES)
 def test_their_card_says_what_they_reach(name):
     """The card's examples, scored anew: on another machine the last digits may differ."""
-    examples = json.loads((model_folder(name) / "examples.json").read_text())
-    model = slotlab.load(name)
-    data = open_data("scenes:plain", split="test", resolution=64, max_objects=6, count=500)
+    examples, metrics = (json.loads((model_folder(name) / file).read_text()) for file in ("examples.json", "metrics.json"))
+    model, protocol = slotlab.load(name), metrics["protocol"]
+    same = {key: protocol[key] for key in ("split", "resolution", "max_objects", "supersample")}
+    data = open_data(protocol["data"], count=500, **same)
     for group in ("best", "worst"):
         batch = data.batch([example["image"] for example in examples[group]])
         scores = ImageScores(model.finer_masks)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from composition_samples import made_up_library, made_up_table
+from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 import slotlab
@@ -167,6 +168,19 @@ def test_a_library_comes_back_as_it_was(model, dataset, tmp_path):
     assert content["slots"]["fingerprint"] == fingerprint(model)
     assert sum(content["sizes"]) == len(library.table)
     assert set(content["clusters"]["purity"]) >= {"object slots mostly on a true object"}
+
+
+def test_a_rounded_library_is_stored_in_half_the_size_and_comes_back_exactly(model, dataset, tmp_path):
+    library = fit_library(model, dataset, tmp_path, concepts=2)
+    rounded = library.rounded()
+    assert rounded.identity != library.identity
+    np.testing.assert_allclose(rounded.slots, library.slots, rtol=2**-11, atol=2**-24)
+    rounded.save(tmp_path)
+    assert load_file(tmp_path / "slots.safetensors")["slots"].dtype == np.float16
+    loaded = ConceptLibrary.load(tmp_path, model)
+    assert loaded.slots.dtype == np.float32
+    assert loaded.identity == rounded.identity
+    np.testing.assert_array_equal(loaded.slots, rounded.slots)
 
 
 def test_another_model_is_refused(model, dataset, tiny_preset, tmp_path):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,11 @@ class ConceptLibrary:
         """The slots, float32 [N, D]."""
         return self.table.slots
 
+    def rounded(self) -> "ConceptLibrary":
+        """The same with slots rounded to what float16 holds; `save` writes such slots in half the size."""
+        slots = self.slots.astype(np.float16).astype(np.float32)
+        return replace(self, table=replace(self.table, slots=slots))
+
     @property
     def concepts(self) -> int:
         """Number of concepts K, the background's included."""
@@ -176,7 +181,9 @@ class ConceptLibrary:
             "slots": self.table.facts,
         }
         with replacing(folder / SLOTS_FILE) as path:
-            save_file(self._tensors(), path)
+            tensors = self._tensors()
+            halves = tensors["slots"].astype(np.float16)
+            save_file(tensors | {"slots": halves} if np.array_equal(halves, tensors["slots"]) else tensors, path)
         with replacing(folder / LIBRARY_FILE) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -192,7 +199,9 @@ class ConceptLibrary:
         try:
             tensors = load_file(folder / SLOTS_FILE)
             names = [name for name in COLUMNS if name not in OPTIONAL or name in tensors]
-            table = SlotTable(**{name: tensors[name] for name in names}, facts=content["slots"])
+            table = SlotTable(
+                **{name: tensors[name].astype(COLUMNS[name], copy=False) for name in names}, facts=content["slots"]
+            )
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
             whole = library.identity == content["identity"]
         except (OSError, SafetensorError, KeyError) as error:

@@ -151,6 +151,7 @@ def _fit_library(
         on_batch=counted(on_progress, "slots for the library", len(dataset)),
     )
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
+    library = library.rounded()
     library.save(folder)
     write_png(concept_picture(model, library, dataset), folder / CONCEPTS_PICTURE)
     with tempfile.TemporaryDirectory() as composed:

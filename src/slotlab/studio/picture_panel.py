@@ -17,7 +17,15 @@ from slotlab.studio.views import AT_ONCE, WORK
 
 MOST_OBJECTS = 10
 EXAMPLES: dict[str, RenderedScene] = {
-    f"example-{seed}": RenderedScene("plain", objects, seed) for seed, objects in ((3, 5), (11, 4), (26, 6), (40, 3))
+    f"example-{variant}-{seed}": RenderedScene(variant, objects, seed)
+    for variant, seed, objects in (
+        ("plain", 3, 5),
+        ("plain", 11, 4),
+        ("plain", 26, 6),
+        ("plain", 40, 3),
+        ("textured", 3, 4),
+        ("textured", 8, 5),
+    )
 }
 
 
