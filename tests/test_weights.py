@@ -43,8 +43,9 @@ def test_their_library_is_of_these_weights_and_composes(name, run_slotlab, tmp_p
 @pytest.mark.parametrize("name", NAMES)
 def test_their_card_says_what_they_reach(name):
     """The card's examples, scored anew: on another machine the last digits may differ."""
-    examples, metrics = (json.loads((model_folder(name) / file).read_text()) for file in ("examples.json", "metrics.json"))
-    model, protocol = slotlab.load(name), metrics["protocol"]
+    examples = json.loads((model_folder(name) / "examples.json").read_text())
+    protocol = json.loads((model_folder(name) / "metrics.json").read_text())["protocol"]
+    model = slotlab.load(name)
     same = {key: protocol[key] for key in ("split", "resolution", "max_objects", "supersample")}
     data = open_data(protocol["data"], count=500, **same)
     for group in ("best", "worst"):
