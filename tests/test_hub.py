@@ -35,6 +35,12 @@ def test_what_was_saved_is_loaded(tiny_preset, tmp_path):
     assert torch.equal(loaded(images, generators[0]).masks, model(images, generators[1]).masks)
 
 
+def test_who_may_read_new_files_may_read_a_saved_model(saved, tmp_path):
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert {file.stat().st_mode for file in saved.iterdir()} == {usual.stat().st_mode}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
