@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def models_in_the_box(out: Path) -> list[Path]:
-    """Trained models on eight scenes that no training saw; returns the pictures to look at."""
+    """Trained models on scenes that no training saw; returns the pictures to look at."""
     overlay, image = segmented("scenes-64", "plain", out)
     textured, _ = segmented("textured-64", "textured", out)
     largest = largest_object(overlay.with_name(f"{image.stem}_segmentation.png"))

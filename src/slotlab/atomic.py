@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_UMASK = os.umask(0o077)  # can only be read by setting it
-os.umask(_UMASK)
-
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary name beside `path`; what was written there takes `path`'s place when the block ends.
 
     Works for a file or a folder: the block creates whichever it wants at the yielded name. If the block raises,
-    the temporary is removed and `path` stays as it was. Parent folders are made. A file gets the permissions that new
-    files have, whatever wrote it: safetensors would keep its files from everyone but their owner.
+    the temporary is removed and `path` stays as it was. Parent folders are made.
 
     Raises:
         FileNotFoundError: if the block created nothing.
@@ -33,8 +29,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.rename(path)
             remove(retired)
         else:
-            if temporary.is_file():
-                temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
     finally:
         remove(temporary)

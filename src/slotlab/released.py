@@ -111,6 +111,11 @@ def check(folder: Path, *files: str) -> None:
             raise CheckpointError(f"{path}: {said}, {MANIFEST_FILE} has {wanted[:12]}; {_remedy(folder)}")
 
 
+def machines_of(training: dict[str, Any]) -> str:
+    """The machines that a released model was trained on (`training` of `released_facts`), the first runs' first."""
+    return " and ".join(dict.fromkeys(run["machine"] for run in training["runs"]))
+
+
 def released_facts(folder: Path) -> dict[str, dict[str, Any]]:
     """What a released folder says of itself: `config`, `metrics` and `training`, each as JSON values.
 

@@ -26,7 +26,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(model, tmp_path, monkeypatc
     def no_space(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub, "save_file", no_space)
+    monkeypatch.setattr(hub, "save_tensors", no_space)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path / "best", model, {"steps": 2})
     assert load(tmp_path / "best").slots == 4

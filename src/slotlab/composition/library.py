@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from slotlab.atomic import remove, replacing
 from slotlab.composition.clustering import choose_by_silhouette, cluster
@@ -98,8 +98,14 @@ class ConceptLibrary:
         return self.table.slots
 
     def rounded(self) -> "ConceptLibrary":
-        """The same with slots rounded to what float16 holds; `save` writes such slots in half the size."""
-        slots = self.slots.astype(np.float16).astype(np.float32)
+        """The same with slots rounded to what float16 holds; `save` writes such slots in half the size.
+
+        Raises:
+            CheckpointError: a slot is beyond what float16 holds.
+        """
+        slots = _halves(self.slots).astype(np.float32)
+        if not np.isfinite(slots).all():
+            raise CheckpointError("slots: hold values that are not finite in float16")
         return replace(self, table=replace(self.table, slots=slots))
 
     @property
@@ -182,8 +188,9 @@ class ConceptLibrary:
         }
         with replacing(folder / SLOTS_FILE) as path:
             tensors = self._tensors()
-            halves = tensors["slots"].astype(np.float16)
-            save_file(tensors | {"slots": halves} if np.array_equal(halves, tensors["slots"]) else tensors, path)
+            halves = _halves(tensors["slots"])
+            # save_file would let nobody but the owner read it
+            path.write_bytes(save(tensors | {"slots": halves} if np.array_equal(halves, tensors["slots"]) else tensors))
         with replacing(folder / LIBRARY_FILE) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -199,9 +206,8 @@ class ConceptLibrary:
         try:
             tensors = load_file(folder / SLOTS_FILE)
             names = [name for name in COLUMNS if name not in OPTIONAL or name in tensors]
-            table = SlotTable(
-                **{name: tensors[name].astype(COLUMNS[name], copy=False) for name in names}, facts=content["slots"]
-            )
+            tensors["slots"] = tensors["slots"].astype(np.float32, copy=False)
+            table = SlotTable(**{name: tensors[name] for name in names}, facts=content["slots"])
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
             whole = library.identity == content["identity"]
         except (OSError, SafetensorError, KeyError) as error:
@@ -215,6 +221,12 @@ class ConceptLibrary:
     def _tensors(self) -> dict[str, np.ndarray]:
         columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}
         return {name: np.ascontiguousarray(values) for name, values in columns.items()}
+
+
+def _halves(slots: np.ndarray) -> np.ndarray:
+    """Slots in float16, infinite where that is too small for them."""
+    with np.errstate(over="ignore"):
+        return slots.astype(np.float16)
 
 
 def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 import slotlab
 from slotlab.hub import WEIGHTS_FILE
 from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion
-from slotlab.released import CARD_FILE, LIBRARY_FOLDER, released_facts
+from slotlab.released import CARD_FILE, LIBRARY_FOLDER, machines_of, released_facts
 from slotlab.reporting.tables import mask_titles, protocol_line
 
 TEMPLATE = "card.md.jinja"
@@ -31,7 +31,7 @@ def write_card(folder: Path, name: str) -> None:
     facts = released_facts(folder)
     config, metrics, training = facts["config"], facts["metrics"], facts["training"]
     library = folder / LIBRARY_FOLDER / "library.json"
-    learned_from = training["runs"][-1]["train_data"]
+    learned_from = [run["train_data"].get("source", run["train_data"]) for run in training["runs"]]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -48,11 +48,13 @@ def write_card(folder: Path, name: str) -> None:
         titles=mask_titles(metrics["protocol"]),
         protocol=protocol_line(metrics["protocol"]).removeprefix("protocol: "),
         evaluate_command=evaluate_command(name, metrics["protocol"]),
-        learned_from=learned_from.get("source", learned_from),
+        learned_from=list(dict.fromkeys(data["data"] for data in learned_from)),
+        rendered=all(data["kind"] == "scenes" for data in learned_from),
         examples=json.loads((folder / EXAMPLES_FILE).read_text(encoding="utf-8")),
         library=json.loads(library.read_text(encoding="utf-8")) if library.is_file() else None,
         runs=training["runs"],
         minutes=training["seconds"] / 60,
+        machines=machines_of(training),
         parameters=_parameters(folder / WEIGHTS_FILE),
         megabytes=(folder / WEIGHTS_FILE).stat().st_size / 1e6,
         version=slotlab.__version__,

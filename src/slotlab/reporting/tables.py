@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slotlab.presets import preset_names, read_preset
-from slotlab.released import CARD_FILE, model_folder, released_facts, released_names, size_of
+from slotlab.released import CARD_FILE, machines_of, model_folder, released_facts, released_names, size_of
 
 if TYPE_CHECKING:
     from slotlab.evaluation import Evaluation
@@ -72,7 +72,7 @@ def released_table() -> Group:
             first = ("", "", "")
         lines.append(
             f"{name}: scored on {protocol['data']}, {protocol['images']:,} images of split {protocol['split']}; "
-            f"trained in {training['seconds'] / 60:.0f} minutes in all on {training['machine']}; {folder / CARD_FILE}"
+            f"trained in {training['seconds'] / 60:.0f} minutes in all on {machines_of(training)}; {folder / CARD_FILE}"
         )
     return Group(table, *(Text(line, style="dim") for line in lines))
 

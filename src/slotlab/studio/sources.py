@@ -33,7 +33,7 @@ class RenderedScene:
             resolution=resolution,
             min_objects=self.objects,
             max_objects=self.objects,
-            supersample=1 if self.variant == "plain" else 2,  # as the models in the box know them
+            supersample=1 if self.variant == "plain" else 2,  # a fine texture needs them
         )
         return scene.image[0], scene.mask[0]
 
