@@ -110,10 +110,6 @@ def _scene(variant: str, objects: int, seed: float | None) -> Source:
 
 def _example_cards() -> list[pictures.Payload]:
     return [
-        {
-            "id": name,
-            "image": pictures.photograph(thumbnail(scene), 72),
-            "title": f"{scene.variant}, {scene.objects} objects",
-        }
+        {"id": name, "image": pictures.photograph(thumbnail(scene), 72), "title": f"{scene.variant}, {scene.objects}"}
         for name, scene in EXAMPLES.items()
     ]
