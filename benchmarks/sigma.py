@@ -2,8 +2,8 @@
 
     python benchmarks/sigma.py
 
-Protocol: the first `--images` scenes of the validation split of what each model was trained on, its own resolution;
-`pixel_sigma` is set at inference (no training depends on it); masks by argmax, mIoU as CLEVRTex defines it.
+Protocol: the 200 validation scenes of each model's preset; `pixel_sigma` is set at inference (no training depends on
+it); masks by argmax, mIoU as CLEVRTex defines it.
 """
 
 import argparse
@@ -14,31 +14,28 @@ import torch
 
 import slotlab
 from slotlab.atomic import replacing
-from slotlab.data import open_data
 from slotlab.evaluation import evaluate
+from slotlab.presets.config import run_config
+from slotlab.training.datasets import open_split
 
 RESULTS = Path(__file__).parent / "results" / "sigma.csv"
-DATA = {"scenes-64": ("scenes:plain", 1), "textured-64": ("scenes:textured", 2)}
+MODELS = ("scenes-64", "textured-64")
 SIGMAS = (None, 0.4, 0.3, 0.2, 0.1)  # None: the decoder's masks as they are
 SCORES = ("ari", "fg_ari", "miou", "mbo")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     print(f"| model | sigma | {' | '.join(SCORES)} |")
-    for name, (source, supersample) in DATA.items():
-        scenes = open_data(
-            source, split="val", resolution=64, count=options.images, max_objects=6, supersample=supersample
-        )
+    for name in MODELS:
+        scenes = open_split(run_config(name), "val")
         for sigma in SIGMAS:
-            model = slotlab.create_model(name, pretrained=True, pixel_sigma=sigma)
-            result = evaluate(model, scenes)
+            result = evaluate(slotlab.create_model(name, pretrained=True, pixel_sigma=sigma), scenes)
             means = {score: round((result.posterior or result.masks)[score].mean, 4) for score in SCORES}
             rows.append({"model": name, "sigma": sigma, **means})
             print(f"| `{name}` | {sigma} | {' | '.join(f'{mean:.3f}' for mean in means.values())} |", flush=True)

@@ -46,8 +46,8 @@ def test_their_card_says_what_they_reach(name):
     examples = json.loads((model_folder(name) / "examples.json").read_text())
     protocol = json.loads((model_folder(name) / "metrics.json").read_text())["protocol"]
     model = slotlab.load(name)
-    same = {key: protocol[key] for key in ("split", "resolution", "max_objects", "supersample")}
-    data = open_data(protocol["data"], count=500, **same)
+    same = {key: protocol[key] for key in ("split", "count", "resolution", "max_objects", "supersample")}
+    data = open_data(protocol["data"], **same)
     for group in ("best", "worst"):
         batch = data.batch([example["image"] for example in examples[group]])
         scores = ImageScores(model.finer_masks)

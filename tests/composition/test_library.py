@@ -157,6 +157,7 @@ def test_slots_that_are_all_alike_make_no_clusters():
 def test_a_library_comes_back_as_it_was(model, dataset, tmp_path):
     library = fit_library(model, dataset, tmp_path, concepts=2, sources={"model": "here"})
     assert {path.name for path in tmp_path.iterdir()} == {"library.json", "slots.safetensors"}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who may read one may read the other
     loaded = ConceptLibrary.load(tmp_path, model)
     assert loaded.identity == library.identity
     assert loaded.facts == library.facts
@@ -181,6 +182,9 @@ def test_a_rounded_library_is_stored_in_half_the_size_and_comes_back_exactly(mod
     assert loaded.slots.dtype == np.float32
     assert loaded.identity == rounded.identity
     np.testing.assert_array_equal(loaded.slots, rounded.slots)
+    library.slots[0, 0] = 1e5
+    with pytest.raises(CheckpointError, match="not finite in float16"):
+        library.rounded()
 
 
 def test_another_model_is_refused(model, dataset, tiny_preset, tmp_path):

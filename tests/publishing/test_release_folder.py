@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import slotlab
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.publishing import prepare
+from slotlab.publishing.card import write_card
 from slotlab.publishing.examples import ImageScores
-from slotlab.released import check
+from slotlab.released import check, write_manifest
 
 
 def read(folder, name):
@@ -56,6 +58,22 @@ def test_the_card_has_command_seed_version_protocol_and_pictures(released):
     for picture in pictures:
         with Image.open(released / picture) as image:
             assert min(image.size) > 100
+
+
+def test_the_card_names_all_data_and_machines_of_the_runs_before(released, tmp_path):
+    shutil.copytree(released, tmp_path / "tiny")
+    training = read(released, "training.json")
+    (last,) = training["runs"]
+    scenes = last["train_data"] | {"data": "scenes:plain", "kind": "scenes"}
+    before = last | {"machine": "another machine", "train_data": scenes}
+    (tmp_path / "tiny" / "training.json").write_text(json.dumps(training | {"runs": [before, before, last]}))
+    write_manifest(tmp_path / "tiny")
+    write_card(tmp_path / "tiny", "tiny")
+    card = (tmp_path / "tiny" / "card.md").read_text()
+    assert f"on `scenes:plain`, then on `{last['train_data']['data']}`, in" in card
+    assert f"in all on another machine and {last['machine']}." in card
+    assert f"It has seen `scenes:plain` and `{last['train_data']['data']}` alone" in card
+    assert "Look at the licence of the data too" in card
 
 
 def test_scenes_are_scored_with_as_many_rays_as_were_trained_on(tiny_preset, run_slotlab, tmp_path):

@@ -79,7 +79,6 @@ def prepare(
             {
                 "averaged_weights": records[-1]["averaged_weights"],
                 "seconds": round(sum(record.get("seconds", 0) for record in records), 1),
-                "machine": records[-1]["machine"],
                 "runs": records,
             },
         )
