@@ -108,7 +108,7 @@ def test_models_lists_them_first(run_slotlab):
 def test_they_are_what_other_models_begin_with():
     from slotlab.hub import load_autoencoder, take_parts
 
-    assert take_parts(slotlab.create_model("scenes-64"), "scenes-64") == ["encoder", "decoder"]
+    assert list(take_parts(slotlab.create_model("scenes-64"), "scenes-64")) == ["encoder", "decoder"]
     autoencoder = load_autoencoder("scenes-64-diffusion", 64)
     images = torch.rand(1, 3, 64, 64)
     given = slotlab.load("scenes-64-diffusion").autoencoder

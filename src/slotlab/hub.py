@@ -14,6 +14,7 @@ from slotlab.atomic import replacing
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.components import check_arguments
+from slotlab.models.growing import grown
 from slotlab.presets import preset_names
 from slotlab.presets.config import changed, run_config
 from slotlab.pretrained import load_diffusers_autoencoder
@@ -140,26 +141,28 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
     return resized.eval()
 
 
-def take_parts(model: Model, folder: str | Path) -> list[str]:
+def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
     """Copies into `model` each part (its `encoder`, `decoder`, `denoiser`) that a saved model has in the same form.
 
-    Frozen parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
+    A part may also be smaller: with fewer learned slots, or fewer pixels per painted cell; see `models.growing`. Frozen
+    parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
 
     Returns:
-        The names of the parts taken.
+        The names of the parts taken, and in words what of each has grown.
 
     Raises:
         CheckpointError: the folder holds no model, or none of its parts has the tensors and shapes of `model`'s.
     """
-    given, taken, differences = load(folder), [], []
+    given, taken, differences = load(folder), {}, []
     for name, part in model.named_children():
         other = getattr(given, name, None)
         if other is None or not any(parameter.requires_grad for parameter in part.parameters()):
             continue
-        shapes, others = ({key: tuple(one.shape) for key, one in each.state_dict().items()} for each in (part, other))
-        if shapes == others:
-            part.load_state_dict(other.state_dict())
-            taken.append(name)
+        shapes = {key: tensor.shape for key, tensor in part.state_dict().items()}
+        weights, growth = grown(other.state_dict(), shapes)
+        if {key: tensor.shape for key, tensor in weights.items()} == shapes:
+            part.load_state_dict(weights)
+            taken[name] = growth
         else:
             differences.append(name)
     if not taken:

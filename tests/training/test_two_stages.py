@@ -260,7 +260,7 @@ def test_cross_attention_learns_where_slot_attention_looks(tiny_diffusion, laten
 def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, tiny_diffusion, squares, tmp_path):
     slotlab.save(slotlab.create_model(str(presets / "tiny-latents.yaml")), tmp_path / "fresh")
     model = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(tmp_path / "fresh")})
-    assert hub.take_parts(model, diffusion_run) == ["encoder", "denoiser"]
+    assert list(hub.take_parts(model, diffusion_run)) == ["encoder", "denoiser"]
     assert model.autoencoder.fingerprint() == hub.load_autoencoder(tmp_path / "fresh", 16).fingerprint()
 
 

@@ -191,7 +191,8 @@ class _Trainer:
                 )
             if self.average is not None:
                 hub.take_parts(self.state.model, source)
-            self.progress.say(f"starting from {source}: {', '.join(taken)}")
+            grown = {part: f" (grown: {', '.join(growth)})" if growth else "" for part, growth in taken.items()}
+            self.progress.say(f"starting from {source}: {', '.join(part + how for part, how in grown.items())}")
 
     def restore(self, checkpoint: Path) -> None:
         """Takes up the weights, optimiser and history that a checkpoint holds."""
