@@ -51,7 +51,7 @@ bench-long: .make/installed-dev  ## hours: every speed-up left out, 10,000 image
 	$(MEASURE)/tables.py
 
 weights: .make/installed  ## the trained models in the package, of the runs $(RUNS)/NAME: docs/weights.md
-	for name in scenes-64 scenes-64-diffusion textured-64; do \
+	for name in scenes-64 scenes-64-diffusion textured-64 textured-128; do \
 		$(BIN)/slotlab publish $(RUNS)/$$name --to src/slotlab/weights/$$name || exit 1; \
 	done
 

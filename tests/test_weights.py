@@ -14,7 +14,7 @@ from slotlab.publishing.examples import ImageScores
 from slotlab.released import check, model_folder, size_of
 
 pytestmark = pytest.mark.usefixtures("no_network")
-LARGEST = {"scenes-64": 8e6, "scenes-64-diffusion": 40e6, "textured-64": 8e6}
+LARGEST = {"scenes-64": 8e6, "scenes-64-diffusion": 40e6, "textured-64": 8e6, "textured-128": 8e6}
 NAMES = tuple(LARGEST)
 
 
