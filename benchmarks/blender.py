@@ -70,11 +70,9 @@ def main() -> None:
 
 
 def trained(run: Path, data: Path) -> Path:
-    """The released model trained on with Blender scenes, as it was with textured ones; goes on from where `run` is."""
+    """Trains the released model on with Blender scenes, as it was with textured ones, from where `run` is."""
     config = run_config(PRESET, {"data.source": str(data), "train_count": 0, "start_from": PRESET})
-    if not (run / "checkpoints" / f"step-{config.training.steps:08d}").is_dir():
-        fit(config, run, resume=(run / "run.json").is_file(), show_progress=True)
-    return run
+    return fit(config, run, resume=(run / "run.json").is_file())
 
 
 def scores(name: str | Path, data: str, test: SlotDataset) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from slotlab.presets.config import run_config
 from slotlab.training.datasets import open_split
 
 RESULTS = Path(__file__).parent / "results" / "sigma.csv"
-MODELS = ("scenes-64", "textured-64")
+MODELS = ("scenes-64", "textured-64", "textured-128")
 SIGMAS = (None, 0.4, 0.3, 0.2, 0.1)  # None: the decoder's masks as they are
 SCORES = ("ari", "fg_ari", "miou", "mbo")
 

@@ -46,7 +46,7 @@ def main() -> None:
 def models_in_the_box(out: Path) -> list[Path]:
     """Trained models on scenes that no training saw; returns the pictures to look at."""
     overlay, image = segmented("scenes-64", "plain", out)
-    textured, _ = segmented("textured-64", "textured", out)
+    textured, _ = segmented("textured-128", "textured", out)
     largest = largest_object(overlay.with_name(f"{image.stem}_segmentation.png"))
     slotlab("edit", "scenes-64", image, "--remove", largest, "--out", out / "edited")
     diffusion = "scenes-64-diffusion"

@@ -109,6 +109,8 @@ def test_they_are_what_other_models_begin_with():
     from slotlab.hub import load_autoencoder, take_parts
 
     assert list(take_parts(slotlab.create_model("scenes-64"), "scenes-64")) == ["encoder", "decoder"]
+    grown = {"encoder": ["7 to 11 slots"], "decoder": ["each pixel to 2x2"]}
+    assert take_parts(slotlab.create_model("textured-128"), "textured-64") == grown
     autoencoder = load_autoencoder("scenes-64-diffusion", 64)
     images = torch.rand(1, 3, 64, 64)
     given = slotlab.load("scenes-64-diffusion").autoencoder

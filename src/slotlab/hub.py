@@ -144,14 +144,14 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
 def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
     """Copies into `model` each part (its `encoder`, `decoder`, `denoiser`) that a saved model has in the same form.
 
-    A part may also be smaller: with fewer learned slots, or fewer pixels per painted cell; see `models.growing`. Frozen
-    parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
+    A part may also be smaller: with fewer learned slots, or fewer pixels per painted cell; see `models.growing.grown`.
+    Frozen parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
 
     Returns:
         The names of the parts taken, and in words what of each has grown.
 
     Raises:
-        CheckpointError: the folder holds no model, or none of its parts has the tensors and shapes of `model`'s.
+        CheckpointError: the folder holds no model, or none of its parts has the form of `model`'s or grows into it.
     """
     given, taken, differences = load(folder), {}, []
     for name, part in model.named_children():

@@ -208,9 +208,16 @@ def test_dropped_slots_and_a_loss_of_cross_attention_do_not_go_together(tiny_dif
         fit(settings, tmp_path / "run", show_progress=False)
 
 
-def test_a_fresh_encoder_is_not_frozen(diffusion_run, tiny_diffusion, latents_run, squares, tmp_path):
-    changes = [f"start_from={diffusion_run}", "encoder_steps=2", "encoder.channels=12"]
-    with pytest.raises(ConfigError, match="has another form and was not taken"):
+@pytest.mark.parametrize(
+    ("change", "why"), [("encoder.channels=12", "another form: a fresh one"), ("slots=6", "fewer slots: the new ones")]
+)
+def test_what_has_learned_nothing_is_not_frozen(tiny_diffusion, latents_run, squares, tmp_path, change, why):
+    start = slotlab.create_model(
+        tiny_diffusion, initialisation="learned", **{"autoencoder.pretrained": str(latents_run)}
+    )
+    slotlab.save(start, tmp_path / "start")
+    changes = [f"start_from={tmp_path / 'start'}", "encoder_steps=2", "initialisation=learned", change]
+    with pytest.raises(ConfigError, match=f"has {why} would stay untrained after 2 steps"):
         fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "run", show_progress=False)
 
 

@@ -13,15 +13,16 @@ NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
 def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tuple[dict[str, Tensor], list[str]]:
     """Makes the weights of a slot encoder or a broadcast decoder fit a larger one.
 
-    A new slot begins as one of the old ones but for the first, which is the background's where training makes it so;
-    with noise, so that the two part. Where a cell paints more pixels, each of the old ones is painted several times.
+    Slots with learned starts, two at least, become more: a new one begins as one of the old ones but for the first,
+    which is the background's where training makes it so; with noise, so that the two part. A cell comes to paint a
+    whole number of times as many pixels on a side: each of the old ones is painted several times.
 
     Args:
         weights: state of the smaller part.
         shapes: of the tensors in the larger part.
 
     Returns:
-        The weights, those that need no growth as they are, and what has grown, in words.
+        The weights, those that need no growth or cannot grow as they are, and what has grown, in words.
     """
     result, said = dict(weights), []
     for name, wanted in shapes.items():
@@ -34,7 +35,7 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
         elif name.startswith(PAINT) and (factor := _whole_factor(len(given), wanted[0])):
             result[name] = _with_more_pixels(given, factor)
             if name.endswith(".weight"):
-                said.append(f"{factor}x{factor} pixels for each")
+                said.append(f"each pixel to {factor}x{factor}")
     return result, said
 
 

@@ -61,8 +61,8 @@ class TrainingSettings(Settings):
     `schedule`: after `warmup_steps` of linear warm-up the learning rate follows a cosine to `final_learning_rate`, or
     halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
     `start_from`: the folder or name of a model whose parts (`encoder`, `decoder`, `denoiser`) this one's begin as, if
-    they have the same form, or fewer slots or pixels per painted cell: to train on with other data, for more objects or
-    larger images, or to decode the slots of an autoencoder by diffusion.
+    they have the same form, or fewer learned slots or pixels per painted cell: to train on with other data, for more
+    objects or larger images, or to decode the slots of an autoencoder by diffusion.
     `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `encoder_steps`:
     after so many updates the slot encoder stays as it is, while the rest learns on. `accumulate`:
     parts of a batch that are computed one after the other, for less memory, with the same gradient.

@@ -184,15 +184,16 @@ class _Trainer:
         source = self.settings.start_from
         if source is not None:
             taken = hub.take_parts(self.raw_model, source)
-            if self.settings.freezes_encoder and "encoder" not in taken:
+            if self.settings.freezes_encoder and taken.get("encoder") != []:
+                form = "fewer slots: the new ones" if "encoder" in taken else "another form: a fresh one"
                 raise ConfigError(
-                    f"training.encoder_steps: the slot encoder of {source} has another form and was not taken, and the "
-                    f"fresh one would stay as it is after {self.settings.encoder_steps} steps; add encoder_steps=none"
+                    f"training.encoder_steps: the slot encoder of {source} has {form} would stay untrained after "
+                    f"{self.settings.encoder_steps} steps; add encoder_steps=none"
                 )
             if self.average is not None:
                 hub.take_parts(self.state.model, source)
-            grown = {part: f" (grown: {', '.join(growth)})" if growth else "" for part, growth in taken.items()}
-            self.progress.say(f"starting from {source}: {', '.join(part + how for part, how in grown.items())}")
+            parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
+            self.progress.say(f"starting from {source}: {', '.join(parts)}")
 
     def restore(self, checkpoint: Path) -> None:
         """Takes up the weights, optimiser and history that a checkpoint holds."""
