@@ -65,6 +65,9 @@ def test_a_run_goes_on_from_a_smaller_model(presets, squares, tmp_path, capsys):
     assert saved.shape[1] == 5
     torch.testing.assert_close(saved[:, :3], small.encoder.slot_attention.start)
 
+    fit(run_config(str(presets / "tiny.yaml"), changes | still | {"slots": 2}), tmp_path / "smaller")
+    assert "decoder; fresh: encoder" in " ".join(capsys.readouterr().out.split())
+
 
 def test_one_slot_does_not_become_several(presets, tmp_path):
     slotlab.save(model(presets, slots=1), tmp_path / "one")

@@ -193,7 +193,13 @@ class _Trainer:
             if self.average is not None:
                 hub.take_parts(self.state.model, source)
             parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
-            self.progress.say(f"starting from {source}: {', '.join(parts)}")
+            fresh = [
+                name
+                for name, part in self.raw_model.named_children()
+                if name not in taken and any(parameter.requires_grad for parameter in part.parameters())
+            ]
+            untrained = f"; fresh: {', '.join(fresh)}" if fresh else ""
+            self.progress.say(f"starting from {source}: {', '.join(parts)}{untrained}")
 
     def restore(self, checkpoint: Path) -> None:
         """Takes up the weights, optimiser and history that a checkpoint holds."""
