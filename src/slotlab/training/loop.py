@@ -16,7 +16,7 @@ from torch import Tensor
 from slotlab import hub
 from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, training_batches
-from slotlab.errors import ConfigError, SlotlabError
+from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
@@ -41,6 +41,7 @@ from slotlab.training.profile import StepProfile
 from slotlab.training.progress import TrainingProgress
 from slotlab.training.provenance import provenance
 from slotlab.training.speedups import arrange, memory_format
+from slotlab.training.starting import start_from
 from slotlab.training.stopping import noticing_stop
 
 FINITE_EVERY = 10
@@ -181,25 +182,9 @@ class _Trainer:
 
     def begin(self) -> None:
         """Takes up the parts of the model that `start_from` names, if any."""
-        source = self.settings.start_from
-        if source is not None:
-            taken = hub.take_parts(self.raw_model, source)
-            if self.settings.freezes_encoder and taken.get("encoder") != []:
-                form = "fewer slots: the new ones" if "encoder" in taken else "another form: a fresh one"
-                raise ConfigError(
-                    f"training.encoder_steps: the slot encoder of {source} has {form} would stay untrained after "
-                    f"{self.settings.encoder_steps} steps; add encoder_steps=none"
-                )
-            if self.average is not None:
-                hub.take_parts(self.state.model, source)
-            parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
-            fresh = [
-                name
-                for name, part in self.raw_model.named_children()
-                if name not in taken and any(parameter.requires_grad for parameter in part.parameters())
-            ]
-            untrained = f"; fresh: {', '.join(fresh)}" if fresh else ""
-            self.progress.say(f"starting from {source}: {', '.join(parts)}{untrained}")
+        if self.settings.start_from is not None:
+            average = self.state.model if self.average is not None else None
+            self.progress.say(start_from(self.settings.start_from, self.raw_model, self.settings, average))
 
     def restore(self, checkpoint: Path) -> None:
         """Takes up the weights, optimiser and history that a checkpoint holds."""
