@@ -25,6 +25,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir() and temporary.is_dir():
             retired = path.with_name(f".{path.name}.{os.getpid()}.old")
+            remove(retired)  # of a process of the same number that was killed
             path.rename(retired)
             temporary.rename(path)
             remove(retired)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from slotlab.atomic import replacing
 from slotlab.errors import CheckpointError, ConfigError, nearest
@@ -144,7 +145,8 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
 def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
     """Copies into `model` each part (its `encoder`, `decoder`, `denoiser`) that a saved model has in the same form.
 
-    A part may also be smaller: with fewer learned slots, or fewer pixels per painted cell; see `models.growing.grown`.
+    What it learned outside of its parts (the empty slot of slot diffusion) comes along. A part may also be smaller:
+    with fewer learned slots, or fewer pixels per painted cell; see `models.growing.grown`.
     Frozen parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
 
     Returns:
@@ -165,6 +167,10 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
             taken[name] = growth
         else:
             differences.append(name)
+    for name, parameter in model.named_parameters(recurse=False):
+        other = getattr(given, name, None)
+        if isinstance(other, Tensor) and other.shape == parameter.shape:
+            parameter.data.copy_(other.detach())
     if not taken:
         unlike = f"; {' and '.join(differences)} differ in form: compare {folder}/{CONFIG_FILE}" if differences else ""
         raise CheckpointError(f"{folder}: a {given.kind}, has no part to start a {model.kind} from{unlike}")

@@ -113,7 +113,7 @@ def check(folder: Path, *files: str) -> None:
 
 def machines_of(training: dict[str, Any]) -> str:
     """The machines that a released model was trained on (`training` of `released_facts`), the first runs' first."""
-    return " and ".join(dict.fromkeys(run["machine"] for run in training["runs"]))
+    return " and ".join(dict.fromkeys(run["machine"] for run in training["runs"] if "machine" in run))
 
 
 def released_facts(folder: Path) -> dict[str, dict[str, Any]]:

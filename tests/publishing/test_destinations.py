@@ -73,3 +73,11 @@ def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):
     status, _, err = run_slotlab("publish", "empty", "--to", tmp_path / "out")
     assert status == 2
     assert "run.json: missing" in err
+
+
+def test_a_model_from_the_hub_is_published_again(hub, released, tmp_path):
+    slotlab.publish(released, "hf:someone/tiny")
+    slotlab.publish("someone/tiny", "hf:another/tiny")
+    slotlab.publish("another/tiny", tmp_path / "folder")
+    slotlab.publish("another/tiny", tmp_path / "folder")
+    check(tmp_path / "folder")

@@ -128,3 +128,14 @@ def test_weights_beyond_float16_are_refused_and_nothing_is_left(slots_run, tmp_p
     with pytest.raises(CheckpointError, match=r"decoder.to_rgb_and_mask.bias: holds values that are not finite in flo"):
         prepare(run, tmp_path / "out", name="tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_card_leaves_out_what_is_not_known_of_a_first_part_that_is_gone(released, tmp_path):
+    folder = shutil.copytree(released, tmp_path / "release")
+    training = read(folder, "training.json")
+    training["runs"].insert(0, {"out": "runs/gone"})
+    (folder / "training.json").write_text(json.dumps(training))
+    write_manifest(folder)
+    before = (folder / "card.md").read_text()
+    write_card(folder, "release")
+    assert "runs/gone" in (folder / "card.md").read_text() != before

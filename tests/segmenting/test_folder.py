@@ -304,3 +304,18 @@ def test_what_a_killed_process_left_is_cleared_away(model, photos, tmp_path):
     slotlab.segment(model, photos, out=out)
     assert not list(out.rglob(".*"))
     assert json.loads((out / "segments.json").read_text())["mask_source"] == "masks"
+
+
+def test_a_link_to_an_image_has_the_name_of_the_link(model, photos, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "here.png").symlink_to(photos / "a.png")
+    assert [outcome.name for outcome in slotlab.segment(model, links, out=tmp_path / "out").outcomes] == ["here"]
+    assert (tmp_path / "out" / "here_overlay.png").is_file()
+
+
+def test_an_image_of_the_same_name_in_another_folder_is_not_taken_for_done(model, photos, tmp_path):
+    out = tmp_path / "out"
+    slotlab.segment(model, photos / "a.png", out=out)
+    with pytest.raises(ConfigError, match=r"out: was written with another input folder; give another --out"):
+        slotlab.segment(model, photos / "day" / "a.png", out=out)

@@ -271,6 +271,15 @@ def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, ti
     assert model.autoencoder.fingerprint() == hub.load_autoencoder(tmp_path / "fresh", 16).fingerprint()
 
 
+def test_the_empty_slot_comes_along(tiny_diffusion, latents_run, tmp_path):
+    changes = {"autoencoder.pretrained": str(latents_run), "slot_dropout": 0.1}
+    given, model = (slotlab.create_model(tiny_diffusion, **changes) for _ in range(2))
+    slotlab.save(given, tmp_path / "given")
+    assert not torch.equal(model.empty_slot, given.empty_slot)
+    hub.take_parts(model, tmp_path / "given")
+    assert torch.equal(model.empty_slot, given.empty_slot)
+
+
 def test_parts_of_another_form_are_refused(presets, tiny_diffusion, latents_run, squares, tmp_path):
     slotlab.save(slotlab.create_model(str(presets / "tiny.yaml"), slots=5), tmp_path / "other")
     settings = config(tiny_diffusion, latents_run, squares, f"start_from={tmp_path / 'other'}", "dim=16")

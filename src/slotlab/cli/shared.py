@@ -75,6 +75,14 @@ def device_named(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device: must be auto, cpu or cuda, not {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: there is no CUDA device here, or this build of PyTorch cannot use it; take cpu")
     return name
 
 
@@ -84,7 +92,13 @@ def set_threads(count: int) -> None:
 
     if count < 0:
         raise ConfigError(f"threads: must be 0 (all cores) or more, not {count}")
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(count or _usable_cores())
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def say(text: str) -> None:

@@ -20,6 +20,7 @@ from slotlab.cli.shared import (
     shared_work,
     speaks,
 )
+from slotlab.errors import ConfigError
 
 
 @app.command()
@@ -56,6 +57,9 @@ def train(
     from slotlab.runs import train
 
     set_threads(threads)
+    overrides = parse_overrides(changes or [])
+    for name in overrides.keys() & {"out", "data", "resume", "device", "devices", "nodes", "threads", "profile"}:
+        raise ConfigError(f"{name}: an option, not a setting; write --{name}")
     train(
         preset,
         out=out,
@@ -65,7 +69,7 @@ def train(
         devices=devices,
         nodes=nodes,
         profile=profile,
-        **parse_overrides(changes or []),
+        **overrides,
     )
     if place_among_processes().is_first:  # of those that --devices started
         say(f"trained: {out}; next: slotlab evaluate {out} --data PATH, then slotlab report {out}")

@@ -75,8 +75,8 @@ class TrainingSettings(Settings):
     `attention_loss` weighs `objectives.attention_disagreement` from `attention_loss_start` on, and `colour_loss` weighs
     `objectives.colour_error`: these four are for slot autoencoders. `cross_attention_loss`, for slot diffusion, weighs
     `objectives.cross_attention_disagreement`.
-    `evaluate_every`: 0 means once per epoch. `without`: speed-ups to leave out, a name or a list of them; none changes
-    the result by more than rounding.
+    `evaluate_every`: 0 means once per epoch, at each checkpoint where epochs are longer.
+    `without`: speed-ups to leave out, a name or a list of them; none changes the result by more than rounding.
     """
 
     steps: int = Field(default=10_000, ge=1)

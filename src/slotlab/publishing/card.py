@@ -31,7 +31,8 @@ def write_card(folder: Path, name: str) -> None:
     facts = released_facts(folder)
     config, metrics, training = facts["config"], facts["metrics"], facts["training"]
     library = folder / LIBRARY_FOLDER / "library.json"
-    learned_from = [run["train_data"].get("source", run["train_data"]) for run in training["runs"]]
+    data = [run["train_data"] for run in training["runs"] if "train_data" in run]  # not of a model from elsewhere
+    learned_from = [described.get("source", described) for described in data]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

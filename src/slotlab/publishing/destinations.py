@@ -64,10 +64,10 @@ def _release(
         prepare(folder, out, name=name, data=data, device=device, on_progress=on_progress)
         return
     check(folder)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is not empty; name a new folder")
     with replacing(out) as copy:
-        shutil.copytree(folder, copy)
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("README.md"))  # the hub's copy of the old card
         write_card(copy, name)
         write_manifest(copy)
 

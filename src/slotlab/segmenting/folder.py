@@ -61,8 +61,9 @@ def segment(
     Args:
         model: with slots, from `slotlab.load`; put into evaluation mode for the time.
         images: a file or folder, or several; folders with all that is below them, which is mirrored in `out`.
-        out: a folder of its own, new, empty, or begun before with the same model and options. It gets `segments.json`
-            (model and options), `segments.csv` (what became of each image), and the files of `docs/segment.md`.
+        out: a folder of its own, new, empty, or begun before with images of the same folder, the same model and
+            options. It gets `segments.json` (the images' common folder, model and options), `segments.csv` (what
+            became of each image), and the files of `docs/segment.md`.
         fit: how an image becomes the square that the model takes: "letterbox", "stretch" or "crop", see
             `slotlab.segmenting.fitting`.
         mask_source: "masks", "attention" or "posterior"; by default the model's finest, see `segment_image`.
@@ -85,7 +86,8 @@ def segment(
     sources = find_sources(images, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source_of_masks, "seed": seed, "model": described}
-    settings = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **protocol}))
+    beginning = {"format": FORMAT, "version": VERSION, "input folder": str(sources[0].common_folder)}
+    settings = json.loads(json.dumps(beginning | protocol))
     _check_folder(out, settings)
     place = place_among_processes()
     wait_for_all()  # all have checked the folder before the first writes to it

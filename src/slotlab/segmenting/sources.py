@@ -18,6 +18,12 @@ class Source:
     path: Path
     name: str
 
+    @property
+    def common_folder(self) -> Path:
+        """The folder that `name` is relative to."""
+        folder = self.path.parent.resolve()
+        return folder.parents[depth - 1] if (depth := self.name.count("/")) else folder
+
 
 def find_sources(images: str | Path | Iterable[str | Path], out: Path, slots: int) -> list[Source]:
     """The images that files and folders name, each once, in that order; folders with all that is below them, sorted.
@@ -41,7 +47,7 @@ def find_sources(images: str | Path | Iterable[str | Path], out: Path, slots: in
     folders = [(path if path.is_dir() else path.parent).resolve() for path in given]
     _check_apart(out.resolve(), [path.resolve() for path in given if path.is_dir()], list(found))
     root = Path(os.path.commonpath(folders))
-    names = [(file.parent / file.stem).relative_to(root).as_posix() for file in found]
+    names = [(file.parent.resolve() / file.stem).relative_to(root).as_posix() for file in found.values()]
     sources = [Source(path, name) for path, name in zip(found.values(), names, strict=True)]
     _check_names(sources, slots)
     return sources

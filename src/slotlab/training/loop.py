@@ -193,7 +193,7 @@ class _Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
-        self.losses = list(saved["losses"].unbind())
+        self.losses = list(saved["losses"].to(self.fabric.device).unbind())
         state = self.state
         state.step, state.seconds, state.best_loss = saved["step"], saved["seconds"], saved["best_loss"]
         state.rows = saved["rows"]
@@ -214,7 +214,7 @@ class _Trainer:
             )
         )
         started = time.monotonic() - state.seconds
-        evaluate_every = settings.evaluate_every or self.epoch_steps
+        evaluate_every = settings.evaluate_every or min(self.epoch_steps, settings.checkpoint_every)
         with noticing_stop() as stop, self.progress:
             self.progress.start(state.step)
             while state.step < settings.steps:
