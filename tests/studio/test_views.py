@@ -266,9 +266,10 @@ def test_a_sampled_edit_shows_previews_and_can_be_stopped(visit, shelf):
     choose_model(page, "diffusion")
     tab(page, "Edit")
     expect(page.locator("#sl-sampling")).to_be_visible()
+    page.locator("#sl-edit .sl-slot").first.click()
+    expect(page.locator("#sl-edit-status")).to_contain_text("Slot 0 is selected")  # the model set its steps before
     page.get_by_role("button", name="How it is painted").click()
     page.get_by_label("number input for Steps").fill("100")
-    page.locator("#sl-edit .sl-slot").first.click()
     slowly = shelf[2].model.denoiser.register_forward_hook(lambda *_: time.sleep(0.1))
     try:
         page.locator("#sl-remove").click()
