@@ -48,7 +48,10 @@ def test_scenes_are_packed_as_finely_sampled_as_asked(run_slotlab, tmp_path):
     ("words", "message"),
     [
         (["train", "nonsense", "--out", "x"], "unknown preset 'nonsense'"),
-        (["train", "scenes-32", "data=scenes:plain", "--out", "x"], "data: an option, not a setting; write --data"),
+        (
+            ["train", "scenes-32", "data=scenes:plain", "--out", "x"],
+            "data: no setting of a preset; options begin with --",
+        ),
         (["evaluate", "scenes-64", "--data", "scenes:plain", "--device", "gpu"], "device: must be auto, cpu or cuda"),
         (["train", "scenes-32", "stepz=1", "--out", "x"], "unknown key 'stepz'; did you mean 'steps'?"),
         (["evaluate", "nowhere", "--data", "scenes:plain"], "nowhere: no such model folder"),

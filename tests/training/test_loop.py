@@ -95,6 +95,14 @@ def test_a_stopped_run_goes_on_exactly(squares, tiny_preset, tmp_path, ema):
         assert torch.equal(tensor, weights(parts)[name]), name
 
 
+def test_where_an_epoch_is_long_each_checkpoint_is_validated(squares, tiny_preset, tmp_path):
+    run = quiet_fit(
+        config(tiny_preset, squares, "batch_size=1", "steps=6", "evaluate_every=0", "checkpoint_every=3"),
+        tmp_path / "run",
+    )
+    assert [row["step"] for row in read_history(run)] == [3, 6]
+
+
 def test_bfloat16_stays_close_to_float32(run, squares, tiny_preset, tmp_path):
     folder = quiet_fit(config(tiny_preset, squares, "precision=bf16"), tmp_path / "run")
     for row, exact in zip(losses(folder), losses(run), strict=True):

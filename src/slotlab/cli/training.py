@@ -1,5 +1,6 @@
 """Commands on runs: train, evaluate, report."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -58,8 +59,9 @@ def train(
 
     set_threads(threads)
     overrides = parse_overrides(changes or [])
-    for name in overrides.keys() & {"out", "data", "resume", "device", "devices", "nodes", "threads", "profile"}:
-        raise ConfigError(f"{name}: an option, not a setting; write --{name}")
+    options = overrides.keys() & signature(train).parameters.keys()
+    if options:
+        raise ConfigError(f"{min(options)}: no setting of a preset; options begin with --, see slotlab train --help")
     train(
         preset,
         out=out,

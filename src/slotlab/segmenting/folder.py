@@ -86,7 +86,7 @@ def segment(
     sources = find_sources(images, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source_of_masks, "seed": seed, "model": described}
-    beginning = {"format": FORMAT, "version": VERSION, "input folder": str(sources[0].common_folder)}
+    beginning = {"format": FORMAT, "version": VERSION, "input folder": str(sources[0].folder)}
     settings = json.loads(json.dumps(beginning | protocol))
     _check_folder(out, settings)
     place = place_among_processes()

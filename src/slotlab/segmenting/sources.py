@@ -13,16 +13,11 @@ SEGMENTATION, OVERLAY = "_segmentation", "_overlay"
 
 @dataclass(frozen=True)
 class Source:
-    """An image file, and the name of its outputs: its path below the common folder of all images, without suffix."""
+    """An image file, and the name of its outputs: its path below `folder`, common to all images, without suffix."""
 
     path: Path
     name: str
-
-    @property
-    def common_folder(self) -> Path:
-        """The folder that `name` is relative to."""
-        folder = self.path.parent.resolve()
-        return folder.parents[depth - 1] if (depth := self.name.count("/")) else folder
+    folder: Path
 
 
 def find_sources(images: str | Path | Iterable[str | Path], out: Path, slots: int) -> list[Source]:
@@ -46,9 +41,9 @@ def find_sources(images: str | Path | Iterable[str | Path], out: Path, slots: in
         raise DataError("no images: name image files, or folders that hold some")
     folders = [(path if path.is_dir() else path.parent).resolve() for path in given]
     _check_apart(out.resolve(), [path.resolve() for path in given if path.is_dir()], list(found))
-    root = Path(os.path.commonpath(folders))
-    names = [(file.parent.resolve() / file.stem).relative_to(root).as_posix() for file in found.values()]
-    sources = [Source(path, name) for path, name in zip(found.values(), names, strict=True)]
+    common = Path(os.path.commonpath(folders))
+    names = [(file.parent.resolve() / file.stem).relative_to(common).as_posix() for file in found.values()]
+    sources = [Source(path, name, common) for path, name in zip(found.values(), names, strict=True)]
     _check_names(sources, slots)
     return sources
 
