@@ -4,14 +4,14 @@
     python benchmarks/recipes/summary.py                                # table and curves of what is done
 
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
-objects, of 128x128 rays, packed beforehand; no cell pays for rendering. The first cell of a recipe times its
-steps (the median of 5 times 3, after 3), and the budget divided by that is the number of steps of all its cells, so
-that a cell repeats exactly whatever else the machine does. Stages that cells share are trained once and count for
-each. The autoencoder of the diffusion recipe is trained once per variant, for `--latents-minutes`, and counts extra.
-Scores: 500 test scenes of the training variant, and of camouflage and outd, whose textures and shapes no recipe has
-seen; final weights (moving average where the recipe has one); every source of masks beside the others: decoder (for
-diffusion: cross-attention), attention, posterior. Curves are of the finest. A cell that is done has a line in
-scores.csv and is not run again.
+objects, of 128x128 rays, packed beforehand; no cell pays for rendering. Training is in float32, on any machine. The
+first cell of a recipe times its steps (the median of 5 times 3, after 3), and the budget divided by that is the number
+of steps of all its cells, so that a cell repeats exactly whatever else the machine does. Stages that cells share are
+trained once and count for each. The autoencoder of the diffusion recipe is trained once per variant, for
+`--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage and outd,
+whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); every source of
+masks beside the others: decoder (for diffusion: cross-attention), attention, posterior. Curves are of the finest. A
+cell that is done has a line in scores.csv and is not run again.
 """
 
 import argparse
@@ -160,8 +160,8 @@ class Study:
 
     def _config(self, preset: str, changes: dict[str, Any], variant: str) -> RunConfig:
         resolution = run_config(preset).model["resolution"]
-        data = {"data.source": str(self.packed(variant, resolution)), "train_count": 0}
-        return run_config(preset, changes | data)
+        fixed = {"data.source": str(self.packed(variant, resolution)), "train_count": 0, "precision": "fp32"}
+        return run_config(preset, changes | fixed)
 
     def _rows(self, name: str) -> list[dict[str, str]]:
         path = self.results / name

@@ -19,6 +19,12 @@ from slotlab.reporting.report import write_report
 
 def tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
+    settle(page)
+
+
+def settle(page):
+    """Waits for Gradio, which sets what fields hold once more in the frame after it has shown them."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def frame(page, figure, pane):
@@ -43,9 +49,17 @@ def choose_model(page, name):
     page.get_by_role("option", name=name, exact=True).click()
 
 
+def unfold(page, section, field):
+    """Opens a section and gives a field of it, ready to be used."""
+    page.get_by_role("button", name=section).first.click()
+    field.wait_for()
+    settle(page)
+    return field
+
+
 def upload(page, content, name="picture.png", field="sl-upload"):
     if not page.locator(f"#{field} input[type=file]").is_visible() and not page.locator(f"#{field}").is_visible():
-        page.get_by_role("button", name="Your picture").first.click()
+        unfold(page, "Your picture", page.locator(f"#{field}"))
     page.locator(f"#{field} input[type=file]").set_input_files(
         {"name": name, "mimeType": "image/png", "buffer": content}
     )
@@ -116,8 +130,7 @@ def test_the_sliders_change_what_is_drawn(visit):
 
 def test_new_scenes_and_own_pictures_are_looked_at(visit):
     page = visit()
-    page.get_by_role("button", name="New scene").click()
-    page.get_by_label("Seed").first.fill("123")
+    unfold(page, "New scene", page.get_by_label("Seed").first).fill("123")
     page.locator("#sl-upload-render").click()
     expect(page.locator("#sl-look .sl-group-title")).to_have_text("Plain scene 123, 5 objects")
     upload(page, encoded(noise()))
@@ -268,8 +281,7 @@ def test_a_sampled_edit_shows_previews_and_can_be_stopped(visit, shelf):
     expect(page.locator("#sl-sampling")).to_be_visible()
     page.locator("#sl-edit .sl-slot").first.click()
     expect(page.locator("#sl-edit-status")).to_contain_text("Slot 0 is selected")  # the model set its steps before
-    page.get_by_role("button", name="How it is painted").click()
-    page.get_by_label("number input for Steps").fill("100")
+    unfold(page, "How it is painted", page.get_by_label("number input for Steps")).fill("100")
     slowly = shelf[2].model.denoiser.register_forward_hook(lambda *_: time.sleep(0.1))
     try:
         page.locator("#sl-remove").click()
@@ -291,8 +303,7 @@ def test_objects_come_from_other_pictures_and_concepts(visit):
     tab(page, "Edit")
     page.locator("#sl-edit .sl-slot").first.click()
     status = page.locator("#sl-edit-status")
-    page.get_by_role("button", name="Objects from elsewhere").click()
-    page.locator("#sl-put").click()
+    unfold(page, "Objects from elsewhere", page.locator("#sl-put")).click()
     expect(page.locator(".toast-body")).to_contain_text("Choose another picture first")
     page.locator("#sl-other-upload-examples .sl-card button").nth(1).click()
     page.locator("#sl-other .sl-slot").nth(2).click()
