@@ -60,6 +60,7 @@ def test_scenes_are_packed_as_finely_sampled_as_asked(run_slotlab, tmp_path):
         (["report", "nowhere"], "nowhere"),
         (["report", "scenes-64"], "run.json: missing; give the folder that `slotlab train"),
         (["evaluate", "scenes-46", "--data", "scenes:plain"], "did you mean 'scenes-64'?"),
+        (["show", "a/1.png", "b/1.png", "--out", "x"], "two figures would have the same name"),
         (["compose", "scenes-64", "nowhere", "--out", "x"], "made with: slotlab concepts fit RUN"),
         (["compose", "scenes-64", "scenes-64-diffusion", "--out", "x"], "the library holds slots of model"),
     ],

@@ -94,11 +94,24 @@ def test_mistakes_are_named(tiny_preset, changes, message):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"slots": 0}, "slot_attention.slots"), ({"resolution": 7}, "resolution"), ({"resolution": 20}, "doubling")],
+    [
+        ({"slots": 0}, "slot_attention.slots"),
+        ({"slots": 2.5}, r"slot_attention.slots: .*integer \(got 2.5\)"),
+        ({"encoder.channels": "wide"}, r"encoder.channels: .*integer \(got 'wide'\)"),
+        ({"encoder.strides": 2}, r"encoder.strides: .*Sequence \(got 2\)"),
+        ({"resolution": 7}, "resolution"),
+        ({"resolution": 20}, "doubling"),
+    ],
 )
 def test_a_model_out_of_range_is_refused(tiny_preset, changes, message):
     with pytest.raises(ConfigError, match=message):
         create_model(tiny_preset, **changes)
+
+
+def test_a_pretrained_autoencoder_is_not_changed():
+    changes = {"autoencoder.pretrained": "runs/latents", "autoencoder.layers": 3}
+    with pytest.raises(ConfigError, match="model.autoencoder.layers: of a pretrained autoencoder"):
+        run_config("scenes-64-diffusion", changes)
 
 
 def test_unknown_presets_suggest_the_nearest(tmp_path):

@@ -86,7 +86,8 @@ def test_stage_2_report_shows_ceiling_and_sample(diffusion_run):
     assert "sample" in html
 
 
-def test_stage_2_resumes_exactly(diffusion_run, tiny_diffusion, latents_run, squares, tmp_path):
+@pytest.mark.parametrize("changes", [(), ("denoiser.dropout=0.5",)])
+def test_stage_2_resumes_exactly(tiny_diffusion, latents_run, squares, tmp_path, changes):
     class Stop(Exception):
         pass
 
@@ -99,13 +100,14 @@ def test_stage_2_resumes_exactly(diffusion_run, tiny_diffusion, latents_run, squ
             if evaluated == [3, 6]:
                 raise Stop
 
-    settings = config(tiny_diffusion, latents_run, squares)
+    settings = config(tiny_diffusion, latents_run, squares, *changes)
+    fit(settings, tmp_path / "whole", show_progress=False)
     evaluated: list[int] = []
     with pytest.raises(Stop):
         fit(settings, tmp_path / "run", callbacks=[Breaks()], show_progress=False)
     fit(settings, tmp_path / "run", resume=True, callbacks=[Breaks()], show_progress=False)
     assert evaluated == [3, 6, 6]  # it went on from step 3
-    again, before = (load_file(run / "model.safetensors") for run in (tmp_path / "run", diffusion_run))
+    again, before = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "whole"))
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 

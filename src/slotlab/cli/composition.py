@@ -47,7 +47,7 @@ def fit_concepts(
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
     max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the initial slots, and of K-means.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of K-means.")] = 0,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
@@ -145,7 +145,7 @@ def compose_images(
         typer.Option(metavar="K", help="Instead of a protocol: a member of this concept; may be repeated."),
     ] = None,
     count: Annotated[int, typer.Option(help="Number of pictures.")] = 2048,
-    seed: Annotated[int, typer.Option(help="Of the choice of slots, and of the noise of samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of slots, and of the noise of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
     score: Annotated[bool, typer.Option("--score", help="Score the pictures against real ones; needs --data.")] = False,
     data: Annotated[
@@ -275,7 +275,7 @@ def edit_image(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="For slot diffusion: steps; default: its config's.")] = None,
     crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the initial slots, the noise, and the member of a concept.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, the noise, and the member of a concept.")] = 0,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:

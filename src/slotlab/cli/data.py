@@ -20,7 +20,7 @@ def write_scenes(
     variant: Annotated[str, typer.Option(help="plain, textured, camouflage or outd.")] = "textured",
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 200,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
     min_objects: Annotated[int, typer.Option(help="Fewest objects in a scene.")] = 3,
     max_objects: Annotated[int, typer.Option(help="Most objects in a scene.")] = 10,
     supersample: Annotated[int, typer.Option(help="Rays per pixel on a side (anti-aliasing).")] = 2,

@@ -36,7 +36,7 @@ def segment(
         str | None,
         typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     json: Annotated[Path | None, typer.Option("--json", help="Write what was done and skipped here too.")] = None,
     device: Device = "auto",
@@ -108,7 +108,7 @@ def diagnose(
         typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the initial slots.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="The picture; default: diagnostics.png in the run folder, or here."),

@@ -62,7 +62,7 @@ def show(
         list[str] | None, typer.Option(metavar="RUN|NAME", help="A model with slots; may be repeated.")
     ] = None,
     crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
@@ -75,9 +75,12 @@ def show(
     from slotlab.reporting.previews import write_png
 
     set_threads(threads)
-    for name in model or [DEFAULT_MODEL]:
+    names = model or [DEFAULT_MODEL]
+    figures = {(name, image): out / f"{image.stem}-{Path(name).name}.png" for name in names for image in images}
+    if len(set(figures.values())) < len(figures):
+        raise ConfigError("two figures would have the same name; draw images or models of one name into two folders")
+    for name in names:
         loaded = load(name, device_named(device))
         for image in images:
-            path = out / f"{image.stem}-{Path(name).name}.png"
-            write_png(show(image, loaded, seed=seed, crop=crop), path)
-            say(f"figure: {path}")
+            write_png(show(image, loaded, seed=seed, crop=crop), figures[name, image])
+            say(f"figure: {figures[name, image]}")

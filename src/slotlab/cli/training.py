@@ -91,7 +91,7 @@ def evaluate(
         int | None, typer.Option(help="For scenes: rays per pixel on a side, as the model was trained with.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the initial slots, and of the noise of samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,

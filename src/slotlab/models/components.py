@@ -2,13 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from slotlab.errors import ConfigError, nearest
 
 Part = TypeVar("Part", bound=nn.Module)
+_OTHER_CLASSES = ConfigDict(arbitrary_types_allowed=True)  # what pydantic does not know is checked with isinstance
 
 
 def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[str, Any], **supplied: Any) -> Part:
@@ -34,11 +36,17 @@ def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[
 def check_arguments(
     role: str, constructor: Callable[..., object], arguments: Mapping[str, Any], reserved: set[str] | None = None
 ) -> None:
-    """Raises ConfigError for arguments that `constructor` does not have, suggesting the nearest that it has."""
+    """Raises ConfigError for arguments that `constructor` does not have, or values of other types than it declares."""
     known = [name for name in inspect.signature(constructor).parameters if name not in (reserved or set())]
-    for name in arguments:
+    types = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    for name, value in arguments.items():
         if name not in known:
             raise ConfigError(f"{role}: unknown key {name!r}{nearest(name, known)}")
+        try:
+            TypeAdapter(types.get(name, Any), config=_OTHER_CLASSES).validate_python(value, strict=True)
+        except ValidationError as error:
+            problems = dict.fromkeys(problem["msg"] for problem in error.errors())
+            raise ConfigError(f"{role}.{name}: {', or '.join(problems)} (got {value!r})") from None
 
 
 def check_range(key: str, value: object, low: int, high: int | None = None) -> None:

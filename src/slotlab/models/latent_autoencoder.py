@@ -225,8 +225,8 @@ class LatentAutoencoder(nn.Module):
         if not 1 / 3 <= deviation <= 3:
             raise ConfigError(
                 f"autoencoder.scale: latents of these images have a root mean square of {deviation:.3g} after scaling, "
-                f"the noise schedule needs about 1; measure it (LatentAutoencoder.measure_scaling), or divide "
-                f"autoencoder.scale by {deviation:.3g}"
+                f"the noise schedule needs about 1; train an autoencoder on such images, which measures it, or measure "
+                f"it (LatentAutoencoder.measure_scaling) and save the autoencoder anew"
             )
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -151,10 +151,16 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """`values`, which has at least a `model` section, with changes to its settings, made in place.
 
     Raises:
-        ConfigError: an unknown key (the nearest is suggested), or an ambiguous one.
+        ConfigError: an unknown key (the nearest is suggested), an ambiguous one, or one that would change nothing.
     """
+    keys: list[str] = []
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
-        _set(values, _full_key(key, _known_keys(values["model"])), value)
+        keys.append(_full_key(key, _known_keys(values["model"])))
+        _set(values, keys[-1], value)
+    if values["model"].get("autoencoder", {}).get("pretrained") is not None:
+        for key in keys:
+            if key.startswith("model.autoencoder.") and key not in OF_PRETRAINED:
+                raise ConfigError(f"{key}: of a pretrained autoencoder that stays as it is; leave it out")
     return values
 
 
@@ -212,6 +218,7 @@ PARTS: dict[str, Callable[..., object]] = {
     "schedule": NoiseSchedule,
     "sampling": SamplingSettings,
 }
+OF_PRETRAINED = ["model.autoencoder.pretrained", "model.autoencoder.subfolder"]
 PARTS_WITH_KINDS = {"encoder": ENCODERS, "decoder": DECODERS}
 
 
@@ -231,7 +238,7 @@ def _known_keys(model: Mapping[str, Any]) -> list[str]:
         else:
             keys.append(f"model.{name}")
         if name == "autoencoder":
-            keys += ["model.autoencoder.pretrained", "model.autoencoder.subfolder"]
+            keys += OF_PRETRAINED
     return keys
 
 

@@ -45,6 +45,7 @@ from slotlab.training.starting import start_from
 from slotlab.training.stopping import noticing_stop
 
 FINITE_EVERY = 10
+OF_LAYERS = 1  # marks the key of what layers draw themselves (dropout), from the global generator
 SCALED_BY = 256  # images whose latents give an autoencoder its scaling
 
 
@@ -252,6 +253,7 @@ class _Trainer:
             cast(torch.nn.Module, self.raw_model.encoder).requires_grad_(False)
         first = self.fabric.global_rank * len(batch["index"])
         generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(batch["index"]))]
+        torch.manual_seed(seeded_generator(settings.seed, step, first, OF_LAYERS).initial_seed())
         self.model.train()
         if not isinstance(self.raw_model, LatentAutoencoder):
             self.raw_model.encoder.slot_attention.noise = slot_noise(step, settings)
