@@ -12,7 +12,8 @@ class Stage:
     """A part of a training: a preset with changes, for a share of the budget; it starts from the stage before it.
 
     `name`: of its runs; recipes share a stage by naming it alike. `scaled`: settings counted in steps, as shares of
-    the stage's steps. `variant`: what it is trained on, where that is not what the recipe is trained for.
+    the stage's steps. `variant`: what it is trained on, where that is not what the recipe is trained for. `timed_as`:
+    a stage whose steps do the same arithmetic, which so gets as many.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Stage:
     changes: Changes = field(default_factory=dict)
     scaled: dict[str, float] = field(default_factory=dict)
     variant: str | None = None
+    timed_as: str | None = None
 
 
 Stages = tuple[Stage, ...]
@@ -42,23 +44,26 @@ _ON_TEXTURES = {
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
     """The first two fifths at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
     shares = {"background_penalty_start": 0.055, "attention_loss_start": 0.23, **_WARM_UP, **(scaled or {})}
-    return Stage(_named("small", name), "scenes-32", 0.4, changes, shares, variant="plain")
+    return Stage(f"{name}-small", "scenes-32", 0.4, changes, shares, "plain", _timed(f"{name}-small"))
 
 
 def _small_textured(name: str, changes: Changes) -> Stage:
-    return Stage(_named("small-textured", name), "scenes-32", 0.2, changes | _ON_TEXTURES, _WARM_UP)
+    timed = _timed(f"{name}-small") or f"{name}-small"
+    return Stage(f"{name}-textured", "scenes-32", 0.2, changes | _ON_TEXTURES, _WARM_UP, timed_as=timed)
 
 
 def _large(name: str, share: float, changes: Changes) -> Stage:
-    return Stage(name, "scenes-64", share, changes, {"sharing_penalty_start": 0.625, **_WARM_UP})
+    shares = {"sharing_penalty_start": 0.625, **_WARM_UP}
+    return Stage(name, "scenes-64", share, changes, shares, timed_as=_timed(name))
 
 
 def _large_textured(name: str, share: float, changes: Changes) -> Stage:
-    return Stage(name, "scenes-64", share, changes | _ON_TEXTURES, _WARM_UP)
+    return Stage(name, "scenes-64", share, changes | _ON_TEXTURES, _WARM_UP, timed_as=_timed(name))
 
 
-def _named(stage: str, recipe: str) -> str:
-    return stage if recipe == "learned" else f"{stage}-{recipe}"
+def _timed(name: str) -> str | None:
+    """`bi-level`, and the slots that diffusion decodes, take as long as `learned`."""
+    return {"bi-level-small": "learned-small", "bi-level": "learned", "diffusion-slots": "learned"}.get(name)
 
 
 def _grown(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> dict[str, Stages]:

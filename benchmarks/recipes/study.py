@@ -5,13 +5,14 @@
 
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
 objects, of 128x128 rays, packed beforehand; no cell pays for rendering. Training is in float32, on any machine. The
-first cell of a recipe times its steps (the median of 5 times 3, after 3), and the budget divided by that is the number
-of steps of all its cells, so that a cell repeats exactly whatever else the machine does. Stages that cells share are
-trained once and count for each. The autoencoder of the diffusion recipe is trained once per variant, for
-`--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage and outd,
-whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); every source of
-masks beside the others: decoder (for diffusion: cross-attention), attention, posterior. Curves are of the finest. A
-cell that is done has a line in scores.csv and is not run again.
+first cell of a recipe times its steps, and the budget divided by that is the number of steps of all its cells, so that
+a cell repeats exactly whatever else the machine does. Timed is in turns with the steps of 32x32 that most recipes begin
+with, three times: the median ratio to those counts, which a machine that is slower for a while does not change. Stages
+that cells share are trained once and count for each. The autoencoder of the diffusion recipe is trained once per
+variant, for `--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage
+and outd, whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); every
+source of masks beside the others: decoder (for diffusion: cross-attention), attention, posterior. Curves are of the
+finest. A cell that is done has a line in scores.csv and is not run again.
 """
 
 import argparse
@@ -41,7 +42,8 @@ UNSEEN = ("camouflage", "outd")
 OBJECTS = 6
 RAYS = 128  # per side, at every resolution: with one ray per pixel a fine texture is noise, which no model can paint
 COUNTS = {"train": 20_000, "val": 200, "test": 500}
-UNTIMED, TIMED = 3, 15
+UNTIMED, TIMED, ROUNDS = 3, 15, 3
+REFERENCE = "learned-small"  # what the steps of others are timed against
 SCORES = ("ari", "fg_ari", "miou", "mbo")
 COLUMNS = ("recipe", "variant", "seed", "minutes", "threads", "steps", "seconds", "data", "source", *SCORES, "mse")
 CURVE_COLUMNS = ("recipe", "variant", "seed", "seconds", "resolution", "step", *SCORES[:2], "validation_loss")
@@ -87,7 +89,7 @@ class Study:
             run = self.work / f"{stage.name}-{trained_on}-{seed}"
             finish(self.config(stage, trained_on, seed, runs[-1] if runs else None), run)
             runs.append(run)
-        points = curve(runs, [self._step_seconds()[stage.name] for stage in stages])
+        points = curve(runs, [self._step_seconds()[stage.timed_as or stage.name] for stage in stages])
         self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
         steps = "+".join(str(int(read_history(run)[-1]["step"])) for run in runs)
         whole = place | {"minutes": self.minutes, "threads": self.threads, "steps": steps}
@@ -101,7 +103,8 @@ class Study:
             changes["start_from"] = str(before)
         if "diffusion" in stage.preset:
             changes["autoencoder.pretrained"] = str(self.latents(variant))
-        steps = self.steps(stage.name, stage.preset, changes, variant, 60 * self.minutes * stage.share)
+        budget = 60 * self.minutes * stage.share
+        steps = self.steps(stage.timed_as or stage.name, stage.preset, changes, variant, budget)
         changes |= {name: round(share * steps) for name, share in stage.scaled.items()}
         changes |= {
             "evaluate_every": max(1, steps // 5),
@@ -121,7 +124,12 @@ class Study:
         """How many steps `seconds` have room for, as timed when first asked."""
         known = self._step_seconds()
         if name not in known:
-            known[name] = round(time_step(self._config(preset, changes, variant)), 5)
+            reference = self._config("scenes-32", {}, "plain")
+            known.setdefault(REFERENCE, round(statistics.median(time_step(reference) for _ in range(ROUNDS)), 4))
+            if name != REFERENCE:
+                config = self._config(preset, changes, variant)
+                ratio = statistics.median(time_step(config) / time_step(reference) for _ in range(ROUNDS))
+                known[name] = round(ratio * known[REFERENCE], 4)
             with replacing(self.results / "step_seconds.json") as path:
                 path.write_text(json.dumps(known, indent=2) + "\n")
         return max(10, int(seconds / known[name]))

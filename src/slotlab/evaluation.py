@@ -14,7 +14,7 @@ from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.models import LatentAutoencoder, Model
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
-from slotlab.processes import place_among_processes
+from slotlab.processes import from_all, place_among_processes
 
 if TYPE_CHECKING:
     from slotlab.metrics import Score
@@ -58,7 +58,10 @@ class Evaluation:
         return {source: scores for source, scores in sources.items() if scores}
 
     def to_json(self) -> dict[str, Any]:
-        """What `metrics.json` holds: every mean under its name, with standard errors and counts beside."""
+        """What `metrics.json` holds: every mean under its name, with standard errors and counts beside.
+
+        What is not finite is None, for JSON has no other word for it.
+        """
         groups = {"masks": self.masks, "attention": self.attention, **self.segmentation}
         groups["reconstruction"] = self.reconstruction
         content: dict[str, Any] = {"protocol": self.protocol}
@@ -67,12 +70,21 @@ class Evaluation:
             group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()
         }
         content |= {"loss": self.loss, "slots_used": self.slots_used}
-        return content | {"diagnostics": self.diagnostics, "warnings": self.warnings}
+        return _finite(content | {"diagnostics": self.diagnostics, "warnings": self.warnings})
 
     def write(self, path: str | Path) -> None:
         """Writes `to_json()` to `path`, whole or not at all."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """JSON values without NaN and infinity, which become None."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @torch.inference_mode()
@@ -141,9 +153,12 @@ def evaluate(
     diagnosis = None if gathered is None else gathered.compute()
     scored = dataset.has_masks and diagnosis is not None
     reconstruction = {name: error.compute() for name, error in errors.items()}
+    described = dataset.describe()
+    if "broken" in described:
+        described["broken"] = len(set(from_all([file.file for file in getattr(dataset, "broken", [])])))
     return Evaluation(
         protocol={
-            **dataset.describe(),
+            **described,
             "images": reconstruction["mse"].count,
             **definitions,
             "slot_seed": seed,

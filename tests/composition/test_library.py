@@ -230,7 +230,7 @@ def test_concepts_are_compared_with_true_shapes_and_materials(monkeypatch, model
     masks = F.one_hot(scenes.batch(range(12))["mask"], 4).permute(0, 3, 1, 2).float()  # a model that sees the truth
     monkeypatch.setattr("slotlab.composition.extraction.see", lambda *_: Seen(torch.randn(12, 4, 8), masks, None))
     library = fit_library(model, scenes, tmp_path / "library", concepts=3)
-    table, objects = library.table, scenes.objects(range(12))
+    table, objects = library.table, scenes.objects(scenes.batch(range(12))["index"].tolist())
     assert len(table) == 12 + sum(map(len, objects))
     for attribute in ("shape", "material"):
         names, codes = table.facts["names"][attribute], getattr(table, attribute)

@@ -100,6 +100,9 @@ def test_broken_metadata_is_named(clevrtex):
     (root / "0" / "CLEVRTEX_full_000000.json").write_text("{")
     with pytest.raises(DataError, match=r"000000\.json: metadata cannot be read"):
         open_data(root, split="test").metadata(0)
+    (root / "0" / "CLEVRTEX_full_000000.json").write_text("{}")
+    with pytest.raises(DataError, match="no list `objects`"):
+        open_data(root, split="test").objects([0])
 
 
 def test_real_scenes_agree_with_their_json(real):

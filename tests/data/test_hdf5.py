@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotlab.data import evaluation_batches, open_data
+from slotlab.data import check_data, evaluation_batches, open_data
 from slotlab.errors import DataError
 
 h5py = pytest.importorskip("h5py", reason="needs the hdf5 extra")
@@ -59,6 +59,16 @@ def test_without_masks_and_with_other_names(written):
 def test_wrong_arrays(written, arrays, message):
     with pytest.raises(DataError, match=rf"set\.hdf5: array {message}"):
         open_data(written(**arrays)[0])
+
+
+@pytest.mark.parametrize("value", [-1, 2**31])
+def test_ids_out_of_range_are_named(written, value):
+    mask = np.zeros((20, 16, 16), np.int64)
+    mask[2, 0, 0] = value
+    path, _ = written(mask=mask)
+    with pytest.raises(DataError, match=r"object ids from .*; they must be 0 \(background\) or more, below 2\*\*31"):
+        open_data(path, split="val", resolution=8).batch([0])
+    assert [str(value) in file.reason for file in check_data(path).broken] == [True]
 
 
 def test_truncated_file(written):

@@ -63,8 +63,20 @@ def test_jpeg_images_with_png_masks(folder):
     assert "mask" in open_data(root, split="all")[1]
 
 
+def test_suffixes_in_capitals(folder):
+    root = folder(2)
+    for path in [*root.rglob("*.png")]:
+        path.rename(path.with_suffix(".PNG"))
+    assert "mask" in open_data(root, split="all")[1]
+
+
 def test_missing_and_lossy_masks(folder):
     root = folder(4)
+    kept = (root / "masks" / "001.png").read_bytes()
+    Image.new("L", (40, 30)).save(root / "masks" / "001.png", format="JPEG")
+    with pytest.raises(DataError, match=r"masks/001\.png: a lossy format"):
+        open_data(root, split="all").batch([1])
+    (root / "masks" / "001.png").write_bytes(kept)
     (root / "masks" / "001.png").rename(root / "masks" / "001.jpg")
     with pytest.raises(DataError, match=r"001\.jpg: a lossy format"):
         open_data(root, split="all")

@@ -75,6 +75,7 @@ def test_without_masks_and_with_masks_for_one_split_only(folder, tmp_path):
     out = pack(root, tmp_path / "half_packed", resolution=8)
     assert [open_data(out, split=split).has_masks for split in ("train", "val", "all")] == [False, True, False]
     assert same(open_data(out, split="val"), open_data(root, split="val", resolution=8))
+    assert (check_data(out).count, check_data(out).masks) == (6, 3)
 
 
 def test_large_ids_widen_the_masks_midway(folder, tmp_path):

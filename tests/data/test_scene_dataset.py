@@ -15,7 +15,7 @@ from slotlab.errors import ConfigError
 from slotlab.presets.config import run_config
 from slotlab.training.datasets import open_split
 
-pytest.importorskip("slotlab.scenes")
+render = pytest.importorskip("slotlab.scenes").render
 
 
 def scenes(**options):
@@ -42,6 +42,23 @@ def test_splits_are_ranges_of_scenes():
     assert scenes(split="train").batch([0, 3])["index"].tolist() == [20_000, 20_003]
     assert scenes(split="all").batch([0, 4, 11])["index"].tolist() == [0, 10_000, 20_003]
     assert [len(scenes(split=split, count=None)) for split in ("train", "val", "all")] == [10_000, 1_000, 12_000]
+
+
+def test_objects_are_those_of_the_picture():
+    data = scenes(resolution=64, split="train", count=60, max_objects=10)
+    for number in (20_018, 20_025, 20_059):  # laid out otherwise where pixels are larger
+        objects = render([number], variant="plain", max_objects=10, resolution=64).metadata[0]["objects"]
+        assert data.objects([number]) == [objects]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"max_objects": 2}, "min_objects"), ({"supersample": 9}, "supersample")]
+)
+def test_what_cannot_be_rendered_is_refused_when_opened(options, message):
+    with pytest.raises(ConfigError, match=message):
+        scenes(**options)
+    with pytest.raises(ConfigError, match="did you mean 'plain'"):
+        open_data("scenes:plian")
 
 
 def test_describes_what_decides_the_pictures():

@@ -55,6 +55,9 @@ def test_a_model_without_slots_has_no_diagnosis(latents_run, squares):
     evaluation = slotlab.evaluate(hub.load(latents_run), data)
     assert evaluation.diagnostics == {}
     assert evaluation.warnings == []
+    content = evaluation.to_json()
+    assert content["slots_used"] is None
+    json.dumps(content, allow_nan=False)
 
 
 @pytest.mark.parametrize("source", ["masks", "attention"])

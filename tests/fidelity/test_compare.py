@@ -20,6 +20,7 @@ from slotlab.fidelity import (
     inception,
     open_network,
 )
+from slotlab.fidelity.folder import list_images
 from slotlab.metrics.frechet import FeatureStatistics, frechet_distance
 
 pytestmark = pytest.mark.filterwarnings("ignore::slotlab.fidelity.FidelityWarning")
@@ -131,6 +132,15 @@ def test_masks_of_a_data_set_are_not_pictures(folders, network_file):
     Image.new("P", (20, 16)).save(folders[0] / "CLEVRTEX_full_000000_flat.png")
     with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png is a mask: give a folder of pictures alone"):
         compare_folders(*folders, features=network_file)
+
+
+def test_a_data_set_of_images_and_masks_is_told_apart_and_hidden_files_are_not_counted(folders, tmp_path):
+    write_images(tmp_path / "set" / "images", count=2)
+    write_images(tmp_path / "set" / "images" / ".thumbnails", count=2)
+    write_images(tmp_path / "set" / "masks", count=2)
+    with pytest.raises(DataError, match="masks are no pictures to compare; name .*images"):
+        list_images(tmp_path / "set")
+    assert len(list_images(tmp_path / "set" / "images")) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"<html>"])

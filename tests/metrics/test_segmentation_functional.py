@@ -237,6 +237,11 @@ class TestMeanIoU:
         assert mean_iou(empty, empty, "ground-truth").item() == 1
         assert mean_iou(empty, empty, "clevrtex-foreground").isnan().item()
 
+    def test_without_background(self):
+        target = torch.tensor([[1, 1, 2, 2]])
+        assert mean_iou(target, target).item() == 1
+        assert mean_iou(target, target, "clevrtex-foreground").isnan().item()
+
     def test_unknown_definition(self):
         with pytest.raises(ConfigError, match="mean IoU has no definition 'official'; it has clevrtex, "):
             mean_iou(blobs(0), blobs(1), "official")

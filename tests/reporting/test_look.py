@@ -84,6 +84,13 @@ def test_a_larger_picture_is_cut_and_resized(model):
     assert seen.mask.shape == (16, 16)
 
 
+def test_deep_pictures_are_scaled_not_clipped(model):
+    deep = np.full((16, 16), 32768, np.uint16)
+    assert look(model, Image.fromarray(deep)).image.mean() == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(DataError, match="no known range"):
+        look(model, Image.new("F", (16, 16)))
+
+
 def test_what_cannot_be_looked_at_is_refused(model, latents_run, files, tmp_path):
     with pytest.raises(ConfigError, match="has no slots to look at"):
         look(load(latents_run), files[0])

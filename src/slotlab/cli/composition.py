@@ -12,10 +12,14 @@ from slotlab.cli.shared import (
     Data,
     Device,
     Library,
+    MaxObjects,
+    MinObjects,
     Run,
     Split,
+    Supersample,
     app,
     device_named,
+    given,
     progress_bar,
     say,
     set_threads,
@@ -45,7 +49,9 @@ def fit_concepts(
     split: Split = "train",
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
-    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    min_objects: MinObjects = None,
+    max_objects: MaxObjects = None,
+    supersample: Supersample = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of K-means.")] = 0,
     device: Device = "auto",
@@ -67,7 +73,7 @@ def fit_concepts(
     set_threads(threads)
     model = load(run, device_named(device))
     opening: dict[str, Any] = {"split": split, "crop": crop, "count": count}
-    opening |= {} if max_objects is None else {"max_objects": max_objects}
+    opening |= given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     dataset = open_data(data, resolution=model.resolution, **opening)
     with progress_bar() as progress:
         task = progress.add_task("slots", total=len(dataset))
@@ -154,7 +160,9 @@ def compose_images(
     split: Split = "val",
     crop: Crop = None,
     real_count: Annotated[int | None, typer.Option(help="At most so many real images; default: all.")] = None,
-    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    min_objects: MinObjects = None,
+    max_objects: MaxObjects = None,
+    supersample: Supersample = None,
     features: Annotated[
         str, typer.Option(help="inception, efficientnet-lite0, or the path of a TorchScript net.")
     ] = "inception",
@@ -193,7 +201,7 @@ def compose_images(
     run_folder, folder = model_folder(run), library_folder(library)
     model = load(run_folder, device_named(device))
     concepts = ConceptLibrary.load(folder, model)
-    options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
+    options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     real = None
     if score and data is not None:
         open_network(features, inception, device_named(device))  # now, not after hours of painting, if it is missing

@@ -1,11 +1,11 @@
 """Commands on data: render, check, pack."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Crop, app, say
+from slotlab.cli.shared import DATA_HELP, Crop, MaxObjects, MinObjects, app, given, say
 from slotlab.errors import ConfigError
 
 scenes_app = typer.Typer(no_args_is_help=True, help="Render labelled scenes: no data set needed.")
@@ -20,14 +20,17 @@ def write_scenes(
     variant: Annotated[str, typer.Option(help="plain, textured, camouflage or outd.")] = "textured",
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 200,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 1,
     min_objects: Annotated[int, typer.Option(help="Fewest objects in a scene.")] = 3,
     max_objects: Annotated[int, typer.Option(help="Most objects in a scene.")] = 10,
     supersample: Annotated[int, typer.Option(help="Rays per pixel on a side (anti-aliasing).")] = 2,
 ) -> None:
     """Write scenes to disk in the published CLEVRTex layout; goes on where an interrupted run stopped.
 
-    Example: [bold]slotlab scenes write data/scenes --variant textured --count 200 --size 128 --seed 0[/bold]
+    Example: [bold]slotlab scenes write data/scenes --variant textured --count 200 --size 128[/bold]
+
+    They are the first test scenes of scenes:VARIANT of that seed (there 0, if not said otherwise): what is to be tested
+    on those is not to be trained on scenes of the same seed.
     """
     from slotlab.data.scene_writer import write_scenes
 
@@ -67,7 +70,8 @@ def pack(
     resolution: Annotated[int | None, typer.Option(help="Side of the packed images.")] = None,
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images per split.")] = None,
-    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    min_objects: MinObjects = None,
+    max_objects: MaxObjects = None,
     supersample: Annotated[
         int | None, typer.Option(help="For scenes: rays per pixel on a side; 2 for textures at 64x64.")
     ] = None,
@@ -85,8 +89,7 @@ def pack(
     """
     from slotlab.data import pack
 
-    given = {"max_objects": max_objects, "supersample": supersample}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     if latents is not None:
         from slotlab.hub import load_autoencoder
 

@@ -23,6 +23,9 @@ def fid(
     ] = "inception",
     inception: Annotated[Path | None, typer.Option(help="Where inception-2015-12-05.pt is.")] = None,
     split: Annotated[str | None, typer.Option(help="Name of the real images' split, for the protocol line.")] = None,
+    mixed_sizes: Annotated[
+        bool, typer.Option("--mixed-sizes", help="Allow images of several sizes in a folder.")
+    ] = False,
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option("--json", help="Write the result here too.")] = None,
 ) -> None:
@@ -45,6 +48,7 @@ def fid(
             features=features,
             inception=inception,
             split=split,
+            mixed_sizes=mixed_sizes,
             device=device_named(device),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

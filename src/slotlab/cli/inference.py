@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,10 +11,14 @@ from slotlab.cli.shared import (
     Crop,
     Data,
     Device,
+    MaxObjects,
+    MinObjects,
     Run,
     Split,
+    Supersample,
     app,
     device_named,
+    given,
     progress_bar,
     say,
     set_threads,
@@ -102,7 +106,9 @@ def diagnose(
     split: Split = "val",
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
-    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
+    min_objects: MinObjects = None,
+    max_objects: MaxObjects = None,
+    supersample: Supersample = None,
     mask_source: Annotated[
         str | None,
         typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
@@ -143,7 +149,7 @@ def diagnose(
     set_threads(threads)
     folder = model_folder(run)
     model = with_slots(load(folder, device_named(device)))
-    options: dict[str, Any] = {} if max_objects is None else {"max_objects": max_objects}
+    options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     dataset = open_data(data, split=split, resolution=model.resolution, crop=crop, count=count, **options)
     with progress_bar() as progress:
         task = progress.add_task("diagnosing", total=len(dataset))

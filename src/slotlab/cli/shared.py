@@ -32,7 +32,17 @@ Split = Annotated[str, typer.Option(help="train, val, test or all.")]
 Crop = Annotated[
     float | None, typer.Option(help="Centred crop, fraction of the shorter side; default: 0.8 for CLEVRTex, else 1.")
 ]
+MinObjects = Annotated[int | None, typer.Option(help="For scenes: fewest objects in a scene.")]
+MaxObjects = Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")]
+Supersample = Annotated[
+    int | None, typer.Option(help="For scenes: rays per pixel on a side, as the model was trained with.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, which are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def shared_work(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,10 +11,14 @@ from slotlab.cli.shared import (
     Crop,
     Data,
     Device,
+    MaxObjects,
+    MinObjects,
     Run,
     Split,
+    Supersample,
     app,
     device_named,
+    given,
     progress_bar,
     say,
     set_threads,
@@ -85,11 +89,9 @@ def evaluate(
     split: Split = "test",
     crop: Crop = None,
     count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
-    min_objects: Annotated[int | None, typer.Option(help="For scenes: fewest objects in a scene.")] = None,
-    max_objects: Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")] = None,
-    supersample: Annotated[
-        int | None, typer.Option(help="For scenes: rays per pixel on a side, as the model was trained with.")
-    ] = None,
+    min_objects: MinObjects = None,
+    max_objects: MaxObjects = None,
+    supersample: Supersample = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
@@ -117,8 +119,6 @@ def evaluate(
     set_threads(threads)
     folder = model_folder(run)
     model = load(folder, device_named(device))
-    given = {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
-    options = {name: value for name, value in given.items() if value is not None}
     dataset = open_data(
         data,
         split=split,
@@ -126,7 +126,7 @@ def evaluate(
         crop=crop,
         count=count,
         skip_broken=skip_broken,
-        **options,
+        **given(min_objects=min_objects, max_objects=max_objects, supersample=supersample),
     )
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(dataset))

@@ -115,7 +115,7 @@ def _write_part(
             seen = see(model, batch["image"], [seeded_generator(seed, int(one)) for one in index])
             columns = _columns(seen, first, index, batch.get("mask"))
             if "truth" in columns and knowing is not None and names is not None:
-                names = _add_attributes(columns, knowing, range(first, first + len(index)), names)
+                names = _add_attributes(columns, knowing, names)
             for name, values in columns.items():
                 if name not in files:
                     files[name] = stack.enter_context((folder / f"{name}.raw").open("wb"))
@@ -195,19 +195,18 @@ def _columns(seen: Seen, first: int, index: Tensor, mask: Tensor | None) -> dict
     return {name: values.cpu()[rows].numpy() for name, values in columns.items()}
 
 
-def _add_attributes(
-    columns: dict[str, np.ndarray], dataset: KnowsObjects, positions: range, names: Names
-) -> Names | None:
+def _add_attributes(columns: dict[str, np.ndarray], dataset: KnowsObjects, names: Names) -> Names | None:
     """Adds the shape and material of each slot's true object; None if the data has no such metadata after all."""
+    numbers = np.unique(columns["index"]).tolist()
     try:
-        objects = dataset.objects(positions)
+        objects = dict(zip(numbers, dataset.objects(numbers), strict=True))
     except DataError:
         return None
     for attribute, known in names.items():
         codes = np.full(len(columns["truth"]), -1, dtype=np.int64)
-        for row, (position, truth) in enumerate(zip(columns["position"], columns["truth"], strict=True)):
-            if truth > 0:
-                name = str(objects[position - positions.start][truth - 1][attribute])
+        for row, (number, truth) in enumerate(zip(columns["index"], columns["truth"], strict=True)):
+            if 0 < truth <= len(objects[number]) and attribute in objects[number][truth - 1]:
+                name = str(objects[number][truth - 1][attribute])
                 if name not in known:
                     known.append(name)
                 codes[row] = known.index(name)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,14 +100,21 @@ def check_data(spec: str | Path, *, progress: bool = False, threads: int | None 
     Raises:
         DataError: if there is no data set at all; broken pictures do not raise, they are listed.
     """
-    dataset: Any = open_data(spec, **{"split": "all", "skip_broken": True} | options)
+    opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
+    dataset: Any = open_data(spec, **opening)
     splits = {name: len(rows) for name, rows in dataset.splits.items()}
     result = DataCheck(str(spec), dataset.kind, splits, len(dataset), crop=dataset.describe()["crop"])
     result.broken += dataset.broken
     if isinstance(dataset, Packed):
         result.broken += dataset.verify()
     sizes, modes, objects, cropped = Counter[str](), Counter[str](), Counter[int](), Counter[int]()
-    pictures = _stored(dataset, threads) if isinstance(dataset, PixelDataset) else _batched(dataset)
+    if isinstance(dataset, PixelDataset):
+        pictures = _stored(dataset, threads)
+    elif dataset.has_masks or opening["split"] != "all":
+        pictures = _batched(dataset)
+    else:  # some of its splits may have masks
+        parts = (open_data(spec, **dict[str, Any](opening, split=name)) for name in splits or ["all"])
+        pictures = chain.from_iterable(map(_batched, parts))
     for found in track(pictures, f"reading {spec}", total=len(dataset), disable=not progress):
         known = {file.file for file in result.broken}
         result.broken += [file for file in found.broken if file.file not in known]
@@ -134,7 +142,7 @@ def _stored(dataset: PixelDataset, threads: int | None) -> Iterator[_Found]:
             except DataError as error:
                 broken.append(BrokenFile(str(dataset.paths[row].with_suffix(".json")), str(error)))
         try:
-            picture = dataset.read(row)
+            picture = dataset.checked(row)
         except DataError as error:
             return _Found([*broken, BrokenFile(dataset.name(row), str(error))])
         size = f"{picture.image.shape[1]}x{picture.image.shape[0]}"

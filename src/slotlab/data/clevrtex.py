@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,24 @@ class ClevrTex(PixelDataset):
         Raises:
             DataError: if the json is missing or broken.
         """
-        path = self.paths[self.rows[position]].with_suffix(".json")
+        return self._metadata(self.rows[position])
+
+    def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The objects of the scenes of these numbers, in the order of their ids; DataError where no json tells them."""
+        scenes = [self._metadata(bisect_left(self.numbers, number)) for number in numbers]
+        if not all(isinstance(scene.get("objects"), list) for scene in scenes):
+            raise DataError(f"{self.data}: the json of a scene has no list `objects`")
+        return [scene["objects"] for scene in scenes]
+
+    def _metadata(self, row: int) -> dict[str, Any]:
+        path = self.paths[row].with_suffix(".json")
         try:
-            return json.loads(path.read_text())
+            content = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: metadata cannot be read ({error}); write the json again") from error
-
-    def objects(self, positions: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """The objects of the scenes at `positions`, in the order of their ids; DataError where there is no json."""
-        return [self.metadata(position)["objects"] for position in positions]
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: metadata are {type(content).__name__}, not an object; write the json again")
+        return content
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with the variant."""

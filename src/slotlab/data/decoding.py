@@ -100,6 +100,8 @@ def decode_mask(source: Path | bytes, name: str, *, palette_only: bool = False) 
         DataError: if the file is missing or broken, or holds colours instead of ids.
     """
     with _naming(name, source), _open(source) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise DataError(f"{name}: a lossy format does not keep object ids; make the mask again as a PNG")
         if palette_only and image.mode != "P":
             raise DataError(
                 f"{name}: mode {image.mode} instead of a palette image ('P') whose pixel values are object ids; "
@@ -127,6 +129,13 @@ def check_sizes(image: np.ndarray, mask: np.ndarray, image_name: str, mask_name:
             f"{mask_name}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image_name} has "
             f"{image.shape[1]}x{image.shape[0]}; make the mask again at the image's size (resize with NEAREST)"
         )
+
+
+def check_ids(mask: np.ndarray, name: str) -> None:
+    """Raises DataError, naming the picture, unless all object ids are in 0..2**31 - 1."""
+    low, high = int(mask.min()), int(mask.max())
+    if low < 0 or high >= 2**31:
+        raise DataError(f"{name}: object ids from {low} to {high}; they must be 0 (background) or more, below 2**31")
 
 
 def check_geometry(crop: float, resolution: int | None) -> None:

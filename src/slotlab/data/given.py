@@ -8,7 +8,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.decoding import SKIP_REMEDY, Picture, check_sizes, decode_image, decode_mask, square, to_batch
+from slotlab.data.decoding import (
+    SKIP_REMEDY,
+    Picture,
+    check_ids,
+    check_sizes,
+    decode_image,
+    decode_mask,
+    rgb_pixels,
+    square,
+    to_batch,
+)
 from slotlab.errors import ConfigError, DataError
 
 AnyImage = Tensor | np.ndarray | Image.Image | str | Path
@@ -20,7 +30,8 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
     Args:
         image: a tensor [3, H, W] in [0, 1], an array uint8 [H, W, 3], a Pillow picture, or an image file. As the reader
             of image folders does it, the centred square of side `int(crop * shorter side)` is cut out and resized in
-            8 bits; EXIF orientation is ignored. A tensor of the right size is taken as it is, whatever `crop`.
+            8 bits; EXIF orientation is ignored. A tensor of the right size, with a mask of that size or none, is taken
+            as it is, whatever `crop`.
         mask: its true mask, integers [H, W] or a mask file, of the image's size; 0 = background.
         resolution: side R.
         crop: side of the square as a fraction of the shorter side, above 0, at most 1.
@@ -32,17 +43,15 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
     """
     if not 0 < crop <= 1:
         raise ConfigError(f"crop: must be above 0 and at most 1, not {crop!r}")
-    if isinstance(image, Tensor) and image.shape == (3, resolution, resolution):
-        if mask is None:
-            return image.detach().cpu().float(), None
-        if isinstance(mask, Tensor) and mask.shape == (resolution, resolution):
-            return image.detach().cpu().float(), mask.detach().cpu().long()
     try:
         pixels, ids = _pixels(image), _ids(mask)
     except DataError as error:
         raise DataError(str(error).replace(SKIP_REMEDY, "give another file")) from error
     if ids is not None:
         check_sizes(pixels, ids, _name(image, "image"), _name(mask, "mask"))
+        check_ids(ids, _name(mask, "mask"))
+    if isinstance(image, Tensor) and image.shape == (3, resolution, resolution):
+        return image.detach().cpu().float(), None if ids is None else torch.from_numpy(ids.astype(np.int64))
     cut = square(Picture(pixels, ids, "RGB"), crop=crop, resolution=resolution)
     batch = to_batch(cut.image[None], None if cut.mask is None else cut.mask[None], [0])
     return batch["image"][0], batch["mask"][0] if "mask" in batch else None
@@ -55,7 +64,7 @@ def _pixels(image: AnyImage) -> np.ndarray:
             raise ValueError(f"image: expected [3, H, W], got {list(image.shape)}")
         return (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return rgb_pixels(image, "image")
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
@@ -69,7 +78,7 @@ def _ids(mask: Any) -> np.ndarray | None:
     """Integers [H, W]."""
     if isinstance(mask, (str, Path)):
         return decode_mask(Path(mask), str(mask))
-    return None if mask is None else np.asarray(mask)
+    return None if mask is None else np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
 
 
 def _name(given: Any, otherwise: str) -> str:

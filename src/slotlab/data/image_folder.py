@@ -105,9 +105,9 @@ class ImageFolder(PixelDataset):
     def _mask_path(self, row: int) -> Path:
         image = self.paths[row]
         stem = self._masks / image.relative_to(self._images).with_suffix("")
-        for suffix in (image.suffix.lower(), *MASK_SUFFIXES):
+        for suffix in (image.suffix, *MASK_SUFFIXES, *map(str.upper, MASK_SUFFIXES)):
             candidate = stem.with_name(stem.name + suffix)
-            if suffix in MASK_SUFFIXES and candidate.is_file():
+            if suffix.lower() in MASK_SUFFIXES and candidate.is_file():
                 return candidate
         lossy = next((p for s in (".jpg", ".jpeg", ".webp") if (p := stem.with_name(stem.name + s)).is_file()), None)
         if lossy is not None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from slotlab.data.decoding import Picture, check_geometry, square, to_batch
+from slotlab.data.decoding import Picture, check_geometry, check_ids, square, to_batch
 from slotlab.data.sample import Batch, Sample
 from slotlab.data.splits import choose
 from slotlab.errors import ConfigError, DataError
@@ -98,7 +98,14 @@ class PixelDataset(ABC):
     def pixels(self, position: int) -> Picture:
         """The picture at `position`, cropped and resized; DataError if it is broken, whatever `skip_broken` says."""
         row = self.rows[checked_position(position, len(self))]
-        return square(self.read(row), crop=self.crop, resolution=self.resolution)
+        return square(self.checked(row), crop=self.crop, resolution=self.resolution)
+
+    def checked(self, row: int) -> Picture:
+        """`read`, whose mask holds object ids; DataError if it is broken."""
+        picture = self.read(row)
+        if picture.mask is not None:
+            check_ids(picture.mask, self.name(row))
+        return picture
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked; they must come out in one size."""

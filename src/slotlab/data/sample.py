@@ -48,8 +48,10 @@ class Batch(TypedDict):
 class KnowsObjects(Protocol):
     """What a data set offers besides, if it knows what the objects in its pictures are."""
 
-    def objects(self, positions: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """For each picture its objects, in the order of their ids from 1, each with `shape`, `material` and more.
+    def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """For each picture, named by its `index`, its objects, in the order of their ids from 1.
+
+        Each has `shape`, `material` and more.
 
         Raises:
             DataError: this copy of the data has no such metadata.

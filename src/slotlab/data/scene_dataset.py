@@ -13,6 +13,8 @@ from slotlab.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from slotlab.scenes import SceneBatch
+
 FIRST_INDEX = {"test": 0, "val": 10_000, "train": 20_000}
 MOST = {"test": 10_000, "val": 10_000, "train": 2_000_000_000}
 DEFAULT_COUNT = {"test": 1_000, "val": 1_000, "train": 10_000}
@@ -21,10 +23,10 @@ DEFAULT_COUNT = {"test": 1_000, "val": 1_000, "train": 10_000}
 class Scenes:
     """Scenes of one variant, rendered when they are asked for.
 
-    Dataset format: none. Scene `i` of a seed is always the same picture; the splits are ranges of `i`: test from 0, val
-    from 10,000 (at most 10,000 each), train from 20,000 on. `count` is the number of scenes in the chosen split (by
-    default 10,000 for train, 1,000 for val and test); split "all" is test, val and train, `count` of each. Scenes are
-    rendered at `resolution` (default 64) and not cropped.
+    Dataset format: none. Scene `i` of a seed and a resolution is always the same picture; the splits are ranges of `i`:
+    test from 0, val from 10,000 (at most 10,000 each), train from 20,000 on. `count` is the number of scenes in the
+    chosen split (by default 10,000 for train, 1,000 for val and test); split "all" is test, val and train, `count` of
+    each. Scenes are rendered at `resolution` (default 64) and not cropped.
 
     Attributes:
         device: where scenes are rendered and batches lie.
@@ -67,6 +69,7 @@ class Scenes:
         self.rows, self.split = choose(self.splits, split, total, f"scenes:{variant}")
         self.resolution, self.device = resolution or 64, torch.device(device)
         self.broken: list[BrokenFile] = []
+        self._rendered([])  # refuses what cannot be rendered, now
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,10 +80,24 @@ class Scenes:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Renders the scenes at `positions` in one go."""
+        numbers = [self.number(self.rows[checked_position(position, len(self))]) for position in positions]
+        rendered = self._rendered(numbers)
+        index: Tensor = torch.tensor(numbers, device=self.device)
+        return Batch(image=rendered.image, mask=rendered.mask, index=index)
+
+    def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The objects of the scenes of these numbers (a batch's `index`), in the order of their ids."""
+        return [scene["objects"] for scene in self._rendered(numbers).metadata]
+
+    def number(self, row: int) -> int:
+        """The scene's number, by which the renderer knows it."""
+        name = next(name for name, rows in self.splits.items() if row in rows)
+        return FIRST_INDEX[name] + row - self.splits[name].start
+
+    def _rendered(self, numbers: Sequence[int]) -> "SceneBatch":
         from slotlab import scenes
 
-        numbers = [self.number(self.rows[checked_position(position, len(self))]) for position in positions]
-        rendered = scenes.render(
+        return scenes.render(
             numbers,
             variant=self.variant,
             seed=self.seed,
@@ -90,28 +107,6 @@ class Scenes:
             supersample=self.supersample,
             device=self.device,
         )
-        index: Tensor = torch.tensor(numbers, device=self.device)
-        return Batch(image=rendered.image, mask=rendered.mask, index=index)
-
-    def objects(self, positions: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """The objects of the scenes at `positions`, in the order of their ids."""
-        from slotlab import scenes
-
-        numbers = [self.number(self.rows[checked_position(position, len(self))]) for position in positions]
-        rendered = scenes.render(
-            numbers,
-            variant=self.variant,
-            seed=self.seed,
-            resolution=16,
-            min_objects=self.min_objects,
-            max_objects=self.max_objects,
-        )
-        return [scene["objects"] for scene in rendered.metadata]
-
-    def number(self, row: int) -> int:
-        """The scene's number, by which the renderer knows it."""
-        name = next(name for name, rows in self.splits.items() if row in rows)
-        return FIRST_INDEX[name] + row - self.splits[name].start
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with all that decides the pictures."""

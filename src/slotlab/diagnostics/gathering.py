@@ -92,8 +92,8 @@ class SlotDiagnostics(Metric):
             self._add("masked", torch.tensor(len(masks)))
             self._add("background", split.nansum())
             self._add("with_background", (~split.isnan()).sum())
-            present = target.new_zeros(len(target), int(target.max()) + 1).scatter_(1, target.flatten(1), 1)
-            objects = present[:, 1:].sum(dim=1)
+            ids = target.flatten(1).sort(dim=1).values
+            objects = (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
             self._add("objects", objects.sum())
             self.most_objects = torch.maximum(self.most_objects, objects.max().to(self.most_objects))
         self._compare(owners, target)
@@ -113,7 +113,9 @@ class SlotDiagnostics(Metric):
             duplicates=(values["duplicates"] / images).tolist(),
             likeness=float(values["likeness"] / values["pairs"]),
             true_likeness=float(values["true_likeness"] / values["pairs"]) if masked else None,
-            background_slots=float(values["background"] / values["with_background"]) if masked else None,
+            background_slots=float(values["background"] / values["with_background"])
+            if values["with_background"] > 0
+            else None,
             objects=float(values["objects"] / images) if masked else None,
             most_objects=int(values["most_objects"]) if masked else None,
             mean_masks=(values["mean_masks"] / images).float(),

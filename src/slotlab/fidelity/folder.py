@@ -26,15 +26,18 @@ class Picture:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder and below it, sorted.
+    """The image files in a folder and below it, sorted, without hidden ones.
 
     Raises:
-        DataError: if the folder does not exist, holds no image, or holds the masks of a CLEVRTex data set too.
+        DataError: if the folder does not exist, holds no image, or holds the masks of a data set too.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        raise DataError(f"{folder}: masks are no pictures to compare; name {folder / 'images'}")
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not found:
         raise DataError(f"{folder}: no images; looked for {', '.join(SUFFIXES)} in it and below")
     masks = [path for path in found if path.name.endswith("_flat.png")]

@@ -103,7 +103,7 @@ def _efficientnet(device: str) -> FeatureNet:
 def _dimension(features: Callable[[Tensor], Tensor], side: int, path: Path) -> int:
     try:
         one = features(torch.zeros(1, 3, side, side))
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # AttributeError: not a tensor
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"{path}: its `layers` do not take [B, 3, {side}, {side}] ({reason})") from error
     if one.ndim != 2 or not one.is_floating_point():

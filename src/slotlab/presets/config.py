@@ -40,8 +40,8 @@ class DataSettings(Settings):
     crop: float | None = Field(default=None, gt=0, le=1)
     train_count: int = Field(default=0, ge=0)
     validation_count: int = Field(default=500, ge=0)
-    min_objects: int = Field(default=3, ge=1, le=20)
-    max_objects: int = Field(default=10, ge=1, le=20)
+    min_objects: int = Field(default=3, ge=1, le=16)
+    max_objects: int = Field(default=10, ge=1, le=16)
     scene_seed: int = Field(default=0, ge=0)
     supersample: int = Field(default=1, ge=1, le=4)
     skip_broken: bool = False

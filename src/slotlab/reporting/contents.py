@@ -182,8 +182,8 @@ def _score(means: Mapping[str, Any], details: Mapping[str, Any], name: str) -> s
     """A cell: mean ± standard error, and below it the number of images and of degenerate ones."""
     detail: Mapping[str, Any] = details.get(name, {})
     text = _number(means.get(name))
-    if math.isfinite(detail.get("standard_error", math.nan)):
-        text += f" ± {_number(detail['standard_error'], like=means.get(name))}"
+    if (error := detail.get("standard_error")) is not None and math.isfinite(error):
+        text += f" ± {_number(error, like=means.get(name))}"
     if "count" in detail:
         text += f"\nn = {detail['count']}, {detail.get('degenerate', 0)} degenerate"
     return text

@@ -31,7 +31,7 @@ def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") ->
         definition: one of `MEAN_IOU_DEFINITIONS`.
 
     Returns:
-        float64 [B], in [0, 1].
+        float64 [B], in [0, 1]; NaN by "clevrtex-foreground" for an image without a background, or of nothing else.
 
     Raises:
         ValueError: if the label maps are not fit to be compared (see `contingency`).
@@ -56,7 +56,8 @@ def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
     pairs = torch.maximum(predicted_masks, true_masks)
     if definition == "clevrtex":
         return matched.sum(1) / pairs
-    return matched[:, 1:].sum(1) / (pairs - 1)
+    with_background = table[:, :, 0].sum(1) > 0
+    return torch.where(with_background, matched[:, 1:].sum(1) / (pairs - 1), torch.nan)
 
 
 def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = False) -> Tensor:
