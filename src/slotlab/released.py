@@ -4,12 +4,12 @@ A released folder is a model's folder (`config.json`, `model.safetensors`) with 
 library, and `manifest.json`, which holds the SHA-256 of every file. `slotlab.publish` makes one.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from slotlab.checksum import sha256_of
 from slotlab.errors import CheckpointError, nearest
 from slotlab.presets import preset_names
 
@@ -87,7 +87,7 @@ def is_released(folder: Path) -> bool:
 def write_manifest(folder: Path) -> None:
     """Writes the SHA-256 of every file in `folder`, which makes it a released one."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
-    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
     content = {"format": FORMAT, "version": VERSION, "sha256": hashes}
     (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -104,7 +104,7 @@ def check(folder: Path, *files: str) -> None:
     known = _manifest(folder)
     for name in files or known:
         path = folder / name
-        found = _sha256(path) if path.is_file() else None
+        found = sha256_of(path) if path.is_file() else None
         if found is None or found != known.get(name):
             said = "missing" if found is None else f"changed or damaged: its SHA-256 begins with {found[:12]}"
             wanted = known.get(name, "nothing")
@@ -152,11 +152,6 @@ def _remedy(folder: Path) -> str:
     if folder.parent.name == "snapshots":
         return f"remove {folder.parent.parent} to download it anew"
     return f"publish it anew, or remove {MANIFEST_FILE} if you changed the folder on purpose"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _downloaded(shown: str, repository: str, revision: str | None) -> Path:

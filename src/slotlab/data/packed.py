@@ -1,6 +1,5 @@
 """The packed cache: decoded, cropped and resized pixels in flat arrays, read through memory maps."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from slotlab.checksum import sha256_of
 from slotlab.data.decoding import to_batch
 from slotlab.data.pixels import BrokenFile, checked_position, first_rows
-from slotlab.data.sample import Batch, Sample
+from slotlab.data.sample import Batch, Sample, only
 from slotlab.data.splits import choose
 from slotlab.errors import DataError
 
@@ -69,13 +69,7 @@ class Packed:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Sample:
-        batch = self.batch([position])
-        sample = Sample(image=batch["image"][0], index=batch["index"][0])
-        if "mask" in batch:
-            sample["mask"] = batch["mask"][0]
-        if "latents" in batch:
-            sample["latents"] = batch["latents"][0]
-        return sample
+        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked."""
@@ -125,12 +119,6 @@ class Packed:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _settings(root: Path) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slotlab.atomic import replacing
+from slotlab.checksum import sha256_of
 from slotlab.data.decoding import to_batch, to_pixels
 from slotlab.data.opening import open_data
-from slotlab.data.packed import FORMAT, SETTINGS, VERSION, sha256_of
+from slotlab.data.packed import FORMAT, SETTINGS, VERSION
 from slotlab.data.parallel import in_order
 from slotlab.data.pixels import BrokenFile, PixelDataset
 from slotlab.data.sample import LatentEncoder, SlotDataset

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slotlab.data.decoding import Picture, check_geometry, check_ids, square, to_batch
-from slotlab.data.sample import Batch, Sample
+from slotlab.data.sample import Batch, Sample, only
 from slotlab.data.splits import choose
 from slotlab.errors import ConfigError, DataError
 
@@ -89,11 +89,7 @@ class PixelDataset(ABC):
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Sample:
-        batch = self.batch([position])
-        sample = Sample(image=batch["image"][0], index=batch["index"][0])
-        if "mask" in batch:
-            sample["mask"] = batch["mask"][0]
-        return sample
+        return only(self.batch([position]))
 
     def pixels(self, position: int) -> Picture:
         """The picture at `position`, cropped and resized; DataError if it is broken, whatever `skip_broken` says."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from slotlab.data.decoding import to_batch
 from slotlab.data.pixels import checked_position
-from slotlab.data.sample import Batch, Sample
+from slotlab.data.sample import Batch, Sample, only
 from slotlab.data.scene_dataset import Scenes
 
 RENDERED_TOGETHER = 128
@@ -33,8 +33,7 @@ class Remembered:
         return len(self.scenes)
 
     def __getitem__(self, position: int) -> Sample:
-        batch = self.batch([position])
-        return Sample(image=batch["image"][0], mask=batch["mask"][0], index=batch["index"][0])  # pyright: ignore
+        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The scenes at `positions`, stacked; others not yet rendered come along, for a large batch renders faster."""

@@ -44,6 +44,11 @@ class Batch(TypedDict):
     index: Tensor
 
 
+def only(batch: Batch) -> Sample:
+    """The sample of a batch of one."""
+    return Sample(**{name: values[0] for name, values in batch.items()})  # pyright: ignore
+
+
 @runtime_checkable
 class KnowsObjects(Protocol):
     """What a data set offers besides, if it knows what the objects in its pictures are."""

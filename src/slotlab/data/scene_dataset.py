@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slotlab.data.pixels import BrokenFile, checked_position
-from slotlab.data.sample import Batch, Sample
+from slotlab.data.sample import Batch, Sample, only
 from slotlab.data.splits import choose
 from slotlab.errors import ConfigError
 
@@ -75,8 +75,7 @@ class Scenes:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Sample:
-        batch = self.batch([position])
-        return Sample(image=batch["image"][0], mask=batch["mask"][0], index=batch["index"][0])  # pyright: ignore
+        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Renders the scenes at `positions` in one go."""

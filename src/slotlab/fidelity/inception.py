@@ -1,12 +1,12 @@
 """The Inception network of 2015-12-05 that FID is defined by: found, or downloaded once, and always checked."""
 
-import hashlib
 import http.client
 import os
 import urllib.request
 from pathlib import Path
 
 from slotlab.atomic import replacing
+from slotlab.checksum import sha256_of
 from slotlab.errors import CheckpointError
 
 FILE_NAME = "inception-2015-12-05.pt"
@@ -21,12 +21,6 @@ def cached_file() -> Path:
     """Where the network is kept: slotlab's folder in $XDG_CACHE_HOME, or in ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "slotlab" / FILE_NAME
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_published(digest: str) -> bool:

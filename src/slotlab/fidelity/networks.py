@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from slotlab.checksum import sha256_of
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.fidelity import efficientnet
-from slotlab.fidelity.inception import find_inception, is_published, sha256_of
+from slotlab.fidelity.inception import find_inception, is_published
 
 INCEPTION = "inception-2015-12-05"
 INCEPTION_SIDE = 299
