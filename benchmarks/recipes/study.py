@@ -52,7 +52,7 @@ CURVE_COLUMNS = ("recipe", "variant", "seed", "seconds", "resolution", "step", *
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=12, help="budget of a cell")
-    parser.add_argument("--latents-minutes", type=float, default=12, help="budget of each variant's autoencoder")
+    parser.add_argument("--latents-minutes", type=float, default=6, help="budget of each variant's autoencoder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
