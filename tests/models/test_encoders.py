@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 
 from slotlab.errors import ConfigError
 from slotlab.models import ENCODERS, CNNEncoder, ResNetEncoder
+from slotlab.models.components import build
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -41,3 +44,10 @@ def test_resnet_stages_and_strides():
 def test_values_out_of_range_are_named(encoder, arguments, message):
     with pytest.raises(ConfigError, match=message):
         encoder(**arguments)
+
+
+@pytest.mark.parametrize("encoder", [partial(CNNEncoder, kernel_size=3), lambda channels: CNNEncoder(channels)])
+def test_what_declares_no_types_is_built_all_the_same(encoder):
+    assert isinstance(build("encoder", {"own": encoder}, {"kind": "own", "channels": 8}), CNNEncoder)
+    with pytest.raises(ConfigError, match="unknown key 'chanels'"):
+        build("encoder", {"own": encoder}, {"kind": "own", "chanels": 8})

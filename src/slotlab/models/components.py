@@ -38,7 +38,7 @@ def check_arguments(
 ) -> None:
     """Raises ConfigError for arguments that `constructor` does not have, or values of other types than it declares."""
     known = [name for name in inspect.signature(constructor).parameters if name not in (reserved or set())]
-    types = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    types = _declared_types(constructor)
     for name, value in arguments.items():
         if name not in known:
             raise ConfigError(f"{role}: unknown key {name!r}{nearest(name, known)}")
@@ -47,6 +47,13 @@ def check_arguments(
         except ValidationError as error:
             problems = dict.fromkeys(problem["msg"] for problem in error.errors())
             raise ConfigError(f"{role}.{name}: {', or '.join(problems)} (got {value!r})") from None
+
+
+def _declared_types(constructor: Callable[..., object]) -> dict[str, Any]:
+    try:
+        return get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    except (NameError, TypeError):  # types that are imported for type checkers alone; a functools.partial
+        return {}
 
 
 def check_range(key: str, value: object, low: int, high: int | None = None) -> None:
