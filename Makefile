@@ -8,7 +8,7 @@ MINUTES ?= 60
 
 .PHONY: demo test lint types bench bench-long weights clean
 
-demo: .make/installed  ## render scenes, train, evaluate, report: six minutes on two cores, twelve without bfloat16
+demo: .make/installed  ## render scenes, train, evaluate, report: some six minutes on two cores
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: .make/installed-dev  ## the test suite

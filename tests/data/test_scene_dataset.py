@@ -45,10 +45,14 @@ def test_splits_are_ranges_of_scenes():
 
 
 def test_objects_are_those_of_the_picture():
-    data = scenes(resolution=64, split="train", count=60, max_objects=10)
+    data = scenes(resolution=64, split="train", max_objects=6)
     for number in (20_018, 20_025, 20_059):  # laid out otherwise where pixels are larger
-        objects = render([number], variant="plain", max_objects=10, resolution=64).metadata[0]["objects"]
+        objects, coarse = (
+            render([number], variant="plain", max_objects=6, resolution=side).metadata[0]["objects"]
+            for side in (64, 16)
+        )
         assert data.objects([number]) == [objects]
+        assert [one["shape"] for one in objects] != [one["shape"] for one in coarse]
 
 
 @pytest.mark.parametrize(

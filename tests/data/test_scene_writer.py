@@ -52,7 +52,7 @@ def test_writing_goes_on_where_it_stopped(tmp_path):
 def test_other_settings_are_refused(tmp_path):
     write_scenes(tmp_path, variant="plain", count=1, **SMALL)
     with pytest.raises(
-        DataError, match=r"scenes\.json: the scenes there have other settings \(seed is 0 there, 5 here\)"
+        DataError, match=r"scenes\.json: the scenes there have other settings \(seed is 1 there, 5 here\)"
     ):
         write_scenes(tmp_path, variant="plain", count=1, seed=5, **SMALL)
     with pytest.raises(DataError, match="holds more scenes than count=1"):
