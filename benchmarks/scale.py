@@ -3,9 +3,9 @@
     python benchmarks/scale.py [--gpus 64] [--images 10000000] [--batch-size 32] [PRESET ...]
 
 For each preset: arithmetic of a training step by torch's own counter (forward and backward, one image), parameters, and
-bytes of a packed image. The machine is assumed, by the options: what a GPU sustains, what a node's disk, the shared
-storage and the network give, and how many images one loading process turns into tensors (benchmarks/loader.py measures
-that one). From these:
+bytes of a packed image (with its latents, for slot diffusion). The machine is assumed, by the options: what a GPU
+sustains, what a node's disk, the shared storage and the network give, and how many images one loading process turns
+into tensors (benchmarks/loader.py measures that one). From these:
 
     compute     = batch x FLOP / sustained FLOP/s
     gradients   = 2 (n - 1) / n x 4 bytes x parameters / bandwidth + 2 (n - 1) x latency        (ring all-reduce)
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from contest import row, write
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from slotlab import create_model
@@ -48,8 +49,12 @@ def main() -> None:
     rows = []
     for preset in options.presets:
         model = create_model(preset)
-        flop, trained = step_flop(model), sum(one.numel() for one in model.parameters() if one.requires_grad)
-        image_bytes = 4 * model.resolution**2  # three channels and a mask
+        images = torch.rand(1, 3, model.resolution, model.resolution)
+        # A frozen autoencoder's latents are packed beforehand.
+        latents = {"latents": model.autoencoder.encode(images)} if isinstance(model, SlotDiffusion) else {}
+        flop = step_flop(model, images, latents)
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        image_bytes = 4 * model.resolution**2 + sum(one.nbytes for one in latents.values())  # 3 channels and a mask
         batch, ring = options.batch_size, 2 * (options.gpus - 1)
         seconds = {
             "compute": batch * flop / (options.tflops * 1e12),
@@ -70,14 +75,10 @@ def main() -> None:
     write(rows, options.csv)
 
 
-def step_flop(model: Model) -> int:
-    """Arithmetic of forward and backward for one image."""
-    images = torch.rand(1, 3, model.resolution, model.resolution)
-    extra = {}
-    if isinstance(model, SlotDiffusion):  # its autoencoder is frozen; latents can be packed beforehand
-        extra["latents"] = model.autoencoder.encode(images)
+def step_flop(model: Model, images: Tensor, latents: dict[str, Tensor]) -> int:
+    """Arithmetic of forward and backward for these images."""
     with FlopCounterMode(display=False) as counter:
-        model.losses(model(images, **extra), images).mean().backward()
+        model.losses(model(images, **latents), images).mean().backward()
     return counter.get_total_flops()
 
 

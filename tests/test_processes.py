@@ -14,7 +14,7 @@ from two_processes import share_the_work
 import slotlab
 from slotlab.errors import ConfigError
 from slotlab.processes import Place
-from slotlab.training.checkpoint import newest_checkpoint, read_trainer
+from slotlab.training.checkpoint import newest_checkpoint, read_trainer, step_folder
 from slotlab.training.checks import check_data
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -42,9 +42,15 @@ def alone_and_shared(tiny_preset, squares, feature_net, tmp_path_factory):
 
 def test_gradients_are_those_of_one_process(alone_and_shared):
     # after one step, Adam's first moment is a tenth of the clipped gradient
-    one, two = (read_trainer(newest_checkpoint(folder / "run"))["optimizer"]["state"] for folder in alone_and_shared)
+    one, two = (read_trainer(step_folder(folder / "run", 1))["optimizer"]["state"] for folder in alone_and_shared)
     for number, state in one.items():
         torch.testing.assert_close(10 * two[number]["exp_avg"], 10 * state["exp_avg"], atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_has_the_losses_of_all_processes(alone_and_shared):
+    one, two = (read_trainer(step_folder(folder / "run", 1))["losses"] for folder in alone_and_shared)
+    assert len(one) == 1
+    torch.testing.assert_close(two, one)
 
 
 def test_each_image_is_evaluated_once_and_all_processes_know_the_scores(alone_and_shared):

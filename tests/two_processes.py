@@ -15,9 +15,10 @@ from slotlab.training import loop
 
 
 def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
-    """Trains one step; evaluates, extracts, composes and scores, with counts that two does not divide."""
+    """Trains two steps; evaluates, extracts, composes and scores, with counts that two does not divide."""
     torch.set_num_threads(1)
-    loop.fit(run_config(preset, {"data.source": data, "steps": 1}), out / "run", accelerator="cpu", show_progress=False)
+    config = run_config(preset, {"data.source": data, "steps": 2, "checkpoint_every": 1})
+    loop.fit(config, out / "run", accelerator="cpu", show_progress=False)
     torch.manual_seed(0)
     model = slotlab.create_model(preset)
     with joined("cpu") as (_, place):

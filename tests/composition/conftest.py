@@ -1,7 +1,8 @@
 import pytest
 import torch
-from edit_samples import RELATIVE, seeded_model
+from edit_samples import RELATIVE, pictures, seeded_model
 
+from slotlab.composition.scene_pictures import read_scene
 from slotlab.hub import load
 
 
@@ -22,3 +23,18 @@ def relative(tiny_preset):
 @pytest.fixture(scope="module")
 def diffusion(diffusion_run):
     return load(diffusion_run)
+
+
+@pytest.fixture(params=["model", "relative", "diffusion"])
+def any_model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def scenes(any_model, squares):
+    return [read_scene(any_model, path) for path in pictures(squares)[:2]]
+
+
+@pytest.fixture
+def scene(model, squares):
+    return read_scene(model, pictures(squares)[0])

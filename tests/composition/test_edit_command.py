@@ -14,11 +14,6 @@ from slotlab.hub import save
 from slotlab.models.sampling import SamplingSettings
 
 
-@pytest.fixture(params=["model", "relative", "diffusion"])
-def any_model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
 def run_edit(run_slotlab, tmp_path, model, squares):
     save(model, tmp_path / "model")

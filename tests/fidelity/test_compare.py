@@ -173,6 +173,16 @@ def test_saved_statistics_replace_a_folder(folders, network_file, tmp_path):
     assert again.real.resolution == (20, 16)
 
 
+def test_two_saved_statistics_need_no_network(folders, network_file, tmp_path):
+    network = open_network(network_file)
+    saved = [tmp_path / "real.npz", tmp_path / "generated.npz"]
+    for folder, path in zip(folders, saved, strict=True):
+        folder_statistics(folder, network).save(path)
+    again = compare_folders(*saved, features=tmp_path / "gone.pt")
+    assert again.distance == pytest.approx(compare_folders(*folders, features=network_file).distance, rel=1e-12)
+    assert again.name == f"FD-{network.name}"
+
+
 def test_statistics_of_another_network_are_refused(folders, network_file, tmp_path):
     other = open_network(write_network(tmp_path / "other.pt", seed=1))
     folder_statistics(folders[0], other).save(tmp_path / "reference.npz")

@@ -99,6 +99,14 @@ def test_unreadable_images_are_skipped_and_listed_and_the_others_are_written(mod
     assert not list((tmp_path / "out").glob("cut*"))
 
 
+def test_a_name_too_long_for_what_outputs_add_is_listed_and_the_others_are_written(model, photos, tmp_path):
+    (photos / "day" / "a.png").rename(photos / "day" / f"{'é' * 111}.png")
+    listing = slotlab.segment(model, photos, out=tmp_path / "out")
+    (skipped,) = listing.skipped
+    assert "more than 220 bytes" in skipped.reason
+    assert [outcome.status for outcome in listing.outcomes].count("written") == 3
+
+
 def test_decompression_bombs_are_refused_and_listed(model, photos, tmp_path, recwarn):
     """A header that promises more pixels than memory holds; nothing is unpacked."""
 

@@ -41,3 +41,5 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before_it(model, tmp_path, m
     (half_written / "config.json").write_text("{")
     assert newest_checkpoint(tmp_path) == step_folder(tmp_path, 1)
     assert load(newest_checkpoint(tmp_path)).slots == 4
+    prune_checkpoints(tmp_path, keep=2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]

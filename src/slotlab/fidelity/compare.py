@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.errors import DataError
-from slotlab.fidelity.networks import INCEPTION, FeatureNet, open_network
+from slotlab.fidelity.networks import INCEPTION, open_network
 from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics
 from slotlab.metrics.frechet import chance_distance, frechet_distance
 from slotlab.metrics.kernel import kernel_distance
@@ -81,7 +81,8 @@ def compare_folders(
     Args:
         real: folder of the reference pictures, or an .npz file of saved statistics.
         generated: folder of generated pictures, or an .npz file.
-        features: the feature net, see `open_network`; any but "inception" gives a distance named FD-<net>.
+        features: the feature net, see `open_network`; any but "inception" gives a distance named FD-<net>. Not used
+            for two .npz files, which know their net.
         inception: where the Inception file is, if it is neither in the cache nor in $SLOTLAB_INCEPTION.
         split: the split of the real pictures, for the protocol line.
         mixed_sizes: allow pictures of several sizes within a folder.
@@ -99,12 +100,17 @@ def compare_folders(
     Warns:
         FidelityWarning: for each of the result's notes.
     """
+    sides = Path(real), Path(generated)
+    if all(_is_saved(side) for side in sides):
+        return compare(*(SetStatistics.load(side) for side in sides))
     network = open_network(features, inception, device)
-    sides = [
-        _open(side, network, name, mixed_sizes, batch_size, workers, progress)
-        for side, name in ((real, split), (generated, None))
+    opened = [
+        SetStatistics.load(side)
+        if _is_saved(side)
+        else folder_statistics(side, network, name, mixed_sizes, batch_size, workers, progress)
+        for side, name in zip(sides, (split, None), strict=True)
     ]
-    return compare(*sides)
+    return compare(*opened)
 
 
 def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
@@ -142,18 +148,8 @@ def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
     )
 
 
-def _open(
-    side: str | Path,
-    network: FeatureNet,
-    split: str | None,
-    mixed_sizes: bool,
-    batch_size: int,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> SetStatistics:
-    if Path(side).suffix == ".npz":
-        return SetStatistics.load(side)
-    return folder_statistics(side, network, split, mixed_sizes, batch_size, workers, progress)
+def _is_saved(side: Path) -> bool:
+    return side.suffix == ".npz"
 
 
 def _notes(real: SetInformation, generated: SetInformation, chance: float) -> list[str]:

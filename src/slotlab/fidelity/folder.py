@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from slotlab.data.image_folder import image_files
 from slotlab.errors import DataError
 from slotlab.fidelity.resize import clean_resize
 
@@ -36,14 +37,13 @@ def list_images(folder: str | Path) -> list[Path]:
         raise DataError(f"{folder}: no such folder")
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         raise DataError(f"{folder}: masks are no pictures to compare; name {folder / 'images'}")
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    found = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in image_files(folder, nested=True) if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
         raise DataError(f"{folder}: no images; looked for {', '.join(SUFFIXES)} in it and below")
     masks = [path for path in found if path.name.endswith("_flat.png")]
     if masks:
         raise DataError(f"{masks[0]} is a mask: give a folder of pictures alone, cropped and resized as in training")
-    return sorted(found)
+    return found
 
 
 def read_picture(path: Path, side: int) -> Picture:
@@ -58,7 +58,9 @@ def read_picture(path: Path, side: int) -> Picture:
                 raise DataError(f"{path}: {image.mode} pixels; write it with 8 bits per channel")
             pixels = np.asarray(image.convert("RGB"))
             jpeg = image.format in ("JPEG", "MPO")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
         raise DataError(f"{path}: cannot be read as an image ({error}); delete it or write it again") from error
     return Picture(torch.from_numpy(clean_resize(pixels, side)), (pixels.shape[1], pixels.shape[0]), jpeg)
 

@@ -1,6 +1,7 @@
 """Folders of images taken apart into files, a batch at a time; an interrupted run goes on where it stopped."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from slotlab.segmenting.sources import Source, find_sources
 
 SETTINGS_FILE, LISTING_FILE = "segments.json", "segments.csv"
 FORMAT, VERSION = "slotlab-segments", 1
+LONGEST_NAME = 220  # bytes: file systems allow 255, and outputs add a suffix, and while they are written a number
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,9 @@ def segment(
 
 def _read(source: Source, out: Path, fit: str, resolution: int) -> _Seen:
     done = slots_file(out / source.name)
+    if len(os.fsencode(done.stem)) > LONGEST_NAME:
+        long = f"its name has more than {LONGEST_NAME} bytes, too long for outputs to add to it; rename it"
+        return _Seen(source, outcome=_skipped(source, DataError(long)))
     try:
         if done.is_file() and done.stat().st_mtime >= source.path.stat().st_mtime:
             return _Seen(source, outcome=Outcome(str(source.path), source.name, "kept"))

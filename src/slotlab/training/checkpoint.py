@@ -75,8 +75,8 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    """Removes all but the `keep` newest step checkpoints."""
-    for folder in _checkpoints(run)[:-keep]:
+    """Removes all but the `keep` newest step checkpoints, and what a process that was killed left half written."""
+    for folder in (*_checkpoints(run)[:-keep], *(run / "checkpoints").glob(".*.tmp")):
         remove(folder)
 
 

@@ -339,13 +339,16 @@ class _Trainer:
     def _save(self) -> None:
         state = self.state
         self._measure_scaling()
+        losses = torch.zeros(0)
+        if self.losses:  # of all processes, so that whichever resume take the same on
+            losses = cast(Tensor, self.fabric.all_reduce(torch.stack(self.losses), reduce_op="mean")).cpu()
         if self.fabric.is_global_zero:
             trainer: dict[str, Any] = {
                 "step": state.step,
                 "seconds": state.seconds,
                 "best_loss": state.best_loss,
                 "rows": state.rows,
-                "losses": torch.stack(self.losses).cpu() if self.losses else torch.zeros(0),
+                "losses": losses,
                 "model": self.raw_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
