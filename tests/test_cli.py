@@ -75,6 +75,20 @@ def test_bad_input_ends_with_one_sentence_and_status_2(run_slotlab, words, messa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(run_slotlab, tiny_preset, squares, slots_run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = run_slotlab("train", tiny_preset, "--data", squares, "--out", tmp_path / "file" / "run")
+    assert status == 2
+    assert f"{tmp_path / 'file'}" in err and "Not a directory" in err
+    assert "Traceback" not in err
+    (tmp_path / "folder").mkdir()
+    words = ("evaluate", slots_run, "--data", squares, "--count", 2, "--json", tmp_path / "folder")
+    status, out, err = run_slotlab(*words)
+    assert status == 2
+    assert "FG-ARI" in out, "what was computed is told first"
+    assert "Traceback" not in err
+
+
 def test_two_folders_of_images_are_compared(run_slotlab, squares, tmp_path):
     class Net(torch.nn.Module):
         def __init__(self):

@@ -64,7 +64,7 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
         arguments["autoencoder"] = load_autoencoder(
             autoencoder["pretrained"], arguments.get("resolution", 128), autoencoder.get("subfolder")
         )
-    if kind not in MODELS:
+    if str(kind) not in MODELS:
         raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
     check_arguments("model", MODELS[kind], arguments)
     return MODELS[kind](**arguments)

@@ -123,7 +123,7 @@ def make_fabric(
     parameters may lack one in some steps, for which processes must not wait.
 
     Raises:
-        ConfigError: an accelerator that is not there, or a precision that it lacks.
+        ConfigError: an accelerator that is not there, or not as often; or a precision that it lacks.
     """
     from lightning_fabric import Fabric  # takes seconds to load, and is needed by those who compute only
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -142,6 +142,12 @@ def make_fabric(
     if "LOCAL_WORLD_SIZE" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    for name, value in (("devices", devices), ("nodes", nodes)):
+        if value < 1:
+            raise ConfigError(f"{name}: must be 1 or more, not {value}")
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        present = torch.cuda.device_count()
+        raise ConfigError(f"devices: {devices} processes, but CUDA devices for {present} of them; start {present}")
     strategy = DDPStrategy(
         process_group_backend="nccl" if accelerator == "cuda" else "gloo",
         find_unused_parameters=parameters_without_gradient,

@@ -39,6 +39,8 @@ def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_fol
     assert scores["protocol"]["composition"]["seed"] == 4
     assert scores["protocol"]["generated"] == {"report": 6, "reconstructions": 4, "shuffle": 6}
     assert all(scores[name]["distance"] >= 0 for name in ("report", "reconstructions", "shuffle"))
+    kept = {path.name.partition("-")[0] for path in (library / "score").glob("*.npz")}
+    assert kept == {"real", "reconstructions", "shuffle"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("0*.png")}
     assert run_slotlab(*words, *score)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "what is there is not painted again"

@@ -50,6 +50,18 @@ def test_slots_on_disk_are_those_of_the_model(model, dataset, tmp_path):
     assert not list(tmp_path.glob(".*")), "nothing temporary is left"
 
 
+def test_a_number_of_concepts_that_cannot_be_is_refused_before_the_work(model, dataset, tmp_path):
+    seen = []
+    with pytest.raises(ConfigError, match="concepts: at least 2"):
+        fit_library(model, dataset, tmp_path / "library", concepts=1, on_batch=seen.append)
+    assert not seen
+
+
+def test_background_alone_makes_no_concepts():
+    with pytest.raises(ConfigError, match="no object slot, only background"):
+        cluster(np.zeros((0, 8), np.float32), 3, seed=0)
+
+
 def test_batches_do_not_change_the_slots(model, dataset, tmp_path):
     first, second = (extract(model, dataset, tmp_path / str(size), batch_size=size) for size in (3, 32))
     np.testing.assert_allclose(first.slots, second.slots, atol=1e-5)

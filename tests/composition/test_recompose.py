@@ -238,3 +238,6 @@ def test_only_the_composition_of_this_library_is_scored(small, squares, tmp_path
     other = ConceptLibrary.fit(library.table, concepts=3)
     with pytest.raises(ConfigError, match="another library"):
         score_compositions(model, other, tmp_path, data)
+    (tmp_path / "images" / "000000.png").unlink()
+    with pytest.raises(ConfigError, match="an unfinished composition"):
+        score_compositions(model, library, tmp_path, data)

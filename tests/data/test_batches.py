@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, steps_per_epoch, training_batches
+from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, training_batches
 from slotlab.data.batches import LARGEST_PERMUTATION, batch_positions
 from slotlab.errors import ConfigError
 
@@ -51,8 +51,6 @@ def test_ranks_share_the_global_batch(data):
 def test_a_batch_may_be_larger_than_the_data_set(data):
     (batch,) = indices(training_batches(data, batch_size=50, seed=0), 1)
     assert len(batch) == 50
-    assert steps_per_epoch(23, 50) == 1
-    assert steps_per_epoch(23, 5) == 4
 
 
 def test_endless_data_sets_need_no_permutation_in_memory():

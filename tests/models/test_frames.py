@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from slotlab.errors import ConfigError
+from slotlab.hub import create_model
 from slotlab.models import SlotAttention, SpatialBroadcastDecoder
 from slotlab.models.frames import RelativeFrame
 
@@ -72,6 +73,11 @@ def test_an_object_is_moved_by_moving_its_pose():
     _, _, picture = decoder(slots, pose)
     _, _, moved = decoder(slots, pose + torch.tensor([0.25, 0.0, 0.0, 0.0]))
     torch.testing.assert_close(moved[..., 1:-1, 3:-1], picture[..., 1:-1, 1:-3], atol=1e-5, rtol=1e-4)
+
+
+def test_a_decoder_in_frames_needs_slots_in_frames():
+    with pytest.raises(ConfigError, match="decoder.position: relative needs .* slot_attention.frame=relative"):
+        create_model("scenes-32", **{"decoder.position": "relative"})
 
 
 def test_missing_parts_are_named():

@@ -4,7 +4,7 @@ from diffusers import DDPMScheduler
 
 from slotlab.errors import ConfigError
 from slotlab.models.noise import NoiseSchedule
-from slotlab.models.sampling import SAMPLERS, guided, sample
+from slotlab.models.sampling import SAMPLERS, guided, sample, spaced_timesteps
 
 SHAPE = (2, 3, 4, 4)
 
@@ -49,6 +49,30 @@ def test_a_perfect_denoiser_gives_the_latents_back(sampler, target):
     # The smallest timestep still has noise of deviation 0.04, so that 1e-2 is what a last step can leave.
     drawn = sample(perfect, SHAPE, schedule, steps=20, sampler=sampler, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-2)
+
+
+def test_every_number_of_steps_has_as_many_timesteps():
+    for steps in range(1, 1001):
+        timesteps = spaced_timesteps(steps, NoiseSchedule())
+        assert len(set(timesteps)) == steps
+        assert timesteps == sorted(timesteps, reverse=True)
+        assert timesteps[0] == 999 and timesteps[-1] >= 0
+
+
+@pytest.mark.parametrize("steps", [50, 61, 103, 510])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_of_a_known_distribution_are_as_wide_as_it(sampler, steps):
+    """Whether or not the number of steps divides the timesteps; the best denoiser of Gaussian latents is linear."""
+    schedule, deviation = NoiseSchedule(), 0.2
+
+    def best(latents, timesteps):
+        kept = schedule.cumulative_alpha[timesteps][:, None, None, None]
+        return (1 - kept).sqrt() * latents / (kept * deviation**2 + 1 - kept)
+
+    drawn = sample(
+        best, (1, 1, 64, 64), schedule, steps=steps, sampler=sampler, generator=torch.Generator().manual_seed(0)
+    )
+    assert 0.65 * deviation < float(drawn.std()) < 1.05 * deviation  # few steps make it narrower
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

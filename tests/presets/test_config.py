@@ -85,6 +85,8 @@ def test_another_kind_of_part_forgets_the_arguments_of_the_old_one(tiny_preset):
         (["seed=-1"], "training.seed"),
         (["schedule=cosin"], "training.schedule: .*'cosine'"),
         (["batch_size=many"], "training.batch_size: .*integer.*'many'"),
+        (["batch_size={[]: 1}"], "training.batch_size: .*integer"),
+        (["model.kind=[1]"], r"unknown kind \[1\]|unknown key|could mean"),
     ],
 )
 def test_mistakes_are_named(tiny_preset, changes, message):
@@ -112,6 +114,44 @@ def test_a_pretrained_autoencoder_is_not_changed():
     changes = {"autoencoder.pretrained": "runs/latents", "autoencoder.layers": 3}
     with pytest.raises(ConfigError, match="model.autoencoder.layers: of a pretrained autoencoder"):
         run_config("scenes-64-diffusion", changes)
+
+
+@pytest.mark.parametrize("pretrained", ["5", "[]"])
+def test_a_pretrained_autoencoder_has_a_name(pretrained):
+    with pytest.raises(ConfigError, match="model.autoencoder.pretrained: a folder or name"):
+        run_config("scenes-64-diffusion", [f"autoencoder.pretrained={pretrained}"])
+
+
+def test_no_pretrained_autoencoder_is_none():
+    assert "pretrained" not in run_config("scenes-64-diffusion", ["autoencoder.pretrained=none"]).model["autoencoder"]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("training: 5", "training: a section of settings, not 5"),
+        ("model: {kind: slot-autoencoder, encoder: cnn}", "model.encoder: a section of settings, not 'cnn'"),
+    ],
+)
+def test_sections_of_ones_own_preset_are_sections(tmp_path, written, message):
+    preset = tmp_path / "own.yaml"
+    preset.write_text(written if "model" in written else f"model: {{kind: slot-autoencoder}}\n{written}")
+    with pytest.raises(ConfigError, match=message):
+        run_config(str(preset))
+
+
+def test_sections_may_be_left_empty(tmp_path):
+    preset = tmp_path / "own.yaml"
+    preset.write_text("model:\n  kind: slot-autoencoder\n  slot_attention:\ntraining:\n")
+    config = run_config(str(preset), ["training.steps=5", "slots=4"])
+    assert config.training.steps == 5
+    assert config.model["slot_attention"] == {"slots": 4}
+
+
+def test_a_preset_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="own.yaml: not readable as YAML"):
+        run_config(str(tmp_path / "own.yaml"))
 
 
 def test_unknown_presets_suggest_the_nearest(tmp_path):

@@ -60,8 +60,15 @@ def test_a_released_model_that_was_changed_is_not_published(released, tmp_path):
 
 def test_a_folder_that_is_not_empty_is_left_alone(released, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="is not empty"):
+    with pytest.raises(ConfigError, match="holds something other than a released model"):
         slotlab.publish(released, tmp_path)
+
+
+def test_the_folder_where_one_is_is_not_replaced(released, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="the folder that you are in"):
+        slotlab.publish(released, ".")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):

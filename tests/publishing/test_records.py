@@ -5,6 +5,7 @@ import shutil
 import pytest
 import yaml
 
+import slotlab
 from slotlab.errors import CheckpointError
 from slotlab.presets.config import run_config
 from slotlab.publishing.records import portable, training_records
@@ -13,6 +14,11 @@ from slotlab.runs import train
 
 def trained(preset, out, squares, **overrides):
     return train(preset, out=out, data=squares, accelerator="cpu", show_progress=False, **overrides)
+
+
+def read_released(folder):
+    (record,) = json.loads((folder / "training.json").read_text())["runs"]
+    return record
 
 
 def test_the_commands_of_a_run_and_of_those_before_it_make_it_again(squares, tmp_path):
@@ -58,7 +64,7 @@ def test_runs_of_one_name_are_told_apart(squares, tiny_preset, tmp_path):
     first = trained(tiny_preset, tmp_path / "old" / "run", squares, steps=1)
     second = trained(tiny_preset, tmp_path / "new" / "run", squares, steps=1, start_from=str(first))
     earlier, later = training_records(second)
-    assert later["out"] == "runs/run" != earlier["out"]
+    assert earlier["out"] == "runs/run" != later["out"]
     assert yaml.safe_load(later["preset_file"])["training"]["start_from"] == earlier["out"]
 
 
@@ -74,6 +80,22 @@ def test_options_that_change_the_last_digits_stay_in_the_command(slots_run, tmp_
 def test_what_begins_with_a_released_model_has_its_records(released, squares, tiny_preset, tmp_path):
     run = trained(tiny_preset, tmp_path / "run", squares, start_from=str(released), steps=1)
     assert [record["out"] for record in training_records(run)] == ["runs/slots", "runs/run"]
+
+
+def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, tiny_preset, tmp_path):
+    run = trained(tiny_preset, tmp_path / "slots", squares, start_from=str(released), steps=1)
+    before, after = training_records(run)
+    assert before == read_released(released)
+    assert (before["out"], after["out"]) == ("runs/slots", "runs/slots-1")
+    assert shlex.split(after["command"])[-1] == "runs/slots-1"
+
+
+def test_what_begins_with_a_model_of_the_hub_has_its_records(hub, released, squares, tiny_preset, tmp_path):
+    slotlab.publish(released, "hf:someone/tiny")
+    run = trained(tiny_preset, tmp_path / "run", squares, start_from="hf:someone/tiny", steps=1)
+    before, after = training_records(run)
+    assert before == read_released(released)
+    assert yaml.safe_load(after["preset_file"])["training"]["start_from"] == "hf:someone/tiny"
 
 
 @pytest.mark.parametrize(

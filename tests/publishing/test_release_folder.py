@@ -137,4 +137,6 @@ def test_the_card_leaves_out_what_is_not_known_of_a_first_part_that_is_gone(rele
     (folder / "training.json").write_text(json.dumps(training))
     write_manifest(folder)
     write_card(folder, "release")
-    assert "runs/gone" in (folder / "card.md").read_text()
+    card = (folder / "card.md").read_text()
+    assert "after what `runs/gone` had seen, which is not known" in card
+    assert "no other data went into it" not in card

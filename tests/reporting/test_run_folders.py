@@ -60,3 +60,6 @@ def test_the_command_lists_them(run_slotlab, runs):
     assert status == 0, err
     assert "at step 3 of 6" in out
     assert "finished, 6 steps" in out
+    status, out, _ = run_slotlab("runs", runs / "half")
+    assert status == 0
+    assert "no run lies in it; give the folder that holds the run folders" in out

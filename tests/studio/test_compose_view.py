@@ -29,6 +29,9 @@ def test_concepts_are_put_together_kept_and_downloaded(visit, library):
     expect(page.locator("#sl-composed")).to_contain_text("seed 1")
     page.locator("#sl-keep").click()
     expect(page.locator("#sl-tray .sl-card")).to_have_count(2)
+    tab(page, "Look")
+    tab(page, "Compose")
+    expect(page.locator("#sl-tray .sl-card")).to_have_count(2)
     name, content = download(page, "sl-save-tray")
     assert name == "compositions.zip"
     archive = zipfile.ZipFile(io.BytesIO(content))

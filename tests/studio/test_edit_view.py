@@ -137,6 +137,20 @@ def test_a_sampled_edit_shows_previews_and_can_be_stopped(visit, shelf):
     expect(page.locator("#sl-stop")).to_be_hidden()
 
 
+def test_edits_stay_while_another_tab_is_looked_at(visit):
+    page = visit()
+    tab(page, "Edit")
+    page.locator("#sl-edit .sl-slot").first.click()
+    page.locator("#sl-remove").click()
+    expect(page.locator("#sl-edit .sl-slot")).to_have_count(3)
+    tab(page, "Look")
+    expect(page.locator("#sl-look .sl-slot")).to_have_count(4)
+    tab(page, "Edit")
+    expect(page.locator("#sl-edit-status")).to_contain_text("Slot 0 removed")
+    page.locator("#sl-undo").click()
+    expect(page.locator("#sl-edit .sl-slot")).to_have_count(4)
+
+
 def test_objects_come_from_other_pictures_and_concepts(visit):
     page = visit()
     tab(page, "Edit")

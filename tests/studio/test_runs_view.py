@@ -1,9 +1,11 @@
 """Watching runs, in a browser, and the report that they write."""
 
+import gradio as gr
 from playwright.sync_api import expect
 from visiting import tab
 
 from slotlab.reporting.report import write_report
+from slotlab.studio.runs_view import runs_view
 
 
 def test_runs_are_watched_while_they_train(visit, runs):
@@ -43,3 +45,9 @@ def test_the_report_is_complete_in_itself(visit, diffusion_run, tmp_path):
     loaded = page.locator("img").evaluate_all("all => all.map(one => one.complete && one.naturalWidth > 0)")
     assert loaded
     assert all(loaded)
+
+
+def test_a_folder_that_the_first_training_makes_is_waited_for(tmp_path):
+    with gr.Blocks():
+        view = runs_view(tmp_path / "later")
+    assert "There is no run in" in view.refresh(None, None)[1]

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from slotlab.errors import CheckpointError, ConfigError
@@ -17,6 +19,13 @@ def test_a_library_goes_to_its_model(shelf):
 
 def test_two_models_of_one_name_are_told_apart(plain_model):
     assert [loaded.name for loaded in open_shelf([plain_model, plain_model])] == ["plain", "plain (2)"]
+
+
+def test_names_with_spaces_are_told_apart_too(plain_model, tmp_path):
+    for place in ("a", "b"):
+        shutil.copytree(plain_model, tmp_path / place / "my run")
+    shelf = open_shelf([tmp_path / "a" / "my run", tmp_path / "b" / "my run"])
+    assert [loaded.name for loaded in shelf] == ["my run", "my run (2)"]
 
 
 def test_what_is_no_model_with_slots_is_refused(latents_run, tmp_path):

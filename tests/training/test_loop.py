@@ -11,8 +11,9 @@ import torch
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.hub import load
 from slotlab.presets.config import run_config
+from slotlab.training import loop
 from slotlab.training.checkpoint import newest_checkpoint
-from slotlab.training.history import read_history
+from slotlab.training.history import History, read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, fit
 
 TIMES = ("seconds", "images_per_second")
@@ -101,6 +102,30 @@ def test_where_an_epoch_is_long_each_checkpoint_is_validated(squares, tiny_prese
         tmp_path / "run",
     )
     assert [row["step"] for row in read_history(run)] == [3, 6]
+
+
+def test_epochs_are_images_seen_of_those_there_are(squares, tiny_preset, tmp_path):
+    run = quiet_fit(config(tiny_preset, squares, "train_count=10", "batch_size=4", "steps=5"), tmp_path / "run")
+    assert read_history(run)[-1]["epoch"] == 2.0
+
+
+def test_rows_after_the_checkpoint_that_is_gone_on_from_are_dropped(tmp_path):
+    rows = [{"step": 1.0, "train_loss": 2.0}, {"step": 2.0, "train_loss": 1.0}]
+    history = History(tmp_path)
+    for row in rows:
+        history.add(row)
+    history.close()
+    History(tmp_path, rows[:1]).close()
+    assert read_history(tmp_path) == rows[:1]
+    History(tmp_path).close()
+    assert not (tmp_path / "history.csv").exists()
+
+
+def test_the_commit_is_that_of_the_code_that_began(squares, tiny_preset, tmp_path, monkeypatch):
+    commits = iter(("first", "second", "third"))
+    monkeypatch.setattr(loop, "provenance", lambda: {"commit": next(commits)})
+    run = quiet_fit(config(tiny_preset, squares, "checkpoint_every=4"), tmp_path / "run")
+    assert json.loads((run / "training.json").read_text())["commit"] == "first"
 
 
 def test_bfloat16_stays_close_to_float32(run, squares, tiny_preset, tmp_path):

@@ -33,6 +33,26 @@ def test_the_table_is_told_once_and_without_the_warm_up(tiny_preset):
     assert profile.spent["backward"][0] < 0.05 * WARM_UP
 
 
+def test_too_few_steps_are_told_of(tiny_preset):
+    told = []
+    profile = StepProfile(create_model(tiny_preset), told.append, torch.device("cpu"))
+    for _ in range(WARM_UP):
+        with profile.part("backward"):
+            profile.step(images=4)
+    profile.end(images=4)
+    assert len(told) == 1 and "nothing measured" in told[0]
+
+
+def test_what_runs_between_steps_is_not_of_a_step(tiny_preset):
+    model = create_model(tiny_preset)
+    profile = StepProfile(model, lambda table: None, torch.device("cpu"))
+    model(torch.rand(1, 3, 16, 16))
+    assert not profile.spent
+    with profile.part("loss and the rest"):
+        model(torch.rand(1, 3, 16, 16))
+    assert {"encoder", "slot attention", "decoder"} <= profile.spent.keys()
+
+
 @pytest.mark.parametrize("kind", ["slots", "diffusion"])
 def test_train_prints_where_the_time_of_a_step_goes(kind, request, run_slotlab, squares, tmp_path):
     preset = request.getfixturevalue("tiny_preset" if kind == "slots" else "tiny_diffusion")

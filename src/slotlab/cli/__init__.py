@@ -25,5 +25,15 @@ def main() -> None:
 
         if not is_out_of_memory(error):
             raise
-        print("slotlab: out of memory: lower --batch-size, the resolution or the number of slots", file=sys.stderr)
+        smaller = "the batch size (--batch-size; of a training batch_size=...), the resolution or the number of slots"
+        print(f"slotlab: out of memory: lower {smaller}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"slotlab: {place}{error.strerror}; see what is there, who may write, and how much room is left",
+            file=sys.stderr,
+        )
         sys.exit(2)

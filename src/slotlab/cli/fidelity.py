@@ -52,7 +52,7 @@ def fid(
             device=device_named(device),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    say(str(result))
     if json is not None:
         with replacing(json) as path:
             path.write_text(dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
-    say(str(result))

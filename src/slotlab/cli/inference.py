@@ -166,15 +166,15 @@ def diagnose(
     source = mask_source or model.finer_masks
     protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
     warnings = found.warnings()
+    Console().print(diagnosis_table(found.numbers(), f"{protocol_line(protocol)}, masks: {source}"))
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say("" if warnings else "nothing wrong shows")
     if json is not None:
         numbers = {"mask_source": source, **found.numbers()}
         with replacing(json) as path:
             content = {"protocol": protocol, "diagnostics": numbers, "warnings": warnings}
             path.write_text(dumps(content, indent=2) + "\n", encoding="utf-8")
-    Console().print(diagnosis_table(found.numbers(), f"{protocol_line(protocol)}, masks: {source}"))
-    for warning in warnings:
-        say(f"warning: {warning}")
-    say("" if warnings else "nothing wrong shows")
     picture = out or (Path() if is_released(folder) else folder) / "diagnostics.png"
     write_png(figure_image(diagnosis_figure(found, f"{run}, {data}, {found.images:,} images")), picture)
     say(f"picture: {picture.resolve()}")

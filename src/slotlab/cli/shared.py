@@ -19,7 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Learn, without labels, to take pictures apart into their objects (slots); measure it; look at it.\n\n"
     "A first run: [bold]slotlab train scenes-32 --out runs/first[/bold], then "
-    "[bold]slotlab evaluate runs/first --data scenes:plain[/bold] and [bold]slotlab report runs/first[/bold].",
+    "[bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] and "
+    "[bold]slotlab report runs/first[/bold].",
 )
 
 RUN_HELP = "A run folder, the name of a trained model (slotlab models), or owner/name of one on the hub."

@@ -1,5 +1,6 @@
 """Commands on runs: train, evaluate, report."""
 
+import shlex
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
@@ -57,8 +58,9 @@ def train(
 
     [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
-    from slotlab.presets.config import parse_overrides
+    from slotlab.presets.config import RUN_FILE, parse_overrides, read_run_config
     from slotlab.processes import place_among_processes
+    from slotlab.reporting.commands import evaluate_command
     from slotlab.runs import train
 
     set_threads(threads)
@@ -78,7 +80,9 @@ def train(
         **overrides,
     )
     if place_among_processes().is_first:  # of those that --devices started
-        say(f"trained: {out}; next: slotlab evaluate {out} --data PATH, then slotlab report {out}")
+        trained_on = read_run_config(out / RUN_FILE).data
+        scored = evaluate_command(str(out), trained_on.source, trained_on.model_dump())
+        say(f"trained: {out}; next: {scored}, then slotlab report {shlex.quote(str(out))}")
 
 
 @app.command()
@@ -103,7 +107,7 @@ def evaluate(
 
     Writes metrics.json into a run's folder; a released model stays as it is.
 
-    [bold]slotlab evaluate runs/first --data scenes:plain[/bold]
+    [bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] (as scenes-32 was trained)
 
     [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
@@ -140,13 +144,13 @@ def evaluate(
         )
     if not speaks():
         return
-    if not is_released(folder):
-        result.write(folder / "metrics.json")
-    if json is not None:
-        result.write(json)
     Console().print(evaluation_table(result))
     for warning in result.warnings:
         say(f"warning: {warning}")
+    if json is not None:
+        result.write(json)
+    if not is_released(folder):
+        result.write(folder / "metrics.json")
 
 
 @app.command()
@@ -179,4 +183,8 @@ def runs(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder 
 
     from slotlab.reporting.run_folders import run_folders, run_table
 
-    Console().print(run_table(run_folders(folder)))
+    found = run_folders(folder)
+    if found:
+        Console().print(run_table(found))
+    else:
+        say(f"{folder}: no run lies in it; give the folder that holds the run folders, such as runs for runs/first")

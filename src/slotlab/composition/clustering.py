@@ -45,6 +45,8 @@ def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    if not len(slots):
+        raise ConfigError("concepts: there is no object slot, only background; take a model that was trained longer")
     if len(slots) < count:
         raise ConfigError(
             f"concepts: {len(slots)} object slots are too few for {count} clusters; lower --concepts to at most "

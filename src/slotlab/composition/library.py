@@ -62,10 +62,7 @@ class ConceptLibrary:
         Raises:
             ConfigError: `concepts` is out of its range, or there are fewer object slots than clusters.
         """
-        if isinstance(concepts, str) and concepts != "silhouette":
-            raise ConfigError(f"concepts: a number of at least 2, or 'silhouette', not {concepts!r}")
-        if isinstance(concepts, int) and concepts < 2:
-            raise ConfigError(f"concepts: at least 2 (the background and one of objects), not {concepts}")
+        _check_concepts(concepts)
         background = np.asarray(table.background)
         objects = np.ascontiguousarray(np.asarray(table.slots)[~background])
         facts: dict[str, Any] = {"seed": seed, "chosen_by": "given"}
@@ -270,6 +267,7 @@ def fit_library(
     Raises:
         CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`.
     """
+    _check_concepts(concepts)  # before the long work
     out = Path(out)
     slots = out / ".slots"
     place = place_among_processes()
@@ -284,6 +282,13 @@ def fit_library(
         if place.is_first:
             remove(slots)
     return ConceptLibrary.load(out)
+
+
+def _check_concepts(concepts: Concepts) -> None:
+    if isinstance(concepts, str) and concepts != "silhouette":
+        raise ConfigError(f"concepts: a number of at least 2, or 'silhouette', not {concepts!r}")
+    if isinstance(concepts, int) and concepts < 2:
+        raise ConfigError(f"concepts: at least 2 (the background and one of objects), not {concepts}")
 
 
 def _purity(table: SlotTable) -> dict[str, float] | None:

@@ -13,7 +13,7 @@ from slotlab.atomic import remove, replacing
 from slotlab.composition.extraction import with_slots
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.composition.library import ConceptLibrary
-from slotlab.composition.recompose import IMAGES_FOLDER, compose, read_settings, write_image
+from slotlab.composition.recompose import IMAGES_FOLDER, compose, image_path, read_settings, write_image
 from slotlab.composition.seeing import see
 from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.errors import ConfigError
@@ -83,7 +83,8 @@ def score_compositions(
         on_batch: told what is being made, how many pictures are done, and of how many.
 
     Raises:
-        ConfigError: `out` holds no composition, or one of another library, or there is no such feature net.
+        ConfigError: `out` holds no composition, an unfinished one, or one of another library; or there is no such
+            feature net.
         CheckpointError: the library is of another model, or the feature net cannot be had.
         DataError: an image cannot be read.
     """
@@ -95,6 +96,8 @@ def score_compositions(
         raise ConfigError(f"{out}: composed from another library; give that one, or compose again")
     library.check(model)
     count, seed, batch_size = settings["count"], settings["seed"], settings["batch_size"]
+    if not all(image_path(out, number).is_file() for number in range(count)):
+        raise ConfigError(f"{out}: an unfinished composition; go on with compose, as it was begun")
     folder = Path(beside) if beside is not None else out / SCORE_FOLDER
 
     protocol = {
@@ -165,17 +168,17 @@ def _measure(
             if on_batch is not None:
                 on_batch(f"features, {what}", done, total)
 
-        kept = images.parent / f"{images.name}-{network.name}.npz"
-        if images.parent == kept_in and kept.is_file():
+        is_kept, kept = kept_in in images.parents, kept_in / f"{what}-{network.name}.npz"
+        if is_kept and kept.is_file():
             found = SetStatistics.load(kept)
             if found.information.fingerprint == network.fingerprint:
                 return found
         made = folder_statistics(images, network, split, progress=tell)
-        if images.parent == kept_in:
+        if is_kept:
             made.save(kept)
         return made
 
-    truth = statistics("real images", kept_in / REAL, str(dataset.describe()["split"]))
+    truth = statistics(REAL, kept_in / REAL, str(dataset.describe()["split"]))
     results: dict[str, FrechetResult] = {}
     for name, generated in folders.items():
         with warnings.catch_warnings():

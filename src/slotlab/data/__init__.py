@@ -1,6 +1,6 @@
 """Reading pictures and masks: one reader per on-disk format, one sample type, one packed cache."""
 
-from slotlab.data.batches import evaluation_batches, shuffled_positions, steps_per_epoch, training_batches
+from slotlab.data.batches import evaluation_batches, shuffled_positions, training_batches
 from slotlab.data.check import DataCheck, check_data
 from slotlab.data.clevrtex import ClevrTex
 from slotlab.data.hdf5 import Hdf5
@@ -33,6 +33,5 @@ __all__ = [
     "open_data",
     "pack",
     "shuffled_positions",
-    "steps_per_epoch",
     "training_batches",
 ]

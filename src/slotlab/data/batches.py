@@ -26,11 +26,6 @@ def shuffled_positions(count: int, seed: int, epoch: int) -> np.ndarray:
     return positions
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """How many whole batches the data set fills, at least 1."""
-    return max(1, count // batch_size)
-
-
 def batch_positions(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
     """The positions of the global batch of `step`: the `step`-th piece of the row of all epochs' permutations.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from slotlab.errors import ConfigError
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
 from slotlab.models.components import build
+from slotlab.models.frames import RelativeFrame
 from slotlab.models.initialisation import initialise
 from slotlab.models.output import SlotOutput, posterior_masks
 from slotlab.models.randomness import Generators
@@ -62,6 +63,11 @@ class SlotAutoencoder(nn.Module):
         self.decoder = build(
             "decoder", DECODERS, decoder, slot_dim=self.encoder.slot_attention.dim, resolution=resolution
         )
+        if (
+            isinstance(getattr(self.decoder, "position", None), RelativeFrame)
+            and self.encoder.slot_attention.frame is None
+        ):
+            raise ConfigError("decoder.position: relative needs the poses of slots; add slot_attention.frame=relative")
         self.apply(initialise)
 
     @property

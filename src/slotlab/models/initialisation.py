@@ -1,4 +1,4 @@
-"""Weights to begin with: those of the published TensorFlow implementation, not PyTorch's defaults.
+"""Weights to begin with, near to those of the published TensorFlow implementation, not PyTorch's defaults.
 
 PyTorch draws convolutions with a third of the variance that keeps a signal's size, so that after five layers a slot
 hardly changes the picture; training then spends its first thousands of steps growing the weights.
@@ -8,9 +8,11 @@ from torch import nn
 
 
 def initialise(module: nn.Module) -> None:
-    """Glorot-uniform kernels, He-normal where a convolution feeds a ReLU, orthogonal recurrence, zero biases.
+    """He-normal convolutions, Glorot-uniform dense layers, orthogonal recurrence, zero biases.
 
-    For use with `nn.Module.apply`; He et al. 2015 (arXiv 1502.01852), Glorot and Bengio 2010, and the Keras defaults.
+    For use with `nn.Module.apply`; He et al. 2015 (arXiv 1502.01852), Glorot and Bengio 2010; the published code has
+    the Keras defaults, which draw convolutions by Glorot too. All convolutions are drawn as if they fed a ReLU, 1x1
+    ones and the last included; of a transposed one PyTorch counts the outputs as inputs.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from slotlab.errors import ConfigError, nearest
 from slotlab.models.components import check_range
-from slotlab.models.randomness import Generators
+from slotlab.models.randomness import Generators, draw
 
 SCHEDULES = ("linear", "sqrt-linear")
 TARGETS = ("epsilon", "v", "x0")
@@ -138,11 +138,7 @@ def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
 
     With a list of generators, one per image, each image's noise depends on its own generator alone.
     """
-    if isinstance(generator, Sequence):
-        drawn = torch.stack([torch.randn(like.shape[1:], generator=one) for one in generator])
-    else:
-        drawn = torch.randn(like.shape, generator=generator)
-    return drawn.to(like)
+    return draw(len(like), like.shape[1:], generator).to(like)
 
 
 def draw_timesteps(batch: int, steps: int, device: torch.device, generator: Generators = None) -> Tensor:

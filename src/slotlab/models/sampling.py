@@ -37,15 +37,15 @@ class SamplingSettings:
 def make_scheduler(sampler: str, schedule: NoiseSchedule) -> Any:
     """The `diffusers` scheduler that agrees with `schedule`.
 
-    "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2), "ddim" is deterministic (Song
-    et al. 2021, eta 0), "dpm-solver++" the multistep solver of order 2 (Lu et al. 2022, arXiv 2211.01095). All start
-    from the last timestep ("trailing" spacing) and none clips, which would be wrong for latents.
+    "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2), "dpm-solver++" the multistep
+    solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and "ddim" is deterministic (Song et al. 2021, eta 0): the
+    solver of order 1 (there, section 5.3), as `DDIMScheduler` takes the timesteps for evenly spaced, which they are
+    only where the number of steps divides theirs. None clips, which would be wrong for latents.
 
     Raises:
         ConfigError: an unknown sampler; the nearest is suggested.
     """
     check_sampler("sampler", sampler)
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
@@ -55,14 +55,20 @@ def make_scheduler(sampler: str, schedule: NoiseSchedule) -> Any:
         "beta_end": schedule.end,
         "beta_schedule": "linear" if schedule.kind == "linear" else "scaled_linear",
         "prediction_type": PREDICTION_TYPES[schedule.target],
-        "timestep_spacing": "trailing",
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
     }
     if sampler == "ddpm":
         return DDPMScheduler(**shared, clip_sample=False)
-    if sampler == "ddim":
-        return DDIMScheduler(**shared, clip_sample=False)
-    return DPMSolverMultistepScheduler(**shared, algorithm_type="dpmsolver++", solver_order=2)
+    order = 1 if sampler == "ddim" else 2
+    return DPMSolverMultistepScheduler(**shared, algorithm_type="dpmsolver++", solver_order=order)
+
+
+def spaced_timesteps(steps: int, schedule: NoiseSchedule) -> list[int]:
+    """The timesteps to denoise at, from the last one on ("trailing" spacing, Lin et al. 2024, table 2).
+
+    In whole numbers: `diffusers` counts in floats, and for some numbers of steps adds a timestep of -1.
+    """
+    return [round(schedule.steps * (steps - number) / steps) - 1 for number in range(steps)]
 
 
 @torch.no_grad()
@@ -103,9 +109,9 @@ def sample(
 
     generators = list(generator) if isinstance(generator, Sequence) else generator
     device = torch.device(device)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(timesteps=spaced_timesteps(steps, schedule), device=device)
     latents = randn_tensor(tuple(shape), generator=generators, device=device) * scheduler.init_noise_sigma
-    # A deterministic sampler takes no generator; DPM-Solver++ draws from it only in its stochastic form.
+    # The solvers would draw from a generator only in their stochastic form.
     options = {"generator": generators} if sampler == "ddpm" else {}
     for number, timestep in enumerate(scheduler.timesteps):
         timesteps = timestep.expand(shape[0])

@@ -36,7 +36,9 @@ class SlotAttention(nn.Module):
         gradient: "full", through all iterations; "last-iteration", through the last one (implicit differentiation,
             Chang et al. 2022, arXiv 2207.00787) and straight through the others to the start, which is cheaper.
         frame: "absolute", or "relative": each slot has a pose, keys and values see coordinates relative to it, and the
-            pose follows the attention (invariant slot attention, Biza et al. 2023); then `grid` is needed.
+            pose follows the attention (invariant slot attention, Biza et al. 2023); then `grid` is needed. Unlike the
+            published code, keys and places are added after a projection of each, not passed through a layer together,
+            and there is no further round for the poses alone: they are those of the last round's attention.
         grid: (h, w) of the features.
 
     Attributes:

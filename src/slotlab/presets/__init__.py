@@ -28,7 +28,7 @@ def read_preset(name: str) -> dict[str, Any]:
         raise ConfigError(f"unknown preset {name!r}{nearest(name, preset_names())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ConfigError(f"{path}: not a preset: it needs a 'model' section, and may have 'data' and 'training'")

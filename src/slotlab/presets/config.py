@@ -69,7 +69,8 @@ class TrainingSettings(Settings):
     `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
     `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on, `background_penalty` weighs
     `objectives.background_penalty` from `background_penalty_start` on, and from there goes in a straight line to
-    `final_background_penalty` at the last step, where that is given: it makes slot 0 the background's.
+    `final_background_penalty` at the last step, where that is given: it makes slot 0 the background's. Where the first
+    is 0, there is none at any step.
     `sharing_penalty` weighs `objectives.sharing_penalty` from `sharing_penalty_start` on: of two slots that share an
     object one gives way.
     `attention_loss` weighs `objectives.attention_disagreement` from `attention_loss_start` on, and `colour_loss` weighs
@@ -153,11 +154,17 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     Raises:
         ConfigError: an unknown key (the nearest is suggested), an ambiguous one, or one that would change nothing.
     """
+    _check_sections(values)
     keys: list[str] = []
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
         keys.append(_full_key(key, _known_keys(values["model"])))
         _set(values, keys[-1], value)
-    if values["model"].get("autoencoder", {}).get("pretrained") is not None:
+    autoencoder = values["model"].get("autoencoder", {})
+    if autoencoder.get("pretrained", "") is None:
+        del autoencoder["pretrained"]
+    elif not isinstance(autoencoder.get("pretrained", ""), str):
+        raise ConfigError(f"model.autoencoder.pretrained: a folder or name, not {autoencoder['pretrained']!r}")
+    if "pretrained" in autoencoder:
         for key in keys:
             if key.startswith("model.autoencoder.") and key not in OF_PRETRAINED:
                 raise ConfigError(f"{key}: of a pretrained autoencoder that stays as it is; leave it out")
@@ -207,7 +214,7 @@ def _literal(text: str) -> Any:
         return special[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 
@@ -222,17 +229,28 @@ OF_PRETRAINED = ["model.autoencoder.pretrained", "model.autoencoder.subfolder"]
 PARTS_WITH_KINDS = {"encoder": ENCODERS, "decoder": DECODERS}
 
 
+def _check_sections(values: dict[str, Any]) -> None:
+    """Sections without a setting become empty ones; ConfigError for what is no section."""
+    places = [(values, name, name) for name in ("data", "training")]
+    places += [(values["model"], name, f"model.{name}") for name in (*PARTS, *PARTS_WITH_KINDS)]
+    for place, name, shown in places:
+        if name in place and place[name] is None:
+            place[name] = {}
+        if not isinstance(place.get(name, {}), Mapping):
+            raise ConfigError(f"{shown}: a section of settings, not {place[name]!r}")
+
+
 def _known_keys(model: Mapping[str, Any]) -> list[str]:
     """Every key that may be set in a run whose model section is `model`."""
     keys = [f"data.{name}" for name in DataSettings.model_fields]
     keys += [f"training.{name}" for name in TrainingSettings.model_fields]
-    if model.get("kind") not in MODELS:
+    if str(model.get("kind")) not in MODELS:
         return keys
     for name in inspect.signature(MODELS[model["kind"]]).parameters:
         if name in PARTS:
             keys += [f"model.{name}.{key}" for key in _arguments(PARTS[name])]
         elif name in PARTS_WITH_KINDS:
-            registry, kind = PARTS_WITH_KINDS[name], model.get(name, {}).get("kind")
+            registry, kind = PARTS_WITH_KINDS[name], str(model.get(name, {}).get("kind"))
             keys.append(f"model.{name}.kind")
             keys += [f"model.{name}.{key}" for key in _arguments(registry[kind])] if kind in registry else []
         else:

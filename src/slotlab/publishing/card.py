@@ -1,7 +1,6 @@
 """The card of a released model: what it is, its scores and pictures, and the exact way to make it again."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import slotlab
 from slotlab.hub import WEIGHTS_FILE
 from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion
 from slotlab.released import CARD_FILE, LIBRARY_FOLDER, machines_of, released_facts
+from slotlab.reporting.commands import evaluate_command
 from slotlab.reporting.tables import mask_titles, protocol_line
 
 TEMPLATE = "card.md.jinja"
@@ -31,8 +31,9 @@ def write_card(folder: Path, name: str) -> None:
     facts = released_facts(folder)
     config, metrics, training = facts["config"], facts["metrics"], facts["training"]
     library = folder / LIBRARY_FOLDER / "library.json"
-    data = [run["train_data"] for run in training["runs"] if "train_data" in run]  # not of a model from elsewhere
+    data = [run["train_data"] for run in training["runs"] if "train_data" in run]
     learned_from = [described.get("source", described) for described in data]
+    unknown = [run["out"] for run in training["runs"] if "train_data" not in run]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -48,9 +49,10 @@ def write_card(folder: Path, name: str) -> None:
         metrics=metrics,
         titles=mask_titles(metrics["protocol"]),
         protocol=protocol_line(metrics["protocol"]).removeprefix("protocol: "),
-        evaluate_command=evaluate_command(name, metrics["protocol"]),
+        evaluate_command=evaluate_command(name, training.get("data", metrics["protocol"]["data"]), metrics["protocol"]),
         learned_from=list(dict.fromkeys(data["data"] for data in learned_from)),
-        rendered=all(data["kind"] == "scenes" for data in learned_from),
+        unknown=unknown,
+        rendered=not unknown and all(data["kind"] == "scenes" for data in learned_from),
         examples=json.loads((folder / EXAMPLES_FILE).read_text(encoding="utf-8")),
         library=json.loads(library.read_text(encoding="utf-8")) if library.is_file() else None,
         runs=training["runs"],
@@ -61,19 +63,6 @@ def write_card(folder: Path, name: str) -> None:
         version=slotlab.__version__,
     )
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
-
-
-def evaluate_command(name: str, protocol: Mapping[str, Any]) -> str:
-    """The command that gives the scores of a protocol again."""
-    words = ["slotlab", "evaluate", name, "--data", str(protocol["data"]), "--split", str(protocol["split"])]
-    words += ["--count", str(protocol["count"])]
-    if protocol["kind"] == "scenes":
-        words += ["--min-objects", str(protocol["min_objects"]), "--max-objects", str(protocol["max_objects"])]
-        if protocol["supersample"] != 1:
-            words += ["--supersample", str(protocol["supersample"])]
-    else:
-        words += ["--crop", str(protocol["crop"])]
-    return shlex.join(words)
 
 
 def _parameters(weights: Path) -> int:

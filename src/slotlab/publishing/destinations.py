@@ -8,9 +8,9 @@ import torch
 
 from slotlab.atomic import replacing
 from slotlab.composition.scoring import OnProgress
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import CheckpointError
 from slotlab.publishing.card import write_card
-from slotlab.publishing.folder import prepare
+from slotlab.publishing.folder import check_place, prepare
 from slotlab.released import CARD_FILE, HUB_PREFIX, check, is_released, model_folder, write_manifest
 
 
@@ -64,8 +64,7 @@ def _release(
         prepare(folder, out, name=name, data=data, device=device, on_progress=on_progress)
         return
     check(folder)
-    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is not empty; name a new folder")
+    check_place(out)
     with replacing(out) as copy:
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("README.md"))  # the hub's copy of the old card
         write_card(copy, name)

@@ -66,8 +66,7 @@ def prepare(
         DataError: the data cannot be read.
     """
     run, out = Path(run), Path(out)
-    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
+    check_place(out)
     config, records = read_run_config(run / RUN_FILE), training_records(run)
     source = data or config.data.source
     opening = _opening(config.data, source)
@@ -80,6 +79,7 @@ def prepare(
                 "averaged_weights": records[-1]["averaged_weights"],
                 "seconds": round(sum(record.get("seconds", 0) for record in records), 1),
                 "runs": records,
+                "data": portable(source, "data"),
             },
         )
         _evaluate(model, source, {**opening, "split": "test", "count": images}, folder, on_progress)
@@ -89,6 +89,14 @@ def prepare(
         write_card(folder, name)
         write_manifest(folder)
     return out
+
+
+def check_place(out: Path) -> None:
+    """Raises ConfigError unless `out` is free for a release: new, empty or an earlier one, and not where one is."""
+    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
+    if out.resolve() == Path.cwd():
+        raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
 
 
 def _opening(data: DataSettings, source: str) -> dict[str, Any]:

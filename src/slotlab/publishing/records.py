@@ -11,7 +11,7 @@ import yaml
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.presets import preset_names
 from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config, run_config, validated
-from slotlab.released import is_released, model_folder, released_facts, released_names
+from slotlab.released import HUB_PREFIX, is_released, model_folder, released_facts, released_names
 from slotlab.training.checkpoint import TRAINING_FILE
 
 KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")
@@ -52,20 +52,23 @@ def portable_facts(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: dict[Path, str]) -> None:
     """Adds the records of `run`, which a config calls `place`, after those of the runs that it began with."""
-    out = _named(place, names)
     if is_released(run):
         records |= {record["out"]: record for record in released_facts(run)["training"]["runs"]}
         return
     config, training = read_run_config(run / RUN_FILE), _read(run / TRAINING_FILE)
-    for parent in (config.training.start_from, config.model.get("autoencoder", {}).get("pretrained")):
-        if not parent or _named(parent, names) in records:
-            continue
-        folder = model_folder(parent) if parent in released_names() else Path(parent)
+    parents = {
+        parent: _folder_of(parent)
+        for parent in (config.training.start_from, config.model.get("autoencoder", {}).get("pretrained"))
+        if parent and names.get(Path(parent).resolve()) not in records
+    }
+    # Those that are released first: their records' names stand in their commands, and others keep clear of them.
+    for parent, folder in sorted(parents.items(), key=lambda one: not is_released(one[1])):
         if is_released(folder) or (folder / RUN_FILE).is_file():
             _collect(parent, folder, records, names)
         else:
-            records[_named(parent, names)] = {"out": _named(parent, names)}
-    config = _without_places(config, names)
+            unknown = _named(parent, names, records)
+            records[unknown] = {"out": unknown}
+    config, out = _without_places(config, names, records), _named(place, names, records)
     record: dict[str, Any] = {"out": out, "preset": config.preset}
     changes = _changes(config)
     if changes is None:
@@ -81,22 +84,35 @@ def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: d
     records[out] = {**record, **training}
 
 
-def _named(place: str, names: dict[Path, str]) -> str:
+def _folder_of(parent: str) -> Path:
+    """The folder of a run or model that a config names; as it is named, where nothing is there (any more)."""
+    if parent in released_names() or parent.startswith(HUB_PREFIX):
+        try:
+            return model_folder(parent)
+        except CheckpointError:  # no longer on the hub, or the hub is out of reach
+            pass
+    return Path(parent)
+
+
+def _named(place: str, names: dict[Path, str], records: Mapping[str, object]) -> str:
     """What stands for a run's folder in commands, another for each."""
     folder = Path(place).resolve()
     if folder not in names:
-        name = portable(place, "runs")
-        names[folder] = f"{name}-{len(names)}" if name in names.values() else name
+        taken, name, count = {*names.values(), *records}, portable(place, "runs"), 0
+        names[folder] = name
+        while names[folder] in taken:
+            count += 1
+            names[folder] = f"{name}-{count}"
     return names[folder]
 
 
-def _without_places(config: RunConfig, names: dict[Path, str]) -> RunConfig:
+def _without_places(config: RunConfig, names: dict[Path, str], records: Mapping[str, object]) -> RunConfig:
     values = config.model_dump()
     values["data"]["source"] = portable(values["data"]["source"], "data")
     training, autoencoder = values["training"], values["model"].get("autoencoder", {})
     for section, key in ((training, "start_from"), (autoencoder, "pretrained")):
         if section.get(key):
-            section[key] = _named(section[key], names)
+            section[key] = _named(section[key], names, records)
     return validated(RunConfig, values)
 
 

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from slotlab.evaluation import Evaluation
 from slotlab.models import SlotOutput
 from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.reporting import contents
+from slotlab.reporting.commands import evaluate_command
 from slotlab.reporting.composition_sections import composition_section, concept_section
 from slotlab.reporting.diagnosis import diagnosis_section
 from slotlab.reporting.previews import outputs
@@ -68,15 +68,15 @@ def write_report(
     model = hub.load(run, device)
     config = read_run_config(run / RUN_FILE)
     training = _read_json(run / TRAINING_FILE, "train on with --resume to write it anew") or {}
-    evaluate_command = f"slotlab evaluate {shlex.quote(str(run))} --data {shlex.quote(str(data or config.data.source))}"
+    again = evaluate_command(str(run), str(data or config.data.source), config.data.model_dump())
     if evaluation is not None:
         metrics: dict[str, Any] | None = evaluation.to_json()
     else:
-        metrics = _read_json(run / "metrics.json", f"write it anew with: {evaluate_command}")
+        metrics = _read_json(run / "metrics.json", f"write it anew with: {again}")
     batch = _validation_batch(config, data, images, device)
     output = outputs(model, batch, config.training.seed)
     pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
-    sections = [contents.scores(metrics, evaluate_command), contents.reconstructions(pictures, output, mask)]
+    sections = [contents.scores(metrics, again), contents.reconstructions(pictures, output, mask)]
     if isinstance(output, SlotOutput):
         sections += [part(pictures, output, mask) for part in (contents.slots, contents.attention)]
         sections += [contents.segmentations(pictures, output, mask)]

@@ -9,11 +9,9 @@ from rich.table import Table
 
 from slotlab.errors import CheckpointError, DataError
 from slotlab.models import DiffusionOutput, SlotDiffusion, SlotOutput
-from slotlab.presets.config import read_run_config
+from slotlab.presets.config import RUN_FILE, read_run_config
 from slotlab.reporting.previews import PREVIEWS_FOLDER
 from slotlab.training.history import Row, read_history
-
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def run_folders(folder: str | Path) -> list[RunFolder]:
 
 
 def read_run_folder(folder: Path) -> RunFolder | None:
-    """A run as it is now; None if its configuration cannot be read. Rows that cannot be read are left out."""
+    """A run as it is now; None if its configuration cannot be read. Without rows if one of them cannot be read."""
     try:
         config = read_run_config(folder / RUN_FILE)
     except CheckpointError:

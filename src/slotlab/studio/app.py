@@ -46,6 +46,7 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{WORDS}</p></div>')
         source, active = gr.State(first[1]), gr.State("Look")
+        refreshed = gr.State({})  # for what each view was last
         with gr.Row():
             with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
                 panel = picture_panel(shelf)
@@ -62,19 +63,24 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
                     watch = runs_view(runs)
         views = {look_tab: look, edit_tab: edit, compose_tab: compose, compare_tab: compare, runs_tab: watch}
 
-        def shown(name: str, chosen: Source, now: str) -> list[Any]:
-            values: list[Any] = []
+        def shown(name: str, chosen: Source, now: str, before: dict[str, list[Any]]) -> list[Any]:
+            given = {"model": name, "picture": chosen}
+            after, values = dict(before), []
             for view in views.values():
-                skipped = [gr.skip()] * len(view.outputs)
-                values += view.refresh(find(name), chosen) if view.name == now else skipped
-            return values
+                wanted = [given[what] for what in view.of]
+                if view.name == now and before.get(now) != wanted:
+                    values += view.refresh(find(name), chosen)
+                    after[now] = wanted
+                else:
+                    values += [gr.skip()] * len(view.outputs)
+            return [after, *values]
 
         def opened(name: str) -> tuple[Any, ...]:
             pictures, models = name in (look.name, edit.name, compare.name), name != watch.name and len(shelf) > 1
             return name, gr.Column(visible=pictures or models), gr.Column(visible=pictures)
 
-        inputs = [panel.model, source, active]
-        outputs = [output for view in views.values() for output in view.outputs]
+        inputs = [panel.model, source, active, refreshed]
+        outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
         for chooser in panel.choosers:
             made = chooser.event(politely(chooser.make), chooser.inputs, source, **WORK)
             made.success(politely(shown), inputs, outputs, **WORK)

@@ -138,7 +138,7 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], Loaded], shelf: Seque
             _tray_cards(Composing()),
         )
 
-    return View("Compose", [state, missing, all_of_it, concepts, chosen, result, origins, tray], refresh)
+    return View("Compose", [state, missing, all_of_it, concepts, chosen, result, origins, tray], refresh, of=("model",))
 
 
 def _concept_name(concept: int) -> str:

@@ -105,20 +105,21 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
 
             return paint_edit(loaded.model, then.scene, then.plan, int(seed or 0), sampling=settings, on_image=told)
 
-        now.stop.clear()
         shown_at = 0.0
-        try:
-            for heard in listen(work, now.stop):
-                if isinstance(heard, Done):
-                    yield _finished(then, heard.result)
-                elif time.monotonic() - shown_at > BETWEEN_PREVIEWS:
-                    done, total, image = heard
-                    words = f"Painting: step {done} of {total}."
-                    yield gr.skip(), edit_pictures.edit_figure(then, image, words), note(words), gr.Button(visible=True)
-                    shown_at = time.monotonic()
-        except Stopped:
-            stopped = note("Stopped; nothing was changed.")
-            yield gr.skip(), edit_pictures.edit_figure(now), stopped, gr.Button(visible=False)
+        with now.painter.painting() as stopping:
+            try:
+                for heard in listen(work, stopping):
+                    if isinstance(heard, Done):
+                        yield _finished(then, heard.result)
+                    elif time.monotonic() - shown_at > BETWEEN_PREVIEWS:
+                        done, total, image = heard
+                        words = f"Painting: step {done} of {total}."
+                        preview = edit_pictures.edit_figure(then, image, words)
+                        yield gr.skip(), preview, note(words), gr.Button(visible=True)
+                        shown_at = time.monotonic()
+            except Stopped:
+                stopped = note("Stopped; nothing was changed.")
+                yield gr.skip(), edit_pictures.edit_figure(now), stopped, gr.Button(visible=False)
 
     def does(change: Callable[..., Editing]) -> Callable[..., Iterator[tuple[Any, ...]]]:
         """An event's function that changes the plan and paints it."""
@@ -134,7 +135,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         (duplicate.click, editing.duplicate, []),
         (undo.click, lambda now: now.at_step(now.at - 1), []),
         (redo.click, lambda now: now.at_step(now.at + 1), []),
-        (restart.click, lambda now: editing.begin(now.scene), []),
+        (restart.click, editing.begin_again, []),
         (again.click, lambda now: now, []),
         (put.click, editing.replace_by_other, []),
         (add.click, editing.add_other, []),
@@ -147,8 +148,9 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         event(does(change), [state, *settings, *more], shown, **WORK)
 
     def pointed(now: Editing | None, event: gr.EventData) -> tuple[Any, ...]:
-        now = dataclasses.replace(_begun(now), selected=event.slot, placing=False)
-        return now, note(_selected(now))
+        before = _begun(now)
+        now = dataclasses.replace(before, selected=event.slot, placing=False)
+        return now, edit_pictures.edit_figure(now) if before.placing else gr.skip(), note(_selected(now))
 
     def place(
         now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, event: gr.EventData
@@ -166,11 +168,11 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         now = dataclasses.replace(now, placing=not now.placing)
         return now, edit_pictures.edit_figure(now), note(_selected(now))
 
-    figure.choose(politely(pointed), state, [state, status], **AT_ONCE)
+    figure.choose(politely(pointed), state, [state, figure, status], **AT_ONCE)
     figure.place(politely(place), [state, *settings], shown, **WORK)
     move.click(politely(moving), state, [state, figure, status], **AT_ONCE)
 
-    stop.click(lambda now: _begun(now).stop.set(), state, None, **AT_ONCE)
+    stop.click(lambda now: _begun(now).painter.stop(), state, None, **AT_ONCE)
 
     def read_other(now: Editing | None, name: str, source: Source) -> tuple[Any, ...]:
         loaded = find(name)

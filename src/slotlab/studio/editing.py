@@ -2,6 +2,8 @@
 
 import dataclasses
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +20,28 @@ MOST_STEPS = 50
 COPY_OFFSET = 0.12  # of the side: where a copy is put, so that it does not lie on the original
 
 
+class Painter:
+    """Paints one thing at a time for one user, who may stop it."""
+
+    def __init__(self) -> None:
+        self._busy, self._stop = threading.Lock(), threading.Event()
+
+    def stop(self) -> None:
+        """Ends the painting that goes on, if any."""
+        self._stop.set()
+
+    @contextmanager
+    def painting(self) -> Iterator[threading.Event]:
+        """Yields what is set when this painting is to end; ConfigError while another goes on."""
+        if not self._busy.acquire(blocking=False):
+            raise ConfigError("The last edit is still being painted: wait, or stop it first.")
+        try:
+            self._stop = threading.Event()
+            yield self._stop
+        finally:
+            self._busy.release()
+
+
 @dataclass(frozen=True, eq=False)
 class Editing:
     """A scene, the plans of all steps (the first is the scene as read), and where among them the user is.
@@ -32,7 +56,7 @@ class Editing:
         painted: the current plan, painted; None until it has been.
         other: a second scene, to take objects from, and the slot selected in it.
         other_selected: number of the slot selected in the other scene.
-        stop: set to end the painting of the next step.
+        painter: the same for all steps.
     """
 
     scene: Scene
@@ -44,7 +68,7 @@ class Editing:
     painted: Edited | None = None
     other: Scene | None = None
     other_selected: int | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
+    painter: Painter = field(default_factory=Painter)
 
     @property
     def plan(self) -> Plan:
@@ -85,6 +109,16 @@ class Editing:
 def begin(scene: Scene) -> Editing:
     """A scene before the first edit."""
     return Editing(scene, (edits.keep(scene, range(len(scene.slots))),))
+
+
+def begin_again(editing: Editing) -> Editing:
+    """The scene before the first edit again; the other picture stays."""
+    return dataclasses.replace(
+        begin(editing.scene),
+        other=editing.other,
+        other_selected=editing.other_selected,
+        painter=editing.painter,
+    )
 
 
 def remove(editing: Editing) -> Editing:

@@ -46,7 +46,7 @@ def runs_view(folder: Path | None) -> View:
     def shown(chosen: str | None, before: str = "") -> Sequence[Any]:
         if folder is None:
             return [gr.skip()] * len(outputs)
-        runs = run_folders(folder)
+        runs = run_folders(folder) if folder.is_dir() else []  # the first training makes it
         names = [one.name for one in runs]
         chosen = chosen if chosen in names else (names[0] if names else None)
         now = repr([(one.name, one.written, len(one.previews())) for one in runs]) + str(chosen)
@@ -93,7 +93,7 @@ def runs_view(folder: Path | None) -> View:
     step.input(politely(at_step), [run, step], preview, **WORK)
     show.click(politely(report_of), run, report, **WORK)
     make.click(politely(report_anew), run, report, **{**WORK, "show_progress": "minimal"})
-    return View("Runs", outputs, lambda loaded, source: shown(None))
+    return View("Runs", outputs, lambda loaded, source: shown(None), of=())
 
 
 def _found(folder: Path | None, name: str | None) -> RunFolder:

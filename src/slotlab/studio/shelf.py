@@ -62,7 +62,7 @@ def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (
                 f"{given}: a {model.kind} has no slots to show; take a slot autoencoder or slot diffusion"
             )
         name = Path(given).name or str(given)
-        taken = sum(other.partition(" ")[0] == name for other, _ in opened)
+        taken = [Path(other).name or str(other) for other in models[: len(opened)]].count(name)
         opened.append((f"{name} ({taken + 1})" if taken else name, model))
     prints = [fingerprint(model) for _, model in opened]
     found = {place: library for place, given in enumerate(models) if (library := _own_library(given, prints[place]))}

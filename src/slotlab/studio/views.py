@@ -24,11 +24,14 @@ class View:
         name: of its tab.
         outputs: what changes with picture and model.
         refresh: the values of `outputs` for a model and a picture.
+        of: which of "model" and "picture" it shows; while they stay as they are it is not refreshed, and what was done
+            in it stays.
     """
 
     name: str
     outputs: Sequence[Component | BlockContext]
     refresh: Callable[[Loaded, Source], Sequence[Any]]
+    of: tuple[str, ...] = ("model", "picture")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", *, words: int = 1) -> str:

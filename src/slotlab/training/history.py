@@ -41,23 +41,30 @@ class History:
 
         self.path = folder / "history.csv"
         self.rows = list(rows)
-        purge = int(self.rows[-1]["step"]) + 1 if self.rows else None
+        purge = int(self.rows[-1]["step"]) + 1 if self.rows else 0
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        if self.rows:
+            self._write()
+        else:
+            self.path.unlink(missing_ok=True)
 
     def add(self, row: Row) -> None:
         """Records a row; its keys are among `COLUMNS`."""
         self.rows.append(row)
-        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        self._write()
         for name, value in row.items():
             if name != "step":
                 self._board.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
-        """Flushes TensorBoard."""
+        """Writes what TensorBoard has not written yet, and ends its thread."""
         self._board.close()
+
+    def _write(self) -> None:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 def read_history(folder: Path) -> list[Row]:

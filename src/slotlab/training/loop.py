@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -39,7 +39,7 @@ from slotlab.training.objectives import with_penalties
 from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
 from slotlab.training.profile import StepProfile
 from slotlab.training.progress import TrainingProgress
-from slotlab.training.provenance import provenance
+from slotlab.training.provenance import now, provenance
 from slotlab.training.speedups import arrange, memory_format
 from slotlab.training.starting import start_from
 from slotlab.training.stopping import noticing_stop
@@ -155,6 +155,7 @@ class _Trainer:
         self.fabric = fabric
         self.config = config
         self.settings = settings = config.training
+        self.provenance = provenance()  # once: the source tree may change while the run goes on
         self.callbacks = callbacks if fabric.is_global_zero else ()
         self.data = open_split(config, "train", device=fabric.device)
         check_data(self.data, fabric.world_size)
@@ -175,7 +176,6 @@ class _Trainer:
         if isinstance(model, SlotDiffusion):
             model.autoencoder.check_scaling(self._some_images(self.state.validation, 64))
             check_latents(self.data.describe(), model.autoencoder)
-        self.epoch_steps = max(1, math.ceil(len(self.data) / settings.batch_size))
         self.losses: list[Tensor] = []
         self.gradient_norm = torch.zeros(())
         self.progress = TrainingProgress(settings.steps, enabled=show_progress and fabric.is_global_zero)
@@ -215,8 +215,10 @@ class _Trainer:
             )
         )
         started = time.monotonic() - state.seconds
-        evaluate_every = settings.evaluate_every or min(self.epoch_steps, settings.checkpoint_every)
-        with noticing_stop() as stop, self.progress:
+        epoch_steps = math.ceil(len(self.data) / settings.batch_size)
+        evaluate_every = settings.evaluate_every or min(epoch_steps, settings.checkpoint_every)
+        writing = nullcontext() if self.history is None else closing(self.history)
+        with noticing_stop() as stop, self.progress, writing:
             self.progress.start(state.step)
             while state.step < settings.steps:
                 with self._timed("data"):
@@ -245,6 +247,8 @@ class _Trainer:
                         f"stopped at step {state.step} of {settings.steps} and saved; "
                         f"go on with the same command and --resume"
                     )
+            if self.profile is not None:
+                self.profile.end(settings.batch_size)
 
     def _update(self, batch: Batch) -> None:
         settings, step = self.settings, self.state.step
@@ -312,16 +316,17 @@ class _Trainer:
         self.losses = []
         if self.history is None:
             return
+        images = state.step * settings.batch_size
         row: Row = {
             "step": state.step,
-            "epoch": round(state.step / self.epoch_steps, 4),
-            "images": state.step * settings.batch_size,
+            "epoch": round(images / len(self.data), 4),
+            "images": images,
             "seconds": round(state.seconds, 2),
             "train_loss": float(cast(Tensor, train_loss)),
             "validation_loss": evaluation.loss,
             "learning_rate": learning_rate(state.step - 1, settings),
             "gradient_norm": float(self.gradient_norm),
-            "images_per_second": round(state.step * settings.batch_size / state.seconds, 2),
+            "images_per_second": round(images / state.seconds, 2),
         }
         for source, scores in evaluation.segmentation.items():
             prefix = "" if source == "masks" else f"{source}_"
@@ -376,7 +381,8 @@ class _Trainer:
     def _training(self) -> dict[str, Any]:
         state = self.state
         return {
-            **provenance(),
+            **self.provenance,
+            "date": now(),
             "preset": self.config.preset,
             "seed": self.settings.seed,
             "steps": state.step,

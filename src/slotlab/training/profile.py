@@ -25,12 +25,12 @@ class StepProfile:
 
     Args:
         model: its parts are timed.
-        tell: is given the table, once.
+        tell: is given the table, once, or a sentence where there is none.
         device: whose queued work is waited for at the border of each part, where it has a queue.
     """
 
     model: Model
-    tell: Callable[[Table], None]
+    tell: Callable[[Table | str], None]
     device: torch.device
     spent: dict[str, list[float]] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
@@ -40,8 +40,8 @@ class StepProfile:
     def __post_init__(self) -> None:
         for name, modules in _parts(self.model).items():
             for module in modules:
-                self._handles.append(module.register_forward_pre_hook(lambda *_, name=name: self._enter(name)))
-                self._handles.append(module.register_forward_hook(lambda *_: self._leave()))
+                self._handles.append(module.register_forward_pre_hook(lambda *_, name=name: self._enter_within(name)))
+                self._handles.append(module.register_forward_hook(lambda *_: self._leave_within()))
         self._mark = self._clock()
 
     @contextmanager
@@ -60,10 +60,15 @@ class StepProfile:
             self.spent.clear()
         if self._steps < WARM_UP + MEASURED:
             return False
+        self.end(images)
+        return True
+
+    def end(self, images: int) -> None:
+        """Tells the table of the steps that were measured, or that there were too few."""
         for handle in self._handles:
             handle.remove()
-        self.tell(self.table(images))
-        return True
+        few = f"profile: nothing measured, for the first {WARM_UP} steps warm up; train for more steps"
+        self.tell(self.table(images) if self._steps > WARM_UP else few)
 
     def table(self, images: int) -> Table:
         """Milliseconds of wall and processor time a step, and the share of each part."""
@@ -84,6 +89,15 @@ class StepProfile:
         self._count()
         self._open.append(name)
         self.spent.setdefault(name, [0.0, 0.0])
+
+    def _enter_within(self, name: str) -> None:
+        """Enters a module; one that runs outside of every part belongs to no step, but to a validation."""
+        if self._open:
+            self._enter(name)
+
+    def _leave_within(self) -> None:
+        if self._open:
+            self._leave()
 
     def _leave(self) -> None:
         self._count()

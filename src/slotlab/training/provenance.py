@@ -1,5 +1,6 @@
 """Where a result comes from: package version, commit, command, machine."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -21,8 +22,13 @@ def provenance() -> dict[str, Any]:
         "command": _command(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {torch.get_num_threads()} threads",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
     }
+
+
+def now() -> str:
+    """Date and time, UTC, as ISO 8601 has them."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _command() -> str:
@@ -53,6 +59,7 @@ def _commit() -> str | None:
             text=True,
             timeout=10,
             check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # who commits meanwhile is not to be told of a lock
         )
     except (OSError, subprocess.SubprocessError):
         return None
