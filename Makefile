@@ -1,5 +1,5 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they make their own .venv.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

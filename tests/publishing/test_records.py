@@ -31,8 +31,8 @@ def test_the_commands_of_a_run_and_of_those_before_it_make_it_again(squares, tmp
     for record, seed, parent in zip(records, (0, 5), (None, "runs/first"), strict=True):
         words = shlex.split(record["command"])
         assert words[:3] == ["slotlab", "train", "scenes-32"]
-        assert words[-2:] == ["--out", record["out"]]
-        config = run_config("scenes-32", words[3:-2])
+        assert words[-4:] == ["--out", record["out"], "--threads", "1"]
+        config = run_config("scenes-32", words[3:-4])
         expected = run_config("scenes-32", {**small, "seed": seed, "start_from": parent, "data.source": "data/"})
         assert config.model == expected.model
         assert config.training == expected.training
@@ -87,7 +87,7 @@ def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, ti
     before, after = training_records(run)
     assert before == read_released(released)
     assert (before["out"], after["out"]) == ("runs/slots", "runs/slots-1")
-    assert shlex.split(after["command"])[-1] == "runs/slots-1"
+    assert "--out runs/slots-1 " in after["command"]
 
 
 def test_what_begins_with_a_model_of_the_hub_has_its_records(hub, released, squares, tiny_preset, tmp_path):

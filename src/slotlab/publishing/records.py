@@ -1,6 +1,7 @@
 """How a model was trained: the commands of its run and of the runs that it began with, without a machine's paths."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -76,7 +77,7 @@ def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: d
         words = [f"{config.preset}.yaml"]
     else:
         words = [config.preset, *changes]
-    words = ["slotlab", "train", *words, "--out", out, *_kept_options(training.get("command", ""))]
+    words = ["slotlab", "train", *words, "--out", out, *_kept_options(training)]
     training = {**training, "command": shlex.join(words)}
     for split in ("train_data", "validation_data"):
         if split in training:
@@ -137,12 +138,15 @@ def _settings(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[st
             yield section + key, value
 
 
-def _kept_options(command: str) -> list[str]:
-    """What a recorded command says of threads, device and processes, which change the last digits."""
-    words, kept = shlex.split(command), []
+def _kept_options(training: Mapping[str, Any]) -> list[str]:
+    """What was recorded of threads, device and processes, which change the last digits."""
+    words, kept = shlex.split(training.get("command", "")), []
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word.partition("=")[0] in KEPT_OPTIONS:
             kept += [word] if "=" in word else [word, following]
+    threads = re.search(r", (\d+) threads$", training.get("machine", ""))
+    if threads and not any(word.startswith("--threads") for word in kept):
+        kept += ["--threads", threads[1]]  # as many as the machine had cores
     return kept
 
 
