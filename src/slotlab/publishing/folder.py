@@ -92,7 +92,7 @@ def prepare(
 
 
 def check_place(out: Path) -> None:
-    """Raises ConfigError unless `out` is free for a release: new, empty or an earlier one, and not where one is."""
+    """Raises ConfigError unless `out` is new, empty or an earlier release, and not the folder that one is in."""
     if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
