@@ -8,7 +8,7 @@ from PIL import Image
 
 from slotlab.composition import edits
 from slotlab.composition.scene_pictures import paint_edit, read_scene
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.hub import load
 from slotlab.models.sampling import SamplingSettings
 
@@ -132,5 +132,5 @@ def test_what_cannot_be_read_is_named(model, latents_run, tmp_path):
         read_scene(model, torch.zeros(16, 16))
     with pytest.raises(ConfigError, match=r"crop: must be above 0 and at most 1, not 0"):
         read_scene(model, torch.zeros(3, 16, 16), crop=0)
-    with pytest.raises(ConfigError, match=r"a latent-autoencoder has no slots to edit"):
+    with pytest.raises(CheckpointError, match=r"a latent-autoencoder has no slots"):
         read_scene(load(latents_run), torch.zeros(3, 16, 16))

@@ -6,9 +6,9 @@ from PIL import Image
 
 import slotlab
 from slotlab import hub
-from slotlab.composition.extraction import with_slots
 from slotlab.data import open_data
 from slotlab.diagnostics import diagnose
+from slotlab.models import with_slots
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from PIL import Image
 import slotlab
 from slotlab.composition import edits
 from slotlab.composition.scene_pictures import paint_edit, read_scene
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.hub import create_model, load, save
 from slotlab.metrics.functional import adjusted_rand_index
 from slotlab.reporting.look import look
@@ -92,7 +92,7 @@ def test_deep_pictures_are_scaled_not_clipped(model):
 
 
 def test_what_cannot_be_looked_at_is_refused(model, latents_run, files, tmp_path):
-    with pytest.raises(ConfigError, match="has no slots to look at"):
+    with pytest.raises(CheckpointError, match="has no slots"):
         look(load(latents_run), files[0])
     with pytest.raises(ConfigError, match="crop"):
         look(model, files[0], crop=0)

@@ -29,7 +29,7 @@ def test_names_with_spaces_are_told_apart_too(plain_model, tmp_path):
 
 
 def test_what_is_no_model_with_slots_is_refused(latents_run, tmp_path):
-    with pytest.raises(ConfigError, match="has no slots to show"):
+    with pytest.raises(CheckpointError, match="latents: a latent-autoencoder has no slots"):
         open_shelf([latents_run])
     with pytest.raises(CheckpointError, match="missing"):
         open_shelf([tmp_path])

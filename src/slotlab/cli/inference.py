@@ -135,10 +135,10 @@ def diagnose(
     from rich.console import Console
 
     from slotlab.atomic import replacing
-    from slotlab.composition.extraction import with_slots
     from slotlab.data import open_data
     from slotlab.diagnostics import diagnose
     from slotlab.hub import load
+    from slotlab.models import with_slots
     from slotlab.released import is_released, model_folder
     from slotlab.reporting.curves import figure_image
     from slotlab.reporting.diagnosis import diagnosis_table
@@ -148,7 +148,7 @@ def diagnose(
 
     set_threads(threads)
     folder = model_folder(run)
-    model = with_slots(load(folder, device_named(device)))
+    model = with_slots(load(folder, device_named(device)), run)
     options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     dataset = open_data(data, split=split, resolution=model.resolution, crop=crop, count=count, **options)
     with progress_bar() as progress:

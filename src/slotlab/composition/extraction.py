@@ -20,7 +20,7 @@ from slotlab.composition.slot_table import ATTRIBUTES, COLUMNS, TABLE_FILE, Slot
 from slotlab.data import SlotDataset, evaluation_batches
 from slotlab.data.sample import KnowsObjects
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.models import LatentAutoencoder, Model, SlotModel
+from slotlab.models import Model, SlotModel, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.processes import place_among_processes, wait_for_all
@@ -159,13 +159,6 @@ def _recoded(codes: np.ndarray, names: list[str], known: list[str]) -> np.ndarra
     """Codes into `names` as codes into `known`, which learns the names it lacks; -1, none, stays."""
     known += [name for name in names if name not in known]
     return np.array([*(known.index(name) for name in names), -1])[codes]
-
-
-def with_slots(model: Model) -> SlotModel:
-    """`model`, if it is one that has slots; else CheckpointError."""
-    if isinstance(model, LatentAutoencoder):
-        raise CheckpointError(f"a {model.kind} has no slots; take a slot autoencoder, or the second stage's model")
-    return model
 
 
 def _columns(seen: Seen, first: int, index: Tensor, mask: Tensor | None) -> dict[str, np.ndarray]:

@@ -11,11 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from slotlab.atomic import remove, replacing
-from slotlab.composition.extraction import with_slots
 from slotlab.composition.library import ConceptLibrary
 from slotlab.composition.plans import PROTOCOLS, Plan, chosen
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.models import Model
+from slotlab.models import Model, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.processes import place_among_processes, wait_for_all

@@ -13,7 +13,7 @@ from slotlab.composition.edits import Plan, Scene, changed_slots
 from slotlab.composition.seeing import see
 from slotlab.data.given import AnyImage, prepared
 from slotlab.errors import ConfigError
-from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotModel
+from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotModel, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.frames import RelativeFrame
 from slotlab.models.randomness import seeded_generator
@@ -62,11 +62,12 @@ def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) 
         crop: side of the square as a fraction of the shorter side, above 0, at most 1.
 
     Raises:
-        ConfigError: a model without slots, or a crop out of range.
+        CheckpointError: a model without slots.
+        ConfigError: a crop out of range.
         DataError: the file is missing or is no image.
         ValueError: a tensor or array of another shape.
     """
-    model = _with_slots(model)
+    model = with_slots(model)
     picture, _ = prepared(image, resolution=model.resolution, crop=crop)
     with evaluating(model):
         seen = see(model, picture[None], [seeded_generator(seed)])
@@ -104,10 +105,11 @@ def paint_edit(
             become) after each step; may raise, to stop the painting.
 
     Raises:
-        ConfigError: a model without slots, slots of another width than the model's, or sampling settings that are out
-            of range, or for a model that does not sample.
+        CheckpointError: a model without slots.
+        ConfigError: slots of another width than the model's, or sampling settings that are out of range, or for a
+            model that does not sample.
     """
-    model = _with_slots(model)
+    model = with_slots(model)
     _check_model(model, scene.slots)
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
@@ -133,12 +135,6 @@ def _check_model(model: SlotModel, slots: Tensor) -> None:
     width = model.encoder.slot_attention.dim
     if slots.shape[1] != width:
         raise ConfigError(f"slots of width {slots.shape[1]} do not fit a model of width {width}; read them with it")
-
-
-def _with_slots(model: Model) -> SlotModel:
-    if not isinstance(model, SlotModel):
-        raise ConfigError(f"a {model.kind} has no slots to edit; take a slot autoencoder or slot diffusion")
-    return model
 
 
 def reads_poses(model: SlotModel) -> bool:

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 
 from slotlab.atomic import remove, replacing
-from slotlab.composition.extraction import with_slots
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.composition.library import ConceptLibrary
 from slotlab.composition.recompose import IMAGES_FOLDER, compose, image_path, read_settings, write_image
@@ -26,7 +25,7 @@ from slotlab.fidelity import (
     folder_statistics,
     open_network,
 )
-from slotlab.models import Model
+from slotlab.models import Model, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.processes import from_first, place_among_processes, wait_for_all

@@ -1,5 +1,6 @@
 """The models: encoders, Slot Attention, decoders, latent autoencoder, slot diffusion, and what they return."""
 
+from slotlab.errors import CheckpointError
 from slotlab.models.autoencoder import SlotAutoencoder
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
 from slotlab.models.denoiser import Denoiser
@@ -34,4 +35,14 @@ __all__ = [
     "SlotModel",
     "SlotOutput",
     "SpatialBroadcastDecoder",
+    "with_slots",
 ]
+
+
+def with_slots(model: Model, name: object = None) -> SlotModel:
+    """`model`, if it is one that has slots; else CheckpointError, which names it by `name` where that is given."""
+    if isinstance(model, LatentAutoencoder):
+        named = "" if name is None else f"{name}: "
+        remedy = "take a slot autoencoder, or the second stage's model"
+        raise CheckpointError(f"{named}a {model.kind} has no slots; {remedy}")
+    return model

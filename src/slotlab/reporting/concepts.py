@@ -7,14 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.composition.extraction import with_slots
 from slotlab.composition.library import BACKGROUND, ConceptLibrary
 from slotlab.composition.recompose import image_path, read_plans
 from slotlab.composition.seeing import see
 from slotlab.data import SlotDataset
 from slotlab.data.decoding import decode_image
 from slotlab.errors import ConfigError, DataError
-from slotlab.models import Model
+from slotlab.models import Model, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting import cells

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from slotlab.data.given import AnyImage, prepared
-from slotlab.errors import ConfigError
 from slotlab.metrics.functional import (
     adjusted_rand_index,
     mean_best_overlap,
@@ -17,7 +16,7 @@ from slotlab.metrics.functional import (
     peak_signal_to_noise_ratio,
     squared_error,
 )
-from slotlab.models import Model, SlotModel, SlotOutput
+from slotlab.models import Model, SlotOutput, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.figures import attention_grid, reconstruction_grid, slot_grid
@@ -99,12 +98,12 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
         crop: side of the square as a fraction of the shorter side, above 0, at most 1.
 
     Raises:
-        ConfigError: a model without slots, or a crop out of range.
+        CheckpointError: a model without slots.
+        ConfigError: a crop out of range.
         DataError: a file is missing or broken, or image and mask differ in size.
         ValueError: an array of another shape.
     """
-    if not isinstance(model, SlotModel):
-        raise ConfigError(f"a {model.kind} has no slots to look at; take a slot autoencoder or slot diffusion")
+    model = with_slots(model)
     picture, true = prepared(image, mask, resolution=model.resolution, crop=crop)
     with evaluating(model):
         output = model(picture[None].to(next(model.parameters()).device), seeded_generator(seed))

@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 
 from slotlab.atomic import remove, replacing
-from slotlab.composition.extraction import with_slots
 from slotlab.composition.fingerprint import fingerprint
 from slotlab.data.parallel import in_order
 from slotlab.errors import ConfigError, DataError
-from slotlab.models import Model, SlotModel
+from slotlab.models import Model, SlotModel, with_slots
 from slotlab.processes import from_all, place_among_processes, wait_for_all
 from slotlab.segmenting.files import slots_file, write_files
 from slotlab.segmenting.fitting import Fitting, fitting

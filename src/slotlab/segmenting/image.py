@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.composition.extraction import with_slots
 from slotlab.data.decoding import to_batch
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.models import Model, SlotModel
+from slotlab.models import Model, SlotModel, with_slots
 from slotlab.models.evaluating import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator

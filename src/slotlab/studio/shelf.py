@@ -9,7 +9,7 @@ from slotlab.composition.library import LIBRARY_FILE
 from slotlab.composition.scene_pictures import reads_poses
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.hub import load
-from slotlab.models import SlotDiffusion, SlotModel
+from slotlab.models import SlotDiffusion, SlotModel, with_slots
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder
 
@@ -49,18 +49,14 @@ def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (
         device: where the models run.
 
     Raises:
-        CheckpointError: a model or library is missing, damaged, or a library fits none of the models.
-        ConfigError: a model has no slots, or none is named.
+        CheckpointError: a model or library is missing or damaged, a model has no slots, or a library fits none of them.
+        ConfigError: no model is named.
     """
     if not models:
         raise ConfigError("no model to show: name one with --model")
     opened: list[tuple[str, SlotModel]] = []
     for given in models:
-        model = load(given, device)
-        if not isinstance(model, SlotModel):
-            raise ConfigError(
-                f"{given}: a {model.kind} has no slots to show; take a slot autoencoder or slot diffusion"
-            )
+        model = with_slots(load(given, device), given)
         name = Path(given).name or str(given)
         taken = [Path(other).name or str(other) for other in models[: len(opened)]].count(name)
         opened.append((f"{name} ({taken + 1})" if taken else name, model))
