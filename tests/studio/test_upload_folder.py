@@ -52,7 +52,13 @@ def test_what_a_killed_studio_left_is_removed_and_nothing_else(temporary):
 def test_a_studio_that_is_ended_by_a_signal_leaves_nothing(plain_model, tmp_path, end):
     words = ["-m", "slotlab", "studio", "--model", str(plain_model), "--no-browser"]
     studio = subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where a script runs in the background
     )
     try:
         assert studio.stdout is not None
