@@ -56,9 +56,7 @@ def test_a_studio_that_is_ended_by_a_signal_leaves_nothing(plain_model, tmp_path
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored by what a script runs with &
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a script runs with &
     )
     try:
         assert studio.stdout is not None
