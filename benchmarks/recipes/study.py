@@ -1,7 +1,7 @@
 """The study of recipes: equal time for each, three seeds, plain and textured scenes at 64x64.
 
-    python benchmarks/recipes/study.py --minutes 12 --threads 2         # six hours; stop and start again at will
-    python benchmarks/recipes/summary.py                                # table and curves of what is done
+    python benchmarks/recipes/study.py --results NEW --work NEW     # six hours; stop and start again at will
+    python benchmarks/recipes/summary.py --results NEW              # table and curves of what is done
 
 A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
 objects, of 128x128 rays, packed beforehand; no cell pays for rendering. Training is in float32, on any machine. The
@@ -80,6 +80,7 @@ class Study:
         """Trains and scores one cell, unless that is done."""
         place = {"recipe": recipe, "variant": variant, "seed": seed}
         if any(all(row[key] == str(value) for key, value in place.items()) for row in self._rows("scores.csv")):
+            print(f"-- {recipe} on {variant}, seed {seed}: is in {self.results / 'scores.csv'}", flush=True)
             return
         print(f"== {recipe} on {variant}, seed {seed}", flush=True)
         runs: list[Path] = []
