@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from slotlab.presets.config import run_config
+
 
 def main() -> None:
     """Renders scenes, trains, evaluates on scenes never seen, makes the report; then the models in the box."""
@@ -25,13 +27,15 @@ def main() -> None:
     parser.add_argument("--preset", default="scenes-32", help="which recipe (default: scenes-32)")
     parser.add_argument("--images", type=int, default=500, help="held-out scenes to score (default: 500)")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the preset")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     run, started = arguments.out, time.monotonic()
 
     resume = ["--resume"] if (run / "run.json").is_file() else []
     slotlab("train", arguments.preset, *arguments.changes, "--out", run, *resume)
-    held_out = ["--data", "scenes:plain", "--split", "test", "--count", arguments.images, "--max-objects", 6]
-    slotlab("evaluate", run, *held_out)
+    data = run_config(arguments.preset).data
+    objects = ["--min-objects", data.min_objects, "--max-objects", data.max_objects]
+    scenes = ["--data", data.source, *objects, "--supersample", data.supersample]
+    slotlab("evaluate", run, *scenes, "--split", "test", "--count", arguments.images)
     slotlab("report", run)
     trained = time.monotonic()
     pictures = models_in_the_box(run / "in-the-box")

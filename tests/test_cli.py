@@ -53,6 +53,10 @@ def test_scenes_are_packed_as_finely_sampled_as_asked(run_slotlab, tmp_path):
             "data: no setting of a preset; options begin with --",
         ),
         (["evaluate", "scenes-64", "--data", "scenes:plain", "--device", "gpu"], "device: must be auto, cpu or cuda"),
+        (
+            ["train", "scenes-32", "resolution=abc", "--out", "x"],
+            "model.resolution: a whole number of pixels is needed",
+        ),
         (["train", "scenes-32", "stepz=1", "--out", "x"], "unknown key 'stepz'; did you mean 'steps'?"),
         (["evaluate", "nowhere", "--data", "scenes:plain"], "nowhere: no such model folder"),
         (["data", "check", "nowhere"], "nowhere: no such file or folder"),
@@ -81,9 +85,12 @@ def test_a_place_that_cannot_be_written_is_named(run_slotlab, tiny_preset, squar
     assert status == 2
     assert f"{tmp_path / 'file'}" in err and "Not a directory" in err
     assert "Traceback" not in err
+    words = ("evaluate", slots_run, "--data", squares, "--count", 2, "--json")
     (tmp_path / "folder").mkdir()
-    words = ("evaluate", slots_run, "--data", squares, "--count", 2, "--json", tmp_path / "folder")
-    status, out, err = run_slotlab(*words)
+    status, out, err = run_slotlab(*words, tmp_path / "folder")
+    assert (status, out) == (2, "")
+    assert "is a directory" in err
+    status, out, err = run_slotlab(*words, tmp_path / "file" / "scores.json")
     assert status == 2
     assert "FG-ARI" in out, "what was computed is told first"
     assert "Traceback" not in err

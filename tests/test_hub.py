@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import slotlab
+from slotlab import hub
 from slotlab.errors import CheckpointError
 
 
@@ -65,6 +66,15 @@ def test_a_truncated_file_is_refused(saved):
         slotlab.load(saved)
 
 
+def test_weights_that_may_not_be_read_are_named(saved, monkeypatch):
+    def denied(path):
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(hub, "load_file", denied)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: cannot be read \(denied\)"):
+        slotlab.load(saved)
+
+
 class Bomb:
     def __reduce__(self):
         return Path.touch, (Path("exploded"),)
@@ -111,6 +121,8 @@ def test_pretrained_models_are_made_with_changes_that_keep_the_weights(saved):
         slotlab.create_model(str(saved), pretrained=True, **{"decoder.channels": 16})
     with pytest.raises(CheckpointError, match=r"config.json: unknown key 'iteration'; did you mean 'iterations'"):
         slotlab.create_model(str(saved), pretrained=True, iteration=5)
+    with pytest.raises(CheckpointError, match=r"training.batch_size: no setting of a model"):
+        slotlab.create_model(str(saved), pretrained=True, batch_size=4)
 
 
 def test_half_the_size_is_loaded_in_float32(saved, tmp_path):

@@ -91,11 +91,12 @@ class Study:
             finish(self.config(stage, trained_on, seed, runs[-1] if runs else None), run)
             runs.append(run)
         points = curve(runs, [self._step_seconds()[stage.timed_as or stage.name] for stage in stages])
-        self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
+        scores = self.scores(runs[-1], variant)
         steps = "+".join(str(int(read_history(run)[-1]["step"])) for run in runs)
         whole = place | {"minutes": self.minutes, "threads": self.threads, "steps": steps}
         whole["seconds"] = round(points[-1]["seconds"])
-        self._write("scores.csv", COLUMNS, [whole | row for row in self.scores(runs[-1], variant)])
+        self._write("curves.csv", CURVE_COLUMNS, [place | point for point in points])
+        self._write("scores.csv", COLUMNS, [whole | row for row in scores])
 
     def config(self, stage: Stage, variant: str, seed: int, before: Path | None) -> RunConfig:
         """The settings of a stage, with as many steps as its share of the budget has room for."""
@@ -183,7 +184,9 @@ class Study:
         with replacing(self.results / name) as path, path.open("w", newline="") as file:
             table = csv.DictWriter(file, columns)
             table.writeheader()
-            table.writerows([*self._rows(name), *rows])
+            cell = {key: str(rows[0][key]) for key in ("recipe", "variant", "seed")}
+            others = [row for row in self._rows(name) if any(row[key] != cell[key] for key in cell)]
+            table.writerows([*others, *rows])
         with replacing(self.results / "machine.json") as path:
             path.write_text(json.dumps(provenance(), indent=2) + "\n")
 

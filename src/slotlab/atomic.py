@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from slotlab.errors import DataError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -14,10 +16,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Works for a file or a folder: the block creates whichever it wants at the yielded name. If the block raises,
     the temporary is removed and `path` stays as it was. Parent folders are made.
 
+    A link stays a link: what it leads to is replaced.
+
     Raises:
+        DataError: `path` is where a disk is mounted, which cannot be renamed.
         FileNotFoundError: if the block created nothing.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.is_mount():
+        raise DataError(f"{path}: a place where a disk is mounted cannot be replaced; name a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(temporary)

@@ -33,7 +33,8 @@ class Evaluation:
             model without slots.
         attention: the same of the slot-attention masks of the last iteration, resized bilinearly.
         posterior: the same of the posterior masks, where the model has them.
-        reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB).
+        reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB), of
+            reconstructions clamped to [0, 1].
         loss: the training objective, mean over images.
         slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model without slots.
         diagnostics: how the slots are used, in numbers (docs/diagnostics.md), of the masks that fit objects better:

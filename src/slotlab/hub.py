@@ -210,6 +210,8 @@ def _load_weights(model: Model, path: Path) -> None:
         raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:
         weights = load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); see who may read it") from None
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({error}); it is truncated, or of another format such as a "

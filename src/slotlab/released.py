@@ -6,6 +6,7 @@ library, and `manifest.json`, which holds the SHA-256 of every file. `slotlab.pu
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def library_folder(name: str | Path) -> Path:
     try:
         folder = model_folder(name)
     except CheckpointError as error:
-        made = f"slotlab concepts fit RUN --data DATA --out {name}"
+        made = f"slotlab concepts fit RUN --data DATA --out {shlex.quote(str(name))}"
         raise CheckpointError(f"{error}; a concept library is made with: {made}") from None
     if not (folder / LIBRARY_FOLDER).is_dir():
         return folder

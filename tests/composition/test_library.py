@@ -89,6 +89,18 @@ def test_a_folder_of_something_else_is_not_replaced(model, dataset, tmp_path):
     assert (tmp_path / "thesis.txt").is_file()
 
 
+def test_a_library_is_replaced_with_its_picture_and_nothing_else_is(model, dataset, tmp_path):
+    fit_library(model, dataset, tmp_path / "library", concepts=2)
+    (tmp_path / "library" / "concepts.png").write_bytes(b"of two concepts")
+    assert fit_library(model, dataset, tmp_path / "library", concepts=3).concepts == 3
+    assert not (tmp_path / "library" / "concepts.png").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"a photo")
+    with pytest.raises(ConfigError, match="photos: holds something else than a concept library"):
+        fit_library(model, dataset, tmp_path / "photos", concepts=2)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+
+
 def test_an_interrupted_extraction_leaves_nothing(model, dataset, tmp_path):
     def stop(_):
         raise KeyboardInterrupt

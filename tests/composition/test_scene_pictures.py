@@ -46,14 +46,15 @@ def test_another_size_is_cut_to_the_centred_square_and_resized(model, tmp_path):
     assert (cropped * 255).round().byte().equal(torch.from_numpy(half.copy()).permute(2, 0, 1))
 
 
-def test_exif_orientation_is_ignored(model, tmp_path):
+def test_a_picture_is_turned_upright(model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
     assert Image.open(tmp_path / "turned.png").getexif()[0x0112] == 6
     scene = read_scene(model, tmp_path / "turned.png")
-    assert (scene.image * 255).round().byte().equal(torch.from_numpy(pixels).permute(2, 0, 1))
+    upright = np.rot90(pixels, -1).copy()
+    assert (scene.image * 255).round().byte().equal(torch.from_numpy(upright).permute(2, 0, 1))
 
 
 def test_reading_and_painting_leave_the_mode_of_the_model(tiny_preset, squares):

@@ -114,3 +114,10 @@ def test_real_scenes_agree_with_their_json(real):
             assert metadata["image_index"] == data[position]["index"]
             assert picture.mask.max() <= metadata["num_objects"] == len(metadata["objects"])
             assert data[position]["image"].shape == (3, size, size)
+
+
+def test_what_is_broken_in_another_split_is_not_counted(clevrtex):
+    root = clevrtex(20)
+    (root / "1" / "CLEVRTEX_full_000015_flat.png").unlink()
+    assert open_data(root, split="val", skip_broken=True).describe()["broken"] == 0
+    assert open_data(root, split="train", skip_broken=True).describe()["broken"] == 1

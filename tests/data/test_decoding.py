@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -198,3 +201,15 @@ def test_pixels_survive_the_way_to_floats_and_back():
     image, mask = to_pixels(batch)
     np.testing.assert_array_equal(image[0], COLOURS)
     np.testing.assert_array_equal(mask[0], GREY)  # pyright: ignore
+
+
+def test_a_16_bit_mask_in_colours_is_refused(tmp_path):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">6H", 1, 1, 1, 5, 5, 5)))
+    path = tmp_path / "deep.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    with pytest.raises(DataError, match=r"deep.png: 16 bits a channel"):
+        decode_mask(path, str(path))

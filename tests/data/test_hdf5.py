@@ -45,6 +45,15 @@ def test_without_masks_and_with_other_names(written):
     with pytest.raises(DataError, match="no array 'image'; it has frames: pass image="):
         open_data(path)
     assert arrays["image"] is None
+    with pytest.raises(DataError, match="no array 'segments'; it has frames"):
+        open_data(path, image="frames", mask="segments")
+
+
+def test_a_group_of_pictures_is_refused(tmp_path):
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["image/0"] = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(DataError, match=r"set.h5: /image is a group; expected one array"):
+        open_data(tmp_path / "set.h5")
 
 
 @pytest.mark.parametrize(

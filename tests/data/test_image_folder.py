@@ -107,3 +107,19 @@ def test_mixed_sizes_need_a_resolution(folder):
 def test_too_few_images_for_a_split(folder):
     with pytest.raises(DataError, match=r"split 'test' is empty .*ask for split 'all'"):
         open_data(folder(3), split="test")
+
+
+def test_other_names_of_splits(folder):
+    root = folder(splits={"training": 4, "validation": 2})
+    assert [len(open_data(root, split=split)) for split in ("train", "val", "all")] == [4, 2, 6]
+    assert open_data(root, split="val").has_masks
+    (root / "images" / "dev").mkdir()
+    with pytest.raises(DataError, match="validation and dev both name the split 'val'"):
+        open_data(root)
+
+
+def test_images_that_share_a_mask_are_refused(folder):
+    root = folder(10)
+    Image.open(root / "images" / "003.png").save(root / "images" / "003.jpg")
+    with pytest.raises(DataError, match=r"003.png: has the mask of 003.jpg too"):
+        open_data(root)

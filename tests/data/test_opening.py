@@ -1,5 +1,6 @@
 import inspect
 
+import numpy as np
 import pytest
 
 import slotlab
@@ -77,3 +78,16 @@ def test_every_kind_takes_the_common_options():
     for kind in KINDS.values():
         assert common <= set(inspect.signature(kind).parameters)
         assert "Dataset format:" in (kind.__doc__ or "")
+
+
+def test_scenes_unpacked_below_a_folder_named_images_are_not_read_as_pictures(clevrtex, tmp_path):
+    clevrtex(10, root=tmp_path / "data" / "images")
+    found = open_data(tmp_path / "data", split="all")
+    assert (found.describe()["kind"], len(found)) == ("clevrtex", 10)
+
+
+def test_numbers_of_other_libraries_are_taken_and_others_refused(folder):
+    assert open_data(folder(), resolution=np.int64(8), count=np.int64(3))[0]["image"].shape == (3, 8, 8)
+    for options in ({"resolution": 8.5}, {"count": 2.0}, {"crop": "0.8"}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            open_data(folder(), **options)

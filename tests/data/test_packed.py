@@ -55,7 +55,7 @@ def test_whole_variants_count_and_the_choice_of_splits(clevrtex, tmp_path):
     assert same(open_data(out, split="train"), open_data(root, split="train", resolution=8, count=5))
     with pytest.raises(DataError, match="no split 'test'"):
         open_data(out, split="test")
-    with pytest.raises(ConfigError, match="no split of"):
+    with pytest.raises(ConfigError, match="did you mean .train."):
         pack(root, tmp_path / "none", resolution=8, count={"trian": 3})
 
 
@@ -203,3 +203,38 @@ def test_worker_processes_and_pickles(clevrtex, tmp_path):
     assert torch.equal(copy.batch([5])["image"], data.batch([5])["image"])
     images = torch.cat([batch["image"] for batch in evaluation_batches(copy, batch_size=3, workers=1)])
     assert torch.equal(images, data.batch(range(16))["image"])
+
+
+def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, monkeypatch):
+    root = clevrtex(10)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    pack(root, tmp_path / "link", resolution=8)
+    assert (tmp_path / "link").is_symlink()
+    assert len(open_data(tmp_path / "large", split="all")) == 10
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "disk")
+    with pytest.raises(DataError, match="name a folder inside it"):
+        pack(root, tmp_path / "disk", resolution=8)
+
+
+def test_counts_of_splits_that_are_not_there_are_refused(clevrtex, tmp_path):
+    for root, count, message in (
+        (clevrtex(20), {"train": 2, "validation": 2}, "no split 'validation'"),
+        (clevrtex(20, "outd"), {"test": 2}, "no split 'test'; there are: all"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pack(root, tmp_path / "packed", resolution=8, count=count)
+    assert len(open_data(pack(root, tmp_path / "packed", resolution=8, count={"all": 2}), split="all")) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda s: s["arrays"].pop("indices.npy"), "lacks indices.npy"), (lambda s: s.update(count=9), "beyond its 9")],
+)
+def test_settings_that_do_not_hold_together_are_refused(clevrtex, tmp_path, change, message):
+    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
+    settings = json.loads((out / "packed.json").read_text())
+    change(settings)
+    (out / "packed.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=message):
+        open_data(out)

@@ -62,6 +62,8 @@ def test_wrong_columns(tmp_path):
     assert len(open_data(tmp_path / "set", image="img", split="all")) == 10
     with pytest.raises(DataError, match=r"column 'label' is .*expected the feature Image"):
         open_data(tmp_path / "set", image="label")
+    with pytest.raises(DataError, match=r"no column 'segments'; it has .*img"):
+        open_data(tmp_path / "set", image="img", mask="segments")
 
 
 def test_damaged_folder(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from stand_ins import write_images, write_network
 
-from slotlab.errors import DataError
+from slotlab.errors import ConfigError, DataError
 from slotlab.fidelity import (
     FidelityWarning,
     SetStatistics,
@@ -187,7 +187,27 @@ def test_statistics_of_another_network_are_refused(folders, network_file, tmp_pa
     other = open_network(write_network(tmp_path / "other.pt", seed=1))
     folder_statistics(folders[0], other).save(tmp_path / "reference.npz")
     with pytest.raises(DataError, match="make the statistics of both with one feature net"):
-        compare_folders(tmp_path / "reference.npz", folders[1], features=network_file)
+        compare_folders(tmp_path / "reference.npz", folders[1], features=network_file, progress=never)
+
+
+def never(*_):
+    raise AssertionError("the mistake could have been told before the work")
+
+
+def test_mistakes_are_told_before_the_work(folders, network_file, tmp_path):
+    with pytest.raises(DataError, match="wrong: no such folder"):
+        compare_folders(folders[0], tmp_path / "wrong", features=network_file, progress=never)
+    for option in ("batch_size", "workers"):
+        with pytest.raises(ConfigError, match=f"{option}=0: expected 1 or more"):
+            compare_folders(*folders, features=network_file, progress=never, **{option: 0})
+
+
+def test_pictures_in_memory_that_are_none_are_refused(network_file):
+    network = open_network(network_file)
+    with pytest.raises(DataError, match="values that are not finite"):
+        batch_statistics([torch.full((2, 3, 8, 8), math.nan)], network, "samples")
+    with pytest.raises(ValueError, match=r"samples: expected pictures \[B, 3, H, W\], got \[2, 1, 8, 8\]"):
+        batch_statistics([torch.zeros(2, 1, 8, 8)], network, "samples")
 
 
 def test_damaged_statistics(tmp_path, network_file):

@@ -88,3 +88,10 @@ def test_nan_is_not_hidden(metric):
     score = metric.compute()
     assert math.isnan(score.mean)
     assert math.isnan(score.standard_error)
+
+
+def test_an_infinite_error_is_not_taken_for_none():
+    image = torch.full((2, 3, 2, 2), 0.5)
+    metric = PeakSignalToNoiseRatio()
+    metric.update(torch.stack([image[0] + 0.1, torch.full((3, 2, 2), math.inf)]), image)
+    assert (metric.compute().mean, metric.compute().degenerate) == (-math.inf, 0)

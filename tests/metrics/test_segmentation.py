@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
 from slotlab import metrics
 from slotlab.errors import ConfigError
@@ -79,20 +80,33 @@ def test_processes_are_summed_by_torchmetrics():
     whole.update(predicted, target)
     one.update(predicted[:2], target[:2])
     other.update(predicted[2:], target[2:])
-    states = iter([getattr(other, name) for name in ("total", "squares", "count", "degenerate")])
+    (state,) = other.metric_state.values()
     one.distributed_available_fn = lambda: True
-    one.dist_sync_fn = lambda state, group=None: [state, next(states)]  # what the two processes would gather
+    one.dist_sync_fn = lambda own, group=None: [own, state]  # what the two processes would gather
     for name, score in one.compute().items():
         assert asdict(score) == pytest.approx(asdict(whole.compute()[name]), rel=1e-12)
-    assert one.count.tolist() == [2, 2, 2, 1]  # its own sums again, after the reduction
+    assert [score.count for score in one._scores()] == [2, 2, 2, 1]  # its own sums again, after the reduction
 
 
 def test_states_stay_float64_and_reset():
     metric = AdjustedRandIndex().float().half()
     metric.update(*label_maps())
-    assert metric.total.dtype == torch.float64
+    (state,) = metric.metric_state.values()
+    assert state.dtype == torch.float64
     metric.reset()
-    assert metric.count.item() == 0
+    assert not metric.metric_state.popitem()[1].any()
+
+
+def test_a_collection_keeps_metrics_apart_that_agree_on_the_first_batch():
+    maps = torch.tensor([[[0, 1, 2, 3]], [[0, 0, 1, 1]]])
+    singles = [metric for metric, _, _ in CASES]
+    together = MetricCollection({str(number): copy.deepcopy(metric) for number, metric in enumerate(singles)})
+    for predicted, target in ((maps[:1], maps[:1]), (maps[:1], maps[1:])):  # all is perfect in the first
+        together.update(predicted, target)
+    scores = together.compute()
+    for number, (_, function, _) in enumerate(CASES):
+        both = function(maps[:1], maps[:1]) + function(maps[:1], maps[1:])
+        assert scores[str(number)].mean == pytest.approx(both.item() / 2)
 
 
 def test_no_image_and_one_image():

@@ -5,10 +5,12 @@ from PIL import Image
 from reporting_samples import tiny_model
 
 import slotlab
-from slotlab.composition import compose, fit_library
+from slotlab.composition import compose, fingerprint, fit_library
 from slotlab.errors import CheckpointError
 from slotlab.reporting.composition_sections import composition_section, concept_section
 from slotlab.reporting.report import write_report
+
+MADE_BY = fingerprint(tiny_model())
 
 
 @pytest.fixture
@@ -21,20 +23,20 @@ def composed(tmp_path, data):
 
 
 def test_a_library_shows_sizes_and_the_picture_if_there_is_one(composed):
-    section = concept_section(composed / "library")
+    section = concept_section(composed / "library", MADE_BY)
     assert [row[0] for row in section.tables[0].rows] == ["background", "concept 1"]
     assert not section.pictures
     Image.new("RGB", (30, 20)).save(composed / "library" / "concepts.png")
-    assert concept_section(composed / "library").pictures[0].image.size == (30, 20)
+    assert concept_section(composed / "library", MADE_BY).pictures[0].image.size == (30, 20)
 
 
 def test_a_composition_shows_its_scores_once_it_has_some(composed):
-    assert not composition_section(composed / "composed").tables
+    assert not composition_section(composed / "composed", MADE_BY).tables
     result = {"distance": 12.3456, "chance": 1.5, "generated": {"count": 2}}
     real = {"data": "pictures", "split": "val", "resolution": 16, "images": 4}
     scores = {"protocol": {"distance": "FD-net", "real": real}, "scene": result}
     (composed / "composed" / "scores.json").write_text(json.dumps(scores))
-    section = composition_section(composed / "composed")
+    section = composition_section(composed / "composed", MADE_BY)
     assert section.title == "Compositions: scene"
     assert section.tables[0].rows == [["scene", "12.35", "1.5", "2"]]
     assert "4 real images (pictures, split val, 16 pixels)" in section.tables[0].caption
@@ -48,6 +50,12 @@ def test_both_come_into_the_report(run, composed):
 
 def test_other_folders_name_the_remedy(tmp_path):
     with pytest.raises(CheckpointError, match="slotlab concepts fit RUN"):
-        concept_section(tmp_path)
+        concept_section(tmp_path, MADE_BY)
     with pytest.raises(CheckpointError, match="slotlab compose RUN LIBRARY"):
-        composition_section(tmp_path)
+        composition_section(tmp_path, MADE_BY)
+
+
+def test_what_another_model_made_is_refused(composed):
+    for section, folder in ((concept_section, "library"), (composition_section, "composed")):
+        with pytest.raises(CheckpointError, match=f"{folder}: is of model .* leave it out"):
+            section(composed / folder, "another")

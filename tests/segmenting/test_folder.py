@@ -159,6 +159,17 @@ def test_an_image_that_changed_since_is_done_again(model, photos, tmp_path):
     assert Image.open(out / "a_overlay.png").size == (10, 10)
 
 
+def test_an_older_image_of_another_suffix_is_another_image(model, photos, tmp_path):
+    out = tmp_path / "out"
+    slotlab.segment(model, photos, out=out)
+    (photos / "a.png").unlink()
+    picture(9, (10, 10)).save(photos / "a.jpg")
+    os.utime(photos / "a.jpg", (1, 1))
+    listing = slotlab.segment(model, photos, out=out)
+    assert {outcome.name: outcome.status for outcome in listing.outcomes}["a"] == "written"
+    assert Image.open(out / "a_overlay.png").size == (10, 10)
+
+
 def test_an_image_repaired_since_is_done_then(model, photos, tmp_path):
     (photos / "new.png").write_bytes(b"")
     assert len(slotlab.segment(model, photos, out=tmp_path / "out").skipped) == 1

@@ -31,7 +31,8 @@ def main() -> None:
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        named = error.filename2 or error.filename  # of a rename, what it was to become
+        place = f"{named}: " if named else ""
         print(
             f"slotlab: {place}{error.strerror}; see what is there, who may write, and how much room is left",
             file=sys.stderr,

@@ -1,5 +1,6 @@
 """Commands on what slots are for: concepts, compositions, edits."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from slotlab.cli.shared import (
     MaxObjects,
     MinObjects,
     Run,
+    SkipBroken,
     Split,
     Supersample,
     app,
@@ -41,7 +43,9 @@ app.add_typer(concepts_app, name="concepts")
 def fit_concepts(
     run: Run,
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="LIBRARY", help="Folder of the library.")],
+    out: Annotated[
+        Path, typer.Option(metavar="LIBRARY", help="Folder of the library; one that lies there is replaced.")
+    ],
     concepts: Annotated[
         str | None,
         typer.Option(metavar="K|silhouette", help="Number of concepts, background included; default: of slots."),
@@ -56,6 +60,7 @@ def fit_concepts(
     seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of K-means.")] = 0,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+    skip_broken: SkipBroken = False,
 ) -> None:
     """Make a concept library: the slots of a data set, grouped by K-means.
 
@@ -73,6 +78,7 @@ def fit_concepts(
     set_threads(threads)
     model = load(run, device_named(device))
     opening: dict[str, Any] = {"split": split, "crop": crop, "count": count}
+    opening |= {"skip_broken": True} if skip_broken else {}
     opening |= given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     dataset = open_data(data, resolution=model.resolution, **opening)
     with progress_bar() as progress:
@@ -90,7 +96,9 @@ def fit_concepts(
     if not speaks():
         return
     Console().print(concept_table(library))
-    say(f"library: {out}; next: slotlab concepts show {out}, or slotlab compose {run} {out} --out DIR")
+    library_word, run_word = shlex.quote(str(out)), shlex.quote(str(run))
+    say(f"library: {out}; next: slotlab concepts show {library_word}")
+    say(f"or slotlab compose {run_word} {library_word} --out DIR")
 
 
 @concepts_app.command("show")
@@ -100,7 +108,8 @@ def show_concepts(
     data: Annotated[str | None, typer.Option(help="Where the data is now, if not where it was.")] = None,
     members: Annotated[int, typer.Option(help="Slots to show of each concept: the most central ones.")] = 10,
     out: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="The picture; default: concepts.png in the library.")
+        Path | None,
+        typer.Option(metavar="PNG", dir_okay=False, help="The picture; default: concepts.png in the library."),
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
@@ -116,9 +125,9 @@ def show_concepts(
     from rich.console import Console
 
     from slotlab.composition import ConceptLibrary
+    from slotlab.composition.library import PICTURE_FILE
     from slotlab.hub import load
     from slotlab.released import is_released, library_folder
-    from slotlab.reporting.composition_sections import CONCEPTS_PICTURE
     from slotlab.reporting.concept_tables import concept_table
     from slotlab.reporting.concepts import concept_picture
     from slotlab.reporting.previews import write_png
@@ -135,8 +144,8 @@ def show_concepts(
         loaded = load(run, device_named(device))
         concepts.check(loaded)
         picture = concept_picture(loaded, concepts, concepts.dataset(data), members=members)
-        write_png(picture, out or folder / CONCEPTS_PICTURE)
-    say(f"picture: {(out or folder / CONCEPTS_PICTURE).resolve()}")
+        write_png(picture, out or folder / PICTURE_FILE)
+    say(f"picture: {(out or folder / PICTURE_FILE).resolve()}")
 
 
 @app.command("compose")
@@ -167,7 +176,9 @@ def compose_images(
         str, typer.Option(help="inception, efficientnet-lite0, or the path of a TorchScript net.")
     ] = "inception",
     inception: Annotated[Path | None, typer.Option(help="Where inception-2015-12-05.pt is.")] = None,
-    sheet: Annotated[int, typer.Option(help="Compositions on sheet.png, beside their sources; 0: no sheet.")] = 8,
+    sheet: Annotated[
+        int, typer.Option(min=0, help="Compositions on sheet.png, beside their sources; 0: no sheet.")
+    ] = 8,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:

@@ -1,5 +1,6 @@
 """Commands on data: render, check, pack."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def write_scenes(
         max_objects=max_objects,
         supersample=supersample,
     )
-    say(f"{count} {variant} scenes in {out}; look through them with: slotlab data check {out}")
+    say(f"{count} {variant} scenes in {out}; look through them with: slotlab data check {shlex.quote(str(out))}")
 
 
 @data_app.command("check")
@@ -97,4 +98,4 @@ def pack(
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder is to take")
         options["latents"] = load_autoencoder(latents, resolution)
     pack(path, out, resolution=resolution, crop=crop, count=count, skip_broken=skip_broken, progress=True, **options)
-    say(f"packed into {out}; train with: slotlab train PRESET --data {out} --out RUN")
+    say(f"packed into {out}; train with: slotlab train PRESET --data {shlex.quote(str(out))} --out RUN")

@@ -27,7 +27,7 @@ def fid(
         bool, typer.Option("--mixed-sizes", help="Allow images of several sizes in a folder.")
     ] = False,
     device: Device = "auto",
-    json: Annotated[Path | None, typer.Option("--json", help="Write the result here too.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the result here too.")] = None,
 ) -> None:
     """Frechet distance (clean-FID) and kernel distance (KID) of two folders of images, with their protocol.
 

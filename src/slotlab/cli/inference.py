@@ -14,6 +14,7 @@ from slotlab.cli.shared import (
     MaxObjects,
     MinObjects,
     Run,
+    SkipBroken,
     Split,
     Supersample,
     app,
@@ -38,11 +39,13 @@ def segment(
     fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how an image becomes a square.")] = "letterbox",
     mask_source: Annotated[
         str | None,
-        typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
+        typer.Option(help="masks (the decoder's), attention or posterior; default: the finest that the model has."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    json: Annotated[Path | None, typer.Option("--json", help="Write what was done and skipped here too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write what was done and skipped here too.")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
@@ -111,17 +114,22 @@ def diagnose(
     supersample: Supersample = None,
     mask_source: Annotated[
         str | None,
-        typer.Option(help="masks, attention or posterior; default: the model's finest, see slotlab models."),
+        typer.Option(help="masks (the decoder's), attention or posterior; default: the finest that the model has."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial slots.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="The picture; default: diagnostics.png in the run folder, or here."),
+        typer.Option(
+            metavar="PNG", dir_okay=False, help="The picture; default: diagnostics.png in the run folder, or here."
+        ),
     ] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers and warnings here too.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write the numbers and warnings here too.")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+    skip_broken: SkipBroken = False,
 ) -> None:
     """Say how a model uses its slots, what is wrong, and which setting to try; draw where each slot owns the pixels.
 
@@ -150,7 +158,15 @@ def diagnose(
     folder = model_folder(run)
     model = with_slots(load(folder, device_named(device)), run)
     options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
-    dataset = open_data(data, split=split, resolution=model.resolution, crop=crop, count=count, **options)
+    dataset = open_data(
+        data,
+        split=split,
+        resolution=model.resolution,
+        crop=crop,
+        count=count,
+        skip_broken=skip_broken,
+        **options,
+    )
     with progress_bar() as progress:
         task = progress.add_task("diagnosing", total=len(dataset))
         found = diagnose(

@@ -38,6 +38,7 @@ MaxObjects = Annotated[int | None, typer.Option(help="For scenes: most objects i
 Supersample = Annotated[
     int | None, typer.Option(help="For scenes: rays per pixel on a side, as the model was trained with.")
 ]
+SkipBroken = Annotated[bool, typer.Option(help="Replace broken images by the next, and count them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 

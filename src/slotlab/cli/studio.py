@@ -22,7 +22,7 @@ def studio(
         typer.Option(metavar="LIBRARY|NAME", help="A concept library of one of the models; default: the models' own."),
     ] = None,
     runs: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of training runs to watch.")] = None,
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
@@ -48,6 +48,8 @@ def studio(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as by Ctrl-C: what was uploaded is removed
     with running(shelf, runs, port) as address:
         say(f"studio: {address} (Ctrl-C ends it)")
+        if runs is not None and not runs.is_dir():
+            say(f"{runs}: not there yet; the view of runs waits for the first one")
         if browser:
             typer.launch(address)
         while True:

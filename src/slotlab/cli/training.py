@@ -15,6 +15,7 @@ from slotlab.cli.shared import (
     MaxObjects,
     MinObjects,
     Run,
+    SkipBroken,
     Split,
     Supersample,
     app,
@@ -39,7 +40,9 @@ def train(
     data: Annotated[
         str | None, typer.Option(metavar="PATH|scenes:VARIANT", help=DATA_HELP + " Default: the preset's own.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint, if there is one.")
+    ] = False,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(help="Processes on this machine; under torchrun its own count.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
@@ -68,6 +71,8 @@ def train(
     options = overrides.keys() & signature(train).parameters.keys()
     if options:
         raise ConfigError(f"{min(options)}: no setting of a preset; options begin with --, see slotlab train --help")
+    if resume and not (out / RUN_FILE).is_file() and speaks():
+        say(f"{out}: no run to go on with lies there; a new one begins")
     train(
         preset,
         out=out,
@@ -98,10 +103,10 @@ def evaluate(
     supersample: Supersample = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the scores here too.")] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
-    skip_broken: Annotated[bool, typer.Option(help="Replace broken images by the next, and count them.")] = False,
+    skip_broken: SkipBroken = False,
 ) -> None:
     """Score a model: ARI, FG-ARI, mIoU, mBO for its masks and its attention masks, and the reconstruction error.
 
@@ -147,10 +152,10 @@ def evaluate(
     Console().print(evaluation_table(result))
     for warning in result.warnings:
         say(f"warning: {warning}")
-    if json is not None:
-        result.write(json)
     if not is_released(folder):
         result.write(folder / "metrics.json")
+    if json is not None:
+        result.write(json)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from slotlab.processes import place_among_processes, wait_for_all
 from slotlab.released import library_folder
 
 LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
+PICTURE_FILE = "concepts.png"  # drawn by `slotlab concepts show`
 FORMAT, VERSION = "slotlab-concepts", 1
 BACKGROUND = 0  # the concept of the background slots
 
@@ -257,7 +258,8 @@ def fit_library(
     Args:
         model: whose slots.
         dataset: from `slotlab.open_data`, at the model's resolution.
-        out: the library's folder; until it is complete the slots lie in a hidden folder in it.
+        out: the library's folder, new, empty, or of a library, which is replaced; until the new one is complete its
+            slots lie in a hidden folder in it.
         concepts: as in `ConceptLibrary.fit`.
         batch_size: images at a time.
         seed: of the initial slots and of K-means.
@@ -265,17 +267,21 @@ def fit_library(
         on_batch: told the number of images after each batch.
 
     Raises:
-        CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`.
+        CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`; ConfigError also if `out` holds
+            something else.
     """
     _check_concepts(concepts)  # before the long work
     out = Path(out)
     slots = out / ".slots"
+    if out.exists() and not (out.is_dir() and ((out / LIBRARY_FILE).is_file() or {*out.iterdir()} <= {slots})):
+        raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
     place = place_among_processes()
     try:
         table = extract(model, dataset, slots, batch_size=batch_size, seed=seed, on_batch=on_batch)
         if place.is_first:
             library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
             library.sources = sources or {}
+            remove(out / PICTURE_FILE)  # of the library that this one replaces
             library.save(out)
         wait_for_all()
     finally:

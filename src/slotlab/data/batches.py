@@ -73,7 +73,15 @@ def training_batches(
         ConfigError: if `batch_size` does not divide by `world_size`, or an argument is out of its range.
         DataError: when a picture is broken and the data set was not opened with `skip_broken`.
     """
-    _check(batch_size=batch_size, start_step=start_step, rank=rank, world_size=world_size, workers=workers, seed=seed)
+    _check(
+        batch_size=batch_size,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+        workers=workers,
+        prefetch=prefetch,
+        seed=seed,
+    )
     if batch_size % world_size:
         raise ConfigError(
             f"batch_size={batch_size} does not divide among {world_size} processes; take a multiple of {world_size}"
@@ -103,7 +111,7 @@ def evaluation_batches(
 
     No sample is dropped or repeated over the ranks together, so their sums are those of one process.
     """
-    _check(batch_size=batch_size, rank=rank, world_size=world_size, workers=workers)
+    _check(batch_size=batch_size, rank=rank, world_size=world_size, workers=workers, prefetch=prefetch)
     first, last = (len(dataset) * part // world_size for part in (rank, rank + 1))
 
     def pieces() -> Iterator[list[int]]:
@@ -174,11 +182,10 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _check(*, batch_size: int, rank: int, world_size: int, workers: int, start_step: int = 0, seed: int = 0) -> None:
-    lowest = {"batch_size": 1, "world_size": 1, "rank": 0, "workers": 0, "start_step": 0, "seed": 0}
-    given = locals()
-    for name, least in lowest.items():
-        if given[name] < least:
-            raise ConfigError(f"{name}={given[name]}: expected {least} or more")
-    if rank >= world_size:
-        raise ConfigError(f"rank={rank}: expected less than world_size={world_size}")
+def _check(**given: int) -> None:
+    for name, value in given.items():
+        least = 1 if name in ("batch_size", "world_size", "prefetch") else 0
+        if value < least:
+            raise ConfigError(f"{name}={value}: expected {least} or more")
+    if given["rank"] >= given["world_size"]:
+        raise ConfigError(f"rank={given['rank']}: expected less than world_size={given['world_size']}")

@@ -1,16 +1,16 @@
 """Reader of the published CLEVRTex layout, which `slotlab scenes write` writes too."""
 
 import json
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slotlab.data.decoding import Picture, check_sizes, decode_image, decode_mask
 from slotlab.data.pixels import PixelDataset
 from slotlab.data.splits import by_order
+from slotlab.data.walking import folders_below
 from slotlab.errors import DataError
 
 IMAGE_NAME = re.compile(r"CLEVRTEX_(?P<variant>.+)_(?P<index>\d{6})\.png")
@@ -19,7 +19,16 @@ WHOLE_VARIANTS = ("outd",)
 
 def holds_clevrtex(root: Path) -> bool:
     """Whether a CLEVRTex image lies anywhere below `root`."""
-    return any(IMAGE_NAME.fullmatch(name) for _, _, names in os.walk(root) for name in names)
+    return any(IMAGE_NAME.fullmatch(name) for _, names in folders_below(root) for name in names)
+
+
+def holds_clevrtex_masks(root: Path) -> bool:
+    """Whether a CLEVRTex image with its mask beside it lies anywhere below `root`."""
+    for folder, names in folders_below(root):
+        present = set(names)
+        if any(IMAGE_NAME.fullmatch(name) and _mask_path(folder / name).name in present for name in names):
+            return True
+    return False
 
 
 class ClevrTex(PixelDataset):
@@ -54,7 +63,7 @@ class ClevrTex(PixelDataset):
         images, self.variant, problems = _scan(Path(root), variant)
         if problems and not skip_broken:
             more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
-            raise DataError(f"{problems[0][0]}: {problems[0][1]}{more}")
+            raise DataError(f"{problems[0].file}: {problems[0].reason}{more}")
         self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
         super().__init__(
             data=str(root),
@@ -68,8 +77,10 @@ class ClevrTex(PixelDataset):
             count=count,
             skip_broken=skip_broken,
         )
-        for file, reason in problems:
-            self.note_broken(file, f"{file}: {reason}")
+        wanted = {self.numbers[row] for row in self.rows}
+        for problem in problems:
+            if problem.number in wanted:
+                self.note_broken(problem.file, f"{problem.file}: {problem.reason}")
 
     def read(self, row: int) -> Picture:
         """Decodes the image and its mask."""
@@ -122,34 +133,38 @@ def _mask_path(image: Path) -> Path:
     return image.with_name(f"{image.stem}_flat.png")
 
 
-def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[tuple[str, str]]]:
-    """Images by index, their variant, and what is wrong: (file, reason and remedy)."""
+class _Problem(NamedTuple):
+    number: int
+    file: str
+    reason: str
+
+
+def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[_Problem]]:
+    """Images by index, their variant, and what is wrong, with the remedy."""
     images: dict[int, Path] = {}
     variants: set[str] = set()
-    problems: list[tuple[str, str]] = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders.sort()
+    problems: list[_Problem] = []
+    for folder, names in folders_below(root):
         present = set(names)
-        for name in sorted(names):
+        for name in names:
             found = IMAGE_NAME.fullmatch(name)
             if found is None:
                 continue
             variants.add(found["variant"])
             if variant is not None and found["variant"] != variant:
                 continue
-            path, index = Path(folder, name), int(found["index"])
+            path, index = folder / name, int(found["index"])
             if index in images:
-                problems.append((str(path), f"index {index} is also that of {images[index]}; remove one of the two"))
+                reason = f"index {index} is also that of {images[index]}; remove one of the two"
+                problems.append(_Problem(index, str(path), reason))
                 continue
             images[index] = path
             if _mask_path(path).name not in present:
-                problems.append(
-                    (
-                        str(path),
-                        f"its mask {_mask_path(path).name} is missing; put it back, or pass "
-                        "skip_broken=True to use the next picture instead",
-                    )
+                reason = (
+                    f"its mask {_mask_path(path).name} is missing; put it back, or pass "
+                    "skip_broken=True (--skip-broken) to use the next picture instead"
                 )
+                problems.append(_Problem(index, str(path), reason))
     if variant is None and len(variants) > 1:
         raise DataError(
             f"{root}: several variants ({', '.join(sorted(variants))}); pass variant=, or name the folder of one"

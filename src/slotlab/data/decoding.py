@@ -8,8 +8,8 @@ Images become 8-bit RGB by their Pillow mode:
     * I;16 (and I within 0..65535): scaled, `round(value * 255 / 65535)`. F, and I beyond that: an error.
     * CMYK, YCbCr, LAB, HSV: Pillow's `convert("RGB")`, without a colour profile.
 
-Pixels are taken in stored order: EXIF orientation is ignored, because masks know nothing of it. Only
-`slotlab.segmenting`, whose images come without masks, turns them upright first.
+Pixels of a data set are taken in stored order: EXIF orientation is ignored, because masks know nothing of it. Single
+images that come without masks are turned upright (`given.py`, `slotlab.segmenting`).
 """
 
 import io
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from slotlab.data.sample import Batch
 from slotlab.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ from slotlab.errors import ConfigError, DataError
 GREY_MODES = ("L", "LA", "La", "1")
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 ID_MODES = ("P", "L", "1", *DEEP_MODES)
-SKIP_REMEDY = "replace the file, or pass skip_broken=True to use the next readable picture instead"
+SKIP_REMEDY = "replace the file, or pass skip_broken=True (--skip-broken) to use the next readable picture instead"
 
 
 class Picture(NamedTuple):
@@ -58,14 +58,16 @@ def _open(source: Path | bytes) -> Image.Image:
     return Image.open(source if isinstance(source, Path) else io.BytesIO(source))
 
 
-def decode_image(source: Path | bytes, name: str) -> tuple[np.ndarray, str]:
+def decode_image(source: Path | bytes, name: str, *, upright: bool = False) -> tuple[np.ndarray, str]:
     """Reads an image file (or its bytes) as uint8 [H, W, 3]; also returns its stored Pillow mode.
+
+    Pixels are in stored order or, with `upright`, turned as the EXIF orientation says.
 
     Raises:
         DataError: if the file is missing, empty, truncated, not an image, or has values with no known range.
     """
     with _naming(name, source), _open(source) as image:
-        return rgb_pixels(image, name), image.mode
+        return rgb_pixels(ImageOps.exif_transpose(image) if upright else image, name), image.mode
 
 
 def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
@@ -107,8 +109,15 @@ def decode_mask(source: Path | bytes, name: str, *, palette_only: bool = False) 
                 f"{name}: mode {image.mode} instead of a palette image ('P') whose pixel values are object ids; "
                 "do not convert CLEVRTex masks, take the file as published (grey ids: use the layout images/ + masks/)"
             )
+        # Pillow keeps the high byte of these, and no longer knows it once the pixels are there.
+        deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         ids = np.asarray(image)
         if image.mode in ("RGB", "RGBA"):
+            if deep:
+                raise DataError(
+                    f"{name}: 16 bits a channel in colours, of which ids would lose the low byte; "
+                    "save the mask as a grey PNG of 8 or 16 bits"
+                )
             if (ids[..., 0] != ids[..., 1]).any() or (ids[..., 0] != ids[..., 2]).any():
                 raise DataError(
                     f"{name}: a mask in colours; expected one object id a pixel (palette or grey PNG, 0 = background). "
@@ -140,8 +149,8 @@ def check_ids(mask: np.ndarray, name: str) -> None:
 
 def check_geometry(crop: float, resolution: int | None) -> None:
     """Raises ConfigError unless 0 < crop <= 1 and resolution is a positive integer or None."""
-    if not 0 < crop <= 1:
-        raise ConfigError(f"crop={crop}: expected a fraction of the shorter side, 0 < crop <= 1")
+    if not isinstance(crop, int | float) or not 0 < crop <= 1:
+        raise ConfigError(f"crop={crop!r}: expected a fraction of the shorter side, 0 < crop <= 1")
     if resolution is not None and (not isinstance(resolution, int) or resolution < 1):
         raise ConfigError(f"resolution={resolution!r}: expected a whole number of pixels, at least 1")
 

@@ -28,7 +28,7 @@ class Hdf5(PixelDataset):
     Dataset format:
 
     * `image`: uint8 (N, H, W, 3)
-    * `mask`, optional: integer ids (N, H, W) or (N, H, W, 1), 0 = background
+    * `mask`, optional unless it is named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = background
 
     Other arrays (`visibility`, `num_actual_objects` ... in the CLEVRTex mirrors) are left alone. Splits by row as
     CLEVRTex does by sorted index: test [0, 10 %), val [10, 20 %), train [20, 100 %); a mirror whose rows are in another
@@ -42,20 +42,26 @@ class Hdf5(PixelDataset):
         path: str | Path,
         *,
         image: str = "image",
-        mask: str = "mask",
+        mask: str | None = None,
         split: str = "train",
         resolution: int | None = None,
         crop: float | None = None,
         count: int | None = None,
         skip_broken: bool = False,
     ) -> None:
-        self.path, self._image, self._mask = Path(path), image, mask
+        self.path, self._image, self._mask = Path(path), image, mask or "mask"
         self._file: Any = None
         self._process = -1
         file = self._opened()
-        if image not in file:
-            raise DataError(f"{path}: no array {image!r}; it has {', '.join(file)}: pass image= (and mask=)")
-        images, masks = file[image], file.get(mask)
+        for name in (image, *([] if mask is None else [mask])):
+            if name not in file:
+                raise DataError(f"{path}: no array {name!r}; it has {', '.join(file)}: pass image= (and mask=)")
+        images, masks = file[image], file.get(self._mask)
+        for array in (images, masks):
+            if array is not None and not hasattr(array, "shape"):
+                raise DataError(
+                    f"{path}: {array.name} is a group; expected one array of all pictures: write it again so"
+                )
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise DataError(
                 f"{path}: array {image!r} is {images.dtype} {images.shape}; expected uint8 (N, H, W, 3): "
@@ -65,7 +71,7 @@ class Hdf5(PixelDataset):
             masks.shape not in (images.shape[:3], (*images.shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
         ):
             raise DataError(
-                f"{path}: array {mask!r} is {masks.dtype} {masks.shape}; expected integer ids "
+                f"{path}: array {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids "
                 f"{images.shape[:3]}, as many and as large as the images of {image!r}: write it again so"
             )
         super().__init__(

@@ -5,14 +5,8 @@ from typing import Any
 
 from slotlab.data.decoding import Picture, check_sizes, decode_image, decode_mask
 from slotlab.data.pixels import PixelDataset
-from slotlab.data.splits import SPLITS, by_order
+from slotlab.data.splits import SPLIT_NAMES, SPLITS, by_order
 from slotlab.errors import DataError
-
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 
 
 def holds_saved_dataset(root: Path) -> bool:
@@ -29,7 +23,8 @@ class Hub(PixelDataset):
 
     * a folder written by `save_to_disk`, or `owner/name` on the hub (`load_dataset`, which downloads it)
     * column `image`: feature `Image`
-    * column `mask`, optional: feature `Image`, a palette or grey picture of object ids, 0 = background
+    * column `mask`, optional unless it is named by `mask=`: feature `Image`, a palette or grey picture of object ids,
+      0 = background
 
     Splits by their names (train; val, validation, valid or dev; test); a data set without named splits, or with one
     only, is split by row as CLEVRTex: test [0, 10 %), val [10, 20 %), train [20, 100 %). Crop 1.0 of the shorter side.
@@ -42,7 +37,7 @@ class Hub(PixelDataset):
         source: str | Path,
         *,
         image: str = "image",
-        mask: str = "mask",
+        mask: str | None = None,
         split: str = "train",
         resolution: int | None = None,
         crop: float | None = None,
@@ -50,6 +45,10 @@ class Hub(PixelDataset):
         skip_broken: bool = False,
     ) -> None:
         parts = _load(source)
+        columns = sorted({name for part in parts.values() for name in part.column_names})
+        if mask is not None and mask not in columns:
+            raise DataError(f"{source}: no column {mask!r}; it has {', '.join(columns)}: pass another mask=, or none")
+        mask = mask or "mask"
         self._image, self._mask = image, mask
         self._parts: list[Any] = []
         splits: dict[str, range] = {}
@@ -145,7 +144,8 @@ def _undecoded(part: Any, image: str, mask: str, source: str) -> Any:
 def _content(value: Any, name: str) -> Path | bytes:
     if value is None:
         raise DataError(
-            f"{name}: the value is missing; fill it, or pass skip_broken=True to use the next picture instead"
+            f"{name}: the value is missing; fill it, or pass skip_broken=True (--skip-broken) to use the next picture "
+            "instead"
         )
     content = value["bytes"]
     return Path(value["path"]) if content is None else content

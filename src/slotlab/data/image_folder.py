@@ -1,24 +1,27 @@
 """Reader of image folders, with or without masks."""
 
+from itertools import islice
 from pathlib import Path
 
 from slotlab.data.decoding import Picture, check_sizes, decode_image, decode_mask
 from slotlab.data.pixels import PixelDataset
-from slotlab.data.splits import SPLITS, by_order
+from slotlab.data.splits import SPLIT_NAMES, by_order
+from slotlab.data.walking import folders_below
 from slotlab.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES += (".gif", ".tga", ".ppm", ".pgm", ".pnm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
 
 def image_files(folder: Path, *, nested: bool) -> list[Path]:
     """The image files in `folder`, sorted by path; hidden files and folders are left out."""
-    found = folder.rglob("*") if nested else folder.glob("*")
+    folders = folders_below(folder) if nested else islice(folders_below(folder), 1)
     return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        place / name
+        for place, names in folders
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     )
 
 
@@ -29,12 +32,12 @@ class ImageFolder(PixelDataset):
 
     * `images/**/{stem}.png` and optionally `masks/**/{stem}.png` (same path below, a lossless suffix)
     * `images/{train,val,test}/...` and optionally `masks/{train,val,test}/...`: any of the three splits, each with or
-      without masks
+      without masks; training, validation, valid, dev and testing are other names for them
     * images directly in the folder, without masks
 
-    Image suffixes: png, jpg, jpeg, webp, bmp, tif, tiff, gif (first frame), ppm, pgm. Mask suffixes: png, tif, tiff,
-    bmp, gif, pgm. A mask's pixel is an object id, 0 = background: palette, grey with 8 or 16 bits, or RGB whose
-    channels agree. Ids may have gaps.
+    Image suffixes: png, jpg, jpeg, jpe, jfif, jp2, webp, avif, bmp, tif, tiff, gif (first frame), tga, ppm, pgm, pnm.
+    Mask suffixes: png, tif, tiff, bmp, gif, pgm. A mask's pixel is an object id, 0 = background: palette, grey with 8
+    or 16 bits, or RGB whose channels agree. Ids may have gaps.
 
     Without split folders the rule is CLEVRTex's, on sorted paths: test [0, 10 %), val [10, 20 %), train [20, 100 %).
     Each picture is cut to the centred square (crop 1.0 of the shorter side), then resized.
@@ -54,11 +57,11 @@ class ImageFolder(PixelDataset):
     ) -> None:
         base = Path(root)
         images = base / "images" if (base / "images").is_dir() else base
-        named = [name for name in SPLITS if images != base and (images / name).is_dir()]
+        named = _split_folders(images) if images != base else {}
         splits: dict[str, range] = {}
         self.paths: list[Path] = []
-        for name in named:
-            files = image_files(images / name, nested=True)
+        for name, folder in named.items():
+            files = image_files(images / folder, nested=True)
             splits[name] = range(len(self.paths), len(self.paths) + len(files))
             self.paths += files
         if not named:
@@ -70,13 +73,19 @@ class ImageFolder(PixelDataset):
                 "their masks in masks/ beside it, or name another folder"
             )
         self._images, self._masks = images, base / "masks"
-        self._masked = [name for name in named or [""] if images != base and (self._masks / name).is_dir()]
+        self._masked = [
+            folder for folder in named.values() or [""] if images != base and (self._masks / folder).is_dir()
+        ]
+        if self._masked:
+            _check_names(self.paths)
         super().__init__(
             data=str(root),
             root=base,
             total=len(self.paths),
             splits=splits,
-            has_masks=(split in self._masked) if named and split != "all" else self._masked == (named or [""]),
+            has_masks=(named.get(split) in self._masked)
+            if named and split != "all"
+            else len(self._masked) == len(named or [""]),
             split=split,
             resolution=resolution,
             crop=crop,
@@ -114,5 +123,29 @@ class ImageFolder(PixelDataset):
             raise DataError(f"{lossy}: a lossy format does not keep object ids; make the mask again as a PNG")
         raise DataError(
             f"{image}: its mask {stem.with_name(stem.name + '.png')} is missing; add it, take the folder "
-            "masks/ away to use the images alone, or pass skip_broken=True to use the next picture instead"
+            "masks/ away to use the images alone, or pass skip_broken=True (--skip-broken) to use the next picture "
+            "instead"
         )
+
+
+def _split_folders(images: Path) -> dict[str, str]:
+    """The folder of each split that has one."""
+    found: dict[str, str] = {}
+    for split, names in SPLIT_NAMES.items():
+        folders = [name for name in names if (images / name).is_dir()]
+        if len(folders) > 1:
+            raise DataError(
+                f"{images}: {' and '.join(folders)} both name the split {split!r}; put them into one folder"
+            )
+        if folders:
+            found[split] = folders[0]
+    return found
+
+
+def _check_names(paths: list[Path]) -> None:
+    """Raises DataError where two images would share a mask, for they differ in their suffix alone."""
+    known: dict[Path, Path] = {}
+    for path in paths:
+        other = known.setdefault(path.with_suffix(""), path)
+        if other is not path:
+            raise DataError(f"{path}: has the mask of {other.name} too; keep one of the two, or rename one")

@@ -1,11 +1,12 @@
 """One way to open any data set."""
 
 import inspect
+import operator
 import re
 from pathlib import Path
 from typing import Any
 
-from slotlab.data.clevrtex import ClevrTex, holds_clevrtex
+from slotlab.data.clevrtex import ClevrTex, holds_clevrtex, holds_clevrtex_masks
 from slotlab.data.hdf5 import Hdf5, is_hdf5
 from slotlab.data.hub import Hub, holds_saved_dataset
 from slotlab.data.image_folder import ImageFolder, image_files
@@ -56,6 +57,7 @@ def open_data(
         DataError: if there is no data set, or not such a split; the message names the folder and the remedy.
         ConfigError: if an option is unknown or out of its range.
     """
+    resolution, count = _whole("resolution", resolution), _whole("count", count)
     kind, target = recognise(spec)
     chosen = KINDS[kind]
     known = list(inspect.signature(chosen).parameters)[1:]
@@ -64,6 +66,14 @@ def open_data(
             raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
     common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
     return chosen(target, **common, **options)
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """`value` as an int, if it is a whole number of any type."""
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r}: expected a whole number") from None
 
 
 def recognise(spec: str | Path) -> tuple[str, str]:
@@ -90,7 +100,8 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     if holds_saved_dataset(path):
         return "hub", text
     if (path / "images").is_dir():
-        return "images", text
+        unpacked_there = not (path / "masks").is_dir() and holds_clevrtex_masks(path / "images")
+        return "clevrtex" if unpacked_there else "images", text
     if holds_clevrtex(path):
         return "clevrtex", text
     if image_files(path, nested=False):

@@ -136,6 +136,11 @@ def _settings(root: Path) -> dict[str, Any]:
     missing = {"source", "resolution", "crop", "count", "splits", "masked_splits", "arrays"} - set(settings)
     if missing:
         raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {REMEDY}")
+    needed = {"images.npy", "indices.npy", *(["masks.npy"] if settings["masked_splits"] else [])}
+    if needed - set(settings["arrays"]):
+        raise DataError(f"{path}: lacks {', '.join(sorted(needed - set(settings['arrays'])))}; {REMEDY}")
+    if any(not 0 <= start <= end <= settings["count"] for start, end in settings["splits"].values()):
+        raise DataError(f"{path}: splits {settings['splits']} beyond its {settings['count']} pictures; {REMEDY}")
     return settings
 
 

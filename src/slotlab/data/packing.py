@@ -20,7 +20,7 @@ from slotlab.data.pixels import BrokenFile, PixelDataset
 from slotlab.data.sample import LatentEncoder, SlotDataset
 from slotlab.data.scene_dataset import MOST
 from slotlab.data.splits import SPLITS
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import ConfigError, DataError, nearest
 
 RENDERED_AT_ONCE = 64
 
@@ -67,15 +67,17 @@ def pack(
         whole: Any = open_data(source, split="all", **common)
         if whole.kind == "packed":
             raise DataError(f"{source}: is packed already; name the data set it was made from")
-        chosen = count if isinstance(count, Mapping) else dict.fromkeys(SPLITS, count)
-        if whole.kind == "scenes" and isinstance(count, int):
+        splits = [name for name in whole.splits if whole.splits[name]] or ["all"]
+        if isinstance(count, Mapping):
+            for name in count:
+                if name not in splits:
+                    raise ConfigError(f"count: {source} has no split {name!r}{nearest(name, splits)}")
+            chosen: Mapping[str, int | None] = count
+        elif whole.kind == "scenes" and count is not None:
             chosen = {name: min(count, MOST[name]) for name in SPLITS}
-        names = [name for name in whole.splits if whole.splits[name] and name in chosen]
-        if whole.splits and not names:
-            raise ConfigError(f"count={count!r}: no split of {source} named; it has {', '.join(whole.splits)}")
-        parts = {name: open_data(source, split=name, count=chosen[name], **common) for name in names}
-        if not whole.splits:
-            parts = {"all": open_data(source, split="all", count=count if isinstance(count, int) else None, **common)}
+        else:
+            chosen = dict.fromkeys(splits, count)
+        parts = {name: open_data(source, split=name, count=chosen[name], **common) for name in splits if name in chosen}
         describes = whole.describe()
     else:
         if (resolution, crop, count, options) != (None, None, None, {}):

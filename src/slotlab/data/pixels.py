@@ -25,8 +25,8 @@ class BrokenFile(NamedTuple):
 
 def first_rows(rows: range, count: int | None) -> range:
     """The first `count` of `rows` (all of them if `count` is None); ConfigError if `count` is below 1."""
-    if count is not None and count < 1:
-        raise ConfigError(f"count={count}: expected at least 1")
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise ConfigError(f"count={count!r}: expected a whole number, at least 1")
     return rows[:count]
 
 

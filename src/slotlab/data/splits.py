@@ -5,6 +5,11 @@ from collections.abc import Mapping
 from slotlab.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 def by_order(total: int) -> dict[str, range]:

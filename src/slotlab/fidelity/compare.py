@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slotlab.errors import DataError
+from slotlab.errors import ConfigError, DataError
+from slotlab.fidelity.folder import list_images
 from slotlab.fidelity.networks import INCEPTION, open_network
 from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics
 from slotlab.metrics.frechet import chance_distance, frechet_distance
@@ -95,18 +96,28 @@ def compare_folders(
         DataError: if a folder is missing or empty, an image is broken or the only one, sizes are mixed, features are
             NaN, or saved statistics are of another net.
         CheckpointError: if the weights of the net cannot be had.
-        ConfigError: if there is no such net.
+        ConfigError: if there is no such net, or a number is below 1.
 
     Warns:
         FidelityWarning: for each of the result's notes.
     """
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise ConfigError(f"{name}={value}: expected 1 or more")
     sides = Path(real), Path(generated)
-    if all(_is_saved(side) for side in sides):
-        return compare(*(SetStatistics.load(side) for side in sides))
+    saved = {side: SetStatistics.load(side) for side in sides if _is_saved(side)}
+    folders = [side for side in sides if side not in saved]
+    for folder in folders:
+        list_images(folder)  # a wrong name is told now, not after a net was fetched and the other folder measured
+    if not folders:
+        return compare(*(saved[side] for side in sides))
     network = open_network(features, inception, device)
+    for known in saved.values():
+        seen_by = known.information.network, known.information.fingerprint
+        _check_same_net(known.information.source, seen_by, str(folders[0]), (network.name, network.fingerprint))
     opened = [
-        SetStatistics.load(side)
-        if _is_saved(side)
+        saved[side]
+        if side in saved
         else folder_statistics(side, network, name, mixed_sizes, batch_size, workers, progress)
         for side, name in zip(sides, (split, None), strict=True)
     ]
@@ -116,11 +127,8 @@ def compare_folders(
 def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
     """Compares two sets of pictures whose statistics are at hand; see `compare_folders`."""
     first, second = real.information, generated.information
-    if (first.network, first.fingerprint) != (second.network, second.fingerprint):
-        raise DataError(
-            f"{first.source} was seen by {first.network} ({first.fingerprint}), but {second.source} by "
-            f"{second.network} ({second.fingerprint}): make the statistics of both with one feature net"
-        )
+    seen_by = [(side.network, side.fingerprint) for side in (first, second)]
+    _check_same_net(first.source, seen_by[0], second.source, seen_by[1])
     for side in (first, second):
         if side.count < 2:
             raise DataError(
@@ -146,6 +154,15 @@ def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
         generated=second,
         notes=notes,
     )
+
+
+def _check_same_net(source: str, net: tuple[str, str], other: str, net_of_other: tuple[str, str]) -> None:
+    """Raises DataError unless two sets of pictures are seen by one net, of this name and fingerprint."""
+    if net != net_of_other:
+        raise DataError(
+            f"{source} is seen by {net[0]} ({net[1]}), but {other} by {net_of_other[0]} ({net_of_other[1]}): "
+            "make the statistics of both with one feature net"
+        )
 
 
 def _is_saved(side: Path) -> bool:

@@ -71,15 +71,17 @@ class SetStatistics:
             with np.load(path, allow_pickle=False) as file:
                 information = json.loads(str(file["information"]))
                 mean, scatter, sample = (torch.from_numpy(file[name]) for name in ("mean", "scatter", "sample"))
+            if information.pop("format") != FORMAT:
+                raise DataError(f"{path}: feature statistics of another version of slotlab; make them again")
+            size = information.pop("resolution")
+            known = SetInformation(**information, resolution=tuple(size) if size else None)
+        except DataError:
+            raise
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
         except Exception as error:  # NumPy raises a different kind for each way in which a file is damaged
             raise DataError(f"{path}: not saved feature statistics ({error}); make them again") from error
-        if information.pop("format", None) != FORMAT:
-            raise DataError(f"{path}: feature statistics of another version of slotlab; make them again")
-        information["resolution"] = tuple(information["resolution"]) if information["resolution"] else None
         statistics = FeatureStatistics(len(mean))
-        known = SetInformation(**information)
         statistics.count, statistics.mean, statistics.scatter = known.count, mean, scatter
         return cls(known, statistics, sample)
 
@@ -140,12 +142,17 @@ def batch_statistics(
         split: likewise.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are none, or one has NaN or infinity.
+        ValueError: pictures of another shape.
     """
 
     def pictures() -> Iterable[list[Picture]]:
         for batch in batches:
+            if batch.ndim != 4 or batch.shape[1] != 3:
+                raise ValueError(f"{source}: expected pictures [B, 3, H, W], got {list(batch.shape)}")
             if batch.is_floating_point():
+                if not bool(torch.isfinite(batch).all()):
+                    raise DataError(f"{source}: a picture has values that are not finite; look at what made it")
                 batch = (batch.float().clamp(0, 1) * 255).round().to(torch.uint8)
             arrays = batch.permute(0, 2, 3, 1).cpu().numpy()
             resized = (torch.from_numpy(clean_resize(pixels, network.side)) for pixels in arrays)

@@ -25,7 +25,7 @@ class ReconstructionError(PerImageMetric):
     def __init__(self, reduction: Reduction = "sum") -> None:
         if reduction not in ("sum", "mean"):
             raise ConfigError(f"`reduction` must be 'sum' or 'mean', not {reduction!r}")
-        super().__init__()
+        super().__init__(of=f"squared_error_{reduction}")
         self.reduction: Reduction = reduction
 
     def update(self, reconstruction: Tensor, image: Tensor) -> None:
@@ -44,10 +44,14 @@ class PeakSignalToNoiseRatio(PerImageMetric):
 
     higher_is_better = True
 
+    def __init__(self) -> None:
+        super().__init__(of="psnr")
+
     def update(self, reconstruction: Tensor, image: Tensor) -> None:
         """Adds a batch, floating [B, C, H, W] in [0, 1] each."""
         values = peak_signal_to_noise_ratio(reconstruction, image)[None]
-        self._add(values, torch.isinf(values), torch.isinf(values))
+        perfect = torch.isposinf(values)
+        self._add(values, perfect, perfect)
 
     def compute(self) -> Score:
         """The score over all images added so far, of all processes."""

@@ -32,35 +32,32 @@ class PerImageMetric(Metric):
     """Base of the metrics that average one or several values per image: float64 sums that add up over processes.
 
     A subclass calls `_add` in its `update`, and turns `_scores()` into what its `compute` returns.
+
+    Args:
+        of: what is averaged, by which definition. It names the state, for a `MetricCollection` takes two metrics whose
+            states have equal names and, after the first batch, equal values for one and the same.
+        values: how many values per image.
     """
 
     is_differentiable = False
     full_state_update = False
-    total: Tensor
-    squares: Tensor
-    count: Tensor
-    degenerate: Tensor
 
-    def __init__(self, values: int = 1) -> None:
+    def __init__(self, of: str, values: int = 1) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(values, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros(values, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(values, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("degenerate", torch.zeros(values, dtype=torch.int64), dist_reduce_fx="sum")
+        self._state = f"sums_of_{of}"
+        self.add_state(self._state, torch.zeros(4, values, dtype=torch.float64), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor, degenerate: Tensor, undefined: Tensor) -> None:
         """Adds float64 [V, B] values; `degenerate` are counted, `undefined` are left out (bool [V, B] each)."""
         values = values.masked_fill(undefined, 0.0)
-        device = self.total.device
-        self.total += values.sum(1).to(device)
-        self.squares += values.square().sum(1).to(device)
-        self.count += (~undefined).sum(1).to(device)
-        self.degenerate += degenerate.sum(1).to(device)
+        sums = torch.stack([values, values.square(), (~undefined).double(), degenerate.double()]).sum(2)
+        state: Tensor = getattr(self, self._state)
+        state += sums.to(state.device)
 
     def _scores(self) -> list[Score]:
         """One `Score` for each of the V values."""
-        sums = (self.total.tolist(), self.squares.tolist(), self.count.tolist(), self.degenerate.tolist())
-        return [_score(*one) for one in zip(*sums, strict=True)]
+        total, squares, count, degenerate = getattr(self, self._state).tolist()
+        return [_score(*one) for one in zip(total, squares, map(int, count), map(int, degenerate), strict=True)]
 
 
 def _score(total: float, squares: float, count: int, degenerate: int) -> Score:

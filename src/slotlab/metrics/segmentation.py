@@ -23,7 +23,7 @@ class AdjustedRandIndex(PerImageMetric):
 
     def __init__(self, foreground_only: bool = False) -> None:
         check_flag("foreground_only", foreground_only)
-        super().__init__()
+        super().__init__(of="fg_ari" if foreground_only else "ari")
         self.foreground_only = foreground_only
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
@@ -51,7 +51,7 @@ class MeanIoU(PerImageMetric):
 
     def __init__(self, definition: str = "clevrtex") -> None:
         check_definition(definition)
-        super().__init__()
+        super().__init__(of=f"miou_{definition}")
         self.definition = definition
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
@@ -78,7 +78,7 @@ class MeanBestOverlap(PerImageMetric):
 
     def __init__(self, background: bool = False) -> None:
         check_flag("background", background)
-        super().__init__()
+        super().__init__(of="mbo_with_background" if background else "mbo")
         self.background = background
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
@@ -115,7 +115,7 @@ class SegmentationScores(PerImageMetric):
     def __init__(self, definition: str = "clevrtex", background: bool = False) -> None:
         check_definition(definition)
         check_flag("background", background)
-        super().__init__(len(self.names))
+        super().__init__(f"segmentation_{definition}_{background}", len(self.names))
         self.definition = definition
         self.background = background
 

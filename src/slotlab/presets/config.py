@@ -158,6 +158,8 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     keys: list[str] = []
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
         keys.append(_full_key(key, _known_keys(values["model"])))
+        if keys[-1].split(".")[0] not in values:
+            raise ConfigError(f"{keys[-1]}: no setting of a model, but of its training; leave it out")
         _set(values, keys[-1], value)
     autoencoder = values["model"].get("autoencoder", {})
     if autoencoder.get("pretrained", "") is None:

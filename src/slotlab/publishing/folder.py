@@ -11,6 +11,7 @@ import torch
 from slotlab import hub
 from slotlab.atomic import replacing
 from slotlab.composition import compose, fit_library
+from slotlab.composition.library import PICTURE_FILE
 from slotlab.composition.scoring import OnProgress, counted
 from slotlab.data import open_data
 from slotlab.errors import ConfigError
@@ -21,7 +22,6 @@ from slotlab.publishing.card import EXAMPLES_FILE, write_card
 from slotlab.publishing.examples import ImageScores, example_picture
 from slotlab.publishing.records import portable, portable_facts, training_records
 from slotlab.released import LIBRARY_FOLDER, is_released, write_manifest
-from slotlab.reporting.composition_sections import CONCEPTS_PICTURE
 from slotlab.reporting.concepts import concept_picture, contact_sheet
 from slotlab.reporting.previews import write_png
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
@@ -160,7 +160,7 @@ def _fit_library(
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library = library.rounded()
     library.save(folder)
-    write_png(concept_picture(model, library, dataset), folder / CONCEPTS_PICTURE)
+    write_png(concept_picture(model, library, dataset), folder / PICTURE_FILE)
     with tempfile.TemporaryDirectory() as composed:
         told = counted(on_progress, "compositions", EXAMPLES)
         compose(model, library, composed, protocol="scene", count=EXAMPLES, on_batch=told)

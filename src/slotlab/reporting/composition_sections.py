@@ -6,13 +6,13 @@ from typing import Any
 
 from PIL import Image
 
-from slotlab.composition.library import LIBRARY_FILE
+from slotlab.composition.library import LIBRARY_FILE, PICTURE_FILE
 from slotlab.composition.recompose import SETTINGS_FILE
 from slotlab.composition.scoring import SCORES_FILE
 from slotlab.errors import CheckpointError
 from slotlab.reporting.section import Picture, Section, Table
 
-CONCEPTS_PICTURE, SHEET_PICTURE = "concepts.png", "sheet.png"
+SHEET_PICTURE = "sheet.png"
 PROTOCOLS = {
     "report": "one slot drawn from each concept, background included, no two from one image",
     "shuffle": "slot i of one image, slot i + 1 of the next, and so on, whatever they show",
@@ -20,14 +20,15 @@ PROTOCOLS = {
 }
 
 
-def concept_section(library: Path) -> Section:
+def concept_section(library: Path, model: str) -> Section:
     """The concepts of a library: sizes, and the picture that `slotlab concepts show` drew.
 
     Raises:
-        CheckpointError: no library in that folder.
+        CheckpointError: no library in that folder, or one of another model than that of the fingerprint `model`.
     """
     content = _read(library / LIBRARY_FILE, "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
     clusters, slots = content["clusters"], content["slots"]
+    _check_model(library, slots["fingerprint"], model)
     rows = [
         ["background" if number == 0 else f"concept {number}", f"{size:,}"]
         for number, size in enumerate(content["sizes"])
@@ -41,18 +42,19 @@ def concept_section(library: Path) -> Section:
         "Concepts",
         text,
         tables=[Table("Slots of each concept", ["", "slots"], rows)],
-        pictures=_pictures(library / CONCEPTS_PICTURE, "A row of slots, cut out of their images, for each concept"),
+        pictures=_pictures(library / PICTURE_FILE, "A row of slots, cut out of their images, for each concept"),
     )
 
 
-def composition_section(folder: Path) -> Section:
+def composition_section(folder: Path, model: str) -> Section:
     """A composition: its contact sheet, and its scores where it has been scored.
 
     Raises:
-        CheckpointError: no composition in that folder.
+        CheckpointError: no composition in that folder, or one by another model than that of the fingerprint `model`.
     """
     remedy = "make one with: slotlab compose RUN LIBRARY --out DIR"
     settings = _read(folder / SETTINGS_FILE, remedy)
+    _check_model(folder, settings["model"]["fingerprint"], model)
     protocol = settings["protocol"]
     text = f"{settings['count']:,} pictures: {PROTOCOLS.get(protocol, protocol)}. Seed {settings['seed']}."
     tables = []
@@ -71,6 +73,11 @@ def composition_section(folder: Path) -> Section:
         tables.append(Table(caption, ["pictures", measured["distance"], "by chance", "n"], rows))
     pictures = _pictures(folder / SHEET_PICTURE, "Each composition beside the images that its slots come from")
     return Section(f"Compositions: {protocol}", text, tables=tables, pictures=pictures)
+
+
+def _check_model(folder: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise CheckpointError(f"{folder}: is of model {found[:12]}, but the run's is {wanted[:12]}; leave it out")
 
 
 def _pictures(path: Path, alt: str) -> list[Picture]:

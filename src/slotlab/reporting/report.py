@@ -14,6 +14,7 @@ from PIL import Image
 import slotlab
 from slotlab import hub
 from slotlab.atomic import replacing
+from slotlab.composition.fingerprint import fingerprint
 from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
@@ -58,7 +59,8 @@ def write_report(
         The path of the report.
 
     Raises:
-        CheckpointError: the folder is no run, or a file in it is missing or damaged.
+        CheckpointError: the folder is no run, a file in it is missing or damaged, or the library or a composition is of
+            another model.
         ConfigError: `images` is out of its range.
         DataError: the run's data is missing or broken.
     """
@@ -81,12 +83,13 @@ def write_report(
         sections += [part(pictures, output, mask) for part in (contents.slots, contents.attention)]
         sections += [contents.segmentations(pictures, output, mask)]
     diagnostics = (metrics or {}).get("diagnostics")
+    made_by = fingerprint(model)
     sections += [
         diagnosis_section(diagnostics) if diagnostics else None,
         contents.curves(run, config.preset, output.titles.get("masks", "")),
         contents.preview_history(run),
-        concept_section(Path(library)) if library is not None else None,
-        *(composition_section(Path(folder)) for folder in compositions),
+        concept_section(Path(library), made_by) if library is not None else None,
+        *(composition_section(Path(folder), made_by) for folder in compositions),
         contents.origin(config.model_dump(mode="json"), training),
     ]
     facts = [f"{training['steps']:,} steps"] if isinstance(training.get("steps"), int) else []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from slotlab.errors import CheckpointError, DataError
@@ -96,7 +97,7 @@ def run_table(runs: Sequence[RunFolder]) -> Table:
     for run in runs:
         last = run.rows[-1] if run.rows else {}
         numbers = [f"{last[name]:.3f}" if name in last else "-" for name in ("validation_loss", "ari", "fg_ari")]
-        table.add_row(run.name, run.preset, run.state(), *numbers)
+        table.add_row(escape(run.name), escape(run.preset), run.state(), *numbers)
     return table
 
 

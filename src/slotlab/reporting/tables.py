@@ -51,6 +51,7 @@ def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
     shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "slot_seed", "miou")
     shown += ("autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
+    shown += ("broken",) if protocol.get("broken") else ()
     shown += ("supersample",) if protocol.get("supersample", 1) != 1 else ()
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
 

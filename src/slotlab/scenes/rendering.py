@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def render(
         ConfigError: an argument is unknown or out of its range, so many objects do not fit into the scene, or an object
             to leave out is not in it.
     """
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    height, width = resolution if isinstance(resolution, tuple | list) else (resolution, resolution)
     vocabulary = _check(variant, seed, height, width, min_objects, max_objects, supersample, framing)
     index = torch.as_tensor(list(indices), dtype=torch.int64)
     if bool((index < 0).any()):
@@ -123,8 +124,8 @@ def _check(
         raise ConfigError(f"variant: there is no {variant!r}{nearest(str(variant), VARIANTS)}")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed: must be 0 or more (below 2**63), got {seed}")
-    if not (16 <= height <= 1024 and 16 <= width <= 1024):
-        raise ConfigError(f"resolution: must lie in 16..1024, got {height}x{width}")
+    if not all(isinstance(side, Integral) and 16 <= side <= 1024 for side in (height, width)):
+        raise ConfigError(f"resolution: must be whole numbers in 16..1024, got {height}x{width}")
     if not 1 <= min_objects <= max_objects <= 16:
         raise ConfigError(
             f"min_objects, max_objects: need 1 <= min_objects <= max_objects <= 16, got {min_objects} and {max_objects}"

@@ -15,7 +15,7 @@ from slotlab.segmenting.image import NO_SLOT, Parts, overlay_picture, owners_of,
 from slotlab.segmenting.sources import OVERLAY, SEGMENTATION, mask_suffix
 
 
-def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path) -> None:
+def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path, image: Path) -> None:
     """Writes what a model saw in an image, at the image's size; the files of `docs/segment.md`.
 
     Each is written whole or not at all, `slots_file(stem)` last: where it is, all others are.
@@ -25,6 +25,7 @@ def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path) -
         parts: of its square.
         fitted: where the image lies in the square.
         stem: path of the outputs, without suffix.
+        image: the image's file, whose name is kept, so that an image of another suffix is known as another.
     """
 
     def written_masks() -> Iterator[Tensor]:
@@ -42,11 +43,24 @@ def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path) -
         "slots": parts.slots.numpy(),
         "share": np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(parts.slots)] / owners.size,
         "size": np.array(pixels.shape[1::-1]),
+        "image": np.array(image.name),
     }
     if parts.poses is not None:
         arrays["poses"] = parts.poses.numpy()
     with replacing(slots_file(stem)) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def made_from(stem: Path, image: Path) -> bool:
+    """Whether all files of `image` are there, and no older than it."""
+    last = slots_file(stem)
+    if not last.is_file() or last.stat().st_mtime < image.stat().st_mtime:
+        return False
+    try:
+        with np.load(last, allow_pickle=False) as arrays:
+            return str(arrays["image"]) == image.name
+    except Exception:  # NumPy raises a different kind for each way in which a file is damaged
+        return False
 
 
 def slots_file(stem: Path) -> Path:

@@ -18,7 +18,7 @@ from slotlab.data.parallel import in_order
 from slotlab.errors import ConfigError, DataError
 from slotlab.models import Model, SlotModel, with_slots
 from slotlab.processes import from_all, place_among_processes, wait_for_all
-from slotlab.segmenting.files import slots_file, write_files
+from slotlab.segmenting.files import made_from, slots_file, write_files
 from slotlab.segmenting.fitting import Fitting, fitting
 from slotlab.segmenting.image import Parts, checked_source, take_apart
 from slotlab.segmenting.listing import Listing, Outcome
@@ -125,7 +125,7 @@ def _read(source: Source, out: Path, fit: str, resolution: int) -> _Seen:
         long = f"its name has more than {LONGEST_NAME} bytes, too long for outputs to add to it; rename it"
         return _Seen(source, outcome=_skipped(source, DataError(long)))
     try:
-        if done.is_file() and done.stat().st_mtime >= source.path.stat().st_mtime:
+        if made_from(out / source.name, source.path):
             return _Seen(source, outcome=Outcome(str(source.path), source.name, "kept"))
         pixels = read_upright(source.path)
     except (DataError, OSError) as error:
@@ -165,7 +165,7 @@ def _write(seen: _Seen, out: Path) -> Outcome:
         return _skipped(seen.source, error)
     if pixels.shape[1::-1] != seen.fitted.size:
         return _skipped(seen.source, DataError("it changed while it was read"))
-    write_files(pixels, seen.parts, seen.fitted, out / seen.source.name)
+    write_files(pixels, seen.parts, seen.fitted, out / seen.source.name, seen.source.path)
     return Outcome(str(seen.source.path), seen.source.name, "written")
 
 

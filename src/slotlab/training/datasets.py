@@ -3,6 +3,7 @@
 import torch
 
 from slotlab.data import Remembered, Scenes, SlotDataset, open_data
+from slotlab.errors import ConfigError
 from slotlab.presets.config import RunConfig
 
 ENDLESS = 1_000_000_000
@@ -17,10 +18,13 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
 
     Raises:
         DataError: the data set is missing or broken.
+        ConfigError: the config does not say the model's resolution.
     """
     data = config.data
     count = data.train_count if split == "train" else data.validation_count
-    resolution = config.model["resolution"]
+    resolution = config.model.get("resolution")
+    if type(resolution) is not int or resolution < 1:
+        raise ConfigError(f"model.resolution: a whole number of pixels is needed, not {resolution!r}")
     if data.source.startswith("scenes:"):
         scenes = open_data(
             data.source,
