@@ -125,7 +125,7 @@ def _check(
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed: must be 0 or more (below 2**63), got {seed}")
     if not all(isinstance(side, Integral) and 16 <= side <= 1024 for side in (height, width)):
-        raise ConfigError(f"resolution: must be whole numbers in 16..1024, got {height}x{width}")
+        raise ConfigError(f"resolution: must lie in 16..1024, got {height}x{width}")
     if not 1 <= min_objects <= max_objects <= 16:
         raise ConfigError(
             f"min_objects, max_objects: need 1 <= min_objects <= max_objects <= 16, got {min_objects} and {max_objects}"
