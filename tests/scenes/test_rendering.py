@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -241,3 +242,9 @@ def test_gpu_agrees_with_itself_and_nearly_with_the_cpu():
     here = render(range(8))
     assert (batch.mask.cpu() == here.mask).float().mean() > 0.999
     assert (batch.image.cpu() - here.image).abs().mean() < 1e-3
+
+
+def test_a_resolution_of_another_library_is_taken():
+    assert render([0], resolution=np.int64(32)).image.equal(render([0], resolution=32).image)
+    with pytest.raises(ConfigError, match="got 32.5x32.5"):
+        render([0], resolution=32.5)

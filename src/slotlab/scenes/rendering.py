@@ -80,6 +80,7 @@ def render(
     """
     height, width = resolution if isinstance(resolution, tuple | list) else (resolution, resolution)
     vocabulary = _check(variant, seed, height, width, min_objects, max_objects, supersample, framing)
+    height, width = int(height), int(width)
     index = torch.as_tensor(list(indices), dtype=torch.int64)
     if bool((index < 0).any()):
         raise ConfigError(f"indices: scene numbers start at 0, got {int(index.min())}")
