@@ -35,6 +35,7 @@ bench: .make/installed-dev  ## what takes how long on this CPU; the tables of RE
 	$(MEASURE)/ari.py --csv $(RESULTS)/ari.csv
 	$(MEASURE)/kmeans.py --csv $(RESULTS)/kmeans.csv
 	$(MEASURE)/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion --csv $(RESULTS)/training.csv
+	$(MEASURE)/gradient.py --threads 1 --csv $(RESULTS)/gradient.csv
 	$(MEASURE)/denoiser.py --rounds 5 --csv $(RESULTS)/denoiser.csv
 	$(MEASURE)/sampler_speed.py --csv $(RESULTS)/sampler-speed.csv
 	$(MEASURE)/startup.py --rounds 3 --csv $(RESULTS)/startup.csv
