@@ -6,7 +6,7 @@ Protocol: forward and backward in float32 with `slot_attention.gradient` "full" 
 of its own, in turns; medians, after one turn to warm up; ratios to "full". Once of slot attention alone (batch 8, 64x64
 features of width 64, as of the report's 128x128 images, 11 slots), once of the preset `scenes-64` with its encoder,
 decoder and losses (batch 16, random images); with as many iterations as the table says. Memory is counted: the bytes of
-all tensors that the forward pass keeps for the gradient, weights and inputs left out.
+all tensors that the forward pass keeps for the gradient, weights left out.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from slotlab import create_model
 from slotlab.models import SlotAttention
 from slotlab.models.slot_attention import Gradient
-from slotlab.training.memory import keep_freed_memory
+from slotlab.training.memory import keep_freed_memory, kept_bytes
 
 ITERATIONS = (3, 7)
 GRADIENTS: tuple[Gradient, ...] = ("full", "last-iteration")
@@ -28,16 +28,16 @@ PIXELS, WIDTH, SLOTS = 64 * 64, 64, 11
 Loss = Callable[[], Tensor]
 
 
-def alone(gradient: Gradient, iterations: int) -> tuple[nn.Module, Tensor, Loss]:
+def alone(gradient: Gradient, iterations: int) -> tuple[nn.Module, Loss]:
     attention = SlotAttention(WIDTH, slots=SLOTS, iterations=iterations, initialisation="learned", gradient=gradient)
     features = torch.rand(8, PIXELS, WIDTH, requires_grad=True)
-    return attention, features, lambda: attention(features)[0].square().mean()
+    return attention, lambda: attention(features)[0].square().mean()
 
 
-def whole_model(gradient: Gradient, iterations: int) -> tuple[nn.Module, Tensor, Loss]:
+def whole_model(gradient: Gradient, iterations: int) -> tuple[nn.Module, Loss]:
     model = create_model("scenes-64", iterations=iterations, gradient=gradient)
     images = torch.rand(16, 3, model.resolution, model.resolution)
-    return model, images, lambda: model.losses(model(images), images).mean()
+    return model, lambda: model.losses(model(images), images).mean()
 
 
 WORKS = {"slot attention alone": alone, "scenes-64": whole_model}
@@ -45,31 +45,13 @@ WORKS = {"slot attention alone": alone, "scenes-64": whole_model}
 
 def make_step(what: str, gradient: Gradient, iterations: int) -> Step:
     keep_freed_memory()
-    model, _, loss = WORKS[what](gradient, iterations)
+    model, loss = WORKS[what](gradient, iterations)
 
     def step() -> None:
         loss().backward()
         model.zero_grad()
 
     return step
-
-
-def kept_mib(what: str, gradient: Gradient, iterations: int) -> float:
-    """MiB of what is kept between forward and backward; memory that several tensors share counts once."""
-    model, inputs, loss = WORKS[what](gradient, iterations)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), inputs)}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = loss()  # held, for what it keeps is freed with it
-    del result
-    return sum(kept.values()) / 2**20
 
 
 def main() -> None:
@@ -83,8 +65,8 @@ def main() -> None:
         for iterations in ITERATIONS:
             rivals = {kind: Rival(make_step, (what, kind, iterations), options.threads) for kind in GRADIENTS}
             timings = rivals_take_turns(rivals, options.rounds)
-            for kind, timing in timings.items():
-                timing.peak_mib = kept_mib(what, kind, iterations)
+            for kind in GRADIENTS:
+                timings[kind].peak_mib = kept_bytes(*WORKS[what](kind, iterations)) / 2**20
             work = f"forward and backward, {what}, {iterations} iterations, {options.threads} threads"
             rows += rows_of(work, timings, "ms", against="full")
     write(rows, options.csv)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotlab.errors import SlotlabError
 from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder
@@ -99,7 +99,13 @@ def what_would_fit(model: Model, device: torch.device, batch_size: int, parts: i
 
 def bytes_for_gradient(model: Model, device: torch.device) -> int:
     """What a training step keeps of one image until its gradient is computed."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    images = torch.zeros(1, 3, model.resolution, model.resolution, device=device)
+    return kept_bytes(model.train(), lambda: model(images))
+
+
+def kept_bytes(module: nn.Module, compute: Callable[[], object]) -> int:
+    """Bytes of what `compute` keeps for the gradient, the module's parameters left out; shared memory counts once."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: dict[int, int] = {}
 
     def note(saved: Tensor) -> Tensor:
@@ -109,9 +115,8 @@ def bytes_for_gradient(model: Model, device: torch.device) -> int:
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        images = torch.zeros(1, 3, model.resolution, model.resolution, device=device)
-        output = model.train()(images)
-    assert output is not None  # alive until here, so that no storage is counted for two
+        result = compute()
+    assert result is not None  # alive until here, so that no storage is counted for two
     return sum(kept.values())
 
 
