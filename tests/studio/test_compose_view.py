@@ -29,8 +29,11 @@ def test_concepts_are_put_together_kept_and_downloaded(visit, library):
     expect(page.locator("#sl-composed")).to_contain_text("seed 1")
     page.locator("#sl-keep").click()
     expect(page.locator("#sl-tray .sl-card")).to_have_count(2)
+    pictures = page.locator("#sl-upload-section")
     tab(page, "Look")
+    expect(pictures).to_be_visible()
     tab(page, "Compose")
+    expect(pictures).to_be_hidden()  # until then all below it is about to move, away from under the pointer
     expect(page.locator("#sl-tray .sl-card")).to_have_count(2)
     name, content = download(page, "sl-save-tray")
     assert name == "compositions.zip"
