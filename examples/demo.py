@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from slotlab.presets.config import run_config
+from slotlab.presets.config import read_run_config
+from slotlab.reporting.commands import evaluate_command
 
 
 def main() -> None:
@@ -32,10 +33,9 @@ def main() -> None:
 
     resume = ["--resume"] if (run / "run.json").is_file() else []
     slotlab("train", arguments.preset, *arguments.changes, "--out", run, *resume)
-    data = run_config(arguments.preset).data
-    objects = ["--min-objects", data.min_objects, "--max-objects", data.max_objects]
-    scenes = ["--data", data.source, *objects, "--supersample", data.supersample]
-    slotlab("evaluate", run, *scenes, "--split", "test", "--count", arguments.images)
+    data = read_run_config(run / "run.json").data
+    _, *scored = shlex.split(evaluate_command(str(run), data.source, data.model_dump()))
+    slotlab(*scored, "--split", "test", "--count", arguments.images)
     slotlab("report", run)
     trained = time.monotonic()
     pictures = models_in_the_box(run / "in-the-box")

@@ -10,7 +10,7 @@ from slotlab.data.given import prepared
     ("image", "message"),
     [
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"got torch.uint8; divide by 255"),
-        (torch.full((3, 8, 8), 200.0), r"got 200 to 200; of 0..255, divide by 255"),
+        (torch.full((3, 8, 8), 200.0), r"got 200 to 200; clamp it, or divide 0..255 by 255"),
         (torch.full((3, 8, 8), torch.nan), "got nan"),
         (torch.zeros(8, 8, 3), r"expected \[3, H, W\]"),
         (np.zeros((8, 8, 3), np.float32), "expected uint8"),

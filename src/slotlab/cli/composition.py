@@ -78,8 +78,8 @@ def fit_concepts(
     set_threads(threads)
     model = load(run, device_named(device))
     opening: dict[str, Any] = {"split": split, "crop": crop, "count": count}
-    opening |= {"skip_broken": True} if skip_broken else {}
     opening |= given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
+    opening |= given(skip_broken=skip_broken or None)
     dataset = open_data(data, resolution=model.resolution, **opening)
     with progress_bar() as progress:
         task = progress.add_task("slots", total=len(dataset))

@@ -67,7 +67,9 @@ def _pixels(image: AnyImage, upright: bool) -> np.ndarray:
             raise ValueError(f"image: expected floats in [0, 1], got {image.dtype}; divide by 255")
         low, high = (float(value) for value in image.detach().float().aminmax())
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
-            raise ValueError(f"image: expected values in [0, 1], got {low:g} to {high:g}; of 0..255, divide by 255")
+            raise ValueError(
+                f"image: expected values in [0, 1], got {low:g} to {high:g}; clamp it, or divide 0..255 by 255"
+            )
         return (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     if isinstance(image, Image.Image):
         return rgb_pixels(ImageOps.exif_transpose(image) if upright else image, "image")

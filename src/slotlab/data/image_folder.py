@@ -9,8 +9,10 @@ from slotlab.data.splits import SPLIT_NAMES, by_order
 from slotlab.data.walking import folders_below
 from slotlab.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff")
-IMAGE_SUFFIXES += (".gif", ".tga", ".ppm", ".pgm", ".pnm")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif"),
+    *(".bmp", ".tif", ".tiff", ".gif", ".tga", ".ppm", ".pgm", ".pnm"),
+)
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 
 
