@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 import slotlab
-from slotlab.atomic import replacing
+from slotlab.config import run_config
 from slotlab.data import SlotDataset, open_data, pack
 from slotlab.evaluation import evaluate
-from slotlab.presets.config import run_config
+from slotlab.files import replacing
 from slotlab.training.loop import fit
 
 RESULTS = Path(__file__).parent / "results" / "blender.csv"

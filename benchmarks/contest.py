@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from slotlab.atomic import replacing
+from slotlab.files import replacing
 
 Step = Callable[[], object]
 COLUMNS: tuple[str, ...] = (

@@ -19,7 +19,7 @@ import torch
 from contest import Rival, Step, rivals_take_turns, rows_of, write
 from torch import Tensor, nn
 
-from slotlab.models.denoiser import Denoiser
+from slotlab.models.unet import Denoiser
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {

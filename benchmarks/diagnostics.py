@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import slotlab
-from slotlab.composition.extraction import with_slots
+from slotlab.composition.slots import with_slots
 from slotlab.diagnostics import diagnose
 
 SHOWN = ("slots_used", "objects", "mask_entropy", "attention_changes", "likeness", "true_likeness")

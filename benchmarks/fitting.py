@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 import slotlab
-from slotlab.composition.extraction import with_slots
-from slotlab.data.decoding import to_pixels
+from slotlab.composition.slots import with_slots
+from slotlab.data.images import to_pixels
 from slotlab.metrics import SegmentationScores
 from slotlab.models import SlotModel
 from slotlab.segmenting import fitting

@@ -27,14 +27,13 @@ from contest import Rival, Step, rivals_take_turns, row, write
 from reference import Plain, make_model
 from torch import Tensor
 
-from slotlab.atomic import replacing
+from slotlab.config import RunConfig, run_config
 from slotlab.data import training_batches
+from slotlab.files import replacing
 from slotlab.models.randomness import seeded_generator
-from slotlab.presets.config import RunConfig, run_config
-from slotlab.training.datasets import open_split
-from slotlab.training.memory import keep_freed_memory
-from slotlab.training.optimisation import make_optimizer
-from slotlab.training.speedups import arrange, memory_format
+from slotlab.training.console import keep_freed_memory
+from slotlab.training.optimisation import arrange, make_optimizer, memory_format
+from slotlab.training.setup import open_split
 
 PRESET = "slot-attention-clevrtex"
 CONTENDERS = ("plain", "slotlab", "slotlab, bf16", "other starts")

@@ -33,15 +33,14 @@ from contest import Rival, Step, rivals_take_turns, row, rows_of, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slotlab import hub
+from slotlab import checkpoints
+from slotlab.config import RunConfig, Speedup, run_config
+from slotlab.distributed import computes_bf16
 from slotlab.models import SlotAutoencoder
 from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import seeded_generator
-from slotlab.presets.config import RunConfig, Speedup, run_config
-from slotlab.processes import computes_bf16
-from slotlab.training.memory import keep_freed_memory
-from slotlab.training.optimisation import make_optimizer
-from slotlab.training.speedups import arrange, memory_format
+from slotlab.training.console import keep_freed_memory
+from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 
 PUBLISHED = {
     "encoder.kind": "cnn",
@@ -84,7 +83,7 @@ def config_of(architecture: str, batch: int, changes: dict[str, object]) -> RunC
 
 def make_model(config: RunConfig) -> SlotAutoencoder:
     torch.manual_seed(0)
-    model = hub.model_from_config(config.model)
+    model = checkpoints.model_from_config(config.model)
     assert isinstance(model, SlotAutoencoder)
     return model
 

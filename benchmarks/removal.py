@@ -23,14 +23,11 @@ from rich.progress import track
 from torch import Tensor
 
 import slotlab
-from slotlab.atomic import replacing
 from slotlab.composition import edits
-from slotlab.composition.backgrounds import background_slot
-from slotlab.composition.edits import Scene
-from slotlab.composition.extraction import with_slots
-from slotlab.composition.scene_pictures import paint_edit, read_scene
-from slotlab.models import SlotModel
-from slotlab.models.evaluating import evaluating
+from slotlab.composition.edits import Scene, background_slot, paint_edit, read_scene
+from slotlab.files import replacing
+from slotlab.models import SlotModel, with_slots
+from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
 FOUND = 0.5

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 import slotlab
-from slotlab.atomic import replacing
+from slotlab.config import run_config
 from slotlab.data import open_data
 from slotlab.evaluation import evaluate
-from slotlab.presets.config import run_config
+from slotlab.files import replacing
 from slotlab.training.checkpoint import weights_of
 
 RESULTS = Path(__file__).parent / "results"

@@ -20,7 +20,7 @@ from contest import row, write
 from PIL import Image
 
 from slotlab.data import open_data
-from slotlab.data.decoding import to_pixels
+from slotlab.data.images import to_pixels
 
 DIFFERENT = 1_000
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 import slotlab
-from slotlab.data.image_folder import image_files
+from slotlab.data.folders import image_files
 
 SIDE, GAP, COLUMNS = 112, 4, 8
 

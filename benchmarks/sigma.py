@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 import slotlab
-from slotlab.atomic import replacing
+from slotlab.config import run_config
 from slotlab.evaluation import evaluate
-from slotlab.presets.config import run_config
-from slotlab.training.datasets import open_split
+from slotlab.files import replacing
+from slotlab.training.setup import open_split
 
 RESULTS = Path(__file__).parent / "results" / "sigma.csv"
 MODELS = ("scenes-64", "textured-64", "textured-128")

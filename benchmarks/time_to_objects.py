@@ -35,14 +35,14 @@ from contest import row, write
 from reference import peer_module
 from torch import Tensor, nn
 
-from slotlab.atomic import replacing
+from slotlab.config import RunConfig, parse_overrides, run_config
 from slotlab.data import SlotDataset, evaluation_batches, training_batches
 from slotlab.evaluation import Evaluation
+from slotlab.files import replacing
 from slotlab.metrics import SegmentationScores
-from slotlab.presets.config import RunConfig, parse_overrides, run_config
 from slotlab.training.checkpoint import newest_checkpoint
-from slotlab.training.datasets import open_split
 from slotlab.training.loop import RunState, fit
+from slotlab.training.setup import open_split
 
 GOALS = {"ari": 0.6, "fg_ari": 0.8}
 RESOLUTION = 64

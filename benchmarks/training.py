@@ -15,10 +15,9 @@ import torch
 from contest import Rival, Step, rivals_take_turns, rows_of, write
 
 from slotlab import create_model, list_models
-from slotlab.presets.config import run_config
-from slotlab.training.memory import keep_freed_memory
-from slotlab.training.optimisation import make_optimizer
-from slotlab.training.speedups import arrange, memory_format
+from slotlab.config import run_config
+from slotlab.training.console import keep_freed_memory
+from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 
 
 def make_step(preset: str, batch_size: int, device: str) -> Step:

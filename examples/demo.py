@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from slotlab.presets.config import read_run_config
-from slotlab.reporting.commands import evaluate_command
+from slotlab.config import read_run_config
+from slotlab.reporting.tables import evaluate_command
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import slotlab
-from slotlab import hub
+from slotlab import checkpoints
 from slotlab.errors import CheckpointError
 
 
@@ -70,7 +70,7 @@ def test_weights_that_may_not_be_read_are_named(saved, monkeypatch):
     def denied(path):
         raise PermissionError("denied")
 
-    monkeypatch.setattr(hub, "load_file", denied)
+    monkeypatch.setattr(checkpoints, "load_file", denied)
     with pytest.raises(CheckpointError, match=r"model.safetensors: cannot be read \(denied\)"):
         slotlab.load(saved)
 

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from two_processes import share_the_work
 
 import slotlab
+from slotlab.distributed import Place
 from slotlab.errors import ConfigError
-from slotlab.processes import Place
 from slotlab.training.checkpoint import newest_checkpoint, read_trainer, step_folder
-from slotlab.training.checks import check_data
+from slotlab.training.setup import check_data
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 

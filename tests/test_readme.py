@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slotlab.hub import list_models
+from slotlab.checkpoints import list_models
 from slotlab.models import ENCODERS
 from slotlab.released import model_folder
 

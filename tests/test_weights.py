@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import slotlab
 from slotlab.data import open_data
 from slotlab.models.randomness import seeded_generator
-from slotlab.publishing.examples import ImageScores
+from slotlab.publishing import ImageScores
 from slotlab.released import check, model_folder, size_of
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -106,7 +106,7 @@ def test_models_lists_them_first(run_slotlab):
 
 
 def test_they_are_what_other_models_begin_with():
-    from slotlab.hub import load_autoencoder, take_parts
+    from slotlab.checkpoints import load_autoencoder, take_parts
 
     assert list(take_parts(slotlab.create_model("scenes-64"), "scenes-64")) == ["encoder", "decoder"]
     grown = {"encoder": ["7 to 11 slots"], "decoder": ["each pixel to 2x2"]}

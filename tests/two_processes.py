@@ -8,9 +8,9 @@ import torch
 
 import slotlab
 from slotlab.composition import compose, fit_library, score_compositions
+from slotlab.config import run_config
 from slotlab.data import open_data
-from slotlab.presets.config import run_config
-from slotlab.processes import joined
+from slotlab.distributed import joined
 from slotlab.training import loop
 
 

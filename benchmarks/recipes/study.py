@@ -28,14 +28,12 @@ import torch
 from recipes import RECIPES, VARIANTS, Stage
 
 import slotlab
-from slotlab.atomic import replacing
+from slotlab.config import RunConfig, run_config
 from slotlab.data import open_data, pack
 from slotlab.evaluation import evaluate
-from slotlab.presets.config import RunConfig, run_config
-from slotlab.training.checkpoint import weights_of
-from slotlab.training.history import read_history
+from slotlab.files import replacing
+from slotlab.training.checkpoint import provenance, read_history, weights_of
 from slotlab.training.loop import fit
-from slotlab.training.provenance import provenance
 
 RESULTS = Path(__file__).parents[1] / "results" / "recipes"
 UNSEEN = ("camouflage", "outd")

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from recipes import RECIPES
 from study import RESULTS, SCORES, UNSEEN, VARIANTS
 
-from slotlab.atomic import replacing
+from slotlab.files import replacing
 from slotlab.models.output import MASK_SOURCES
 
 Row = dict[str, str]

@@ -6,30 +6,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from slotlab.checkpoints import create_model, list_models, load, save
     from slotlab.composition import load_library
     from slotlab.data import open_data
     from slotlab.evaluation import evaluate
-    from slotlab.hub import create_model, list_models, load, save
+    from slotlab.figures.slots import show
     from slotlab.publishing import publish
-    from slotlab.reporting.look import show
     from slotlab.runs import train
     from slotlab.scenes import render
     from slotlab.segmenting import segment, segment_image
 
 # Names load when first used, so that `import slotlab` and `slotlab --help` do not wait for torch.
 _HOMES = {
-    "create_model": "slotlab.hub",
+    "create_model": "slotlab.checkpoints",
     "evaluate": "slotlab.evaluation",
-    "list_models": "slotlab.hub",
-    "load": "slotlab.hub",
+    "list_models": "slotlab.checkpoints",
+    "load": "slotlab.checkpoints",
     "load_library": "slotlab.composition",
     "open_data": "slotlab.data",
     "publish": "slotlab.publishing",
     "render": "slotlab.scenes",
-    "save": "slotlab.hub",
+    "save": "slotlab.checkpoints",
     "segment": "slotlab.segmenting",
     "segment_image": "slotlab.segmenting",
-    "show": "slotlab.reporting.look",
+    "show": "slotlab.figures.slots",
     "train": "slotlab.runs",
 }
 

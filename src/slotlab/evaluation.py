@@ -2,19 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slotlab.atomic import replacing
 from slotlab.data import Batch, SlotDataset, evaluation_batches
+from slotlab.distributed import from_all, place_among_processes
+from slotlab.files import replacing
 from slotlab.models import LatentAutoencoder, Model
-from slotlab.models.evaluating import evaluating
+from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
-from slotlab.processes import from_all, place_among_processes
 
 if TYPE_CHECKING:
     from slotlab.metrics import Score
@@ -86,6 +86,40 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@torch.inference_mode()
+def outputs(
+    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, segment_only: bool = False
+) -> Iterator[tuple[Batch, Any]]:
+    """What a model makes of each batch of a data set: the one pass that scores, diagnoses and collects slots.
+
+    The model is in evaluation mode meanwhile. What is random in an image depends on `seed` and the image's index alone,
+    so the batch size makes no difference. Of several processes each takes its share of the images.
+
+    Args:
+        model: what to run; the batches come on its device.
+        dataset: from `slotlab.open_data`, at the model's resolution.
+        batch_size: images at a time.
+        seed: of the initial slots, and of the noise of samples.
+        segment_only: call `model.segment`, which paints nothing where painting is slow, instead of the model.
+
+    Yields:
+        The batch, and the model's output.
+
+    Raises:
+        DataError: an image cannot be read.
+        ValueError: images of another size than the model's.
+    """
+    device = next(model.parameters()).device
+    place = place_among_processes()
+    run: Any = getattr(model, "segment") if segment_only else model  # noqa: B009
+    with evaluating(model):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
+            batch["image"] = batch["image"].to(device)
+            if "mask" in batch:
+                batch["mask"] = batch["mask"].to(device)
+            yield batch, run(batch["image"], [seeded_generator(seed, int(index)) for index in batch["index"]])
 
 
 @torch.inference_mode()

@@ -10,9 +10,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from slotlab.checksum import sha256_of
+from slotlab.config import preset_names
 from slotlab.errors import CheckpointError, nearest
-from slotlab.presets import preset_names
+from slotlab.files import sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST_FILE, CARD_FILE, LIBRARY_FOLDER = "manifest.json", "card.md", "concepts"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from slotlab.presets.config import run_config
+from slotlab.config import run_config
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
         overrides["data.source"] = str(data)
     config = run_config(preset, overrides)
 
-    from slotlab.reporting.previews import Pictures  # seconds of imports, which a misspelt key need not wait for
+    from slotlab.reporting.previews import Pictures
     from slotlab.training.loop import fit
 
     return fit(

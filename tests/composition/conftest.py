@@ -2,8 +2,8 @@ import pytest
 import torch
 from edit_samples import RELATIVE, pictures, seeded_model
 
-from slotlab.composition.scene_pictures import read_scene
-from slotlab.hub import load
+from slotlab.checkpoints import load
+from slotlab.composition.edits import read_scene
 
 
 @pytest.fixture(scope="module")

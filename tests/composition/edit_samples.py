@@ -2,8 +2,8 @@
 
 import torch
 
+from slotlab.checkpoints import create_model
 from slotlab.composition.edits import Scene
-from slotlab.hub import create_model
 
 RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
 

@@ -3,8 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from slotlab.composition import edits
-from slotlab.composition.backgrounds import background_slot, take_background
-from slotlab.composition.edits import Scene
+from slotlab.composition.edits import Scene, background_slot, take_background
 from slotlab.errors import ConfigError
 
 

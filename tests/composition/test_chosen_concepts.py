@@ -6,11 +6,11 @@ import torch
 from composition_samples import made_up_library
 from PIL import Image
 
-from slotlab.composition import ConceptLibrary, compose, fit_library, plans
-from slotlab.composition.recompose import origin, paint_plans
+from slotlab.checkpoints import create_model, save
+from slotlab.composition import ConceptLibrary, compose, compositions, fit_library
+from slotlab.composition.compositions import origin, paint_plans
 from slotlab.data import open_data
 from slotlab.errors import ConfigError, DataError
-from slotlab.hub import create_model, save
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,18 @@ def made(tiny_preset, squares, tmp_path_factory):
 
 def test_each_concept_gives_a_member_and_no_two_are_of_one_image():
     library = made_up_library()
-    found = plans.chosen(library, (1, 0, 1), 40, 5)
+    found = compositions.chosen(library, (1, 0, 1), 40, 5)
     for plan in found:
         assert library.concept[list(plan.rows)].tolist() == [1, 0, 1]
         assert len(set(library.table.index[list(plan.rows)].tolist())) == 3
     assert len({plan.rows for plan in found}) > 20
-    assert plans.chosen(library, (1, 0, 1), 3, 5) == found[:3]
+    assert compositions.chosen(library, (1, 0, 1), 3, 5) == found[:3]
 
 
 @pytest.mark.parametrize(("concepts", "message"), [((), "name at least one"), ((0, 99), "there is no concept 99")])
 def test_concepts_that_are_not_there_are_refused(concepts, message):
     with pytest.raises(ConfigError, match=message):
-        plans.chosen(made_up_library(), concepts, 1)
+        compositions.chosen(made_up_library(), concepts, 1)
 
 
 def test_compositions_of_chosen_concepts_say_so(made, tmp_path):
@@ -48,7 +48,7 @@ def test_compositions_of_chosen_concepts_say_so(made, tmp_path):
     assert (settings["protocol"], settings["concepts"]) == ("chosen", [0, 2])
     lines = [json.loads(line) for line in (tmp_path / "out" / "compositions.jsonl").read_text().splitlines()]
     assert [[slot["concept"] for slot in line["slots"]] for line in lines] == [[0, 2]] * 3
-    planned = plans.chosen(library, (0, 2), 3, 4)
+    planned = compositions.chosen(library, (0, 2), 3, 4)
     assert [origin(library, plan) for plan in planned] == lines
     for plan, image in zip(planned, paint_plans(model, library, planned, 4), strict=True):
         stored = np.asarray(Image.open(tmp_path / "out" / "images" / f"{plan.number:06d}.png")) / 255

@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 
-from slotlab import hub
+from slotlab import checkpoints
 
 
 @pytest.fixture(scope="module")
 def model_folder(tiny_preset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(3)
-    hub.save(hub.create_model(tiny_preset), folder)
+    checkpoints.save(checkpoints.create_model(tiny_preset), folder)
     return folder
 
 
@@ -74,7 +74,7 @@ def library(model_folder, squares, tmp_path_factory):
     from slotlab.data import open_data
 
     folder = tmp_path_factory.mktemp("library")
-    fit_library(hub.load(model_folder), open_data(squares, resolution=16), folder, concepts=2)
+    fit_library(checkpoints.load(model_folder), open_data(squares, resolution=16), folder, concepts=2)
     return folder
 
 

@@ -5,12 +5,11 @@ import pytest
 from edit_samples import pictures, seeded_model
 from PIL import Image
 
+from slotlab.checkpoints import save
 from slotlab.composition import edits
-from slotlab.composition.backgrounds import background_slot, take_background
+from slotlab.composition.edits import background_slot, paint_edit, read_scene, take_background
 from slotlab.composition.library import fit_library
-from slotlab.composition.scene_pictures import paint_edit, read_scene
 from slotlab.data import open_data
-from slotlab.hub import save
 from slotlab.models.sampling import SamplingSettings
 
 

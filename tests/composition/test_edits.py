@@ -6,7 +6,7 @@ import torch
 from edit_samples import blobs, pictures, same, seeded_model
 
 from slotlab.composition import edits
-from slotlab.composition.scene_pictures import paint_edit, read_scene
+from slotlab.composition.edits import paint_edit, read_scene
 from slotlab.errors import ConfigError
 from slotlab.models.randomness import seeded_generator
 

@@ -8,10 +8,11 @@ from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 import slotlab
-from slotlab import hub
-from slotlab.composition import ConceptLibrary, SlotTable, clustering, extract, fingerprint, fit_library
-from slotlab.composition.clustering import cluster
-from slotlab.composition.seeing import Seen
+from slotlab import checkpoints
+from slotlab.composition import ConceptLibrary, SlotTable, extract, fingerprint, fit_library
+from slotlab.composition import library as library_module
+from slotlab.composition.library import cluster
+from slotlab.composition.slots import Seen
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models.randomness import seeded_generator
@@ -20,7 +21,7 @@ from slotlab.models.randomness import seeded_generator
 @pytest.fixture
 def model(tiny_preset):
     torch.manual_seed(3)
-    return hub.create_model(tiny_preset)
+    return checkpoints.create_model(tiny_preset)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_areas_centres_background_and_empty_slots(monkeypatch, model, tmp_path, 
     owners[0, 4:8, 8:16] = 1  # the right middle; touches the border at four pixels
     owners[0, 9:15, 1:13] = 2  # larger, but away from the border; slot 3 has nothing
     masks = F.one_hot(owners, 4).permute(0, 3, 1, 2).float()
-    monkeypatch.setattr("slotlab.composition.extraction.see", lambda *_: Seen(torch.randn(1, 4, 8), masks, None))
+    monkeypatch.setattr("slotlab.composition.slots.see", lambda *_: Seen(torch.randn(1, 4, 8), masks, None))
     table = extract(model, open_data(squares, resolution=16, count=1), tmp_path / "slots")
     assert table.number.tolist() == [0, 1, 2]
     assert table.background.tolist() == [True, False, False]
@@ -145,7 +146,7 @@ def test_the_number_of_slots_is_the_default_and_silhouette_finds_the_groups():
 
 
 def test_mini_batches_above_the_limit(monkeypatch):
-    monkeypatch.setattr(clustering, "MOST_FOR_KMEANS", 50)
+    monkeypatch.setattr(library_module, "MOST_FOR_KMEANS", 50)
     library = made_up_library(images=100)
     assert library.facts["algorithm"].startswith("MiniBatchKMeans")
     groups = library.table.slots.argmax(axis=1)[~library.table.background]
@@ -214,14 +215,14 @@ def test_a_rounded_library_is_stored_in_half_the_size_and_comes_back_exactly(mod
 def test_another_model_is_refused(model, dataset, tiny_preset, tmp_path):
     fit_library(model, dataset, tmp_path, concepts=2, sources={"model": "runs/first"})
     torch.manual_seed(4)
-    other = hub.create_model(tiny_preset)
+    other = checkpoints.create_model(tiny_preset)
     message = f"{fingerprint(model)[:12]}.*{fingerprint(other)[:12]}.*runs/first.*slotlab concepts fit"
     with pytest.raises(CheckpointError, match=message):
         ConceptLibrary.load(tmp_path, other)
 
 
 def test_a_fingerprint_outlives_saving_and_knows_config_and_weights(model, diffusion_run, tmp_path):
-    hub.save(model, tmp_path)
+    checkpoints.save(model, tmp_path)
     assert fingerprint(slotlab.load(tmp_path)) == fingerprint(model)
     assert fingerprint(slotlab.load(diffusion_run)) == fingerprint(slotlab.load(diffusion_run).train())
     before = fingerprint(model)
@@ -252,7 +253,7 @@ def test_damaged_libraries_are_refused(tmp_path):
 def test_concepts_are_compared_with_true_shapes_and_materials(monkeypatch, model, tmp_path):
     scenes = open_data("scenes:plain", split="train", resolution=32, count=12, max_objects=3)
     masks = F.one_hot(scenes.batch(range(12))["mask"], 4).permute(0, 3, 1, 2).float()  # a model that sees the truth
-    monkeypatch.setattr("slotlab.composition.extraction.see", lambda *_: Seen(torch.randn(12, 4, 8), masks, None))
+    monkeypatch.setattr("slotlab.composition.slots.see", lambda *_: Seen(torch.randn(12, 4, 8), masks, None))
     library = fit_library(model, scenes, tmp_path / "library", concepts=3)
     table, objects = library.table, scenes.objects(scenes.batch(range(12))["index"].tolist())
     assert len(table) == 12 + sum(map(len, objects))
@@ -268,6 +269,6 @@ def test_concepts_are_compared_with_true_shapes_and_materials(monkeypatch, model
 
 
 def test_data_without_metadata_has_no_attributes(tiny_preset, squares, tmp_path):
-    library = fit_library(hub.create_model(tiny_preset), open_data(squares), tmp_path / "library", concepts=2)
+    library = fit_library(checkpoints.create_model(tiny_preset), open_data(squares), tmp_path / "library", concepts=2)
     assert library.table.shape is None
     assert library.facts["attributes"] == {}

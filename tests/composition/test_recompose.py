@@ -7,20 +7,20 @@ from composition_samples import made_up_library
 from PIL import Image
 
 import slotlab
-from slotlab import hub
-from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, fit_library, plans, score_compositions
-from slotlab.composition.recompose import read_plans
+from slotlab import checkpoints
+from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compositions, fit_library, score_compositions
+from slotlab.composition.compositions import read_plans
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
+from slotlab.figures.composition import concept_picture, contact_sheet
 from slotlab.models.randomness import seeded_generator
-from slotlab.reporting.concepts import concept_picture, contact_sheet
 
 
 @pytest.fixture(scope="module")
 def small(tiny_preset, squares, tmp_path_factory):
     """A model and its library."""
     torch.manual_seed(3)
-    model = hub.create_model(tiny_preset).eval()
+    model = checkpoints.create_model(tiny_preset).eval()
     folder = tmp_path_factory.mktemp("library")
     return model, fit_library(model, open_data(squares, resolution=16), folder, concepts=2)
 
@@ -56,7 +56,7 @@ def test_no_two_slots_come_from_one_image(protocol):
 
 def test_report_takes_one_member_of_each_concept_uniformly():
     library = made_up_library(images=40)
-    made = plans.report(library, 2000, 0)
+    made = compositions.report(library, 2000, 0)
     for plan in made:
         assert library.concept[list(plan.rows)].tolist() == [0, 1, 2, 3]
     drawn = np.bincount([plan.rows[1] for plan in made], minlength=len(library.table))[library.members[1]]
@@ -66,24 +66,24 @@ def test_report_takes_one_member_of_each_concept_uniformly():
 
 def test_report_needs_enough_images():
     with pytest.raises(ConfigError, match="fit it to more images"):
-        plans.report(made_up_library(images=3, slots=9), 1, 0)
+        compositions.report(made_up_library(images=3, slots=9), 1, 0)
 
 
 def test_shuffle_takes_slot_i_of_image_b_plus_i():
     library = made_up_library(images=20)
-    made = plans.shuffle(library, 20, 0)
+    made = compositions.shuffle(library, 20, 0)
     order = [library.table.index[plan.rows[0]] for plan in made]
     assert sorted(order) == sorted(set(library.table.index))
     for b, plan in enumerate(made):
         assert library.table.number[list(plan.rows)].tolist() == [0, 1, 2, 3, 4]
         assert library.table.index[list(plan.rows)].tolist() == [order[(b + i) % 20] for i in range(5)]
-    assert {plan.rows for plan in plans.shuffle(library, 40, 0)[20:]}.isdisjoint({plan.rows for plan in made})
+    assert {plan.rows for plan in compositions.shuffle(library, 40, 0)[20:]}.isdisjoint({plan.rows for plan in made})
 
 
 def test_shuffle_leaves_empty_slots_out():
     dropped = {(image, slot) for image in range(20) for slot in (2, 4)}
     library = made_up_library(dropped=dropped, concepts=3)
-    for plan in plans.shuffle(library, 20, 0):
+    for plan in compositions.shuffle(library, 20, 0):
         assert library.table.number[list(plan.rows)].tolist() == [0, 1, 3]
         assert plan.wanted == 5
 
@@ -96,10 +96,10 @@ def test_shuffle_never_paints_nothing():
     for name, values in table.columns().items():
         setattr(table, name, values[keep])
     library.concept = library.concept[keep]
-    assert all(plan.rows for plan in plans.shuffle(library, 20, 0))
+    assert all(plan.rows for plan in compositions.shuffle(library, 20, 0))
     with pytest.raises(ConfigError, match="20 images"):
         table.facts["slots_per_image"] = 21
-        plans.shuffle(library, 1, 0)
+        compositions.shuffle(library, 1, 0)
 
 
 def test_scene_has_one_background_and_objects_that_do_not_collide():
@@ -107,7 +107,7 @@ def test_scene_has_one_background_and_objects_that_do_not_collide():
     library = made_up_library(dropped=dropped)
     table = library.table
     wanted, placed = [], []
-    for plan in plans.scene(library, 200, 0):
+    for plan in compositions.scene(library, 200, 0):
         background, *objects = plan.rows
         assert library.concept[background] == 0
         assert (library.concept[objects] != 0).all()
@@ -125,7 +125,7 @@ def test_scene_has_one_background_and_objects_that_do_not_collide():
 def test_scene_leaves_out_what_finds_no_place():
     library = made_up_library()
     library.table.area[:] = 0.9
-    assert {len(plan.rows) for plan in plans.scene(library, 5, 0)} == {2}
+    assert {len(plan.rows) for plan in compositions.scene(library, 5, 0)} == {2}
 
 
 @pytest.mark.parametrize("which", ["small", "large"])
@@ -217,7 +217,9 @@ def test_pictures_of_concepts_and_compositions(which, request, squares, tmp_path
 
 def test_poses_go_with_their_slots(tiny_preset, squares, tmp_path):
     torch.manual_seed(0)
-    model = hub.create_model(tiny_preset, **{"slot_attention.frame": "relative", "decoder.position": "relative"}).eval()
+    model = checkpoints.create_model(
+        tiny_preset, **{"slot_attention.frame": "relative", "decoder.position": "relative"}
+    ).eval()
     library = fit_library(model, open_data(squares, resolution=16), tmp_path / "library", concepts=2)
     assert library.table.poses.shape == (len(library.table), 4)
     compose(model, library, tmp_path / "out", count=2, protocol="shuffle")

@@ -6,10 +6,10 @@ import torch
 from edit_samples import blobs, pictures, same, seeded_model
 from PIL import Image
 
+from slotlab.checkpoints import load
 from slotlab.composition import edits
-from slotlab.composition.scene_pictures import paint_edit, read_scene
+from slotlab.composition.edits import paint_edit, read_scene
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.hub import load
 from slotlab.models.sampling import SamplingSettings
 
 

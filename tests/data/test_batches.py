@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, training_batches
-from slotlab.data.batches import LARGEST_PERMUTATION, batch_positions
+from slotlab.data.loading import LARGEST_PERMUTATION, batch_positions
 from slotlab.errors import ConfigError
 
 
@@ -65,7 +65,7 @@ def test_endless_data_sets_need_no_permutation_in_memory():
 
 
 def test_strides_meet_every_sample(monkeypatch):
-    monkeypatch.setattr("slotlab.data.batches.LARGEST_PERMUTATION", 10)
+    monkeypatch.setattr("slotlab.data.loading.LARGEST_PERMUTATION", 10)
     assert LARGEST_PERMUTATION > 10
     for count in (12, 30, 64, 97):
         for seed in range(5):

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from slotlab.data import ClevrTex, SlotDataset, open_data
-from slotlab.data.splits import by_order
+from slotlab.data.dataset import by_order
 from slotlab.errors import DataError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from slotlab.data.decoding import (
+from slotlab.data.images import (
     Picture,
     check_geometry,
     check_sizes,

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from slotlab.data.given import prepared
+from slotlab.data.images import prepared
 
 
 @pytest.mark.parametrize(

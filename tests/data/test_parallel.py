@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from slotlab.data.parallel import in_order
+from slotlab.data.loading import in_order
 
 
 def test_results_come_in_order_though_work_does_not():

@@ -1,6 +1,7 @@
 import torch
 
-from slotlab.data import Remembered, Scenes, remembered
+from slotlab.data import Remembered, Scenes
+from slotlab.data import scenes as scenes_module
 
 
 class Counted(Scenes):
@@ -12,7 +13,7 @@ class Counted(Scenes):
 
 
 def test_each_scene_is_rendered_once_and_stays_the_same(monkeypatch):
-    monkeypatch.setattr(remembered, "RENDERED_TOGETHER", 1)
+    monkeypatch.setattr(scenes_module, "RENDERED_TOGETHER", 1)
     scenes = Counted("plain", count=4, resolution=16)
     memory = Remembered(scenes)
     first = memory.batch([2, 0, 2])

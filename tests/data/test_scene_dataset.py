@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from slotlab.config import run_config
 from slotlab.data import (
     ClevrTex,
     SlotDataset,
@@ -8,12 +9,11 @@ from slotlab.data import (
     evaluation_batches,
     open_data,
     pack,
-    scene_dataset,
     training_batches,
 )
+from slotlab.data import scenes as scenes_module
 from slotlab.errors import ConfigError
-from slotlab.presets.config import run_config
-from slotlab.training.datasets import open_split
+from slotlab.training.setup import open_split
 
 render = pytest.importorskip("slotlab.scenes").render
 
@@ -84,7 +84,7 @@ def test_endless_training(tmp_path):
 
 
 def test_packing_more_scenes_than_a_split_holds_takes_all_of_that_split(tmp_path, monkeypatch):
-    for sizes in (scene_dataset.MOST, scene_dataset.DEFAULT_COUNT):
+    for sizes in (scenes_module.MOST, scenes_module.DEFAULT_COUNT):
         monkeypatch.setitem(sizes, "val", 2)
         monkeypatch.setitem(sizes, "test", 1)
     out = pack("scenes:plain", tmp_path / "packed", resolution=16, count=3, max_objects=3)
@@ -131,7 +131,7 @@ def test_workers_render_too():
 
 @pytest.mark.parametrize("variant", ["plain", "outd"])
 def test_scenes_written_to_disk_are_read_as_clevrtex(tmp_path, variant):
-    from slotlab.data.scene_writer import write_scenes
+    from slotlab.data.scenes import write_scenes
 
     write_scenes(tmp_path / "out", variant=variant, count=10, resolution=40, max_objects=4, progress=False)
     data = open_data(tmp_path / "out", split="all")

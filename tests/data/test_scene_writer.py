@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slotlab.data.scene_writer import write_scenes
+from slotlab.data.scenes import write_scenes
 from slotlab.errors import ConfigError, DataError
 
 SMALL = {"resolution": 32, "supersample": 1, "progress": False}

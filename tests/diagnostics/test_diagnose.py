@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import slotlab
-from slotlab import hub
+from slotlab import checkpoints
 from slotlab.data import open_data
 from slotlab.diagnostics import diagnose
 from slotlab.models import with_slots
@@ -19,7 +19,7 @@ def model(tiny_preset):
 
 @pytest.mark.parametrize("kind", ["autoencoder", "diffusion"])
 def test_an_evaluation_holds_the_same_diagnosis(kind, model, diffusion_run, squares):
-    chosen = with_slots(model if kind == "autoencoder" else hub.load(diffusion_run))
+    chosen = with_slots(model if kind == "autoencoder" else checkpoints.load(diffusion_run))
     data = open_data(squares, split="all", resolution=16, count=24)
     numbers, evaluation = diagnose(chosen, data, seed=2).numbers(), slotlab.evaluate(chosen, data, seed=2)
     assert evaluation.diagnostics.pop("mask_source") == ("masks" if kind == "autoencoder" else "attention")
@@ -52,7 +52,7 @@ def test_a_model_whose_decoder_ignores_its_slots_is_caught(model, squares):
 
 def test_a_model_without_slots_has_no_diagnosis(latents_run, squares):
     data = open_data(squares, split="all", resolution=16, count=4)
-    evaluation = slotlab.evaluate(hub.load(latents_run), data)
+    evaluation = slotlab.evaluate(checkpoints.load(latents_run), data)
     assert evaluation.diagnostics == {}
     assert evaluation.warnings == []
     content = evaluation.to_json()

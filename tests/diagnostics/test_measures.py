@@ -2,13 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from slotlab.diagnostics.measures import (
-    attention_changes,
-    background_slots,
-    duplicates,
-    mask_entropy,
-    owned_shares,
-)
+from slotlab.diagnostics import attention_changes, background_slots, duplicates, mask_entropy, owned_shares
 
 
 def hard(owners, slots):

@@ -17,11 +17,11 @@ from slotlab.fidelity import (
     compare,
     compare_folders,
     folder_statistics,
-    inception,
+    networks,
     open_network,
 )
-from slotlab.fidelity.folder import list_images
-from slotlab.metrics.frechet import FeatureStatistics, frechet_distance
+from slotlab.fidelity.statistics import list_images
+from slotlab.metrics.distances import FeatureStatistics, frechet_distance
 
 pytestmark = pytest.mark.filterwarnings("ignore::slotlab.fidelity.FidelityWarning")
 
@@ -62,8 +62,8 @@ def test_prints_its_protocol(folders, network_file):
 
 
 def test_is_called_fid_with_the_published_network_only(folders, network_file, monkeypatch):
-    monkeypatch.setattr(inception, "SHA256", inception.sha256_of(network_file))
-    monkeypatch.setenv(inception.VARIABLE, str(network_file))
+    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(network_file))
+    monkeypatch.setenv(networks.VARIABLE, str(network_file))
     result = compare_folders(*folders)
     assert (result.name, result.kernel_name) == ("FID", "KID")
     assert str(result).startswith("FID ")

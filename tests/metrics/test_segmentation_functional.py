@@ -56,12 +56,12 @@ class TestContingency:
         assert table.tolist() == [[[0, 3, 1]], [[2, 2, 0]]]
 
     def test_chunks_of_differing_width_are_joined(self, monkeypatch):
-        from slotlab.metrics.functional import table
+        from slotlab.metrics.functional import segmentation
 
         predicted, target = blobs(0, ids=4), blobs(1, ids=6)
         target[3:] %= 2
         whole = contingency(predicted, target)
-        monkeypatch.setitem(table.CHUNK_PIXELS, "cpu", 1)
+        monkeypatch.setitem(segmentation.CHUNK_PIXELS, "cpu", 1)
         assert torch.equal(contingency(predicted, target), whole)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.int64])

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slotlab.errors import ConfigError
 from slotlab.models import SpatialBroadcastDecoder, broadcast_decoder
-from slotlab.models.initialisation import initialise
+from slotlab.models.building import initialise
 from slotlab.models.position import direction_grid
 
 

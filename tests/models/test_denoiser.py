@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from slotlab.errors import ConfigError
-from slotlab.models.denoiser import Denoiser, check_halvings, finest
-from slotlab.models.denoiser_blocks import ResidualBlock, TransformerBlock, sinusoidal_embedding
+from slotlab.models.unet import Denoiser, ResidualBlock, TransformerBlock, check_halvings, finest, sinusoidal_embedding
 
 TINY = {
     "slot_dim": 6,

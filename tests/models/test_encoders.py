@@ -5,7 +5,7 @@ import torch
 
 from slotlab.errors import ConfigError
 from slotlab.models import ENCODERS, CNNEncoder, ResNetEncoder
-from slotlab.models.components import build
+from slotlab.models.building import build
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

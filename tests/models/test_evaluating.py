@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from slotlab.models.evaluating import evaluating
+from slotlab.models.building import evaluating
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from slotlab.checkpoints import create_model
 from slotlab.errors import ConfigError
-from slotlab.hub import create_model
 from slotlab.models import SlotAttention, SpatialBroadcastDecoder
-from slotlab.models.frames import RelativeFrame
+from slotlab.models.position import RelativeFrame
 
 
 def test_a_pose_is_mean_and_spread_of_the_attention():

@@ -3,11 +3,10 @@ import torch
 from torch.nn import functional as F
 
 import slotlab
+from slotlab.checkpoints import grown, take_parts
+from slotlab.config import run_config
 from slotlab.errors import CheckpointError
-from slotlab.hub import take_parts
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
-from slotlab.models.growing import grown
-from slotlab.presets.config import run_config
 from slotlab.training.loop import fit
 
 

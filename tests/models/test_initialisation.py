@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from slotlab.models import SlotAutoencoder
-from slotlab.models.initialisation import initialise
+from slotlab.models.building import initialise
 
 
 def test_a_stack_of_convolutions_keeps_the_size_of_its_signal():

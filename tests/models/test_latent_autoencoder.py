@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 
+from slotlab.checkpoints import load_autoencoder
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.hub import load_autoencoder
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 
 FRESH = {"channels": [8, 8, 8], "layers": 1, "codes": 16}

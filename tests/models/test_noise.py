@@ -3,7 +3,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from slotlab.errors import ConfigError
-from slotlab.models.noise import NoiseSchedule, draw_normal, draw_timesteps, draw_uniform
+from slotlab.models.sampling import NoiseSchedule, draw_normal, draw_timesteps, draw_uniform
 
 KINDS = {"linear": "linear", "sqrt-linear": "scaled_linear"}
 

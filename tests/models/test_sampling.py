@@ -3,8 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from slotlab.errors import ConfigError
-from slotlab.models.noise import NoiseSchedule
-from slotlab.models.sampling import SAMPLERS, guided, sample, spaced_timesteps
+from slotlab.models.sampling import SAMPLERS, NoiseSchedule, guided, sample, spaced_timesteps
 
 SHAPE = (2, 3, 4, 4)
 

@@ -3,7 +3,7 @@ import torch
 
 from slotlab.errors import ConfigError
 from slotlab.models import SlotAttention
-from slotlab.models.frames import random_poses
+from slotlab.models.position import random_poses
 from slotlab.models.randomness import seeded_generator
 
 

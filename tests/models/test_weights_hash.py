@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from slotlab.models.weights_hash import weights_hash
+from slotlab.models.fingerprint import weights_hash
 
 LIKE_A_LIBRARY = "06ee37ae5c2ea7a65312a1b4a02afb339eed9f0734df469122bc987e83eb1934"
 LIKE_CACHED_LATENTS = "a57d7da905c57054d55fe9bd7ce3096be942d598a5796553bc5dadc1dac9217b"

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from slotlab.checkpoints import create_model, list_models
+from slotlab.config import run_config
 from slotlab.errors import ConfigError
-from slotlab.hub import create_model, list_models
-from slotlab.presets.config import run_config
 
 
 @pytest.mark.parametrize("name", list_models())

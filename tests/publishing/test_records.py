@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 import slotlab
+from slotlab.config import run_config
 from slotlab.errors import CheckpointError
-from slotlab.presets.config import run_config
-from slotlab.publishing.records import portable, training_records
+from slotlab.publishing import portable, training_records
 from slotlab.runs import train
 
 

@@ -10,9 +10,7 @@ from safetensors.torch import load_file
 import slotlab
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.publishing import prepare
-from slotlab.publishing.card import write_card
-from slotlab.publishing.examples import ImageScores
+from slotlab.publishing import ImageScores, prepare, write_card
 from slotlab.released import check, write_manifest
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from slotlab import hub
+from slotlab import checkpoints
+from slotlab.config import DataSettings, RunConfig
 from slotlab.models import SlotAutoencoder, SlotOutput
-from slotlab.presets.config import DataSettings, RunConfig
 
 SCORE = {"mean": 0.5, "standard_error": 0.01, "count": 4, "degenerate": 1}
 NAMES = ("ari", "fg_ari", "miou", "mbo")
@@ -74,7 +74,7 @@ def write_run(
     folder: Path, data: Path, preset: str = "tiny", command: str = "slotlab train tiny", *, history: bool = False
 ) -> Path:
     model = tiny_model()
-    hub.save(model, folder)
+    checkpoints.save(model, folder)
     config = RunConfig(preset=preset, model=model.config, data=DataSettings(source=str(data)))
     (folder / "run.json").write_text(config.model_dump_json())
     (folder / "training.json").write_text(json.dumps({"preset": preset, "steps": 1200, "command": command}))

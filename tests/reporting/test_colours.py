@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from slotlab.reporting.colours import BACKGROUND, PALETTE, matched_colours, palette_colour, slot_colours, true_colours
+from slotlab.figures.grid import BACKGROUND, PALETTE, matched_colours, palette_colour, slot_colours, true_colours
 
 
 def labelled(*rows: str) -> torch.Tensor:

@@ -1,7 +1,7 @@
 import pytest
 
-from slotlab.presets.config import run_config
-from slotlab.reporting.commands import evaluate_command
+from slotlab.config import run_config
+from slotlab.reporting.tables import evaluate_command
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from reporting_samples import tiny_model
 import slotlab
 from slotlab.composition import compose, fingerprint, fit_library
 from slotlab.errors import CheckpointError
-from slotlab.reporting.composition_sections import composition_section, concept_section
 from slotlab.reporting.report import write_report
+from slotlab.reporting.sections import composition_section, concept_section
 
 MADE_BY = fingerprint(tiny_model())
 

@@ -5,10 +5,9 @@ import torch
 from matplotlib.figure import Figure
 
 from slotlab.diagnostics import Diagnosis
+from slotlab.figures.curves import PER_ROW, diagnosis_figure, figure_image, slot_use_figure
 from slotlab.reporting import write_report
-from slotlab.reporting.curves import figure_image
-from slotlab.reporting.diagnosis import diagnosis_section, explained
-from slotlab.reporting.diagnosis_pictures import PER_ROW, diagnosis_figure, slot_use_figure
+from slotlab.reporting.sections import diagnosis_section, explained
 
 
 def made_up(slots=4, **changes):

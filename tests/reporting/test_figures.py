@@ -5,11 +5,9 @@ import pytest
 import torch
 from reporting_samples import made_output
 
+from slotlab.figures.grid import BACKGROUND, PALETTE, Cell, Heading, cut_out, grid, heat_map, label_map
+from slotlab.figures.slots import segmentation_grid
 from slotlab.reporting import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
-from slotlab.reporting.canvas import Cell, Heading, grid
-from slotlab.reporting.cells import cut_out, heat_map, label_map
-from slotlab.reporting.colours import BACKGROUND, PALETTE
-from slotlab.reporting.figures import segmentation_grid
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 MASK = torch.zeros(2, 32, 32, dtype=torch.int64)

@@ -4,12 +4,12 @@ import torch
 from PIL import Image
 
 import slotlab
+from slotlab.checkpoints import create_model, load, save
 from slotlab.composition import edits
-from slotlab.composition.scene_pictures import paint_edit, read_scene
+from slotlab.composition.edits import paint_edit, read_scene
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.hub import create_model, load, save
+from slotlab.figures.slots import look
 from slotlab.metrics.functional import adjusted_rand_index
-from slotlab.reporting.look import look
 
 
 @pytest.fixture(scope="module")

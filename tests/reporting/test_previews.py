@@ -5,10 +5,10 @@ import torch
 from PIL import Image
 from reporting_samples import tiny_model
 
+from slotlab.config import DataSettings, RunConfig
 from slotlab.data import open_data
 from slotlab.evaluation import evaluate
 from slotlab.models.randomness import seeded_generator
-from slotlab.presets.config import DataSettings, RunConfig
 from slotlab.reporting import Pictures
 from slotlab.reporting.previews import outputs
 from slotlab.training.loop import RunState

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from slotlab.scenes.noise import scene_keys, uniform
 from slotlab.scenes.patterns import sine_turns
-from slotlab.scenes.randomness import scene_keys, uniform
 from slotlab.scenes.textures import FAMILIES, MATERIALS, NUMBERS, paint, prepare
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotlab.data.decoding import Picture, square
+from slotlab.data.images import Picture, square
 from slotlab.errors import ConfigError
 from slotlab.segmenting import FITS, fitting
 

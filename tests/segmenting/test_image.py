@@ -4,17 +4,18 @@ import torch
 from PIL import Image
 
 import slotlab
-from slotlab import hub
+from slotlab import checkpoints
+from slotlab.data import images
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models.randomness import seeded_generator
-from slotlab.segmenting import FITS, reading
+from slotlab.segmenting import FITS
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def diffusion(diffusion_run):
-    return hub.load(diffusion_run)
+    return checkpoints.load(diffusion_run)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -119,11 +120,11 @@ def test_bad_input(model, latents_run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="fit: unknown 'squeeze'"):
         slotlab.segment_image(model, image, fit="squeeze")
     with pytest.raises(CheckpointError, match="latent-autoencoder has no slots"):
-        slotlab.segment_image(hub.load(latents_run), image)
+        slotlab.segment_image(checkpoints.load(latents_run), image)
     with pytest.raises(DataError, match=r"nowhere\.png: no such image file"):
         slotlab.segment_image(model, tmp_path / "nowhere.png")
     with pytest.raises(DataError, match="float values have no known range"):
         slotlab.segment_image(model, Image.fromarray(COLOURS[..., 0].astype(np.float32)))
-    monkeypatch.setattr(reading, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(images, "MOST_PIXELS", 1000)
     with pytest.raises(DataError, match="44x30 pixels, more than 1,000; make it smaller"):
         slotlab.segment_image(model, image)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from slotlab.checkpoints import create_model, load, save
 from slotlab.composition import fit_library
 from slotlab.data import open_data
-from slotlab.hub import create_model, load, save
 from slotlab.studio import open_shelf, running
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -5,13 +5,13 @@ import torch
 
 from slotlab.composition.edits import Scene
 from slotlab.errors import ConfigError
-from slotlab.studio import editing
-from slotlab.studio.editing import Painter
+from slotlab.studio import edit_session
+from slotlab.studio.edit_session import Painter
 
 
 @pytest.fixture
 def begun():
-    return editing.begin(Scene(torch.eye(3), None, torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1 / 3)))
+    return edit_session.begin(Scene(torch.eye(3), None, torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1 / 3)))
 
 
 def test_one_thing_is_painted_at_a_time():
@@ -27,13 +27,13 @@ def test_one_thing_is_painted_at_a_time():
 
 
 def test_all_steps_have_one_painter(begun):
-    removed = editing.remove(dataclasses.replace(begun, selected=1))
-    assert removed.painter is begun.painter is editing.begin_again(removed).painter
+    removed = edit_session.remove(dataclasses.replace(begun, selected=1))
+    assert removed.painter is begun.painter is edit_session.begin_again(removed).painter
 
 
 def test_beginning_again_keeps_the_other_picture(begun):
     other = dataclasses.replace(begun.scene)
-    edited = editing.remove(dataclasses.replace(begun, selected=1, other=other, other_selected=2))
-    again = editing.begin_again(edited)
+    edited = edit_session.remove(dataclasses.replace(begun, selected=1, other=other, other_selected=2))
+    again = edit_session.begin_again(edited)
     assert again.plan.numbers == (0, 1, 2)
     assert again.giver() == (other, 2)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slotlab.data import images
 from slotlab.errors import DataError
-from slotlab.studio import intake
 
 
 def encoded(picture, kind="png", **options):
@@ -43,14 +43,14 @@ REFUSED = {
     "bomb": (bomb(60_000, 60_000), "far more than the 24 million pixels"),
     "area": (bomb(7_900, 7_900), "7,900 × 7,900 pixels"),
     "one pixel": (encoded(Image.new("RGB", (1, 1))), "too small"),
-    "too many bytes": (b"\0" * (intake.MOST_BYTES + 1), "at most 20 can be read"),
+    "too many bytes": (b"\0" * (images.MOST_BYTES + 1), "at most 20 can be read"),
 }
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_looked_at_is_refused_in_a_sentence(content, message):
     with pytest.raises(DataError, match=message) as caught:
-        intake.read_picture(content)
+        images.read_picture(content)
     assert str(caught.value).endswith(".")
     assert "skip_broken" not in str(caught.value)
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_looked_at_is_refused_in_a_sentence(content, message):
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "gif"])
 def test_usual_pictures_are_read(kind):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
-    pixels = intake.read_picture(encoded(picture, kind))
+    pixels = images.read_picture(encoded(picture, kind))
     assert pixels.shape == (40, 30, 3)
     assert pixels.dtype == np.uint8
     if kind in ("png", "bmp"):
@@ -71,7 +71,7 @@ def test_an_uploaded_file_is_removed_whether_it_is_read_or_not(content, tmp_path
     path.write_bytes(content)
     if content == REFUSED["text"][0]:
         with pytest.raises(DataError):
-            intake.take_upload(path)
+            images.take_upload(path)
     else:
-        assert intake.take_upload(path).shape == (32, 32, 3)
+        assert images.take_upload(path).shape == (32, 32, 3)
     assert not path.exists()

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from slotlab.studio.live import Done, Stopped, listen
+from slotlab.studio.components import Done, Stopped, listen
 
 
 def counting(say):

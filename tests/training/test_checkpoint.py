@@ -2,8 +2,8 @@ import errno
 
 import pytest
 
-from slotlab import hub
-from slotlab.hub import create_model, load
+from slotlab import checkpoints
+from slotlab.checkpoints import create_model, load
 from slotlab.training.checkpoint import newest_checkpoint, prune_checkpoints, step_folder, write_checkpoint
 
 
@@ -26,7 +26,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(model, tmp_path, monkeypatc
     def no_space(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub, "save_tensors", no_space)
+    monkeypatch.setattr(checkpoints, "save_tensors", no_space)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path / "best", model, {"steps": 2})
     assert load(tmp_path / "best").slots == 4

@@ -8,12 +8,11 @@ import sys
 import pytest
 import torch
 
+from slotlab.checkpoints import load
+from slotlab.config import run_config
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.hub import load
-from slotlab.presets.config import run_config
 from slotlab.training import loop
-from slotlab.training.checkpoint import newest_checkpoint
-from slotlab.training.history import History, read_history
+from slotlab.training.checkpoint import History, newest_checkpoint, read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, fit
 
 TIMES = ("seconds", "images_per_second")

@@ -3,12 +3,12 @@ import re
 import pytest
 import torch
 
+from slotlab.checkpoints import create_model
+from slotlab.distributed import make_fabric
 from slotlab.errors import ConfigError
-from slotlab.hub import create_model
 from slotlab.models import SlotAutoencoder
-from slotlab.processes import make_fabric
-from slotlab.training import memory
-from slotlab.training.memory import bytes_for_gradient, what_would_fit
+from slotlab.training import console
+from slotlab.training.console import bytes_for_gradient, what_would_fit
 
 CPU = torch.device("cpu")
 
@@ -62,13 +62,13 @@ def test_another_error_stays_what_it_is(tiny_preset, squares, tmp_path, run_slot
 
 def test_advice_follows_the_memory_that_there_is(tiny_preset, monkeypatch):
     model = create_model(tiny_preset)
-    each = memory.OVERHEAD * bytes_for_gradient(model, CPU)
+    each = console.OVERHEAD * bytes_for_gradient(model, CPU)
     state = 5 * sum(parameter.nbytes for parameter in model.parameters())
-    monkeypatch.setattr(memory, "memory_of", lambda device: int(state + 5.5 * each))
+    monkeypatch.setattr(console, "memory_of", lambda device: int(state + 5.5 * each))
     advice = what_would_fit(model, CPU, batch_size=16, parts=1, processes=2)
     assert "8 images at a time" in advice
     assert "About 5 would fit: lower batch_size to 10, or keep it and add accumulate=2" in advice
-    monkeypatch.setattr(memory, "memory_of", lambda device: int(state + 0.5 * each))
+    monkeypatch.setattr(console, "memory_of", lambda device: int(state + 0.5 * each))
     advice = what_would_fit(model, CPU, batch_size=16, parts=1, processes=1)
     assert "not even one image fits: only decoder.checkpointing=true, a lower resolution or fewer slots" in advice
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slotlab.config import TrainingSettings
 from slotlab.models import SlotOutput
-from slotlab.models.diffusion_output import DiffusionOutput
-from slotlab.presets.config import TrainingSettings
+from slotlab.models.output import DiffusionOutput
 from slotlab.training.objectives import (
     attention_disagreement,
     background_penalty,

@@ -1,6 +1,6 @@
 import pytest
 
-from slotlab.presets.config import TrainingSettings
+from slotlab.config import TrainingSettings
 from slotlab.training.optimisation import learning_rate, slot_noise
 
 

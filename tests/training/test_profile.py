@@ -3,8 +3,8 @@ import time
 import pytest
 import torch
 
-from slotlab.hub import create_model
-from slotlab.training.profile import MEASURED, WARM_UP, StepProfile
+from slotlab.checkpoints import create_model
+from slotlab.training.console import MEASURED, WARM_UP, StepProfile
 
 
 def test_a_part_within_another_counts_for_itself_alone(tiny_preset):

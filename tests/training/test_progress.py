@@ -1,4 +1,4 @@
-from slotlab.training.progress import TrainingProgress
+from slotlab.training.console import TrainingProgress
 
 ROW = {"step": 1.0, "train_loss": 0.5, "validation_loss": 0.5, "images_per_second": 1.0}
 

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from slotlab.training.provenance import provenance
+from slotlab.training.checkpoint import provenance
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/slotlab", "/somewhere/slotlab/__main__.py"])

@@ -2,9 +2,9 @@ from typing import get_args
 
 import pytest
 
+from slotlab.config import Speedup, run_config
 from slotlab.errors import ConfigError
-from slotlab.presets.config import Speedup, run_config
-from slotlab.training.history import read_history
+from slotlab.training.checkpoint import read_history
 from slotlab.training.loop import fit
 
 BFLOAT16_TOLERANCE = 0.02  # relative, of a loss

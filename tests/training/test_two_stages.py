@@ -9,14 +9,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import slotlab
-from slotlab import hub
+from slotlab import checkpoints
+from slotlab.config import run_config
 from slotlab.data import open_data, pack
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.evaluation import evaluate
 from slotlab.models import LatentAutoencoder, SlotDiffusion
-from slotlab.presets.config import run_config
 from slotlab.reporting.report import write_report
-from slotlab.training.history import read_history
+from slotlab.training.checkpoint import read_history
 from slotlab.training.loop import TrainingDiverged, fit
 from slotlab.training.objectives import cross_attention_disagreement
 
@@ -44,7 +44,7 @@ def test_stage_1_leaves_an_autoencoder_whose_latents_have_unit_variance(latents_
 def test_stage_1_trains_the_other_families_as_well(presets, squares, tmp_path, family):
     changes = [f"family={family}", "codes=8", "steps=3", f"data.source={squares}"]
     run = fit(run_config(str(presets / "tiny-latents.yaml"), changes), tmp_path / "run", show_progress=False)
-    model = hub.load_autoencoder(run, 16)
+    model = checkpoints.load_autoencoder(run, 16)
     assert model.family == family
     images = open_data(squares, split="train").batch(range(16))["image"]
     assert 0.5 < model.encode(images).std() < 2
@@ -64,7 +64,7 @@ def test_stage_1_is_scored_and_reported_without_masks(latents_run, squares):
 def test_stage_2_takes_the_autoencoder_along_and_leaves_it_as_it_was(diffusion_run, latents_run):
     model = slotlab.load(diffusion_run)
     assert isinstance(model, SlotDiffusion)
-    assert model.autoencoder.fingerprint() == hub.load_autoencoder(latents_run, 16).fingerprint()
+    assert model.autoencoder.fingerprint() == checkpoints.load_autoencoder(latents_run, 16).fingerprint()
     assert model.config["autoencoder"]["source"] == str(latents_run)
     assert len(losses(diffusion_run)) == 2
 
@@ -114,7 +114,7 @@ def test_stage_2_resumes_exactly(tiny_diffusion, latents_run, squares, tmp_path,
 def test_training_from_cached_latents_gives_the_same_losses(
     diffusion_run, tiny_diffusion, latents_run, squares, tmp_path
 ):
-    packed = pack(squares, tmp_path / "packed", resolution=16, latents=hub.load_autoencoder(latents_run, 16))
+    packed = pack(squares, tmp_path / "packed", resolution=16, latents=checkpoints.load_autoencoder(latents_run, 16))
     assert open_data(packed, split="train")[0]["latents"].shape == (3, 4, 4)
     run = fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run", show_progress=False)
     for cached, plain in zip(losses(run), losses(diffusion_run), strict=True):
@@ -269,8 +269,8 @@ def test_cross_attention_learns_where_slot_attention_looks(tiny_diffusion, laten
 def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, tiny_diffusion, squares, tmp_path):
     slotlab.save(slotlab.create_model(str(presets / "tiny-latents.yaml")), tmp_path / "fresh")
     model = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(tmp_path / "fresh")})
-    assert list(hub.take_parts(model, diffusion_run)) == ["encoder", "denoiser"]
-    assert model.autoencoder.fingerprint() == hub.load_autoencoder(tmp_path / "fresh", 16).fingerprint()
+    assert list(checkpoints.take_parts(model, diffusion_run)) == ["encoder", "denoiser"]
+    assert model.autoencoder.fingerprint() == checkpoints.load_autoencoder(tmp_path / "fresh", 16).fingerprint()
 
 
 def test_the_empty_slot_comes_along(tiny_diffusion, latents_run, tmp_path):
@@ -278,7 +278,7 @@ def test_the_empty_slot_comes_along(tiny_diffusion, latents_run, tmp_path):
     given, model = (slotlab.create_model(tiny_diffusion, **changes) for _ in range(2))
     slotlab.save(given, tmp_path / "given")
     assert not torch.equal(model.empty_slot, given.empty_slot)
-    hub.take_parts(model, tmp_path / "given")
+    checkpoints.take_parts(model, tmp_path / "given")
     assert torch.equal(model.empty_slot, given.empty_slot)
 
 

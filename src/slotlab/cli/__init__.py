@@ -4,10 +4,10 @@ import sys
 
 # isort: off
 # Each adds its commands to the application, in the order in which `--help` lists them.
-from slotlab.cli import training, inference, studio, composition, fidelity, data, weights  # noqa: F401
+from slotlab.cli import training, inference, studio, composition, fidelity, data, models  # noqa: F401
 
 # isort: on
-from slotlab.cli.shared import app
+from slotlab.cli.options import app
 from slotlab.errors import SlotlabError
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (RuntimeError, MemoryError) as error:
-        from slotlab.training.memory import is_out_of_memory
+        from slotlab.training.console import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slotlab.cli.shared import (
+from slotlab.cli.options import (
     DATA_HELP,
     Crop,
     Data,
@@ -68,10 +68,10 @@ def fit_concepts(
     """
     from rich.console import Console
 
+    from slotlab.checkpoints import load
     from slotlab.composition import fit_library
     from slotlab.data import open_data
-    from slotlab.hub import load
-    from slotlab.reporting.concept_tables import concept_table
+    from slotlab.reporting.tables import concept_table
 
     if concepts not in (None, "silhouette") and not concepts.isdecimal():
         raise ConfigError(f"--concepts: a number of at least 2, or silhouette, not {concepts!r}")
@@ -124,13 +124,13 @@ def show_concepts(
     """
     from rich.console import Console
 
+    from slotlab.checkpoints import load
     from slotlab.composition import ConceptLibrary
     from slotlab.composition.library import PICTURE_FILE
-    from slotlab.hub import load
+    from slotlab.figures.composition import concept_picture
     from slotlab.released import is_released, library_folder
-    from slotlab.reporting.concept_tables import concept_table
-    from slotlab.reporting.concepts import concept_picture
     from slotlab.reporting.previews import write_png
+    from slotlab.reporting.tables import concept_table
 
     set_threads(threads)
     folder = library_folder(library)
@@ -192,18 +192,18 @@ def compose_images(
     """
     from rich.console import Console
 
+    from slotlab.checkpoints import load
     from slotlab.composition import ConceptLibrary, compose, score_compositions
-    from slotlab.composition.recompose import IMAGES_FOLDER, PLANS_FILE
+    from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
     from slotlab.composition.scoring import SCORE_FOLDER
     from slotlab.data import open_data
     from slotlab.errors import DataError
     from slotlab.fidelity import open_network
-    from slotlab.hub import load
+    from slotlab.figures.composition import contact_sheet
     from slotlab.released import is_released, library_folder, model_folder
-    from slotlab.reporting.composition_sections import SHEET_PICTURE
-    from slotlab.reporting.concept_tables import composition_table
-    from slotlab.reporting.concepts import contact_sheet
     from slotlab.reporting.previews import write_png
+    from slotlab.reporting.sections import SHEET_PICTURE
+    from slotlab.reporting.tables import composition_table
     from slotlab.training.checkpoint import weights_of
 
     if score and data is None:
@@ -307,10 +307,10 @@ def edit_image(
     Numbers always mean those in slots.png (with the same --seed). The order: keep, remove, swap, replace,
     interpolate, add, background, move, resize.
     """
-    from slotlab.composition.edit_words import EditWords, edit_by_words
-    from slotlab.composition.scene_pictures import paint_edit, read_scene
-    from slotlab.hub import load
-    from slotlab.reporting.edit_picture import write_edit, write_slots
+    from slotlab.checkpoints import load
+    from slotlab.cli.edit import EditWords, edit_by_words
+    from slotlab.composition.edits import paint_edit, read_scene
+    from slotlab.figures.composition import write_edit, write_slots
 
     set_threads(threads)
     model = load(run, device_named(device))

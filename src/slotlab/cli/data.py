@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import DATA_HELP, Crop, MaxObjects, MinObjects, app, given, say
+from slotlab.cli.options import DATA_HELP, Crop, MaxObjects, MinObjects, app, given, say
 from slotlab.errors import ConfigError
 
 scenes_app = typer.Typer(no_args_is_help=True, help="Render labelled scenes: no data set needed.")
@@ -33,7 +33,7 @@ def write_scenes(
     They are the first test scenes of scenes:VARIANT of that seed (there 0, if not said otherwise): what is to be tested
     on those is not to be trained on scenes of the same seed.
     """
-    from slotlab.data.scene_writer import write_scenes
+    from slotlab.data.scenes import write_scenes
 
     write_scenes(
         out,
@@ -92,7 +92,7 @@ def pack(
 
     options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     if latents is not None:
-        from slotlab.hub import load_autoencoder
+        from slotlab.checkpoints import load_autoencoder
 
         if resolution is None:
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder is to take")

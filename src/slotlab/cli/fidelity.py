@@ -5,13 +5,7 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import (
-    Device,
-    app,
-    device_named,
-    progress_bar,
-    say,
-)
+from slotlab.cli.options import Device, app, device_named, progress_bar, say
 
 
 @app.command()
@@ -36,8 +30,8 @@ def fid(
     import warnings
     from json import dumps
 
-    from slotlab.atomic import replacing
     from slotlab.fidelity import FidelityWarning, compare_folders
+    from slotlab.files import replacing
 
     with progress_bar() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)  # the result prints its notes

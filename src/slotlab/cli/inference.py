@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import (
+from slotlab.cli.options import (
     RUN_HELP,
     Crop,
     Data,
@@ -69,8 +69,8 @@ def segment(
 
     from rich.progress import MofNCompleteColumn
 
-    from slotlab.atomic import replacing
-    from slotlab.hub import load
+    from slotlab.checkpoints import load
+    from slotlab.files import replacing
     from slotlab.segmenting import segment
 
     set_threads(threads)
@@ -142,16 +142,15 @@ def diagnose(
 
     from rich.console import Console
 
-    from slotlab.atomic import replacing
+    from slotlab.checkpoints import load
     from slotlab.data import open_data
     from slotlab.diagnostics import diagnose
-    from slotlab.hub import load
+    from slotlab.figures.curves import diagnosis_figure, figure_image
+    from slotlab.files import replacing
     from slotlab.models import with_slots
     from slotlab.released import is_released, model_folder
-    from slotlab.reporting.curves import figure_image
-    from slotlab.reporting.diagnosis import diagnosis_table
-    from slotlab.reporting.diagnosis_pictures import diagnosis_figure
     from slotlab.reporting.previews import write_png
+    from slotlab.reporting.sections import diagnosis_table
     from slotlab.reporting.tables import protocol_line
 
     set_threads(threads)

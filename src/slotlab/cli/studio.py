@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import Device, app, device_named, say, set_threads
+from slotlab.cli.options import Device, app, device_named, say, set_threads
 from slotlab.errors import ConfigError
 
 
@@ -72,8 +72,8 @@ def show(
 
     Example: [bold]slotlab show photo.png --model runs/first --out figures[/bold]
     """
-    from slotlab.hub import load
-    from slotlab.reporting.look import DEFAULT_MODEL, show
+    from slotlab.checkpoints import load
+    from slotlab.figures.slots import DEFAULT_MODEL, show
     from slotlab.reporting.previews import write_png
 
     set_threads(threads)

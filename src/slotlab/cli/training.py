@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.shared import (
+from slotlab.cli.options import (
     DATA_HELP,
     Crop,
     Data,
@@ -61,9 +61,9 @@ def train(
 
     [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
-    from slotlab.presets.config import RUN_FILE, parse_overrides, read_run_config
-    from slotlab.processes import place_among_processes
-    from slotlab.reporting.commands import evaluate_command
+    from slotlab.config import RUN_FILE, parse_overrides, read_run_config
+    from slotlab.distributed import place_among_processes
+    from slotlab.reporting.tables import evaluate_command
     from slotlab.runs import train
 
     set_threads(threads)
@@ -118,9 +118,9 @@ def evaluate(
     """
     from rich.console import Console
 
+    from slotlab.checkpoints import load
     from slotlab.data import open_data
     from slotlab.evaluation import evaluate
-    from slotlab.hub import load
     from slotlab.released import is_released, model_folder
     from slotlab.reporting.tables import evaluation_table
     from slotlab.training.checkpoint import weights_of
@@ -186,7 +186,7 @@ def runs(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder 
     """
     from rich.console import Console
 
-    from slotlab.reporting.run_folders import run_folders, run_table
+    from slotlab.reporting.runs import run_folders, run_table
 
     found = run_folders(folder)
     if found:

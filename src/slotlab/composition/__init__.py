@@ -1,12 +1,10 @@
 """Objects put together anew: the concept library, recomposition, and edits of single scenes."""
 
-from slotlab.composition.extraction import extract
-from slotlab.composition.fingerprint import fingerprint
+from slotlab.composition.compositions import PROTOCOLS, Plan, compose
 from slotlab.composition.library import ConceptLibrary, fit_library, load_library
-from slotlab.composition.plans import PROTOCOLS, Plan
-from slotlab.composition.recompose import compose
 from slotlab.composition.scoring import CompositionScores, score_compositions
-from slotlab.composition.slot_table import SlotTable
+from slotlab.composition.slots import SlotTable, extract
+from slotlab.models.fingerprint import fingerprint
 
 __all__ = [
     "PROTOCOLS",

@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import torch
 
-from slotlab.atomic import remove, replacing
-from slotlab.composition.fingerprint import fingerprint
+from slotlab.composition.compositions import IMAGES_FOLDER, compose, image_path, read_settings, write_image
 from slotlab.composition.library import ConceptLibrary
-from slotlab.composition.recompose import IMAGES_FOLDER, compose, image_path, read_settings, write_image
-from slotlab.composition.seeing import see
+from slotlab.composition.slots import see
 from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
 from slotlab.fidelity import (
     FeatureNet,
@@ -25,10 +24,11 @@ from slotlab.fidelity import (
     folder_statistics,
     open_network,
 )
+from slotlab.files import remove, replacing
 from slotlab.models import Model, with_slots
-from slotlab.models.evaluating import evaluating
+from slotlab.models.building import evaluating
+from slotlab.models.fingerprint import fingerprint
 from slotlab.models.randomness import seeded_generator
-from slotlab.processes import from_first, place_among_processes, wait_for_all
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 DONE_FILE = "protocol.json"

@@ -1,18 +1,15 @@
 """Reading pictures and masks: one reader per on-disk format, one sample type, one packed cache."""
 
-from slotlab.data.batches import evaluation_batches, shuffled_positions, training_batches
+from slotlab.data.arrays import Hdf5, Hub
 from slotlab.data.check import DataCheck, check_data
-from slotlab.data.clevrtex import ClevrTex
-from slotlab.data.hdf5 import Hdf5
-from slotlab.data.hub import Hub
-from slotlab.data.image_folder import ImageFolder
-from slotlab.data.opening import KINDS, open_data
+from slotlab.data.dataset import BrokenFile
+from slotlab.data.folders import ClevrTex, ImageFolder
+from slotlab.data.loading import evaluation_batches, shuffled_positions, training_batches
+from slotlab.data.open import KINDS, open_data
 from slotlab.data.packed import Packed
 from slotlab.data.packing import pack
-from slotlab.data.pixels import BrokenFile
-from slotlab.data.remembered import Remembered
 from slotlab.data.sample import Batch, Sample, SlotDataset
-from slotlab.data.scene_dataset import Scenes
+from slotlab.data.scenes import Remembered, Scenes
 
 __all__ = [
     "KINDS",

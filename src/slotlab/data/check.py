@@ -13,12 +13,12 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from slotlab.data.clevrtex import ClevrTex
-from slotlab.data.decoding import square, to_pixels
-from slotlab.data.opening import open_data
+from slotlab.data.dataset import BrokenFile, PixelDataset
+from slotlab.data.folders import ClevrTex
+from slotlab.data.images import square, to_pixels
+from slotlab.data.loading import in_order
+from slotlab.data.open import open_data
 from slotlab.data.packed import Packed
-from slotlab.data.parallel import in_order
-from slotlab.data.pixels import BrokenFile, PixelDataset
 from slotlab.errors import DataError
 
 MOST_SHOWN = 20

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from slotlab.checksum import sha256_of
-from slotlab.data.decoding import to_batch
-from slotlab.data.pixels import BrokenFile, checked_position, first_rows
+from slotlab.data.dataset import BrokenFile, checked_position, choose, first_rows
+from slotlab.data.images import to_batch
 from slotlab.data.sample import Batch, Sample, only
-from slotlab.data.splits import choose
 from slotlab.errors import DataError
+from slotlab.files import sha256_of
 
 SETTINGS = "packed.json"
 FORMAT, VERSION = "slotlab-packed", 1

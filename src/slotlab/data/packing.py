@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from slotlab.atomic import replacing
-from slotlab.checksum import sha256_of
-from slotlab.data.decoding import to_batch, to_pixels
-from slotlab.data.opening import open_data
+from slotlab.data.dataset import SPLITS, BrokenFile, PixelDataset
+from slotlab.data.images import to_batch, to_pixels
+from slotlab.data.loading import in_order
+from slotlab.data.open import open_data
 from slotlab.data.packed import FORMAT, SETTINGS, VERSION
-from slotlab.data.parallel import in_order
-from slotlab.data.pixels import BrokenFile, PixelDataset
 from slotlab.data.sample import LatentEncoder, SlotDataset
-from slotlab.data.scene_dataset import MOST
-from slotlab.data.splits import SPLITS
+from slotlab.data.scenes import MOST
 from slotlab.errors import ConfigError, DataError, nearest
+from slotlab.files import replacing, sha256_of
 
 RENDERED_AT_ONCE = 64
 

@@ -2,8 +2,7 @@
 
 from slotlab.fidelity.compare import FidelityWarning, FrechetResult, compare, compare_folders
 from slotlab.fidelity.networks import FeatureNet, open_network
-from slotlab.fidelity.resize import clean_resize
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, batch_statistics, folder_statistics
+from slotlab.fidelity.statistics import SetInformation, SetStatistics, batch_statistics, clean_resize, folder_statistics
 
 __all__ = [
     "FeatureNet",

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.errors import ConfigError, DataError
-from slotlab.fidelity.folder import list_images
 from slotlab.fidelity.networks import INCEPTION, open_network
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics
-from slotlab.metrics.frechet import chance_distance, frechet_distance
-from slotlab.metrics.kernel import kernel_distance
+from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics, list_images
+from slotlab.metrics.distances import chance_distance, frechet_distance, kernel_distance
 
 ENOUGH = 2048  # images on each side below which a warning is given: the number of Inception's features
 

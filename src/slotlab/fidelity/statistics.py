@@ -1,21 +1,104 @@
 """What is known of a set of pictures through a feature net, and how it is saved and used again."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from slotlab.atomic import replacing
+from slotlab.data.folders import image_files
 from slotlab.errors import DataError
-from slotlab.fidelity.folder import Picture, list_images, read_batches
 from slotlab.fidelity.networks import FeatureNet
-from slotlab.fidelity.resize import clean_resize
-from slotlab.metrics.frechet import FeatureStatistics
-from slotlab.metrics.kernel import FeatureSample
+from slotlab.files import replacing
+from slotlab.metrics.distances import FeatureSample, FeatureStatistics
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, ready for a feature net: `pixels` float32 [3, S, S] in [0, 255], and what it was as a file."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+    jpeg: bool
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files in a folder and below it, sorted, without hidden ones.
+
+    Raises:
+        DataError: if the folder does not exist, holds no image, or holds the masks of a data set too.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        raise DataError(f"{folder}: masks are no pictures to compare; name {folder / 'images'}")
+    found = [path for path in image_files(folder, nested=True) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise DataError(f"{folder}: no images; looked for {', '.join(SUFFIXES)} in it and below")
+    masks = [path for path in found if path.name.endswith("_flat.png")]
+    if masks:
+        raise DataError(f"{masks[0]} is a mask: give a folder of pictures alone, cropped and resized as in training")
+    return found
+
+
+def read_picture(path: Path, side: int) -> Picture:
+    """Reads one file as RGB and resizes it to `side`.
+
+    Raises:
+        DataError: if it cannot be read, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DataError(f"{path}: {image.mode} pixels; write it with 8 bits per channel")
+            pixels = np.asarray(image.convert("RGB"))
+            jpeg = image.format in ("JPEG", "MPO")
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
+        raise DataError(f"{path}: cannot be read as an image ({error}); delete it or write it again") from error
+    return Picture(torch.from_numpy(clean_resize(pixels, side)), (pixels.shape[1], pixels.shape[0]), jpeg)
+
+
+def read_batches(paths: list[Path], side: int, batch_size: int, workers: int) -> Iterator[list[Picture]]:
+    """Reads pictures in order, in batches, one batch ahead on `workers` threads; memory holds two batches."""
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting = [pool.submit(read_picture, path, side) for path in batches[0]]
+        for following in [*batches[1:], []]:
+            coming = [pool.submit(read_picture, path, side) for path in following]
+            yield [picture.result() for picture in waiting]
+            waiting = coming
+
+
+def clean_resize(pixels: NDArray[np.uint8], size: int = 299) -> NDArray[np.float32]:
+    """Resizes a picture as clean-FID's `clean` mode does.
+
+    Each channel becomes a float picture (PIL mode "F"), is resized with PIL's bicubic filter (a = -0.5, its support
+    widened by the scale when shrinking: antialiased), and is clipped to [0, 255]; nothing is rounded.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        size: side of the square result.
+
+    Returns:
+        float32 [3, size, size] in [0, 255].
+
+    Source: Parmar, Zhang and Zhu, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", arXiv 2104.11222.
+    """
+    channels = [Image.fromarray(np.ascontiguousarray(pixels[:, :, channel], dtype=np.float32)) for channel in range(3)]
+    resized = [np.asarray(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
+    return np.stack(resized).clip(0, 255)
+
 
 KEPT = 10_000  # feature vectors kept for the kernel distance: 80 MB of Inception's
 FORMAT = 1

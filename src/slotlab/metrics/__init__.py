@@ -8,9 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slotlab.metrics.reconstruction import PeakSignalToNoiseRatio, ReconstructionError
-    from slotlab.metrics.score import Score
-    from slotlab.metrics.segmentation import AdjustedRandIndex, MeanBestOverlap, MeanIoU, SegmentationScores
+    from slotlab.metrics.metrics import (
+        AdjustedRandIndex,
+        MeanBestOverlap,
+        MeanIoU,
+        PeakSignalToNoiseRatio,
+        ReconstructionError,
+        Score,
+        SegmentationScores,
+    )
 
 __all__ = [
     "AdjustedRandIndex",
@@ -22,10 +28,8 @@ __all__ = [
     "SegmentationScores",
 ]
 
-_HOMES = {"PeakSignalToNoiseRatio": "reconstruction", "ReconstructionError": "reconstruction", "Score": "score"}
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'segmentation')}"), name)
+    return getattr(import_module(f"{__name__}.metrics"), name)

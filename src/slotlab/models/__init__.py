@@ -1,17 +1,15 @@
 """The models: encoders, Slot Attention, decoders, latent autoencoder, slot diffusion, and what they return."""
 
 from slotlab.errors import CheckpointError
-from slotlab.models.autoencoder import SlotAutoencoder
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
-from slotlab.models.denoiser import Denoiser
-from slotlab.models.diffusion_output import DiffusionOutput
-from slotlab.models.encoders import ENCODERS, CNNEncoder, ResNetEncoder
 from slotlab.models.latent_autoencoder import AutoencoderOutput, LatentAutoencoder
-from slotlab.models.noise import NoiseSchedule
-from slotlab.models.output import SlotOutput
+from slotlab.models.output import DiffusionOutput, SlotOutput
+from slotlab.models.sampling import NoiseSchedule
 from slotlab.models.slot_attention import SlotAttention
+from slotlab.models.slot_autoencoder import SlotAutoencoder
 from slotlab.models.slot_diffusion import SlotDiffusion
-from slotlab.models.slot_encoder import SlotEncoder
+from slotlab.models.slot_encoder import ENCODERS, CNNEncoder, ResNetEncoder, SlotEncoder
+from slotlab.models.unet import Denoiser
 
 SlotModel = SlotAutoencoder | SlotDiffusion
 Model = SlotModel | LatentAutoencoder

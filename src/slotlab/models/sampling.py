@@ -2,14 +2,163 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.noise import NoiseSchedule
-from slotlab.models.randomness import Generators
+from slotlab.models.building import check_range
+from slotlab.models.randomness import Generators, draw
+
+SCHEDULES = ("linear", "sqrt-linear")
+TARGETS = ("epsilon", "v", "x0")
+
+
+class NoiseSchedule(nn.Module):
+    """Variances of T timesteps and the arithmetic between latents, noise and target.
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise with abar_t the product of alpha = 1 - beta up to t (Ho et al. 2020,
+    arXiv 2006.11239, eq. 4). Agrees with the schedulers of `diffusers`, whose "scaled_linear" is "sqrt-linear".
+
+    Args:
+        steps: number of timesteps T.
+        kind: "linear" in beta, or "sqrt-linear": linear in its square root (Rombach et al. 2022).
+        start: beta of the first timestep.
+        end: beta of the last.
+        target: what the denoiser predicts: the noise ("epsilon"), v = sqrt(abar) noise - sqrt(1 - abar) x_0
+            ("v", Salimans and Ho 2022, arXiv 2202.00512), or the latents themselves ("x0").
+        zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2024, arXiv 2305.08891,
+            algorithm 1); not with target "epsilon", which then says nothing of the image.
+        min_snr_gamma: limit of the signal-to-noise ratio in the loss weights (Hang et al. 2023, arXiv 2303.09556);
+            0 weighs all timesteps alike.
+
+    Raises:
+        ConfigError: an unknown kind or target, or a number out of range.
+    """
+
+    beta: Tensor
+    alpha: Tensor
+    cumulative_alpha: Tensor
+
+    def __init__(
+        self,
+        steps: int = 1000,
+        kind: Literal["linear", "sqrt-linear"] = "linear",
+        start: float = 0.0015,
+        end: float = 0.0195,
+        target: Literal["epsilon", "v", "x0"] = "epsilon",
+        zero_terminal_snr: bool = False,
+        min_snr_gamma: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_range("schedule.steps", steps, 1, 100_000)
+        for key, value, known in (("kind", kind, SCHEDULES), ("target", target, TARGETS)):
+            if value not in known:
+                raise ConfigError(f"schedule.{key}: unknown {value!r}{nearest(str(value), list(known))}")
+        if not 0 < start <= end < 1:
+            raise ConfigError(f"schedule.start, end: must hold 0 < start <= end < 1, not {start!r} and {end!r}")
+        if min_snr_gamma < 0:
+            raise ConfigError(f"schedule.min_snr_gamma: must be at least 0, not {min_snr_gamma!r}; 5 is the paper's")
+        if zero_terminal_snr and target == "epsilon":
+            raise ConfigError(
+                "schedule.zero_terminal_snr: the last timestep has no signal, so that epsilon cannot give the image; "
+                "set schedule.target to 'v' or 'x0'"
+            )
+        self.steps, self.kind, self.start, self.end = steps, kind, start, end
+        self.target, self.zero_terminal_snr, self.min_snr_gamma = target, zero_terminal_snr, min_snr_gamma
+        beta = variances(steps, kind, start, end)
+        beta = rescaled_to_zero_terminal_snr(beta) if zero_terminal_snr else beta
+        self.register_buffer("beta", beta, persistent=False)
+        self.register_buffer("alpha", 1 - beta, persistent=False)
+        self.register_buffer("cumulative_alpha", torch.cumprod(1 - beta, dim=0), persistent=False)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t of latents x_0 [B, ...] at timesteps [B]."""
+        signal, deviation = self._coefficients(timesteps, latents.ndim)
+        return signal * latents + deviation * noise
+
+    def target_of(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser should answer, of the shape of `latents`."""
+        if self.target == "epsilon":
+            return noise
+        if self.target == "x0":
+            return latents
+        signal, deviation = self._coefficients(timesteps, latents.ndim)
+        return signal * noise - deviation * latents
+
+    def clean(self, noisy: Tensor, predicted: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents x_0 that a prediction implies, in one step (Ho et al. 2020, eq. 15)."""
+        if self.target == "x0":
+            return predicted
+        signal, deviation = self._coefficients(timesteps, noisy.ndim)
+        if self.target == "v":
+            return signal * noisy - deviation * predicted
+        return (noisy - deviation * predicted) / signal
+
+    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio abar / (1 - abar) at timesteps [B], float32 [B]."""
+        kept = self.cumulative_alpha[timesteps]
+        return kept / (1 - kept)
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Weight of each image's squared error, float32 [B]: 1, or with gamma min-SNR (Hang et al. 2023, section 3.4).
+
+        min(SNR, gamma) / SNR for "epsilon", min(SNR, gamma) / (SNR + 1) for "v", min(SNR, gamma) for "x0".
+        """
+        ratio = self.signal_to_noise(timesteps)
+        if self.min_snr_gamma == 0:
+            return torch.ones_like(ratio)
+        limited = ratio.clamp(max=self.min_snr_gamma)
+        if self.target == "epsilon":
+            return limited / ratio
+        return limited / (ratio + 1) if self.target == "v" else limited
+
+    def _coefficients(self, timesteps: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+        kept = self.cumulative_alpha[timesteps].reshape(-1, *(1,) * (ndim - 1))
+        return kept.sqrt(), (1 - kept).sqrt()
+
+
+def variances(steps: int, kind: str, start: float, end: float) -> Tensor:
+    """Beta of each timestep, float32 [steps]."""
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float32)
+    return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+
+
+def rescaled_to_zero_terminal_snr(beta: Tensor) -> Tensor:
+    """Beta with the last cumulative alpha at 0 and the first as it was (Lin et al. 2024, algorithm 1)."""
+    root = torch.cumprod(1 - beta, dim=0).sqrt()
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    cumulative = root.square()
+    return 1 - torch.cat([cumulative[:1], cumulative[1:] / cumulative[:-1]])
+
+
+def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
+    """Standard normal noise of the shape of `like` [B, ...], drawn on the CPU and moved.
+
+    With a list of generators, one per image, each image's noise depends on its own generator alone.
+    """
+    return draw(len(like), like.shape[1:], generator).to(like)
+
+
+def draw_timesteps(batch: int, steps: int, device: torch.device, generator: Generators = None) -> Tensor:
+    """Timesteps uniform in 0 .. steps - 1, int64 [batch]; `generator` as in `draw_normal`."""
+    if isinstance(generator, Sequence):
+        drawn = torch.cat([torch.randint(steps, (1,), generator=one) for one in generator])
+    else:
+        drawn = torch.randint(steps, (batch,), generator=generator)
+    return drawn.to(device)
+
+
+def draw_uniform(batch: int, count: int, device: torch.device, generator: Generators = None) -> Tensor:
+    """Uniform numbers in [0, 1), float32 [batch, count]; `generator` as in `draw_normal`."""
+    if isinstance(generator, Sequence):
+        drawn = torch.stack([torch.rand(count, generator=one) for one in generator])
+    else:
+        drawn = torch.rand(batch, count, generator=generator)
+    return drawn.to(device)
+
 
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++")
 PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}

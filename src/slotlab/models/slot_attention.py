@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.components import check_range
-from slotlab.models.frames import RelativeFrame, random_poses
+from slotlab.models.building import check_range
+from slotlab.models.position import RelativeFrame, random_poses
 from slotlab.models.randomness import Generators, draw
 
 Initialisation = Literal["gaussian", "learned", "bi-level"]

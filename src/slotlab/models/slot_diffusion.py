@@ -9,25 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
-from slotlab.models.components import check_arguments
-from slotlab.models.denoiser import Denoiser, check_halvings, finest
-from slotlab.models.denoiser_blocks import SlotContext
-from slotlab.models.diffusion_output import DiffusionOutput
-from slotlab.models.initialisation import initialise
+from slotlab.models.building import check_arguments, initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
-from slotlab.models.noise import NoiseSchedule, draw_normal, draw_timesteps, draw_uniform
+from slotlab.models.output import DiffusionOutput, SlotOutput
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import (
     Denoise,
+    NoiseSchedule,
     OnClean,
     OnStep,
     SamplingSettings,
     check_sampler,
     check_steps,
+    draw_normal,
+    draw_timesteps,
+    draw_uniform,
     guided,
     sample,
 )
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
+from slotlab.models.unet import Denoiser, SlotContext, check_halvings, finest
 
 
 class SlotDiffusion(nn.Module):
@@ -284,6 +285,20 @@ class SlotDiffusion(nn.Module):
             output.reconstruction = self.generate(encoded.slots, generator=generator)
             output.ceiling = self.autoencoder.decode(latents).clamp(0, 1)
         return output
+
+    def segment(self, images: Tensor, generator: Generators = None) -> SlotOutput:
+        """Slots and slot-attention masks of images [B, 3, R, R] in [0, 1]; nothing is denoised.
+
+        The `reconstruction` of the output is empty, [B, 3, 0, 0], and its `masks` are the attention masks.
+        """
+        encoded = self.encoder(images, generator)
+        return SlotOutput(
+            slots=encoded.slots,
+            attention=encoded.attention,
+            attention_grid=encoded.attention_grid,
+            masks=self._resized(encoded.attention[:, -1].unflatten(2, encoded.attention_grid)),
+            reconstruction=images.new_empty(len(images), 3, 0, 0),
+        )
 
     def _resized(self, soft: Tensor) -> Tensor:
         size = (self.resolution, self.resolution)

@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slotlab.reporting.curves import figure_image, loss_curves
-    from slotlab.reporting.figures import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
+    from slotlab.figures.curves import figure_image, loss_curves
+    from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
     from slotlab.reporting.previews import Pictures
     from slotlab.reporting.report import write_report
-    from slotlab.reporting.section import Picture, Section, Table
+    from slotlab.reporting.sections import Picture, Section, Table
 
 __all__ = [
     "Picture",
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "curves": ("figure_image", "loss_curves"),
-    "previews": ("Pictures",),
-    "report": ("write_report",),
-    "section": ("Picture", "Section", "Table"),
-    "figures": ("attention_grid", "reconstruction_grid", "segmentation_colours", "slot_grid"),
+    "slotlab.figures.curves": ("figure_image", "loss_curves"),
+    "slotlab.figures.slots": ("attention_grid", "reconstruction_grid", "segmentation_colours", "slot_grid"),
+    "slotlab.reporting.previews": ("Pictures",),
+    "slotlab.reporting.report": ("write_report",),
+    "slotlab.reporting.sections": ("Picture", "Section", "Table"),
 }
 
 
 def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
+            return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

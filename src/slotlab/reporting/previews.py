@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.atomic import replacing
 from slotlab.data import Batch
 from slotlab.evaluation import Evaluation
+from slotlab.figures.curves import figure_image, loss_curves
+from slotlab.figures.slots import reconstruction_grid
+from slotlab.files import replacing
 from slotlab.models import Model
-from slotlab.models.evaluating import evaluating
+from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
-from slotlab.reporting.curves import figure_image, loss_curves
-from slotlab.reporting.figures import reconstruction_grid
 from slotlab.reporting.tables import mask_titles
 
 if TYPE_CHECKING:  # the loop brings the trainer along, which a report does not need

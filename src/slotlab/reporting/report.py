@@ -12,22 +12,59 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 import slotlab
-from slotlab import hub
-from slotlab.atomic import replacing
-from slotlab.composition.fingerprint import fingerprint
+from slotlab import checkpoints
+from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
-from slotlab.models import SlotOutput
-from slotlab.presets.config import RUN_FILE, RunConfig, read_run_config
-from slotlab.reporting import contents
-from slotlab.reporting.commands import evaluate_command
-from slotlab.reporting.composition_sections import composition_section, concept_section
-from slotlab.reporting.diagnosis import diagnosis_section
+from slotlab.files import replacing
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, SlotOutput
+from slotlab.models.fingerprint import fingerprint
 from slotlab.reporting.previews import outputs
-from slotlab.reporting.section import Section
+from slotlab.reporting.sections import (
+    Section,
+    attention,
+    composition_section,
+    concept_section,
+    curves,
+    diagnosis_section,
+    origin,
+    preview_history,
+    reconstructions,
+    scores,
+    segmentations,
+    slots,
+)
+from slotlab.reporting.tables import evaluate_command
 from slotlab.training.checkpoint import TRAINING_FILE
-from slotlab.training.datasets import open_split
+from slotlab.training.setup import open_split
+
+_SLOTS = (
+    "The model was shown images without any labels. It describes each with a few slots: vectors that compete for the "
+    "pixels. "
+)
+_WELL = "If training went well, each object has a slot of its own, and so has the background.\n\n"
+_TRUE = "True masks, where the data has them, were used for scores and for colours, never for training. "
+HOW_TO_READ = {
+    SlotAutoencoder.kind: (
+        f"{_SLOTS}Each slot is painted on its own; the masks say which slot owns which pixel, and all slots together "
+        f"give back the image. {_WELL}{_TRUE}Decoder masks come from the painted slots, attention masks from slot "
+        "attention while the slots are found: two answers of one model, so they are scored apart."
+    ),
+    SlotDiffusion.kind: (
+        f"{_SLOTS}A denoiser that looks at the slots paints them: it begins with noise, so that the picture is a "
+        "sample, one of many that the slots allow. It paints in the latents of an autoencoder, whose own picture of "
+        f"the image is shown beside as the best that could be reached. {_WELL}{_TRUE}Cross-attention masks say which "
+        "slot the denoiser looks at for each place, attention masks come from slot attention while the slots are "
+        "found: two answers of one model, so they are scored apart."
+    ),
+    LatentAutoencoder.kind: (
+        "This is the first stage of slot diffusion: an autoencoder that packs images into small latents and unpacks "
+        "them again. It knows nothing of objects; the second stage learns to paint slots in these latents, and can "
+        "never paint better than what is shown here."
+    ),
+}
+
 
 REPORT_FILE = "report.html"
 TEMPLATE = "report.html.jinja"
@@ -67,7 +104,7 @@ def write_report(
     run = Path(run_folder)
     if not 1 <= images <= MOST_IMAGES:
         raise ConfigError(f"images={images}: expected 1 to {MOST_IMAGES}")
-    model = hub.load(run, device)
+    model = checkpoints.load(run, device)
     config = read_run_config(run / RUN_FILE)
     training = _read_json(run / TRAINING_FILE, "train on with --resume to write it anew") or {}
     again = evaluate_command(str(run), str(data or config.data.source), config.data.model_dump())
@@ -78,26 +115,24 @@ def write_report(
     batch = _validation_batch(config, data, images, device)
     output = outputs(model, batch, config.training.seed)
     pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
-    sections = [contents.scores(metrics, again), contents.reconstructions(pictures, output, mask)]
+    sections = [scores(metrics, again), reconstructions(pictures, output, mask)]
     if isinstance(output, SlotOutput):
-        sections += [part(pictures, output, mask) for part in (contents.slots, contents.attention)]
-        sections += [contents.segmentations(pictures, output, mask)]
+        sections += [part(pictures, output, mask) for part in (slots, attention)]
+        sections += [segmentations(pictures, output, mask)]
     diagnostics = (metrics or {}).get("diagnostics")
     made_by = fingerprint(model)
     sections += [
         diagnosis_section(diagnostics) if diagnostics else None,
-        contents.curves(run, config.preset, output.titles.get("masks", "")),
-        contents.preview_history(run),
+        curves(run, config.preset, output.titles.get("masks", "")),
+        preview_history(run),
         concept_section(Path(library), made_by) if library is not None else None,
         *(composition_section(Path(folder), made_by) for folder in compositions),
-        contents.origin(config.model_dump(mode="json"), training),
+        origin(config.model_dump(mode="json"), training),
     ]
     facts = [f"{training['steps']:,} steps"] if isinstance(training.get("steps"), int) else []
     facts += [f"trained on {config.data.source}", f"{model.resolution}×{model.resolution}"]
     facts += [f"{model.slots} slots"] if isinstance(output, SlotOutput) else []
-    html = render_report(
-        config.preset, facts, contents.HOW_TO_READ[model.kind], [section for section in sections if section]
-    )
+    html = render_report(config.preset, facts, HOW_TO_READ[model.kind], [section for section in sections if section])
     with replacing(run / REPORT_FILE) as path:
         path.write_text(html, encoding="utf-8")
     return run / REPORT_FILE

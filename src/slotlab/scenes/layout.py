@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from slotlab.scenes import shapes
+from slotlab.scenes.noise import uniform
 from slotlab.scenes.patterns import sine_turns
-from slotlab.scenes.randomness import uniform
 from slotlab.scenes.textures import MATERIALS, NUMBERS, prepare
 from slotlab.scenes.variants import SIZES, Variant
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from slotlab.errors import ConfigError, nearest
 from slotlab.scenes import shapes
 from slotlab.scenes.layout import FOCAL, Dress, Layout, draw_dress, draw_layout, select, without
-from slotlab.scenes.randomness import scene_keys
+from slotlab.scenes.noise import scene_keys
 from slotlab.scenes.shading import display, object_table, shade_ground, shade_objects
 from slotlab.scenes.shadows import ground_shadows
 from slotlab.scenes.textures import MATERIALS, colours_of

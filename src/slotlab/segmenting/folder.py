@@ -1,29 +1,253 @@
 """Folders of images taken apart into files, a batch at a time; an interrupted run goes on where it stopped."""
 
+import csv
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from slotlab.atomic import remove, replacing
-from slotlab.composition.fingerprint import fingerprint
-from slotlab.data.parallel import in_order
+from slotlab.data.folders import IMAGE_SUFFIXES, image_files
+from slotlab.data.images import read_upright
+from slotlab.data.loading import in_order
+from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
+from slotlab.files import remove, replacing
 from slotlab.models import Model, SlotModel, with_slots
-from slotlab.processes import from_all, place_among_processes, wait_for_all
-from slotlab.segmenting.files import made_from, slots_file, write_files
-from slotlab.segmenting.fitting import Fitting, fitting
-from slotlab.segmenting.image import Parts, checked_source, take_apart
-from slotlab.segmenting.listing import Listing, Outcome
-from slotlab.segmenting.reading import read_upright
-from slotlab.segmenting.sources import Source, find_sources
+from slotlab.models.fingerprint import fingerprint
+from slotlab.reporting.previews import write_png
+from slotlab.segmenting.image import (
+    NO_SLOT,
+    Fitting,
+    Parts,
+    checked_source,
+    fitting,
+    overlay_picture,
+    owners_of,
+    palette_picture,
+    take_apart,
+)
+
+SEGMENTATION, OVERLAY = "_segmentation", "_overlay"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file, and the name of its outputs: its path below `folder`, common to all images, without suffix."""
+
+    path: Path
+    name: str
+    folder: Path
+
+
+def find_sources(images: str | Path | Iterable[str | Path], out: Path, slots: int) -> list[Source]:
+    """The images that files and folders name, each once, in that order; folders with all that is below them, sorted.
+
+    Args:
+        images: files (of any kind: what is no image is found out later) and folders.
+        out: where the outputs go.
+        slots: of the model, which decides the names of the outputs.
+
+    Raises:
+        DataError: a file or folder is missing, a folder has no images, or has masks beside them.
+        ConfigError: images and outputs would mix, or two images would write the same file.
+    """
+    given = [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
+    found: dict[Path, Path] = {}
+    for path in given:
+        for file in _files(path):
+            found.setdefault(file.resolve(), file)
+    if not found:
+        raise DataError("no images: name image files, or folders that hold some")
+    folders = [(path if path.is_dir() else path.parent).resolve() for path in given]
+    _check_apart(out.resolve(), [path.resolve() for path in given if path.is_dir()], list(found))
+    common = Path(os.path.commonpath(folders))
+    names = [(file.parent.resolve() / file.stem).relative_to(common).as_posix() for file in found.values()]
+    sources = [Source(path, name, common) for path, name in zip(found.values(), names, strict=True)]
+    _check_names(sources, slots)
+    return sources
+
+
+def mask_suffix(slot: int) -> str:
+    """What follows an image's name in the file of a slot's mask."""
+    return f"_{slot}"
+
+
+def _files(path: Path) -> Sequence[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    files = image_files(path, nested=True)
+    if not files:
+        raise DataError(f"{path}: no image file in this folder or below it ({', '.join(IMAGE_SUFFIXES)})")
+    masks = [file for file in files if file.stem.endswith("_flat") or _in_masks(file.relative_to(path), path)]
+    if masks:
+        raise DataError(
+            f"{masks[0]}: a mask, not an image; name a folder without masks, such as images/ beside masks/, or the "
+            f"image files themselves"
+        )
+    return files
+
+
+def _in_masks(relative: Path, folder: Path) -> bool:
+    """Whether a file lies in masks/ beside images/, the layout of image folders."""
+    return relative.parts[0] == "masks" and (folder / "images").is_dir()
+
+
+def _check_apart(out: Path, folders: Sequence[Path], files: Sequence[Path]) -> None:
+    """Raises a ConfigError if the outputs would lie among the images, or images among the outputs."""
+    around = [folder for folder in folders if out == folder or folder in out.parents]
+    inside = [file for file in files if out in file.parents]
+    if around or inside:
+        mixed = f"inside the input folder {around[0]}" if around else f"around the input {inside[0]}"
+        raise ConfigError(f"{out}: lies {mixed}, so that outputs and inputs would mix; name another --out")
+
+
+def _check_names(sources: Sequence[Source], slots: int) -> None:
+    """Raises a ConfigError if two images would write the same file (in whatever case of letters)."""
+    known: dict[str, Source] = {}
+    for source in sources:
+        other = known.setdefault(source.name.casefold(), source)
+        if other is not source:
+            _refuse(other, source, f"{source.name}.png")
+    for suffix in (*(mask_suffix(slot) for slot in range(slots)), SEGMENTATION, OVERLAY):
+        for name, source in known.items():
+            other = known.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
+            if other is not None:
+                _refuse(other, source, f"{source.name}.png")
+
+
+def _refuse(one: Source, other: Source, file: str) -> None:
+    raise ConfigError(f"{one.path} and {other.path}: both would write {file}; rename one, or give each its own --out")
+
+
+def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path, image: Path) -> None:
+    """Writes what a model saw in an image, at the image's size; the files of `docs/segment.md`.
+
+    Each is written whole or not at all, `slots_file(stem)` last: where it is, all others are.
+
+    Args:
+        pixels: of the upright image, uint8 [H, W, 3].
+        parts: of its square.
+        fitted: where the image lies in the square.
+        stem: path of the outputs, without suffix.
+        image: the image's file, whose name is kept, so that an image of another suffix is known as another.
+    """
+
+    def written_masks() -> Iterator[Tensor]:
+        for slot, mask in enumerate(parts.masks):
+            whole = fitted.onto_image(mask)
+            write_png(_grey(whole), _beside(stem, f"{mask_suffix(slot)}.png"))
+            yield whole
+
+    owners = owners_of(written_masks())
+    write_png(palette_picture(owners), _beside(stem, f"{SEGMENTATION}.png"))
+    write_png(overlay_picture(pixels, owners), _beside(stem, f"{OVERLAY}.png"))
+    painted = Image.merge("RGB", [_grey(fitted.onto_image(plane)) for plane in parts.reconstruction])
+    write_png(painted, _beside(stem, ".png"))
+    arrays = {
+        "slots": parts.slots.numpy(),
+        "share": np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(parts.slots)] / owners.size,
+        "size": np.array(pixels.shape[1::-1]),
+        "image": np.array(image.name),
+    }
+    if parts.poses is not None:
+        arrays["poses"] = parts.poses.numpy()
+    with replacing(slots_file(stem)) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def made_from(stem: Path, image: Path) -> bool:
+    """Whether all files of `image` are there, and no older than it."""
+    last = slots_file(stem)
+    if not last.is_file() or last.stat().st_mtime < image.stat().st_mtime:
+        return False
+    try:
+        with np.load(last, allow_pickle=False) as arrays:
+            return str(arrays["image"]) == image.name
+    except Exception:  # NumPy raises a different kind for each way in which a file is damaged
+        return False
+
+
+def slots_file(stem: Path) -> Path:
+    """The last file that is written of an image."""
+    return _beside(stem, ".npz")
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _grey(plane: Tensor) -> Image.Image:
+    """Values [H, W] in [0, 1] as 8-bit grey."""
+    return Image.fromarray((255 * plane).round_().clamp_(0, 255).to(torch.uint8).numpy())
+
+
+Status = Literal["written", "kept", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        image: its path.
+        name: path of its outputs below the output folder, without suffix.
+        status: "written"; "kept", because an earlier call had written it; "skipped", because it cannot be read.
+        reason: why it was skipped; else empty.
+    """
+
+    image: str
+    name: str
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What became of all images, in their order.
+
+    Attributes:
+        protocol: fit, source of the masks, seed, and what the model says of itself, as JSON values.
+        outcomes: one for each image.
+    """
+
+    protocol: dict[str, Any]
+    outcomes: Sequence[Outcome]
+
+    @property
+    def skipped(self) -> list[Outcome]:
+        """The images that could not be read."""
+        return [outcome for outcome in self.outcomes if outcome.status == "skipped"]
+
+    def count(self, status: Status) -> int:
+        """How many images had this outcome."""
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Protocol, counts and all outcomes, as JSON values."""
+        counts = {status: self.count(status) for status in ("written", "kept", "skipped")}
+        return {"protocol": self.protocol, **counts, "images": [asdict(outcome) for outcome in self.outcomes]}
+
+    def write_csv(self, path: Path) -> None:
+        """Writes a row for each image, whole or not at all."""
+        columns = [field.name for field in fields(Outcome)]
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(asdict(outcome) for outcome in self.outcomes)
+
 
 SETTINGS_FILE, LISTING_FILE = "segments.json", "segments.csv"
 FORMAT, VERSION = "slotlab-segments", 1
@@ -66,7 +290,7 @@ def segment(
             options. It gets `segments.json` (the images' common folder, model and options), `segments.csv` (what
             became of each image), and the files of `docs/segment.md`.
         fit: how an image becomes the square that the model takes: "letterbox", "stretch" or "crop", see
-            `slotlab.segmenting.fitting`.
+            `slotlab.segmenting.image`.
         mask_source: "masks", "attention" or "posterior"; by default the model's finest, see `segment_image`.
         seed: of the initial slots, and of the noise of samples; the same for each image.
         batch_size: images at a time.

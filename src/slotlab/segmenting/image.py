@@ -8,16 +8,95 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from slotlab.data.decoding import to_batch
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.data.images import read_upright, to_batch, upright_pixels
+from slotlab.errors import CheckpointError, ConfigError, nearest
+from slotlab.figures.grid import laid_over, palette_map
 from slotlab.models import Model, SlotModel, with_slots
-from slotlab.models.evaluating import evaluating
+from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
-from slotlab.reporting.cells import laid_over, palette_map
-from slotlab.segmenting.fitting import check_fit, fitting
-from slotlab.segmenting.reading import read_upright, upright_pixels
+
+FITS = ("letterbox", "stretch", "crop")
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Where the pixels of an image lie in a model's square. Boxes are (left, top, right, bottom).
+
+    Attributes:
+        size: (width, height) of the image.
+        resolution: side of the square.
+        seen: the box of the image that the model sees.
+        place: the box of the square where it lies; around it the outermost pixels are repeated.
+    """
+
+    size: tuple[int, int]
+    resolution: int
+    seen: Box
+    place: Box
+
+    def into_square(self, pixels: np.ndarray) -> np.ndarray:
+        """What the model sees of the image's pixels uint8 [H, W, 3]: uint8 [R, R, 3].
+
+        Resized with Pillow's BILINEAR (which averages when it shrinks), as the readers of data sets do it: of a square
+        image the model sees the same.
+        """
+        left, top, right, bottom = self.seen
+        shown = pixels[top:bottom, left:right]
+        left, top, right, bottom = self.place
+        if shown.shape[:2] != (bottom - top, right - left):
+            resized = Image.fromarray(shown).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+            shown = np.asarray(resized)
+        around = ((top, self.resolution - bottom), (left, self.resolution - right), (0, 0))
+        return np.pad(shown, around, mode="edge")
+
+    def onto_image(self, plane: Tensor) -> Tensor:
+        """Values [R, R] of the square at the size of the image, [H, W], resized bilinearly; 0 where not seen."""
+        left, top, right, bottom = self.place
+        width, height = self.seen[2] - self.seen[0], self.seen[3] - self.seen[1]
+        shown = F.interpolate(
+            plane[None, None, top:bottom, left:right].float(), (height, width), mode="bilinear", antialias=True
+        )[0, 0]
+        if (width, height) == self.size:
+            return shown
+        left, top, right, bottom = self.seen
+        return F.pad(shown, (left, self.size[0] - right, top, self.size[1] - bottom))
+
+
+def fitting(fit: str, size: tuple[int, int], resolution: int) -> Fitting:
+    """How an image of `size` (width, height) goes into a square of side `resolution`.
+
+    Args:
+        fit: "letterbox" keeps the proportions and shows the whole image, its longer side as long as the square;
+            "stretch" resizes it to the square; "crop" shows the centred square of its shorter side.
+        size: of the image.
+        resolution: of the model.
+
+    Raises:
+        ConfigError: no such fit.
+    """
+    check_fit(fit)
+    width, height = size
+    seen, place = (0, 0, width, height), (0, 0, resolution, resolution)
+    if fit == "crop":
+        side = min(size)
+        left, top = (width - side) // 2, (height - side) // 2
+        seen = (left, top, left + side, top + side)
+    elif fit == "letterbox":
+        wide, high = (max(1, round(one * resolution / max(size))) for one in size)
+        left, top = (resolution - wide) // 2, (resolution - high) // 2
+        place = (left, top, left + wide, top + high)
+    return Fitting(size, resolution, seen, place)
+
+
+def check_fit(fit: str) -> None:
+    """Raises a ConfigError unless there is such a fit."""
+    if fit not in FITS:
+        raise ConfigError(f"fit: unknown {fit!r}{nearest(fit, FITS)}")
+
 
 NO_SLOT = 255  # of pixels that the model did not see
 NO_SLOT_COLOUR = (0, 0, 0)
@@ -75,7 +154,7 @@ def segment_image(
         model: with slots, from `slotlab.load`; put into evaluation mode for the time.
         image: of any size and mode, or the path of an image file. It is turned upright as its EXIF orientation says.
         fit: how it becomes the square that the model takes: "letterbox", "stretch" or "crop", see
-            `slotlab.segmenting.fitting`.
+            `slotlab.segmenting.image`.
         mask_source: "masks" (of the decoder; slot diffusion's are cross-attention), "attention" (of slot attention) or
             "posterior" (the decoder's, corrected by the pixel's colour); by default the model's finest: attention for
             slot diffusion, for others the posterior where the model has it.

@@ -13,20 +13,16 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from gradio.themes import Default
 
+from slotlab.data.images import MOST_BYTES
 from slotlab.errors import ConfigError
-from slotlab.studio import widgets
-from slotlab.studio.compare_view import compare_view
-from slotlab.studio.compose_view import compose_view
-from slotlab.studio.edit_view import edit_view
-from slotlab.studio.intake import MOST_BYTES
-from slotlab.studio.look_view import look_view
-from slotlab.studio.picture_panel import EXAMPLES, picture_panel
-from slotlab.studio.runs_view import runs_view
-from slotlab.studio.shelf import Loaded
-from slotlab.studio.sources import Source
-from slotlab.studio.speech import politely
-from slotlab.studio.upload_folder import upload_folder
-from slotlab.studio.views import AT_ONCE, WORK
+from slotlab.studio import components
+from slotlab.studio.components import AT_ONCE, WORK, politely, upload_folder
+from slotlab.studio.compose import compose_view
+from slotlab.studio.edit import edit_view
+from slotlab.studio.look import compare_view, look_view
+from slotlab.studio.panel import EXAMPLES, picture_panel
+from slotlab.studio.runs import runs_view
+from slotlab.studio.state import Loaded, Source
 
 LOCAL = "127.0.0.1"
 WAITING = 32  # most requests that wait; the next one is told to come back
@@ -150,8 +146,8 @@ def _launched(page: gr.Blocks, port: int | None) -> str:
                 font=["system-ui", "sans-serif"],
                 font_mono=["ui-monospace", "monospace"],
             ),
-            css=widgets.style(),
-            head=widgets.head(),
+            css=components.style(),
+            head=components.head(),
         )
     except OSError as error:
         raise ConfigError(f"port {port}: cannot be used ({error}); name another with --port") from None

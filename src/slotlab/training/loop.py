@@ -2,9 +2,11 @@
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -13,36 +15,70 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from slotlab import hub
-from slotlab.atomic import replacing
+from slotlab import checkpoints
+from slotlab.config import RUN_FILE, RunConfig
 from slotlab.data import Batch, SlotDataset, training_batches
+from slotlab.distributed import make_fabric, naming_lost_processes
 from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
+from slotlab.files import replacing
 from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
-from slotlab.presets.config import RUN_FILE, RunConfig
-from slotlab.processes import make_fabric, naming_lost_processes
 from slotlab.training.checkpoint import (
+    DIAGNOSED,
     TRAINING_FILE,
+    History,
+    Row,
     newest_checkpoint,
+    now,
+    provenance,
     prune_checkpoints,
     read_trainer,
     step_folder,
     weights_name,
     write_checkpoint,
 )
-from slotlab.training.checks import check_data, check_folder, check_latents, check_settings
-from slotlab.training.datasets import open_split
-from slotlab.training.history import DIAGNOSED, History, Row
-from slotlab.training.memory import explaining_out_of_memory, keep_freed_memory, what_would_fit
+from slotlab.training.console import (
+    StepProfile,
+    TrainingProgress,
+    explaining_out_of_memory,
+    keep_freed_memory,
+    what_would_fit,
+)
 from slotlab.training.objectives import with_penalties
-from slotlab.training.optimisation import learning_rate, make_average, make_optimizer, set_learning_rate, slot_noise
-from slotlab.training.profile import StepProfile
-from slotlab.training.progress import TrainingProgress
-from slotlab.training.provenance import now, provenance
-from slotlab.training.speedups import arrange, memory_format
-from slotlab.training.starting import start_from
-from slotlab.training.stopping import noticing_stop
+from slotlab.training.optimisation import (
+    arrange,
+    learning_rate,
+    make_average,
+    make_optimizer,
+    memory_format,
+    set_learning_rate,
+    slot_noise,
+)
+from slotlab.training.setup import check_data, check_folder, check_latents, check_settings, open_split, start_from
+
+
+@contextmanager
+def noticing_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that the current step ends well; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def notice(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, notice)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 FINITE_EVERY = 10
 OF_LAYERS = 1  # marks the key of what layers draw themselves (dropout), from the global generator
@@ -160,7 +196,7 @@ class _Trainer:
         self.data = open_split(config, "train", device=fabric.device)
         check_data(self.data, fabric.world_size)
         torch.manual_seed(settings.seed)
-        model = hub.model_from_config(config.model)
+        model = checkpoints.model_from_config(config.model)
         check_settings(model, config, fabric.world_size)
         if isinstance(model, SlotDiffusion):
             model.keeps_cross_attention = settings.cross_attention_loss > 0
@@ -361,7 +397,7 @@ class _Trainer:
                 trainer["average"] = self.average.state_dict()
             write_checkpoint(step_folder(state.folder, state.step), state.model, self._training(), trainer)
             prune_checkpoints(state.folder, self.settings.keep_checkpoints)
-            hub.save(state.model, state.folder)
+            checkpoints.save(state.model, state.folder)
             with replacing(state.folder / TRAINING_FILE) as path:
                 path.write_text(json.dumps(self._training(), indent=2) + "\n", encoding="utf-8")
         self.fabric.barrier()

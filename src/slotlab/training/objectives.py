@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slotlab.models.diffusion_output import DiffusionOutput
-from slotlab.models.output import SlotOutput
-from slotlab.presets.config import TrainingSettings
+from slotlab.config import TrainingSettings
+from slotlab.models.output import DiffusionOutput, SlotOutput
 
 EPSILON = 1e-6  # of masks and attention, before their logarithm
 GROUND_SIGMA = 0.06  # how far a colour value of the background may be off, in the units of the images

@@ -1,13 +1,16 @@
-"""Optimiser, learning-rate schedule and moving average of the weights."""
+"""What makes a step faster or smaller at the same result, and can be left out: `training.without`."""
 
 import math
+from collections.abc import Collection
 
+import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from slotlab.config import TrainingSettings
 from slotlab.errors import ConfigError
-from slotlab.presets.config import TrainingSettings
+from slotlab.models import Model, SlotAutoencoder
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -67,3 +70,16 @@ def set_learning_rate(optimizer: Optimizer, value: float) -> None:
     """Gives each parameter group the learning rate `value`, or its share of it."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["peak_share"]
+
+
+def memory_format(without: Collection[str]) -> torch.memory_format:
+    """The layout of images and convolutions."""
+    return torch.contiguous_format if "channels-last" in without else torch.channels_last
+
+
+def arrange(model: Model, device: torch.device, without: Collection[str]) -> Model:
+    """The model on `device`, computing as `without` leaves it."""
+    if isinstance(model, SlotAutoencoder):
+        model.decoder.factored = "factored-convolution" not in without
+        model.decoder.in_parts = "parts" not in without
+    return model.to(device, memory_format=memory_format(without))  # type: ignore[call-overload]

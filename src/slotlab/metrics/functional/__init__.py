@@ -5,22 +5,20 @@ no meaning beyond telling segments apart. The `..._of` functions start from a `c
 several metrics from one.
 """
 
-from slotlab.metrics.functional.adjusted_rand import (
+from slotlab.metrics.functional.reconstruction import peak_signal_to_noise_ratio, squared_error
+from slotlab.metrics.functional.segmentation import (
+    MEAN_IOU_DEFINITIONS,
     adjusted_rand_index,
     adjusted_rand_index_of,
+    contingency,
     degenerate,
     degenerate_of,
-)
-from slotlab.metrics.functional.overlap import (
-    MEAN_IOU_DEFINITIONS,
     intersection_over_union_of,
     mean_best_overlap,
     mean_best_overlap_of,
     mean_iou,
     mean_iou_of,
 )
-from slotlab.metrics.functional.reconstruction import peak_signal_to_noise_ratio, squared_error
-from slotlab.metrics.functional.table import contingency
 
 __all__ = [
     "MEAN_IOU_DEFINITIONS",

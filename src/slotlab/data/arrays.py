@@ -1,0 +1,259 @@
+"""Reader of data sets of the `datasets` library, from a local folder or the hub; needs the `hub` extra."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slotlab.data.dataset import SPLIT_NAMES, SPLITS, PixelDataset, by_order
+from slotlab.data.images import Picture, check_sizes, decode_image, decode_mask
+from slotlab.errors import DataError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether `path` is a file that begins as HDF5 files do, or is named like one."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) == SIGNATURE or path.suffix.lower() in (".h5", ".hdf5")
+
+
+class Hdf5(PixelDataset):
+    """An HDF5 file of pictures.
+
+    Dataset format:
+
+    * `image`: uint8 (N, H, W, 3)
+    * `mask`, optional unless it is named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = background
+
+    Other arrays (`visibility`, `num_actual_objects` ... in the CLEVRTex mirrors) are left alone. Splits by row as
+    CLEVRTex does by sorted index: test [0, 10 %), val [10, 20 %), train [20, 100 %); a mirror whose rows are in another
+    order has another test set. Crop 1.0 of the shorter side. Every process opens the file for itself.
+    """
+
+    kind = "hdf5"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        image: str = "image",
+        mask: str | None = None,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        self.path, self._image, self._mask = Path(path), image, mask or "mask"
+        self._file: Any = None
+        self._process = -1
+        file = self._opened()
+        for name in (image, *([] if mask is None else [mask])):
+            if name not in file:
+                raise DataError(f"{path}: no array {name!r}; it has {', '.join(file)}: pass image= (and mask=)")
+        images, masks = file[image], file.get(self._mask)
+        for array in (images, masks):
+            if array is not None and not hasattr(array, "shape"):
+                raise DataError(
+                    f"{path}: {array.name} is a group; expected one array of all pictures: write it again so"
+                )
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise DataError(
+                f"{path}: array {image!r} is {images.dtype} {images.shape}; expected uint8 (N, H, W, 3): "
+                "write it again so"
+            )
+        if masks is not None and (
+            masks.shape not in (images.shape[:3], (*images.shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
+        ):
+            raise DataError(
+                f"{path}: array {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids "
+                f"{images.shape[:3]}, as many and as large as the images of {image!r}: write it again so"
+            )
+        super().__init__(
+            data=str(path),
+            root=self.path,
+            total=len(images),
+            splits=by_order(len(images)),
+            has_masks=masks is not None,
+            split=split,
+            resolution=resolution,
+            crop=crop,
+            count=count,
+            skip_broken=skip_broken,
+        )
+
+    def read(self, row: int) -> Picture:
+        """Reads one row of both arrays."""
+        file = self._opened()
+        try:
+            image = file[self._image][row]
+            mask = file[self._mask][row] if self.has_masks else None
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{self.name(row)}: cannot be read ({error}); copy the file again") from error
+        return Picture(image, mask[..., 0] if mask is not None and mask.ndim == 3 else mask, str(image.dtype))
+
+    def name(self, row: int) -> str:
+        """The file's path and the row."""
+        return f"{self.path}[{row}]"
+
+    def _opened(self) -> Any:  # an h5py.File
+        """The file, opened by this very process: HDF5 handles do not survive a fork."""
+        if self._file is None or self._process != os.getpid():
+            try:
+                import h5py
+            except ImportError as error:
+                raise DataError(f"{self.path}: HDF5 files need h5py; pip install 'slotlab[hdf5]'") from error
+            try:
+                self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be opened as HDF5 ({error}); copy the file again") from error
+        return self._file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_process": -1}
+
+
+def holds_saved_dataset(root: Path) -> bool:
+    """Whether `root` was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
+    return (root / "dataset_dict.json").is_file() or (
+        (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
+    )
+
+
+class Hub(PixelDataset):
+    """A `datasets` data set with image columns.
+
+    Dataset format:
+
+    * a folder written by `save_to_disk`, or `owner/name` on the hub (`load_dataset`, which downloads it)
+    * column `image`: feature `Image`
+    * column `mask`, optional unless it is named by `mask=`: feature `Image`, a palette or grey picture of object ids,
+      0 = background
+
+    Splits by their names (train; val, validation, valid or dev; test); a data set without named splits, or with one
+    only, is split by row as CLEVRTex: test [0, 10 %), val [10, 20 %), train [20, 100 %). Crop 1.0 of the shorter side.
+    """
+
+    kind = "hub"
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        image: str = "image",
+        mask: str | None = None,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        parts = _load(source)
+        columns = sorted({name for part in parts.values() for name in part.column_names})
+        if mask is not None and mask not in columns:
+            raise DataError(f"{source}: no column {mask!r}; it has {', '.join(columns)}: pass another mask=, or none")
+        mask = mask or "mask"
+        self._image, self._mask = image, mask
+        self._parts: list[Any] = []
+        splits: dict[str, range] = {}
+        total = 0
+        for name, part in parts.items():
+            self._parts.append(_undecoded(part, image, mask, f"{source}"))
+            splits[name] = range(total, total + len(part))
+            total += len(part)
+        masked: dict[str, bool] = {name: mask in part.column_names for name, part in parts.items()}
+        if len(parts) == 1:
+            masked = {name: all(masked.values()) for name in (*SPLITS, "all")}
+            splits = by_order(total)
+        super().__init__(
+            data=str(source),
+            root=Path(source) if Path(source).exists() else None,
+            total=total,
+            splits=splits,
+            has_masks=masked[split] if split in masked else all(masked.values()),
+            split=split,
+            resolution=resolution,
+            crop=crop,
+            count=count,
+            skip_broken=skip_broken,
+        )
+
+    def read(self, row: int) -> Picture:
+        """Decodes one row's image and mask."""
+        part, offset = self._located(row)
+        record, name = part[offset], self.name(row)
+        image, mode = decode_image(_content(record[self._image], name), name)
+        if self._mask not in record:
+            return Picture(image, None, mode)
+        mask_name = f"{name}, column {self._mask!r}"
+        mask = decode_mask(_content(record[self._mask], mask_name), mask_name)
+        check_sizes(image, mask, name, mask_name)
+        return Picture(image, mask, mode)
+
+    def name(self, row: int) -> str:
+        """The data set and the row."""
+        return f"{self.data}[{row}]"
+
+    def _located(self, row: int) -> tuple[Any, int]:
+        for part in self._parts:
+            if row < len(part):
+                return part, row
+            row -= len(part)
+        raise IndexError(row)
+
+
+def _load(source: str | Path) -> dict[str, Any]:
+    """The parts by split name; one part only is named "all"."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{source}: this kind needs the datasets library; pip install 'slotlab[hub]'") from error
+    loaded: Any
+    try:
+        loaded = datasets.load_from_disk(str(source)) if Path(source).exists() else datasets.load_dataset(str(source))
+    except Exception as error:  # datasets raises its own, huggingface_hub's, httpx's, pyarrow's, OSError, ValueError
+        where = "copy the folder again" if Path(source).exists() else "check the name owner/name and the connection"
+        raise DataError(f"{source}: cannot be loaded ({error}); {where}") from error
+    if isinstance(loaded, datasets.Dataset):
+        return {"all": loaded}
+    if not isinstance(loaded, datasets.DatasetDict):
+        raise DataError(f"{source}: a streaming data set; save it with save_to_disk first")
+    known = {name: loaded[key] for name, keys in SPLIT_NAMES.items() for key in keys if key in loaded}
+    if known:
+        return known
+    if len(loaded) == 1:
+        return {"all": loaded[next(iter(loaded))]}
+    raise DataError(f"{source}: splits {', '.join(map(str, loaded))}; expected train, validation or test: rename them")
+
+
+def _undecoded(part: Any, image: str, mask: str, source: str) -> Any:
+    """The image and mask columns alone, as bytes or paths, so that one decoder serves every format."""
+    import datasets
+
+    if image not in part.column_names:
+        raise DataError(
+            f"{source}: no column {image!r}; it has {', '.join(part.column_names)}: pass image= (and mask=)"
+        )
+    wanted = [name for name in (image, mask) if name in part.column_names]
+    for name in wanted:
+        if not isinstance(part.features[name], datasets.Image):
+            raise DataError(
+                f"{source}: column {name!r} is {part.features[name]}; expected the feature Image: "
+                f"cast_column({name!r}, datasets.Image())"
+            )
+        part = part.cast_column(name, datasets.Image(decode=False))
+    return part.select_columns(wanted)
+
+
+def _content(value: Any, name: str) -> Path | bytes:
+    if value is None:
+        raise DataError(
+            f"{name}: the value is missing; fill it, or pass skip_broken=True (--skip-broken) to use the next picture "
+            "instead"
+        )
+    content = value["bytes"]
+    return Path(value["path"]) if content is None else content

@@ -1,0 +1,348 @@
+"""Reader of image folders, with or without masks."""
+
+import json
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from slotlab.data.dataset import SPLIT_NAMES, PixelDataset, by_order
+from slotlab.data.images import Picture, check_sizes, decode_image, decode_mask
+from slotlab.errors import DataError
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """`root` and each folder below it, hidden ones left out, with the sorted names of its files.
+
+    Links to folders are followed, for large data sets lie on several disks; a folder is entered once, so that a link
+    to one above it does no harm.
+
+    Raises:
+        DataError: a folder that may not be read.
+    """
+    entered: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        status = Path(folder).stat()
+        place = (status.st_dev, status.st_ino)
+        if place in entered:
+            subfolders.clear()
+            continue
+        entered.add(place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(folder), sorted(names)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); see who may read it") from error
+
+
+IMAGE_NAME = re.compile(r"CLEVRTEX_(?P<variant>.+)_(?P<index>\d{6})\.png")
+WHOLE_VARIANTS = ("outd",)
+
+
+def holds_clevrtex(root: Path) -> bool:
+    """Whether a CLEVRTex image lies anywhere below `root`."""
+    return any(IMAGE_NAME.fullmatch(name) for _, names in folders_below(root) for name in names)
+
+
+def holds_clevrtex_masks(root: Path) -> bool:
+    """Whether a CLEVRTex image with its mask beside it lies anywhere below `root`."""
+    for folder, names in folders_below(root):
+        present = set(names)
+        if any(IMAGE_NAME.fullmatch(name) and _mask_path(folder / name).name in present for name in names):
+            return True
+    return False
+
+
+class ClevrTex(PixelDataset):
+    """CLEVRTex and every data set in its layout.
+
+    Dataset format:
+
+    * images: `**/CLEVRTEX_{variant}_{index:06d}.png`, RGB or RGBA, in any nesting (published: 1,000 a folder)
+    * masks: `CLEVRTEX_{variant}_{index:06d}_flat.png` beside the image, palette PNG: the pixel value is the object's
+      number in the json, 0 the ground; read as ids, never as colours
+    * metadata: `CLEVRTEX_{variant}_{index:06d}.json` beside the image; optional
+
+    Splits by sorted index as in the published loader: test [0, 10 %), val [10, 20 %), train [20, 100 %); `outd`, which
+    has no splits, is used whole for any split. Crop 0.8 of the shorter side, then resize. Gaps in the numbering are
+    allowed; an index that appears twice is an error, and so is an image without its mask.
+    """
+
+    kind = "clevrtex"
+    default_crop = 0.8
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        variant: str | None = None,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        images, self.variant, problems = _scan(Path(root), variant)
+        if problems and not skip_broken:
+            more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0].file}: {problems[0].reason}{more}")
+        self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
+        super().__init__(
+            data=str(root),
+            root=Path(root),
+            total=len(self.paths),
+            splits={} if self.variant in WHOLE_VARIANTS else by_order(len(self.paths)),
+            has_masks=True,
+            split=split,
+            resolution=resolution,
+            crop=crop,
+            count=count,
+            skip_broken=skip_broken,
+        )
+        wanted = {self.numbers[row] for row in self.rows}
+        for problem in problems:
+            if problem.number in wanted:
+                self.note_broken(problem.file, f"{problem.file}: {problem.reason}")
+
+    def read(self, row: int) -> Picture:
+        """Decodes the image and its mask."""
+        path = self.paths[row]
+        mask_path = _mask_path(path)
+        image, mode = decode_image(path, str(path))
+        mask = decode_mask(mask_path, str(mask_path), palette_only=True)
+        check_sizes(image, mask, str(path), str(mask_path))
+        return Picture(image, mask, mode)
+
+    def name(self, row: int) -> str:
+        """The image's path."""
+        return str(self.paths[row])
+
+    def number(self, row: int) -> int:
+        """The index in the file's name."""
+        return self.numbers[row]
+
+    def metadata(self, position: int) -> dict[str, Any]:
+        """The scene's json: `num_objects`, `objects` (shape, size, material, 3d_coords ...), `ground_material` ...
+
+        Raises:
+            DataError: if the json is missing or broken.
+        """
+        return self._metadata(self.rows[position])
+
+    def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The objects of the scenes of these numbers, in the order of their ids; DataError where no json tells them."""
+        scenes = [self._metadata(bisect_left(self.numbers, number)) for number in numbers]
+        if not all(isinstance(scene.get("objects"), list) for scene in scenes):
+            raise DataError(f"{self.data}: the json of a scene has no list `objects`")
+        return [scene["objects"] for scene in scenes]
+
+    def _metadata(self, row: int) -> dict[str, Any]:
+        path = self.paths[row].with_suffix(".json")
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: metadata cannot be read ({error}); write the json again") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: metadata are {type(content).__name__}, not an object; write the json again")
+        return content
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, with the variant."""
+        return super().describe() | {"variant": self.variant}
+
+
+def _mask_path(image: Path) -> Path:
+    return image.with_name(f"{image.stem}_flat.png")
+
+
+class _Problem(NamedTuple):
+    number: int
+    file: str
+    reason: str
+
+
+def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[_Problem]]:
+    """Images by index, their variant, and what is wrong, with the remedy."""
+    images: dict[int, Path] = {}
+    variants: set[str] = set()
+    problems: list[_Problem] = []
+    for folder, names in folders_below(root):
+        present = set(names)
+        for name in names:
+            found = IMAGE_NAME.fullmatch(name)
+            if found is None:
+                continue
+            variants.add(found["variant"])
+            if variant is not None and found["variant"] != variant:
+                continue
+            path, index = folder / name, int(found["index"])
+            if index in images:
+                reason = f"index {index} is also that of {images[index]}; remove one of the two"
+                problems.append(_Problem(index, str(path), reason))
+                continue
+            images[index] = path
+            if _mask_path(path).name not in present:
+                reason = (
+                    f"its mask {_mask_path(path).name} is missing; put it back, or pass "
+                    "skip_broken=True (--skip-broken) to use the next picture instead"
+                )
+                problems.append(_Problem(index, str(path), reason))
+    if variant is None and len(variants) > 1:
+        raise DataError(
+            f"{root}: several variants ({', '.join(sorted(variants))}); pass variant=, or name the folder of one"
+        )
+    if not images:
+        wanted = "" if variant is None else f" of variant {variant!r}, only {', '.join(sorted(variants)) or 'nothing'}"
+        raise DataError(
+            f"{root}: no CLEVRTEX_<variant>_<six digits>.png{wanted} below this folder; name the folder "
+            "that holds the unpacked images, or write scenes with `slotlab scenes write`"
+        )
+    return images, variant or variants.pop(), problems
+
+
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif"),
+    *(".bmp", ".tif", ".tiff", ".gif", ".tga", ".ppm", ".pgm", ".pnm"),
+)
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+
+
+def image_files(folder: Path, *, nested: bool) -> list[Path]:
+    """The image files in `folder`, sorted by path; hidden files and folders are left out."""
+    folders = folders_below(folder) if nested else islice(folders_below(folder), 1)
+    return sorted(
+        place / name
+        for place, names in folders
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+
+
+class ImageFolder(PixelDataset):
+    """A folder of images, optionally with a mask of object ids for each.
+
+    Dataset format: one of
+
+    * `images/**/{stem}.png` and optionally `masks/**/{stem}.png` (same path below, a lossless suffix)
+    * `images/{train,val,test}/...` and optionally `masks/{train,val,test}/...`: any of the three splits, each with or
+      without masks; training, validation, valid, dev and testing are other names for them
+    * images directly in the folder, without masks
+
+    Image suffixes: png, jpg, jpeg, jpe, jfif, jp2, webp, avif, bmp, tif, tiff, gif (first frame), tga, ppm, pgm, pnm.
+    Mask suffixes: png, tif, tiff, bmp, gif, pgm. A mask's pixel is an object id, 0 = background: palette, grey with 8
+    or 16 bits, or RGB whose channels agree. Ids may have gaps.
+
+    Without split folders the rule is CLEVRTex's, on sorted paths: test [0, 10 %), val [10, 20 %), train [20, 100 %).
+    Each picture is cut to the centred square (crop 1.0 of the shorter side), then resized.
+    """
+
+    kind = "images"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        base = Path(root)
+        images = base / "images" if (base / "images").is_dir() else base
+        named = _split_folders(images) if images != base else {}
+        splits: dict[str, range] = {}
+        self.paths: list[Path] = []
+        for name, folder in named.items():
+            files = image_files(images / folder, nested=True)
+            splits[name] = range(len(self.paths), len(self.paths) + len(files))
+            self.paths += files
+        if not named:
+            self.paths = image_files(images, nested=images != base)
+            splits = by_order(len(self.paths))
+        if not self.paths:
+            raise DataError(
+                f"{images}: no image file here ({', '.join(IMAGE_SUFFIXES)}); put the images there, with "
+                "their masks in masks/ beside it, or name another folder"
+            )
+        self._images, self._masks = images, base / "masks"
+        self._masked = [
+            folder for folder in named.values() or [""] if images != base and (self._masks / folder).is_dir()
+        ]
+        if self._masked:
+            _check_names(self.paths)
+        super().__init__(
+            data=str(root),
+            root=base,
+            total=len(self.paths),
+            splits=splits,
+            has_masks=(named.get(split) in self._masked)
+            if named and split != "all"
+            else len(self._masked) == len(named or [""]),
+            split=split,
+            resolution=resolution,
+            crop=crop,
+            count=count,
+            skip_broken=skip_broken,
+        )
+        if self.has_masks and not skip_broken:
+            for row in self.rows:
+                self._mask_path(row)
+
+    def read(self, row: int) -> Picture:
+        """Decodes the image and its mask."""
+        path = self.paths[row]
+        image, mode = decode_image(path, str(path))
+        if not any(self._images / name in path.parents for name in self._masked):
+            return Picture(image, None, mode)
+        mask_path = self._mask_path(row)
+        mask = decode_mask(mask_path, str(mask_path))
+        check_sizes(image, mask, str(path), str(mask_path))
+        return Picture(image, mask, mode)
+
+    def name(self, row: int) -> str:
+        """The image's path."""
+        return str(self.paths[row])
+
+    def _mask_path(self, row: int) -> Path:
+        image = self.paths[row]
+        stem = self._masks / image.relative_to(self._images).with_suffix("")
+        for suffix in (image.suffix, *MASK_SUFFIXES, *map(str.upper, MASK_SUFFIXES)):
+            candidate = stem.with_name(stem.name + suffix)
+            if suffix.lower() in MASK_SUFFIXES and candidate.is_file():
+                return candidate
+        lossy = next((p for s in (".jpg", ".jpeg", ".webp") if (p := stem.with_name(stem.name + s)).is_file()), None)
+        if lossy is not None:
+            raise DataError(f"{lossy}: a lossy format does not keep object ids; make the mask again as a PNG")
+        raise DataError(
+            f"{image}: its mask {stem.with_name(stem.name + '.png')} is missing; add it, take the folder "
+            "masks/ away to use the images alone, or pass skip_broken=True (--skip-broken) to use the next picture "
+            "instead"
+        )
+
+
+def _split_folders(images: Path) -> dict[str, str]:
+    """The folder of each split that has one."""
+    found: dict[str, str] = {}
+    for split, names in SPLIT_NAMES.items():
+        folders = [name for name in names if (images / name).is_dir()]
+        if len(folders) > 1:
+            raise DataError(
+                f"{images}: {' and '.join(folders)} both name the split {split!r}; put them into one folder"
+            )
+        if folders:
+            found[split] = folders[0]
+    return found
+
+
+def _check_names(paths: list[Path]) -> None:
+    """Raises DataError where two images would share a mask, for they differ in their suffix alone."""
+    known: dict[Path, Path] = {}
+    for path in paths:
+        other = known.setdefault(path.with_suffix(""), path)
+        if other is not path:
+            raise DataError(f"{path}: has the mask of {other.name} too; keep one of the two, or rename one")

@@ -1,0 +1,214 @@
+"""Running one function over many items in threads (Pillow decodes without the interpreter lock), in order."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from slotlab.data.dataset import BrokenFile
+from slotlab.data.sample import Batch, SlotDataset
+from slotlab.errors import ConfigError, DataError
+
+LARGEST_PERMUTATION = 2**24
+
+
+@lru_cache(maxsize=4)
+def shuffled_positions(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of 0..count-1, the same for the same arguments; read-only."""
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: expected 0 or more")
+    positions = np.random.default_rng((seed, epoch)).permutation(count)
+    positions.setflags(write=False)
+    return positions
+
+
+def batch_positions(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """The positions of the global batch of `step`: the `step`-th piece of the row of all epochs' permutations.
+
+    No sample is left out: a batch that meets the end of one permutation goes on in the next. Data sets too large for a
+    permutation in memory (endless scenes) are walked in strides instead, which meets every sample once an epoch too.
+    """
+    first, pieces = step * batch_size, []
+    wanted = batch_size
+    while wanted:
+        epoch, offset = divmod(first, count)
+        if count <= LARGEST_PERMUTATION:
+            piece = shuffled_positions(count, seed, epoch)[offset : offset + wanted]
+        else:
+            piece = _strided(np.arange(offset, min(offset + wanted, count)), count, seed, epoch)
+        pieces.append(piece)
+        first, wanted = first + len(piece), wanted - len(piece)
+    return np.concatenate(pieces)
+
+
+def _strided(places: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
+    """The samples at these places of the walk `start + place * stride` modulo `count`, a permutation of 0..count-1."""
+    start, stride = (int(value) for value in np.random.default_rng((seed, epoch)).integers(1, count, 2))
+    while math.gcd(stride, count) != 1:
+        stride = stride % (count - 1) + 1
+    return np.array([(start + int(place) * stride) % count for place in places], dtype=np.int64)
+
+
+def training_batches(
+    dataset: SlotDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Endless shuffled batches, from `start_step` on.
+
+    The batch of a step depends on the data set, `batch_size`, `seed` and the step alone: not on the workers, nor on
+    where the run started. Rank r gets the r-th contiguous part of the global batch, which has `batch_size` samples.
+
+    Raises:
+        ConfigError: if `batch_size` does not divide by `world_size`, or an argument is out of its range.
+        DataError: when a picture is broken and the data set was not opened with `skip_broken`.
+    """
+    _check(
+        batch_size=batch_size,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+        workers=workers,
+        prefetch=prefetch,
+        seed=seed,
+    )
+    if batch_size % world_size:
+        raise ConfigError(
+            f"batch_size={batch_size} does not divide among {world_size} processes; take a multiple of {world_size}"
+        )
+    share, count = batch_size // world_size, len(dataset)
+
+    def pieces() -> Iterator[list[int]]:
+        step = start_step
+        while True:
+            whole = batch_positions(step, count=count, batch_size=batch_size, seed=seed)
+            yield whole[rank * share : (rank + 1) * share].tolist()
+            step += 1
+
+    return _loaded(dataset, pieces, workers, prefetch)
+
+
+def evaluation_batches(
+    dataset: SlotDataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """All samples once, in order; each rank gets a contiguous part, in batches of `batch_size`, the last one shorter.
+
+    No sample is dropped or repeated over the ranks together, so their sums are those of one process.
+    """
+    _check(batch_size=batch_size, rank=rank, world_size=world_size, workers=workers, prefetch=prefetch)
+    first, last = (len(dataset) * part // world_size for part in (rank, rank + 1))
+
+    def pieces() -> Iterator[list[int]]:
+        for start in range(first, last, batch_size):
+            yield list(range(start, min(start + batch_size, last)))
+
+    return _loaded(dataset, pieces, workers, prefetch)
+
+
+class _Pieces(Sampler[list[int]]):
+    def __init__(self, pieces: Callable[[], Iterator[list[int]]]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._pieces()
+
+
+class _Batches(Dataset[Any]):
+    """Makes the data set read whole batches, and brings errors and broken files home from the worker as values."""
+
+    def __init__(self, dataset: SlotDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, positions: Sequence[int]) -> tuple[Batch | None, list[BrokenFile], str]:
+        broken: list[BrokenFile] = getattr(self._dataset, "broken", [])
+        known = len(broken)
+        try:
+            return self._dataset.batch(positions), broken[known:], ""
+        except DataError as error:
+            return None, broken[known:], str(error)
+
+
+def _loaded(
+    dataset: SlotDataset, pieces: Callable[[], Iterator[list[int]]], workers: int, prefetch: int
+) -> Iterator[Batch]:
+    device = torch.device(getattr(dataset, "device", "cpu"))
+    if workers and device.type != "cpu":
+        raise ConfigError(f"workers={workers}: this data set makes its batches on {device}; take workers=0")
+    loader = DataLoader(
+        _Batches(dataset),
+        batch_size=None,
+        sampler=_Pieces(pieces),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available() and device.type == "cpu",
+        prefetch_factor=prefetch if workers else None,
+        generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the global generator
+    )
+    return _unwrapped(dataset, loader, workers)
+
+
+def _unwrapped(dataset: SlotDataset, loader: DataLoader[Any], workers: int) -> Iterator[Batch]:
+    results = iter(loader)
+    del loader
+    try:
+        for batch, broken, error in results:
+            if workers:
+                known = getattr(dataset, "broken", [])
+                known += [file for file in broken if all(file[0] != other.file for other in known)]
+            if batch is None:
+                raise DataError(error)
+            yield batch
+    finally:
+        del results  # ends the workers here and now, even while a traceback keeps this frame alive
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _check(**given: int) -> None:
+    for name, value in given.items():
+        least = 1 if name in ("batch_size", "world_size", "prefetch") else 0
+        if value < least:
+            raise ConfigError(f"{name}={value}: expected {least} or more")
+    if given["rank"] >= given["world_size"]:
+        raise ConfigError(f"rank={given['rank']}: expected less than world_size={given['world_size']}")
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:
+    """Yields `function(item)` for each item in order, working at most a few items ahead."""
+    threads = threads or min(8, os.cpu_count() or 1)
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

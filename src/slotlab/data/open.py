@@ -1,0 +1,109 @@
+"""One way to open any data set."""
+
+import inspect
+import operator
+import re
+from pathlib import Path
+from typing import Any
+
+from slotlab.data.arrays import Hdf5, Hub, holds_saved_dataset, is_hdf5
+from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex, holds_clevrtex_masks, image_files
+from slotlab.data.packed import SETTINGS, Packed
+from slotlab.data.sample import SlotDataset
+from slotlab.data.scenes import Scenes
+from slotlab.errors import ConfigError, DataError, nearest
+
+KINDS: dict[str, type] = {
+    "clevrtex": ClevrTex,
+    "images": ImageFolder,
+    "hdf5": Hdf5,
+    "hub": Hub,
+    "packed": Packed,
+    "scenes": Scenes,
+}
+WITHOUT_PATH = ("scenes", "hub")
+ACCEPTED = (
+    "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
+    "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
+    "cache, or scenes:<variant> (docs/data.md)"
+)
+
+
+def open_data(
+    spec: str | Path,
+    *,
+    split: str = "train",
+    resolution: int | None = None,
+    crop: float | None = None,
+    count: int | None = None,
+    skip_broken: bool = False,
+    **options: Any,
+) -> SlotDataset:
+    """Opens a data set.
+
+    Args:
+        spec: a path, whose kind is recognised by its content, or `kind:PATH` to force one of clevrtex, images,
+            hdf5, hub and packed; `scenes:VARIANT` renders, `hub:owner/name` downloads.
+        split: train, val, test or all.
+        resolution: side of the square pictures in pixels; None leaves them as they come out of the crop.
+        crop: side of the centred square as a fraction of the shorter side; by default CLEVRTex 0.8, others 1.0.
+        count: the first so many samples of the split.
+        skip_broken: put the next readable picture in a broken one's place and list it in `.broken`, instead of raising.
+        **options: the kind's own, such as `variant` (clevrtex), `image` and `mask` (hdf5, hub), `seed` (scenes).
+
+    Raises:
+        DataError: if there is no data set, or not such a split; the message names the folder and the remedy.
+        ConfigError: if an option is unknown or out of its range.
+    """
+    resolution, count = _whole("resolution", resolution), _whole("count", count)
+    kind, target = recognise(spec)
+    chosen = KINDS[kind]
+    known = list(inspect.signature(chosen).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
+    common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
+    return chosen(target, **common, **options)
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """`value` as an int, if it is a whole number of any type."""
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r}: expected a whole number") from None
+
+
+def recognise(spec: str | Path) -> tuple[str, str]:
+    """The kind of data set that a spec names, and what follows the kind: a path, variant or hub name."""
+    text = str(spec)
+    forced = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", text)
+    if forced is not None and not Path(text).exists():
+        kind, target = forced.groups()
+        if kind not in KINDS:
+            raise DataError(f"{text}: unknown kind of data {kind!r}{nearest(kind, KINDS)}")
+        if kind not in WITHOUT_PATH and not Path(target).exists():
+            raise DataError(f"{target}: no such file or folder; {ACCEPTED}")
+        return kind, target
+    path = Path(text)
+    if not path.exists():
+        hint = f" (did you mean {text}:textured?)" if text == "scenes" else ""
+        raise DataError(f"{path}: no such file or folder{hint}; {ACCEPTED}")
+    if path.is_file():
+        if is_hdf5(path):
+            return "hdf5", text
+        raise DataError(f"{path}: a file, but not HDF5; {ACCEPTED}")
+    if (path / SETTINGS).is_file():
+        return "packed", text
+    if holds_saved_dataset(path):
+        return "hub", text
+    if (path / "images").is_dir():
+        unpacked_there = not (path / "masks").is_dir() and holds_clevrtex_masks(path / "images")
+        return "clevrtex" if unpacked_there else "images", text
+    if holds_clevrtex(path):
+        return "clevrtex", text
+    if image_files(path, nested=False):
+        return "images", text
+    inside = sorted(found.name for found in path.iterdir())
+    said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
+    raise DataError(f"{path}: the folder {said}; {ACCEPTED}")

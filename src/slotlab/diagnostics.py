@@ -1,0 +1,446 @@
+"""Signs that a model does not find objects: collapsed, dead or duplicate slots, tiling, a background in pieces."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from slotlab.data import SlotDataset, evaluation_batches
+from slotlab.distributed import place_among_processes
+from slotlab.metrics.functional import adjusted_rand_index
+from slotlab.models import SlotModel
+from slotlab.models.building import evaluating
+from slotlab.models.output import chosen_source
+from slotlab.models.randomness import seeded_generator
+
+COLLAPSED = 1.5  # slots used
+TILING, ABOVE_TRUTH = 0.5, 0.2  # ARI between images
+SPLIT = 1.5  # slots in the background
+DUPLICATE_PAIRS, OF_ONE_PAIR = 1.5, 0.3  # pairs an image; share of the images
+SOFT = 0.5  # entropy
+UNSETTLED = 0.2  # attention change
+FEWEST_IMAGES = 20  # to call a slot dead
+
+
+@dataclass(eq=False)  # not frozen: torchmetrics copies what `compute` returns field by field
+class Diagnosis:
+    """How a model uses its slots on some images; for what is healthy see docs/diagnostics.md.
+
+    Attributes:
+        images: how many images.
+        used_counts: images in which 0, 1, ..., K slots are used: own more than 0.5 % of the pixels.
+        use: share of the images in which each slot is used, [K].
+        shares: mean share of the pixels that each slot owns, [K].
+        entropy: of the masks over slots, mean over pixels and images, divided by log K; in [0, 1].
+        entropy_counts: images by their entropy, in 20 equal bins from 0 to 1.
+        attention_changes: share of the attention that moves to another slot in each iteration after the first, [T - 1].
+        duplicates: share of the images in which slots i < j hold the same thing, [K][K].
+        likeness: mean ARI between the segmentations of neighbouring images; NaN for a single image.
+        true_likeness: the same of the true masks, where there are any.
+        background_slots: mean number of slots that own more than a tenth of the true background each.
+        objects: mean number of objects, by the true masks.
+        most_objects: in one image, by the true masks.
+        mean_masks: share of the images in which each slot owns each place, float32 [K, 32, 32].
+    """
+
+    images: int
+    used_counts: Sequence[int]
+    use: Sequence[float]
+    shares: Sequence[float]
+    entropy: float
+    entropy_counts: Sequence[int]
+    attention_changes: Sequence[float]
+    duplicates: Sequence[Sequence[float]]
+    likeness: float
+    true_likeness: float | None
+    background_slots: float | None
+    objects: float | None
+    most_objects: int | None
+    mean_masks: Tensor
+
+    @property
+    def slots(self) -> int:
+        """Number of slots K."""
+        return len(self.use)
+
+    @property
+    def slots_used(self) -> float:
+        """Mean number of slots that own more than 0.5 % of an image."""
+        return sum(number * images for number, images in enumerate(self.used_counts)) / self.images
+
+    @property
+    def dead_slots(self) -> list[int]:
+        """Slots that are used in no image."""
+        return [slot for slot, use in enumerate(self.use) if use == 0]
+
+    @property
+    def duplicate_pairs(self) -> list[tuple[int, int, float]]:
+        """Pairs of slots that hold the same thing in more than 30 % of the images, with that share; the worst first."""
+        pairs = [(one, other, share) for one, row in enumerate(self.duplicates) for other, share in enumerate(row)]
+        return sorted((pair for pair in pairs if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
+
+    @property
+    def duplicates_per_image(self) -> float:
+        """Mean number of pairs of slots that hold the same thing."""
+        return sum(map(sum, self.duplicates))
+
+    def numbers(self) -> dict[str, Any]:
+        """What `metrics.json` holds, as JSON values; what is not known is left out."""
+        values: dict[str, Any] = {
+            "images": self.images,
+            "slots_used": self.slots_used,
+            "slots_used_counts": list(self.used_counts),
+            "slot_use": list(self.use),
+            "slot_shares": list(self.shares),
+            "mask_entropy": self.entropy,
+            "attention_change": self.attention_changes[-1] if self.attention_changes else None,
+            "attention_changes": list(self.attention_changes),
+            "likeness": None if math.isnan(self.likeness) else self.likeness,
+            "true_likeness": None if math.isnan(self.likeness) else self.true_likeness,
+            "background_slots": self.background_slots,
+            "objects": self.objects,
+            "dead_slots": self.dead_slots,
+            "duplicates": self.duplicates_per_image,
+            "duplicate_pairs": [list(pair) for pair in self.duplicate_pairs],
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def warnings(self) -> list[str]:
+        """What is wrong, each with what to try; empty if nothing shows. What it is called stands before the colon."""
+        if self.slots > 1 and self.slots_used < COLLAPSED:
+            return [*self._too_few(), self._collapse()]
+        found = [*self._too_few(), *self._tiling(), *self._background(), *self._dead(), *self._duplicates()]
+        return [*found, *self._entropy(), *self._attention()]
+
+    def _too_few(self) -> list[str]:
+        if self.most_objects is None or self.most_objects + 1 <= self.slots:
+            return []
+        return [
+            f"too few slots: {self.slots} for images of up to {self.most_objects} objects, so that objects must share "
+            f"them; set slots={self.most_objects + 1} (one more than objects, for the background)"
+        ]
+
+    def _collapse(self) -> str:
+        return (
+            f"slots have collapsed: {self.slots_used:.1f} of {self.slots} own any of the image; train longer (steps), "
+            f"halve learning_rate, or double warmup_steps"
+        )
+
+    def _tiling(self) -> list[str]:
+        true = -1.0 if self.true_likeness is None else self.true_likeness
+        if not self.likeness > max(TILING, true + ABOVE_TRUTH):
+            return []
+        truth = "" if self.true_likeness is None else f" (true masks: {self.true_likeness:.2f})"
+        return [
+            f"slots tile the picture: segmentations of different images agree with ARI {self.likeness:.2f}{truth}, as "
+            f"if the masks ignored the image; try another seed (seed=1), double warmup_steps, halve the decoder's "
+            f"channels, or widen the encoder's"
+        ]
+
+    def _background(self) -> list[str]:
+        if self.background_slots is None or not self.background_slots > SPLIT:
+            return []
+        return [
+            f"the background is split: {self.background_slots:.1f} slots own more than a tenth of it each; train "
+            f"longer, try background_penalty=0.01 (with learned slots and a broadcast decoder; else "
+            f"mask_penalty=0.001), doubled until it is whole, or fewer slots (slots={max(2, self.slots - 1)})"
+        ]
+
+    def _dead(self) -> list[str]:
+        dead = self.dead_slots
+        if not dead or self.images < FEWEST_IMAGES:
+            return []
+        are, they = ("is", "it owns") if len(dead) == 1 else ("are", "they own")
+        return [
+            f"dead slots: {_listed(dead)} {are} never used, {they} at most 0.5 % of each of {self.images} images; set "
+            f"slots={self.slots - len(dead)} if that is enough for the objects, else initialisation=gaussian, which "
+            f"makes all slots alike, or another seed (seed=1)"
+        ]
+
+    def _duplicates(self) -> list[str]:
+        pairs, fewer = self.duplicate_pairs, f"slots={max(2, self.slots - 1)}"
+        if pairs:
+            named = ", ".join(f"{one} and {other} (in {share:.0%} of the images)" for one, other, share in pairs[:3])
+            more = f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+        elif self.duplicates_per_image > DUPLICATE_PAIRS:
+            named, more = f"{self.duplicates_per_image:.1f} pairs in each image, now these, now those", ""
+        else:
+            return []
+        return [
+            f"duplicate slots: {named}{more} hold the same thing; try fewer slots ({fewer}), train longer (steps), or "
+            f"in the last third of the steps sharing_penalty=0.02 (sharing_penalty_start; with learned slots and a "
+            f"broadcast decoder, else mask_penalty=0.001)"
+        ]
+
+    def _entropy(self) -> list[str]:
+        if not self.entropy > SOFT:
+            return []
+        return [
+            f"soft masks: their entropy is {self.entropy:.2f} of the most there can be, slots share the pixels instead "
+            f"of owning them; train longer (steps), or try mask_penalty=0.001"
+        ]
+
+    def _attention(self) -> list[str]:
+        if not self.attention_changes or not self.attention_changes[-1] > UNSETTLED:
+            return []
+        iterations = len(self.attention_changes) + 1
+        return [
+            f"attention does not settle: {self.attention_changes[-1]:.0%} of it moves to another slot in the last of "
+            f"{iterations} iterations; set iterations={iterations + 2}, or train longer (steps)"
+        ]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    words = [str(number) for number in numbers]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+USED_SHARE = 0.005  # the smallest visible object covers 20 of 64 x 64 pixels
+BACKGROUND_SHARE = 0.1
+OVERLAP = 0.5
+NEAR = 0.1
+
+
+def owned_shares(masks: Tensor) -> Tensor:
+    """Share of the pixels that each slot owns (argmax of masks [B, K, H, W]): float32 [B, K], sums to 1."""
+    return _owned(masks) / masks[0, 0].numel()
+
+
+def mask_entropy(masks: Tensor) -> Tensor:
+    """Entropy over slots of masks [B, K, H, W], mean over pixels, divided by log K: float32 [B] in [0, 1].
+
+    0 where each pixel belongs to one slot, 1 where all slots share it evenly; 0 for a single slot.
+    """
+    slots = masks.shape[1]
+    if slots == 1:
+        return masks.new_zeros(len(masks))
+    return torch.special.entr(masks.float()).sum(dim=1).mean(dim=(1, 2)) / math.log(slots)
+
+
+def attention_changes(attention: Tensor) -> Tensor:
+    """Share of the attention [B, T, K, N] that goes to another slot than one iteration before: [B, T - 1] in [0, 1]."""
+    return (attention[:, 1:] - attention[:, :-1]).abs().sum(dim=2).mean(dim=2) / 2
+
+
+def background_slots(masks: Tensor, target: Tensor) -> Tensor:
+    """How many slots own more than a tenth of the true background each: float32 [B]; NaN where there is none.
+
+    Args:
+        masks: [B, K, H, W].
+        target: true masks, int64 [B, H, W], 0 = background.
+    """
+    background = target == 0
+    pixels = background.sum(dim=(1, 2))
+    shares = _owned(masks, background) / pixels[:, None]
+    return torch.where(pixels > 0, (shares > BACKGROUND_SHARE).sum(dim=1).float(), math.nan)
+
+
+def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
+    """Which pairs of slots hold the same thing: bool [B, K, K], true only above the diagonal.
+
+    Two slots are duplicates in an image if their masks overlap: where they hold more than half of a pixel together
+    (which must be 0.5 % of the image), the lesser one has more than half of what the greater has. Or if one of them is
+    used and their vectors are nearly equal: closer than a tenth of the root mean square distance of slots in the batch.
+
+    Args:
+        masks: [B, K, H, W] in [0, 1], sums to 1 over K.
+        slots: [B, K, D].
+    """
+    count, used = masks.shape[1], owned_shares(masks) > USED_SHARE
+    spread = (2 * (slots - slots.mean(dim=(0, 1))).square().sum(dim=2).mean()).sqrt()
+    differences = (slots[:, :, None] - slots[:, None]).square().sum(dim=3).sqrt()
+    found = (differences <= NEAR * spread) & (used[:, :, None] | used[:, None])
+    for one in range(count):
+        for other in range(one + 1, count):
+            lesser = torch.minimum(masks[:, one], masks[:, other])
+            greater = torch.maximum(masks[:, one], masks[:, other])
+            place = lesser + greater > 0.5
+            overlaps = (lesser * place).sum(dim=(1, 2)) > OVERLAP * (greater * place).sum(dim=(1, 2))
+            found[:, one, other] |= overlaps & (place.float().mean(dim=(1, 2)) > USED_SHARE)
+    return found.triu(diagonal=1)
+
+
+def _owned(masks: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Pixels that each slot owns, of those `counted` (bool [B, H, W]): int64 [B, K]."""
+    batch, slots = masks.shape[:2]
+    places = masks.argmax(dim=1) + slots * torch.arange(batch, device=masks.device)[:, None, None]
+    kept = places.flatten() if counted is None else places[counted]
+    return torch.bincount(kept, minlength=batch * slots).view(batch, slots)
+
+
+MEAN_SIDE = 32  # the mean masks are kept in this size
+ENTROPY_BINS = 20
+
+
+class SlotDiagnostics(Metric):
+    """Gathers how a model uses its slots; memory does not grow with the number of images.
+
+    Args:
+        slots: number of slots K of the model.
+        iterations: of its slot attention.
+    """
+
+    full_state_update = False
+
+    def __init__(self, slots: int, iterations: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self._before: Tensor | None = None
+        shapes: dict[str, tuple[int, ...]] = {
+            "images": (),
+            "used": (slots + 1,),
+            "use": (slots,),
+            "shares": (slots,),
+            "entropy": (),
+            "entropies": (ENTROPY_BINS,),
+            "changes": (iterations - 1,),
+            "pairs": (),
+            "likeness": (),
+            "true_likeness": (),
+            "masked": (),
+            "objects": (),
+            "background": (),
+            "with_background": (),
+            "duplicates": (slots, slots),
+            "mean_masks": (slots, MEAN_SIDE, MEAN_SIDE),
+        }
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("most_objects", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
+
+    @classmethod
+    def of(cls, model: SlotModel) -> "SlotDiagnostics":
+        """With nothing gathered yet, for a model."""
+        return cls(model.slots, model.encoder.slot_attention.iterations)
+
+    def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            masks: [B, K, H, W] in [0, 1], sums to 1 over K.
+            slots: [B, K, D].
+            attention: [B, T, K, N], softmax over K.
+            target: true masks, int64 [B, H, W], 0 = background, where there are any.
+        """
+        masks = masks.float()
+        shares, entropy = owned_shares(masks), mask_entropy(masks)
+        used = shares > USED_SHARE
+        self._add("images", torch.tensor(len(masks)))
+        self._add("used", torch.bincount(used.sum(dim=1), minlength=self.slots + 1))
+        self._add("use", used.sum(dim=0))
+        self._add("shares", shares.sum(dim=0))
+        self._add("entropy", entropy.sum())
+        self._add("entropies", torch.histc(entropy.clamp(0, 1), ENTROPY_BINS, 0, 1))
+        self._add("changes", attention_changes(attention).sum(dim=0))
+        self._add("duplicates", duplicates(masks, slots.float()).sum(dim=0))
+        owners = masks.argmax(dim=1)
+        owned = F.one_hot(owners, self.slots).movedim(3, 1).float()
+        self._add("mean_masks", F.adaptive_avg_pool2d(owned, MEAN_SIDE).sum(dim=0))
+        if target is not None:
+            split = background_slots(masks, target)
+            self._add("masked", torch.tensor(len(masks)))
+            self._add("background", split.nansum())
+            self._add("with_background", (~split.isnan()).sum())
+            ids = target.flatten(1).sort(dim=1).values
+            objects = (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
+            self._add("objects", objects.sum())
+            self.most_objects = torch.maximum(self.most_objects, objects.max().to(self.most_objects))
+        self._compare(owners, target)
+
+    def compute(self) -> Diagnosis:
+        """The diagnosis of all images added so far, of all processes."""
+        values: dict[str, Any] = {name: getattr(self, name).cpu() for name in self._defaults}
+        images, masked = values["images"], bool(values["masked"] > 0)
+        return Diagnosis(
+            images=int(images),
+            used_counts=values["used"].long().tolist(),
+            use=(values["use"] / images).tolist(),
+            shares=(values["shares"] / images).tolist(),
+            entropy=float(values["entropy"] / images),
+            entropy_counts=values["entropies"].long().tolist(),
+            attention_changes=(values["changes"] / images).tolist(),
+            duplicates=(values["duplicates"] / images).tolist(),
+            likeness=float(values["likeness"] / values["pairs"]),
+            true_likeness=float(values["true_likeness"] / values["pairs"]) if masked else None,
+            background_slots=float(values["background"] / values["with_background"])
+            if values["with_background"] > 0
+            else None,
+            objects=float(values["objects"] / images) if masked else None,
+            most_objects=int(values["most_objects"]) if masked else None,
+            mean_masks=(values["mean_masks"] / images).float(),
+        )
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        super().reset()
+        self._before = None
+
+    def _compare(self, owners: Tensor, target: Tensor | None) -> None:
+        """Adds how alike the segmentation of each image is to that of the image before."""
+        now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
+        row = now if self._before is None else torch.cat([self._before, now])
+        self._before = now[-1:]
+        if len(row) > 1:
+            self._add("pairs", torch.tensor(len(row) - 1))
+            self._add("likeness", adjusted_rand_index(row[1:, 0], row[:-1, 0]).sum())
+            if target is not None:
+                self._add("true_likeness", adjusted_rand_index(row[1:, 1], row[:-1, 1]).sum())
+
+    def _add(self, name: str, values: Tensor) -> None:
+        state: Tensor = getattr(self, name)
+        state += values.to(state)
+
+
+@torch.inference_mode()
+def diagnose(
+    model: SlotModel,
+    dataset: SlotDataset,
+    *,
+    mask_source: str | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> Diagnosis:
+    """Looks at the slots, attention and masks of all images; the numbers are those of `slotlab.evaluate`.
+
+    In several processes each takes its share, and all return the diagnosis of the whole.
+
+    Args:
+        model: put into evaluation mode for the time.
+        dataset: from `slotlab.open_data`, at the model's resolution; some numbers need true masks.
+        mask_source: "masks", "attention" or "posterior"; by default the model's finest. With "attention", nothing is
+            decoded.
+        batch_size: images at a time.
+        seed: of the initial slots, which depend on it and the image alone.
+        on_batch: told the number of images after each batch, for progress bars.
+
+    Raises:
+        ConfigError: an unknown source of masks.
+        DataError: an image cannot be read.
+        ValueError: images of another size than the model's.
+    """
+    source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
+    device = next(model.parameters()).device
+    gathered = SlotDiagnostics.of(model).to(device)
+    place = place_among_processes()
+    with evaluating(model):
+        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
+            images = batch["image"].to(device)
+            generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+            if source != "attention":
+                output = model(images, generators)
+                masks, slots, attention = output.soft_masks(source), output.slots, output.attention
+            else:
+                encoded = model.encoder(images, generators)
+                slots, attention = encoded.slots, encoded.attention
+                maps = attention[:, -1].float().unflatten(2, encoded.attention_grid)
+                masks = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
+            gathered.update(masks, slots, attention, batch["mask"].to(device) if "mask" in batch else None)
+            if on_batch is not None:
+                on_batch(len(images))
+    return gathered.compute()

@@ -1,0 +1,200 @@
+"""Pictures of how a model uses its slots."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from slotlab.diagnostics import Diagnosis
+from slotlab.training.checkpoint import Row
+
+LOSSES = {"train_loss": ("train", "#0072b2", "-"), "validation_loss": ("validation", "#d55e00", "-")}
+SCORES = {
+    "ari": ("ARI, {masks}", "#009e73", "-"),
+    "fg_ari": ("FG-ARI, {masks}", "#cc79a7", "-"),
+    "attention_ari": ("ARI, attention masks", "#009e73", "--"),
+    "attention_fg_ari": ("FG-ARI, attention masks", "#cc79a7", "--"),
+    "posterior_ari": ("ARI, posterior masks", "#009e73", ":"),
+    "posterior_fg_ari": ("FG-ARI, posterior masks", "#cc79a7", ":"),
+}
+LOG_RATIO = 4.0  # a loss that falls by more than this is drawn on a log scale
+FEW = 25  # up to so many points are marked one by one
+
+
+def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder masks") -> Figure:
+    """Train and validation loss, and beside them ARI and FG-ARI where the run has them, against steps.
+
+    The loss is drawn on a log scale where it falls by more than a factor of 4. Epochs stand along the top; minutes
+    instead, where the data never ends. Cells that a row lacks, and values that are not finite, are left out.
+
+    Args:
+        rows: as in `history.csv` (`slotlab.training.checkpoint.read_history`); may be empty.
+        title: above the figure.
+        masks: what the model's masks are called (`SlotOutput.titles`).
+    """
+    scored = any(_points(rows, name)[0] for name in SCORES)
+    width = 10.5 if scored else 6.0
+    figure = Figure(figsize=(width, 4.4), facecolor="white")
+    figure.subplots_adjust(left=0.7 / width, right=1 - 0.2 / width, bottom=0.23, top=0.84, wspace=0.18)
+    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    _draw(axes[0], rows, LOSSES, "loss")
+    drawn = [value for name in LOSSES for value in _points(rows, name)[1]]
+    if drawn and min(drawn) > 0 and max(drawn) / min(drawn) > LOG_RATIO:
+        axes[0].set_yscale("log")
+    if scored:
+        named = {name: (text.format(masks=masks), colour, style) for name, (text, colour, style) in SCORES.items()}
+        _draw(axes[1], rows, named, "score on validation images")
+        lowest = min(value for name in SCORES for value in _points(rows, name)[1])
+        axes[1].set_ylim(min(-0.02, lowest - 0.02), 1.02)
+        axes[1].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def figure_image(figure: Figure, dots_per_inch: int = 110) -> Image.Image:
+    """A matplotlib figure as an RGB picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch)
+    return Image.open(buffer).convert("RGB")
+
+
+def _draw(axes: Axes, rows: Sequence[Row], lines: dict[str, tuple[str, str, str]], label: str) -> None:
+    for name, (legend, colour, style) in lines.items():
+        steps, values = _points(rows, name)
+        if steps:
+            marker = "o" if len(steps) <= FEW else ""
+            axes.plot(steps, values, style, color=colour, label=legend, linewidth=1.6, marker=marker, markersize=3.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25)
+    axes.spines[["right", "top"]].set_visible(False)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "nothing recorded yet", ha="center", va="center", transform=axes.transAxes, color="0.45")
+        return
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    _second_axis(axes, rows)
+
+
+def _second_axis(axes: Axes, rows: Sequence[Row]) -> None:
+    """Epochs along the top, or minutes where an epoch is longer than the run."""
+    last = rows[-1]
+    epochs, minutes = last.get("epoch", 0.0), last.get("seconds", 0.0) / 60
+    label, reached = ("epoch", epochs) if epochs >= 1 else ("minutes", minutes)
+    if reached <= 0 or not math.isfinite(reached) or last.get("step", 0) <= 0:
+        return
+    rate = reached / last["step"]
+
+    def from_steps(steps: ArrayLike) -> np.ndarray:
+        return np.asarray(steps) * rate
+
+    def to_steps(values: ArrayLike) -> np.ndarray:
+        return np.asarray(values) / rate
+
+    top = axes.secondary_xaxis("top", functions=(from_steps, to_steps))
+    top.set_xlabel(label, fontsize=8.5, color="0.4")
+    top.tick_params(labelsize=8, colors="0.4")
+    top.spines["top"].set_color("0.7")
+
+
+def _points(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    pairs = [(row["step"], row[name]) for row in rows if "step" in row and math.isfinite(row.get(name, math.nan))]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+BLUE, FAINT = "#0072b2", "0.4"
+PER_ROW = 12  # mean masks in a row
+CELL = 1.15  # inches
+
+
+def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
+    """Bars: in how many images each slot is used, and how many slots are used in an image.
+
+    Args:
+        numbers: of `Diagnosis.numbers()`.
+    """
+    figure = Figure(figsize=(8.5, 2.6), facecolor="white", layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_use(left, numbers["slot_use"])
+    _draw_used(right, numbers["slots_used_counts"])
+    return figure
+
+
+def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
+    """Where each slot owns the pixels, and below it how slots, masks and attention behave.
+
+    Slots that tile show sharp bright tiles: they own the same place in each image. Slots that follow objects show dim
+    blobs, and one slot that has the background shows nearly everything.
+    """
+    lines = math.ceil(diagnosis.slots / PER_ROW)
+    columns = min(diagnosis.slots, PER_ROW)
+    figure = Figure(figsize=(11, 3.4 + lines * (CELL + 0.45)), facecolor="white", layout="constrained")
+    halves = figure.add_gridspec(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9))
+    above, below = (figure.add_subfigure(half) for half in (halves[0], halves[1]))
+    panels = above.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for slot, (axes, mask) in enumerate(zip(panels, diagnosis.mean_masks, strict=False)):
+        axes.imshow(mask.numpy(), vmin=0, vmax=1, cmap="inferno")
+        axes.set_title(f"slot {slot}\n{diagnosis.shares[slot]:.1%}", fontsize=8.5)
+    used, use, entropy, change = below.subplots(1, 4)
+    _draw_used(used, diagnosis.used_counts)
+    _draw_use(use, diagnosis.use)
+    _draw_entropy(entropy, diagnosis)
+    _draw_changes(change, diagnosis.attention_changes)
+    what = (
+        "where each slot owns the pixels: in no image (black) to in all (yellow); and the share of the pixels it owns"
+    )
+    above.suptitle(f"{title}\n{what}" if title else what, fontsize=9.5)
+    return figure
+
+
+def _draw_used(axes: Axes, counts: Sequence[int]) -> None:
+    axes.bar(range(len(counts)), counts, color=BLUE)
+    _label(axes, "slots used in an image", "images")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_use(axes: Axes, use: Sequence[float]) -> None:
+    axes.bar(range(len(use)), use, color=BLUE)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _label(axes, "slot", "images in which it is used")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_entropy(axes: Axes, diagnosis: Diagnosis) -> None:
+    counts = diagnosis.entropy_counts
+    width = 1 / len(counts)
+    axes.bar([(place + 0.5) * width for place in range(len(counts))], counts, 0.9 * width, color=BLUE)
+    axes.axvline(diagnosis.entropy, color=FAINT, linewidth=1, linestyle="--")
+    axes.set_xlim(0, 1)
+    _label(axes, f"mask entropy (mean {diagnosis.entropy:.2f})", "images")
+
+
+def _draw_changes(axes: Axes, changes: Sequence[float]) -> None:
+    if changes:
+        axes.plot(range(2, len(changes) + 2), changes, "o-", color=BLUE, markersize=4)
+    else:
+        axes.text(0.5, 0.5, "one iteration", ha="center", va="center", transform=axes.transAxes, color=FAINT)
+    axes.set_ylim(0, max([0.3, *changes]) * 1.05)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(1.5, max(2, len(changes) + 1) + 0.5)
+    _label(axes, "iteration", "attention that moves")
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=8.5)
+    axes.set_ylabel(y, fontsize=8.5)
+    axes.tick_params(labelsize=8)
+    axes.spines[["right", "top"]].set_visible(False)

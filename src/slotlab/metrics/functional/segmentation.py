@@ -1,0 +1,284 @@
+"""Overlap of predicted and true masks: mean intersection over union (mIoU) and mean best overlap (mBO)."""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from slotlab.errors import ConfigError
+
+DIRECT_CELLS = 4096  # up to this many cells per image, ids index the table as they are
+MOST_CELLS = 1 << 24  # beyond this (128 MiB per image) the label maps are not segmentations
+CHUNK_PIXELS = {
+    "cpu": 1 << 18,
+    "cuda": 1 << 26,
+}  # cpu: large enough to hide the cost of a call, small enough to be cached
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # widened first: few kernels take them
+
+
+def contingency(predicted: Tensor, target: Tensor) -> Tensor:
+    """Counts, per image, the pixels that predicted segment i and true segment j share.
+
+    Exact integer arithmetic, without a Python loop over images: the two label maps are fused into one index, counted
+    by one `bincount` per chunk of images. Ids need not be contiguous: where a table over the ids as they are would be
+    large, each image's ids are replaced by their rank.
+
+    Args:
+        predicted: [B, H, W] or [B, N] of any integer dtype, ids >= 0: the segment of each pixel.
+        target: the same shape, any integer dtype, ids >= 0; 0 is the background.
+
+    Returns:
+        int64 [B, P, T] whose sum over P and T is the number of pixels. Row 0 and column 0 are id 0 (all zero in an
+        image without it); the other ids follow in ascending order, with all-zero rows or columns in between where an
+        image lacks an id. B = 0 gives [0, 1, 1].
+
+    Raises:
+        ValueError: if the shapes differ or are not [B, H, W] or [B, N], a dtype is not an integer one, an id is
+            negative, the images have no pixels, the devices differ, or an image has so many ids that its table would
+            have more than 2**24 cells.
+    """
+    predicted, target = _checked(predicted, target)
+    images, pixels = target.shape
+    step = max(1, CHUNK_PIXELS.get(target.device.type, CHUNK_PIXELS["cpu"]) // pixels)
+    pairs = zip(predicted.split(step), target.split(step), strict=True)
+    tables = [_count(some_predicted, some_target) for some_predicted, some_target in pairs] if images else []
+    rows = max((table.shape[1] for table in tables), default=1)
+    columns = max((table.shape[2] for table in tables), default=1)
+    if not tables:
+        return target.new_zeros((0, rows, columns), dtype=torch.int64)
+    return torch.cat([F.pad(table, (0, columns - table.shape[2], 0, rows - table.shape[1])) for table in tables])
+
+
+def _checked(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The two label maps as [B, N], or a ValueError that says what is wrong with them."""
+    for name, labels in (("predicted", predicted), ("target", target)):
+        if labels.dtype not in INTEGERS + UNSIGNED:
+            raise ValueError(
+                f"`{name}` must hold integer segment ids, not {labels.dtype}; take the argmax of soft masks"
+            )
+    if predicted.shape != target.shape:
+        raise ValueError(
+            f"`predicted` and `target` differ in shape: {tuple(predicted.shape)} and {tuple(target.shape)}; "
+            "resize the soft masks (bilinear) to the true mask before the argmax"
+        )
+    if target.ndim not in (2, 3):
+        raise ValueError(f"label maps must be [B, H, W] or [B, N], not {tuple(target.shape)}")
+    if target.shape[0] and target[0].numel() == 0:
+        raise ValueError(f"label maps without pixels: {tuple(target.shape)}")
+    if predicted.device != target.device:
+        raise ValueError(f"`predicted` is on {predicted.device} but `target` on {target.device}")
+    predicted, target = (x.long() if x.dtype in UNSIGNED else x for x in (predicted, target))
+    return predicted.flatten(1), target.flatten(1)
+
+
+def _count(predicted: Tensor, target: Tensor) -> Tensor:
+    """The table of one chunk of images, [B, P, T] with P and T one more than the chunk's largest ids."""
+    extremes = torch.stack([x.long() for labels in (predicted, target) for x in torch.aminmax(labels)]).tolist()
+    for name, low in (("predicted", extremes[0]), ("target", extremes[2])):
+        if low < 0:
+            raise ValueError(f"`{name}` has a negative id, {low}; give pixels without a segment an id of their own")
+    rows, columns = extremes[1] + 1, extremes[3] + 1
+    if rows * columns > DIRECT_CELLS:
+        predicted, target = _ranks(predicted), _ranks(target)
+        rows, columns = int(predicted.max()) + 1, int(target.max()) + 1
+        if rows * columns > MOST_CELLS:
+            raise ValueError(
+                f"an image has about {rows} predicted and {columns} true ids: too many to be a segmentation"
+            )
+    cells = rows * columns
+    images = target.shape[0]
+    narrow = torch.int16 if images * cells < 1 << 15 else torch.int32 if images * cells < 1 << 31 else torch.int64
+    index = torch.add(target.to(narrow), predicted.to(narrow), alpha=columns)
+    index += torch.arange(0, images * cells, cells, device=target.device).to(narrow)[:, None]
+    return torch.bincount(index.reshape(-1), minlength=images * cells).view(images, rows, columns)
+
+
+def _ranks(labels: Tensor) -> Tensor:
+    """Each image's ids [B, N] replaced by their rank in that image; rank 0 is kept for id 0, present or not."""
+    ordered, order = torch.sort(labels, dim=1)
+    starts = torch.cat([ordered[:, :1] != 0, ordered[:, 1:] != ordered[:, :-1]], dim=1)
+    return torch.empty_like(order).scatter_(1, order, starts.cumsum(dim=1))
+
+
+def adjusted_rand_index(predicted: Tensor, target: Tensor, foreground_only: bool = False) -> Tensor:
+    """Adjusted Rand index (ARI) of each image; with `foreground_only`, FG-ARI.
+
+    With tp, tn, fp, fn the ordered pairs of pixels that are together in both segmentations, in neither, in the
+    predicted one only, in the true one only: ARI = 2 (tp tn - fn fp) / ((tp + fn)(fn + tn) + (tp + fp)(fp + tn)).
+    1 = the same partition, 0 = as good as chance; it can be negative. FG-ARI leaves out the pixels whose *true* id
+    is 0, whatever was predicted there: it does not see how the background is split.
+
+    Degenerate images (see `degenerate`) get scikit-learn's values: a single true segment kept whole gives 1, split
+    gives 0; no pixel at all (FG-ARI of an image without objects) gives 1.
+
+    Args:
+        predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
+        target: the same shape, any integer dtype; 0 is the background.
+        foreground_only: count only pixels of true objects.
+
+    Returns:
+        float64 [B], in [-1, 1]. Equal to `sklearn.metrics.adjusted_rand_score`.
+
+    Raises:
+        ValueError: if the label maps are not fit to be compared (see `contingency`).
+        ConfigError: if `foreground_only` is not a bool.
+
+    Source: Hubert and Arabie, "Comparing partitions", 1985, equation 5, in the pair-counting form.
+    """
+    check_flag("foreground_only", foreground_only)
+    return adjusted_rand_index_of(contingency(predicted, target), foreground_only)
+
+
+def adjusted_rand_index_of(table: Tensor, foreground_only: bool = False) -> Tensor:
+    """`adjusted_rand_index` of a ready `contingency` table, int64 [B, P, T]: float64 [B]."""
+    table = _considered(table, foreground_only)
+    pixels = table.sum((1, 2))
+    together = table.square().sum((1, 2))  # pairs with themselves included; exact: at most pixels squared
+    in_predicted = table.sum(2).square().sum(1)
+    in_target = table.sum(1).square().sum(1)
+    both = (together - pixels).double()
+    only_predicted = (in_predicted - together).double()
+    only_target = (in_target - together).double()
+    neither = (pixels.square() - in_predicted - in_target + together).double()
+    numerator = 2 * (both * neither - only_target * only_predicted)
+    denominator = (both + only_target) * (only_target + neither) + (both + only_predicted) * (only_predicted + neither)
+    same = (only_predicted == 0) & (only_target == 0)  # the only case in which the denominator can be 0
+    return torch.where(same, 1.0, numerator / torch.where(same, 1.0, denominator))
+
+
+def degenerate(target: Tensor, foreground_only: bool = False) -> Tensor:
+    """Says which images have an ARI that can only be 0 or 1, because fewer than two true segments take part.
+
+    Args:
+        target: [B, H, W] or [B, N], any integer dtype, ids >= 0; 0 is the background.
+        foreground_only: as for `adjusted_rand_index`: true where the image has no object or one.
+
+    Returns:
+        bool [B].
+
+    Raises:
+        ValueError: if `target` is not a label map.
+        ConfigError: if `foreground_only` is not a bool.
+    """
+    check_flag("foreground_only", foreground_only)
+    return degenerate_of(contingency(torch.zeros_like(target), target), foreground_only)
+
+
+def degenerate_of(table: Tensor, foreground_only: bool = False) -> Tensor:
+    """`degenerate` of a ready `contingency` table, int64 [B, P, T]: bool [B]."""
+    return (_considered(table, foreground_only).sum(1) > 0).sum(1) < 2
+
+
+def _considered(table: Tensor, foreground_only: bool) -> Tensor:
+    return table[:, :, 1:] if foreground_only else table
+
+
+def check_flag(name: str, flag: bool) -> None:
+    """Raises a ConfigError that names the option unless `flag` is a bool."""
+    if not isinstance(flag, bool):
+        raise ConfigError(f"`{name}` must be True or False, not {flag!r}")
+
+
+MEAN_IOU_DEFINITIONS = ("clevrtex", "clevrtex-foreground", "ground-truth")
+
+
+def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") -> Tensor:
+    """Mean intersection over union of each image, after one-to-one (Hungarian) matching of the masks.
+
+    Predicted and true masks, background included, are matched so that the sum S of the intersections over union
+    (IoU) is largest. What S is divided by is what the literature does not agree on, so the definition has a name:
+
+    - "clevrtex": by the number of pairs in which at least one mask is not empty: max(P, T) for P predicted and T true
+      non-empty masks. Every slot that is used beyond the true number costs: 11 used slots and 7 true masks cannot
+      exceed 7 / 11. The official number (`mIoU` of the CLEVRTex evaluator).
+    - "clevrtex-foreground": S without the pair of the true background, by that number less one (`mIoU_fg`). NaN where
+      the background is the only mask on both sides.
+    - "ground-truth": by T. Used by SlotDiffusion and others (`mIoU_gt`); extra slots cost nothing.
+
+    Args:
+        predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
+        target: the same shape, any integer dtype; 0 is the background.
+        definition: one of `MEAN_IOU_DEFINITIONS`.
+
+    Returns:
+        float64 [B], in [0, 1]; NaN by "clevrtex-foreground" for an image without a background, or of nothing else.
+
+    Raises:
+        ValueError: if the label maps are not fit to be compared (see `contingency`).
+        ConfigError: if there is no such definition.
+
+    Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265. Its count of pairs depends, where
+    matched pairs tie at IoU 0, on the order in which its solver meets them; here left-over masks are always paired
+    with each other, which is the smallest such count.
+    """
+    check_definition(definition)
+    return mean_iou_of(contingency(predicted, target), definition)
+
+
+def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
+    """`mean_iou` of a ready `contingency` table, int64 [B, P, T]: float64 [B]."""
+    check_definition(definition)
+    predicted_masks = (table.sum(2) > 0).sum(1)
+    true_masks = (table.sum(1) > 0).sum(1)
+    matched = _matched_iou(intersection_over_union_of(table))
+    if definition == "ground-truth":
+        return matched.sum(1) / true_masks
+    pairs = torch.maximum(predicted_masks, true_masks)
+    if definition == "clevrtex":
+        return matched.sum(1) / pairs
+    with_background = table[:, :, 0].sum(1) > 0
+    return torch.where(with_background, matched[:, 1:].sum(1) / (pairs - 1), torch.nan)
+
+
+def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = False) -> Tensor:
+    """Mean best overlap (mBO) of each image: per true object the best IoU of any predicted mask, slots reused.
+
+    Args:
+        predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
+        target: the same shape, any integer dtype; 0 is the background.
+        background: count the true background (id 0) as an object too, as the VVO family of code bases does.
+
+    Returns:
+        float64 [B], in [0, 1]; NaN for an image without a true object.
+
+    Raises:
+        ValueError: if the label maps are not fit to be compared (see `contingency`).
+        ConfigError: if `background` is not a bool.
+
+    Source: Pont-Tuset et al., "Multiscale Combinatorial Grouping", arXiv 1503.00848, section 5, as used by DINOSAUR,
+    arXiv 2209.14860.
+    """
+    check_flag("background", background)
+    return mean_best_overlap_of(contingency(predicted, target), background)
+
+
+def mean_best_overlap_of(table: Tensor, background: bool = False) -> Tensor:
+    """`mean_best_overlap` of a ready `contingency` table, int64 [B, P, T]: float64 [B], NaN without a true object."""
+    best = intersection_over_union_of(table).amax(1)
+    first = 0 if background else 1
+    return best[:, first:].sum(1) / (table.sum(1)[:, first:] > 0).sum(1)
+
+
+def intersection_over_union_of(table: Tensor) -> Tensor:
+    """IoU of each predicted with each true mask from a `contingency` table: float64 [B, P, T], 0 for empty masks."""
+    union = table.sum(2, keepdim=True) + table.sum(1, keepdim=True) - table
+    return table / union.clamp(min=1).double()
+
+
+def check_definition(definition: str) -> None:
+    """Raises a ConfigError unless `definition` is one of `MEAN_IOU_DEFINITIONS`."""
+    if definition not in MEAN_IOU_DEFINITIONS:
+        names = ", ".join(MEAN_IOU_DEFINITIONS)
+        raise ConfigError(f"mean IoU has no definition {definition!r}; it has {names}")
+
+
+def _matched_iou(iou: Tensor) -> Tensor:
+    """The IoU that each true mask gets in the best one-to-one matching: float64 [B, T], 0 for an unmatched one."""
+    values = iou.cpu().numpy()
+    matched = np.zeros((values.shape[0], values.shape[2]))
+    for image, scores in enumerate(values):  # each at most slots x objects: microseconds
+        rows, columns = linear_sum_assignment(scores, maximize=True)
+        matched[image, columns] = scores[rows, columns]
+    return torch.from_numpy(matched).to(iou.device)

@@ -1,0 +1,37 @@
+"""Which model a library or a composition was made with."""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from slotlab.models import Model
+
+
+def weights_hash(model: nn.Module, config: str = "", forms: bool = True) -> str:
+    """SHA-256, in hexadecimal, over names and values of parameters and buffers, in the order of their names.
+
+    Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and loading.
+
+    Args:
+        model: whose weights.
+        config: what is hashed before them.
+        forms: hash the dtype and shape of each tensor with its name.
+    """
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update((f"{name} {values.dtype} {list(tensor.shape)}" if forms else name).encode())
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(model: "Model") -> str:
+    """SHA-256, in hexadecimal, that two models share only if config and weights are the same, bit by bit.
+
+    Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and loading.
+    """
+    return weights_hash(model, config=json.dumps(model.config, sort_keys=True))

@@ -1,0 +1,109 @@
+"""The training runs in a folder, finished or not: how far each is, and what it has written."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from slotlab.config import RUN_FILE, read_run_config
+from slotlab.errors import CheckpointError, DataError
+from slotlab.models import DiffusionOutput, SlotDiffusion, SlotOutput
+from slotlab.reporting.previews import PREVIEWS_FOLDER
+from slotlab.training.checkpoint import Row, read_history
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its folder tells it.
+
+    Attributes:
+        name: of the folder.
+        folder: the run folder.
+        preset: what it was made with.
+        masks: what the model's masks are called.
+        steps: how many it is to have.
+        rows: of `history.csv`, the last of which says how far it is.
+        written: seconds since the epoch of the last change of `history.csv`; 0 before the first row.
+    """
+
+    name: str
+    folder: Path
+    preset: str
+    masks: str
+    steps: int
+    rows: tuple[Row, ...]
+    written: float
+
+    @property
+    def step(self) -> int:
+        """The last step that a row is of."""
+        return int(self.rows[-1].get("step", 0)) if self.rows else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its steps are done."""
+        return self.step >= self.steps
+
+    def state(self) -> str:
+        """How far it is, in words."""
+        if self.finished:
+            return f"finished, {self.steps:,} steps"
+        if not self.rows:
+            return f"no row yet, {self.steps:,} steps to go"
+        return f"at step {self.step:,} of {self.steps:,}, last written {_ago(time.time() - self.written)}"
+
+    def previews(self) -> dict[int, Path]:
+        """The pictures of validation images, by step."""
+        files = sorted((self.folder / PREVIEWS_FOLDER).glob("step-*.png"))
+        return {int(file.stem.partition("-")[2]): file for file in files if file.stem.partition("-")[2].isdigit()}
+
+
+def run_folders(folder: str | Path) -> list[RunFolder]:
+    """The runs in a folder, one level deep, the one written to last first; folders that hold no run are left out.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give the one in which your runs lie")
+    found = [read_run_folder(path.parent) for path in folder.glob(f"*/{RUN_FILE}")]
+    return sorted((run for run in found if run is not None), key=lambda run: (-run.written, run.name))
+
+
+def read_run_folder(folder: Path) -> RunFolder | None:
+    """A run as it is now; None if its configuration cannot be read. Without rows if one of them cannot be read."""
+    try:
+        config = read_run_config(folder / RUN_FILE)
+    except CheckpointError:
+        return None
+    try:
+        written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile then count as not yet seen
+        rows = tuple(read_history(folder))
+    except (OSError, ValueError):
+        rows, written = (), 0.0
+    titles = (DiffusionOutput if config.model.get("kind") == SlotDiffusion.kind else SlotOutput).titles
+    return RunFolder(folder.name, folder, config.preset, titles["masks"], config.training.steps, rows, written)
+
+
+def run_table(runs: Sequence[RunFolder]) -> Table:
+    """The runs with their last numbers, for the terminal."""
+    table = Table()
+    for heading in ("run", "preset", "state", "loss", "ARI", "FG-ARI"):
+        table.add_column(heading, justify="left" if heading in ("run", "preset", "state") else "right")
+    for run in runs:
+        last = run.rows[-1] if run.rows else {}
+        numbers = [f"{last[name]:.3f}" if name in last else "-" for name in ("validation_loss", "ari", "fg_ari")]
+        table.add_row(escape(run.name), escape(run.preset), run.state(), *numbers)
+    return table
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "less than a minute ago"
