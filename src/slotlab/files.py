@@ -1,10 +1,10 @@
-"""The checksum by which files are known again."""
+"""Files: write then rename, JSON, checksums, and folders whose work can be resumed."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +15,33 @@ from slotlab.errors import CheckpointError, ConfigError, DataError, SlotlabError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; what was written there takes `path`'s place when the block ends.
+    """Yields a temporary name beside `path`; the file or folder written there replaces `path`.
 
-    Works for a file or a folder: the block creates whichever it wants at the yielded name. If the block raises,
-    the temporary is removed and `path` stays as it was. Parent folders are made.
-
-    A link stays a link: what it leads to is replaced.
+    If the block raises, the temporary is removed and `path` is unchanged. Parent folders are made.
+    A symbolic link is kept: its target is replaced.
 
     Raises:
-        DataError: `path` is where a disk is mounted, which cannot be renamed.
-        FileNotFoundError: if the block created nothing.
+        DataError: `path` is a mount point, which cannot be renamed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "notes.txt") as temporary:
+        ...         _ = temporary.write_text("written whole or not at all")
+        ...     print([path.name for path in Path(folder).iterdir()])
+        ['notes.txt']
     """
     path = Path(path).resolve()
     if path.is_mount():
-        raise DataError(f"{path}: a place where a disk is mounted cannot be replaced; name a folder inside it")
+        raise DataError(f"{path}: is a mount point and cannot be replaced; name a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    remove(temporary)
+    remove(temporary)  # left by a killed process with the same number
     try:
         yield temporary
         if path.is_dir() and temporary.is_dir():
             retired = path.with_name(f".{path.name}.{os.getpid()}.old")
-            remove(retired)  # of a process of the same number that was killed
+            remove(retired)
             path.rename(retired)
             temporary.rename(path)
             remove(retired)
@@ -47,11 +52,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it is there."""
+    """Removes a file or a whole folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process left half-written under `folder` (see `replacing`)."""
+    for path in [*folder.rglob(".*.[0-9]*.tmp")]:
+        remove(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -65,11 +76,11 @@ def read_json(path: str | Path, remedy: str, error: type[SlotlabError] = Checkpo
 
     Args:
         path: the file.
-        remedy: what the user can do if it is missing or damaged; ends the error message.
-        error: the class of error to raise.
+        remedy: what the user can do if the file is missing or damaged; ends the error message.
+        error: class of the error.
 
     Raises:
-        SlotlabError: of class `error`, if the file is missing, cannot be read, or holds no JSON object.
+        SlotlabError: (of class `error`) the file is missing, unreadable, or holds no JSON object.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -82,30 +93,59 @@ def read_json(path: str | Path, remedy: str, error: type[SlotlabError] = Checkpo
     return content
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON to a file, whole or not at all."""
+def write_json(path: str | Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Writes a JSON object to a file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two settings, one sentence per key; nested keys are dotted.
+
+    Example:
+        >>> differences({"count": 3, "model": {"slots": 7}}, {"count": 4, "model": {"slots": 7}})
+        ['count was 3, now 4']
+    """
+    said = []
+    for key in sorted({*found, *wanted}):
+        before, now = found.get(key), wanted.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            said += differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            said.append(f"{prefix}{key} was {before!r}, now {now!r}")
+    return said
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder that knows the settings of the work in it, so that re-running the same command resumes it.
+    """A folder that knows the settings of the work in it: re-running the same command resumes it.
+
+    Call `check` in every process, before anything slow; then `begin` in the first process only.
 
     Attributes:
         folder: where the work is written.
         file: name of the JSON file in it that holds the settings.
         settings: what the work depends on, as JSON values.
-        holds: what the folder is for, in error messages, e.g. "a composition".
+        holds: what the folder is for, in error messages: "a composition".
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     work = Workspace(Path(folder) / "out", "work.json", {"seed": 0}, "an example")
+        ...     print(work.check())
+        ...     work.begin()
+        ...     print(work.check())
+        False
+        True
     """
 
     folder: Path
     file: str
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     holds: str
 
     def check(self) -> bool:
-        """Whether the same work was begun here before; False if the folder is new or empty. Writes nothing.
+        """Whether the same work was begun here; False if the folder is new or empty. Writes nothing.
 
         Raises:
             ConfigError: the folder holds something else, or the same work with other settings.
@@ -113,28 +153,18 @@ class Workspace:
         path = self.folder / self.file
         if not path.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise ConfigError(f"{self.folder}: is not empty and does not hold {self.holds}; name a new folder")
+                raise ConfigError(f"{self.folder}: not empty and does not hold {self.holds}; name a new folder")
             return False
         found = read_json(path, "name a new folder", ConfigError)
-        wanted = json.loads(json.dumps(self.settings))
-        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        differing = differences(found, json.loads(json.dumps(self.settings)))
         if differing:
-            said = [_difference(key, found.get(key), wanted.get(key)) for key in differing]
             raise ConfigError(
-                f"{self.folder}: holds {self.holds} with other settings ({'; '.join(said)}); "
+                f"{self.folder}: holds {self.holds} with other settings ({'; '.join(differing)}); "
                 f"name a new folder, or use those settings to resume it"
             )
         return True
 
     def begin(self) -> None:
-        """Makes the folder, removes what a killed process left half-written in it, and writes the settings."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.rglob(".*.tmp"):
-            remove(left)
+        """Makes the folder, removes what a killed process left half-written, writes the settings."""
+        remove_leftovers(self.folder)
         write_json(self.folder / self.file, self.settings)
-
-
-def _difference(key: str, found: Any, wanted: Any) -> str:
-    if isinstance(found, dict) or isinstance(wanted, dict):
-        return key
-    return f"{key} is {found!r} there and {wanted!r} here"
