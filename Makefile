@@ -5,14 +5,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 RUNS ?= runs
 MINUTES ?= 60
+WORKERS ?= 2
 
-.PHONY: demo test lint types bench bench-long weights clean
+.PHONY: demo test lint types docs bench bench-long weights clean
 
 demo: .make/installed  ## render scenes, train, evaluate, report: some six minutes on two cores
 	$(BIN)/python examples/demo.py $(ARGS)
 
-test: .make/installed-dev  ## the test suite
-	$(BIN)/python -m pytest $(ARGS)
+# One file of tests stays in one worker, because its tests share models and runs.
+test: .make/installed-dev  ## the test suite and the examples in docstrings
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+docs: .make/installed-dev  ## the documentation, in ./site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: .make/installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -57,7 +62,7 @@ weights: .make/installed  ## the trained models in the package, of the runs $(RU
 	done
 
 clean:  ## remove what this file made
-	rm -rf .venv .make runs/demo
+	rm -rf .venv .make runs/demo site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -2,8 +2,8 @@
 
     python benchmarks/recipes/summary.py [--results benchmarks/results/recipes]
 
-Writes table.md (mean and standard deviation over the seeds done) and curves.png (validation scores against training
-time: a line per recipe, the range over its seeds shaded).
+Writes table.md (mean and standard deviation over the seeds) and docs/images/recipes.png (validation scores against
+training time: a line per recipe, with the range over its seeds shaded).
 """
 
 import argparse
@@ -25,6 +25,7 @@ from slotlab.files import replacing
 from slotlab.models.output import MASK_SOURCES
 
 Row = dict[str, str]
+FIGURE = Path(__file__).parents[2] / "docs" / "images" / "recipes.png"
 HEADINGS = ("data", "recipe", "masks", "seeds", "ARI", "FG-ARI", "mIoU", "mBO", "MSE x 1000")
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     print(table)
     with replacing(results / "table.md") as path:
         path.write_text(table + "\n", encoding="utf-8")
-    draw(curves, results / "curves.png")
+    draw(curves, FIGURE)
 
 
 def rows(path: Path) -> list[Row]:

@@ -39,7 +39,7 @@ class Diagnosis:
         entropy: of the masks over slots, mean over pixels and images, divided by log K; in [0, 1].
         entropy_counts: images by their entropy, in 20 equal bins from 0 to 1.
         attention_changes: share of the attention that moves to another slot in each iteration after the first, [T - 1].
-        duplicates: share of the images in which slots i < j hold the same thing, [K][K].
+        duplicates: share of the images in which slots i < j hold the same thing, K lists of K.
         likeness: mean ARI between the segmentations of neighbouring images; NaN for a single image.
         true_likeness: the same of the true masks, where there are any.
         background_slots: mean number of slots that own more than a tenth of the true background each.
