@@ -18,7 +18,7 @@ from rich.table import Table
 
 import slotlab
 from slotlab.composition.slots import with_slots
-from slotlab.diagnostics import diagnose
+from slotlab.evaluation import diagnose
 
 SHOWN = ("slots_used", "objects", "mask_entropy", "attention_changes", "likeness", "true_likeness")
 SHOWN += ("background_slots", "dead_slots", "duplicates")

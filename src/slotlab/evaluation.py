@@ -1,8 +1,7 @@
-"""How well a model takes images apart: one evaluation, one protocol, all four mask metrics for both kinds of masks."""
+"""One pass over a data set, and what is measured on it: scores of a model, and how it uses its slots."""
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,15 @@ import torch
 
 from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.distributed import from_all, place_among_processes
-from slotlab.files import replacing
-from slotlab.models import LatentAutoencoder, Model
+from slotlab.files import write_json
+from slotlab.models import LatentAutoencoder, Model, SlotModel
 from slotlab.models.building import evaluating
+from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
+from slotlab.progress import finish
 
 if TYPE_CHECKING:
+    from slotlab.diagnostics import Diagnosis
     from slotlab.metrics import Score
 
 MBO_DEFINITION = "true objects, background excluded"
@@ -27,19 +29,20 @@ class Evaluation:
     """Scores of a model on a data set.
 
     Attributes:
-        protocol: data, split, crop, resolution, number of images, what the model says of itself (`describe`: slots,
-            sources of the masks, sampler), seed, and the definitions used.
-        masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty for data without true masks, and for a
-            model without slots.
-        attention: the same of the slot-attention masks of the last iteration, resized bilinearly.
-        posterior: the same of the posterior masks, where the model has them.
-        reconstruction: "mse_sum" (official CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr" (dB), of
-            reconstructions clamped to [0, 1].
+        protocol: data, split, crop, resolution, number of images, the model's `describe()` (slots,
+            mask sources, sampler), the seed, and the definitions of the metrics.
+        masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty for data without
+            true masks, and for a model without slots.
+        attention: the same for the slot attention masks of the last iteration, resized bilinearly.
+        posterior: the same for the posterior masks, if the model has them.
+        reconstruction: "mse_sum" (CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr"
+            (dB), of reconstructions clamped to [0, 1].
         loss: the training objective, mean over images.
-        slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model without slots.
-        diagnostics: how the slots are used, in numbers (docs/diagnostics.md), of the masks that fit objects better:
-            `mask_source`; empty for a model without slots.
-        warnings: what the diagnostics show to be wrong, in words, each with what to try.
+        slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model
+            without slots.
+        diagnostics: `Diagnosis.numbers()` for the masks that fit objects best, `mask_source`; empty
+            for a model without slots.
+        warnings: what the diagnostics show to be wrong, each with what to try.
     """
 
     protocol: dict[str, Any]
@@ -59,9 +62,9 @@ class Evaluation:
         return {source: scores for source, scores in sources.items() if scores}
 
     def to_json(self) -> dict[str, Any]:
-        """What `metrics.json` holds: every mean under its name, with standard errors and counts beside.
+        """The content of `metrics.json`: each mean under its name; standard errors and counts in "details".
 
-        What is not finite is None, for JSON has no other word for it.
+        NaN and infinity become None, because JSON has neither.
         """
         groups = {"masks": self.masks, "attention": self.attention, **self.segmentation}
         groups["reconstruction"] = self.reconstruction
@@ -74,13 +77,11 @@ class Evaluation:
         return _finite(content | {"diagnostics": self.diagnostics, "warnings": self.warnings})
 
     def write(self, path: str | Path) -> None:
-        """Writes `to_json()` to `path`, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        """Writes `to_json()` to a file, whole or not at all."""
+        write_json(path, self.to_json())
 
 
 def _finite(value: Any) -> Any:
-    """JSON values without NaN and infinity, which become None."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -92,24 +93,34 @@ def _finite(value: Any) -> Any:
 def outputs(
     model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, segment_only: bool = False
 ) -> Iterator[tuple[Batch, Any]]:
-    """What a model makes of each batch of a data set: the one pass that scores, diagnoses and collects slots.
+    """Runs a model over a data set: the one pass that scores, diagnoses and collects slots.
 
-    The model is in evaluation mode meanwhile. What is random in an image depends on `seed` and the image's index alone,
-    so the batch size makes no difference. Of several processes each takes its share of the images.
+    The model is in evaluation mode while it runs. The random numbers for an image depend on `seed`
+    and on the image's index only, so the batch size does not change the results. Each of several
+    processes runs over its share of the images.
 
     Args:
-        model: what to run; the batches come on its device.
+        model: any model of slotlab. Batches are moved to its device.
         dataset: from `slotlab.open_data`, at the model's resolution.
-        batch_size: images at a time.
-        seed: of the initial slots, and of the noise of samples.
-        segment_only: call `model.segment`, which paints nothing where painting is slow, instead of the model.
+        batch_size: images per batch.
+        seed: for the initial slots, and for the noise of samples.
+        segment_only: call `model.segment`, which skips slow sampling, instead of the model.
 
     Yields:
-        The batch, and the model's output.
+        Each batch and the model's output for it.
 
     Raises:
         DataError: an image cannot be read.
-        ValueError: images of another size than the model's.
+        ValueError: the images have another size than the model's.
+
+    Example:
+        >>> import slotlab
+        >>> from slotlab.evaluation import outputs
+        >>> model = slotlab.load("scenes-64")
+        >>> data = slotlab.open_data("scenes:plain", split="test", resolution=64, count=2)
+        >>> for batch, output in outputs(model, data):
+        ...     print(batch["index"].tolist(), tuple(output.masks.shape))
+        [0, 1] (2, 7, 64, 64)
     """
     device = next(model.parameters()).device
     place = place_among_processes()
@@ -122,88 +133,158 @@ def outputs(
             yield batch, run(batch["image"], [seeded_generator(seed, int(index)) for index in batch["index"]])
 
 
-@torch.inference_mode()
-def evaluate(
-    model: Model,
-    dataset: SlotDataset,
-    *,
-    batch_size: int = 32,
-    seed: int = 0,
-    weights: str | None = None,
-    on_batch: Callable[[int], None] | None = None,
-    on_output: Callable[[Batch, Any], None] | None = None,
-) -> Evaluation:
-    """Scores `model` on all of `dataset`, on the model's device and in float32.
-
-    Initial slots depend on `seed` and the image alone, so that the result does not depend on the batch size; in
-    several processes each takes its share, and all return the scores of the whole.
+class Evaluator:
+    """Gathers the scores of a model batch by batch, for a loop over `outputs`.
 
     Args:
-        model: what to score; put into evaluation mode for the time.
+        model: the model that makes the outputs.
+        dataset: the data set that the batches come from.
+        seed: the seed given to `outputs`, for the protocol.
+        weights: which weights these are, for the protocol, e.g. "moving average".
+
+    Example:
+        >>> import slotlab
+        >>> from slotlab.evaluation import Evaluator, outputs
+        >>> model = slotlab.load("scenes-64")
+        >>> data = slotlab.open_data("scenes:plain", resolution=64, count=2, max_objects=6)
+        >>> evaluator = Evaluator(model, data)
+        >>> for batch, output in outputs(model, data):
+        ...     evaluator.update(batch, output)
+        >>> scores = evaluator.compute()
+        >>> scores.protocol["images"], sorted(scores.masks)
+        (2, ['ari', 'fg_ari', 'mbo', 'miou'])
+    """
+
+    def __init__(self, model: Model, dataset: SlotDataset, seed: int = 0, weights: str | None = None) -> None:
+        from torchmetrics import MeanMetric  # torchmetrics takes seconds to import
+
+        from slotlab.diagnostics import SlotDiagnostics
+        from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
+
+        device = next(model.parameters()).device
+        self.model, self.dataset = model, dataset
+        self.protocol = {**model.describe(), "slot_seed": seed, **({} if weights is None else {"weights": weights})}
+        self.slot_model = None if isinstance(model, LatentAutoencoder) else model
+        sources = self.protocol.get("mask_sources", ())
+        self.segmentation = {source: SegmentationScores().to(device) for source in sources}
+        self.diagnostics = None if self.slot_model is None else SlotDiagnostics.of(self.slot_model).to(device)
+        self.errors = {
+            "mse_sum": ReconstructionError("sum").to(device),
+            "mse": ReconstructionError("mean").to(device),
+            "psnr": PeakSignalToNoiseRatio().to(device),
+        }
+        self.loss = MeanMetric(nan_strategy="disable").to(device)
+
+    @torch.inference_mode()
+    def update(self, batch: Batch, output: Any) -> None:
+        """Adds a batch and the model's output for it, as `outputs` yields them."""
+        images, target = batch["image"], batch.get("mask")
+        if self.slot_model is not None and self.diagnostics is not None:
+            masks = output.soft_masks(self.slot_model.finer_masks)
+            self.diagnostics.update(masks, output.slots, output.attention, target)
+            if target is not None:
+                for source, scores in self.segmentation.items():
+                    scores.update(output.segmentation(source), target)
+        for error in self.errors.values():
+            error.update(output.reconstruction.clamp(0, 1), images)
+        self.loss.update(self.model.losses(output, images))
+
+    def compute(self) -> Evaluation:
+        """The scores of all images added so far, of all processes."""
+        reconstruction = {name: error.compute() for name, error in self.errors.items()}
+        described = self.dataset.describe()
+        if "broken" in described:
+            described["broken"] = len(set(from_all([file.file for file in getattr(self.dataset, "broken", [])])))
+        protocol = {**described, "images": reconstruction["mse"].count, **self.protocol}
+        loss = float(self.loss.compute())
+        if self.slot_model is None or self.diagnostics is None:
+            return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=loss, slots_used=math.nan)
+        diagnosis = self.diagnostics.compute()
+        scored = self.segmentation if self.dataset.has_masks else {}
+        return Evaluation(
+            protocol={**protocol, "miou": self.segmentation["masks"].definition, "mbo": MBO_DEFINITION},
+            **{source: scores.compute() for source, scores in scored.items()},
+            reconstruction=reconstruction,
+            loss=loss,
+            slots_used=diagnosis.slots_used,
+            diagnostics={"mask_source": self.slot_model.finer_masks, **diagnosis.numbers()},
+            warnings=diagnosis.warnings(),
+        )
+
+
+def evaluate(
+    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, weights: str | None = None
+) -> Evaluation:
+    """Scores a model on a data set, on the model's device and in float32.
+
+    The batch size does not change the scores. Each of several processes scores its share of the
+    images, and all return the scores of the whole.
+
+    Args:
+        model: the model to score.
         dataset: from `slotlab.open_data`, at the model's resolution.
-        batch_size: images at a time.
-        seed: of the initial slots, and of the noise of samples.
-        weights: for the protocol, which weights these are, such as "moving average".
-        on_batch: told the number of images after each batch, for progress bars.
-        on_output: given each batch and what the model made of it, for scores of single images.
+        batch_size: images per batch.
+        seed: for the initial slots, and for the noise of samples.
+        weights: which weights these are, for the protocol, e.g. "moving average".
 
     Raises:
         DataError: an image cannot be read.
-        ValueError: images of another size than the model's.
+        ValueError: the images have another size than the model's.
+
+    Example:
+        >>> import slotlab
+        >>> model = slotlab.load("scenes-64")
+        >>> data = slotlab.open_data("scenes:plain", split="test", resolution=64, count=2, max_objects=6)
+        >>> slotlab.evaluate(model, data).masks["fg_ari"].count
+        2
     """
-    from torchmetrics import MeanMetric
+    return finish(evaluate_steps(model, dataset, batch_size=batch_size, seed=seed, weights=weights))
 
+
+def evaluate_steps(
+    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, weights: str | None = None
+) -> Generator[int, None, Evaluation]:
+    """`evaluate` as a generator: yields the number of images of each batch, returns the scores."""
+    evaluator = Evaluator(model, dataset, seed, weights)
+    for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed):
+        evaluator.update(batch, output)
+        yield len(batch["index"])
+    return evaluator.compute()
+
+
+def diagnose(
+    model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
+) -> "Diagnosis":
+    """Measures how a model uses its slots; the numbers equal the `diagnostics` of `evaluate`.
+
+    Each of several processes takes its share of the images, and all return the whole diagnosis.
+
+    Args:
+        model: the model to diagnose.
+        dataset: from `slotlab.open_data`, at the model's resolution. Some numbers need true masks.
+        mask_source: "masks", "attention" or "posterior"; by default `model.finer_masks`. "attention"
+            needs no sampling.
+        batch_size: images per batch.
+        seed: for the initial slots.
+
+    Raises:
+        ConfigError: the model has no such masks.
+        DataError: an image cannot be read.
+        ValueError: the images have another size than the model's.
+    """
+    return finish(diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed))
+
+
+def diagnose_steps(
+    model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
+) -> "Generator[int, None, Diagnosis]":
+    """`diagnose` as a generator: yields the number of images of each batch, returns the diagnosis."""
     from slotlab.diagnostics import SlotDiagnostics
-    from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
 
-    device = next(model.parameters()).device
-    definitions = model.describe()
-    segmentation = {source: SegmentationScores().to(device) for source in definitions.get("mask_sources", ())}
-    errors = {
-        "mse_sum": ReconstructionError("sum").to(device),
-        "mse": ReconstructionError("mean").to(device),
-        "psnr": PeakSignalToNoiseRatio().to(device),
-    }
-    loss = MeanMetric(nan_strategy="disable").to(device)
-    slot_model = None if isinstance(model, LatentAutoencoder) else model
-    gathered = None if slot_model is None else SlotDiagnostics.of(slot_model).to(device)
-    place = place_among_processes()
-    with evaluating(model):
-        for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
-            images = batch["image"].to(device)
-            output: Any = model(images, [seeded_generator(seed, int(index)) for index in batch["index"]])
-            target = batch["mask"].to(device) if "mask" in batch else None
-            if slot_model is not None and gathered is not None:
-                gathered.update(output.soft_masks(slot_model.finer_masks), output.slots, output.attention, target)
-                if target is not None:
-                    for source, scores in segmentation.items():
-                        scores.update(output.segmentation(source), target)
-            for error in errors.values():
-                error.update(output.reconstruction.clamp(0, 1), images)
-            loss.update(model.losses(output, images))
-            if on_output is not None:
-                on_output(batch, output)
-            if on_batch is not None:
-                on_batch(len(images))
-    diagnosis = None if gathered is None else gathered.compute()
-    scored = dataset.has_masks and diagnosis is not None
-    reconstruction = {name: error.compute() for name, error in errors.items()}
-    described = dataset.describe()
-    if "broken" in described:
-        described["broken"] = len(set(from_all([file.file for file in getattr(dataset, "broken", [])])))
-    return Evaluation(
-        protocol={
-            **described,
-            "images": reconstruction["mse"].count,
-            **definitions,
-            "slot_seed": seed,
-            **({} if weights is None else {"weights": weights}),
-            **({"miou": segmentation["masks"].definition, "mbo": MBO_DEFINITION} if diagnosis else {}),
-        },
-        **({source: scores.compute() for source, scores in segmentation.items()} if scored else {}),
-        reconstruction=reconstruction,
-        loss=float(loss.compute()),
-        slots_used=diagnosis.slots_used if diagnosis else math.nan,
-        diagnostics={"mask_source": slot_model.finer_masks, **diagnosis.numbers()} if slot_model and diagnosis else {},
-        warnings=diagnosis.warnings() if diagnosis else [],
-    )
+    source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
+    gathered = SlotDiagnostics.of(model).to(next(model.parameters()).device)
+    attention_only = source == "attention"
+    for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed, segment_only=attention_only):
+        gathered.update(output.soft_masks(source), output.slots, output.attention, batch.get("mask"))
+        yield len(batch["index"])
+    return gathered.compute()

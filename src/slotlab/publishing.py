@@ -26,7 +26,8 @@ from slotlab.composition.scoring import OnProgress, counted
 from slotlab.config import RUN_FILE, DataSettings, RunConfig, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.evaluation import evaluate
+from slotlab.evaluation import Evaluator
+from slotlab.evaluation import outputs as outputs_of
 from slotlab.figures.composition import concept_picture, contact_sheet
 from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import replacing
@@ -119,7 +120,7 @@ CELL = 96
 
 @dataclass
 class ImageScores:
-    """A score of each image of a data set, in its order; `add` is what `slotlab.evaluate` takes as `on_output`.
+    """A score of each image of a data set, in its order.
 
     Attributes:
         source: the masks to score, a model's `finer_masks`; none for a model without slots.
@@ -409,13 +410,13 @@ def _rounded(model: Model, folder: Path) -> Model:
 def _evaluate(model: Model, source: str, opening: dict[str, Any], folder: Path, on_progress: OnProgress | None) -> None:
     dataset = open_data(source, resolution=model.resolution, **opening)
     scores = ImageScores(None if isinstance(model, LatentAutoencoder) else model.finer_masks)
-    result = evaluate(
-        model,
-        dataset,
-        weights=weights_of(folder),
-        on_batch=counted(on_progress, "test images", len(dataset)),
-        on_output=scores.add,
-    )
+    evaluator = Evaluator(model, dataset, weights=weights_of(folder))
+    on_batch = counted(on_progress, "test images", len(dataset))
+    for batch, output in outputs_of(model, dataset):
+        evaluator.update(batch, output)
+        scores.add(batch, output)
+        on_batch(len(batch["index"]))
+    result = evaluator.compute()
     dataclasses.replace(result, protocol=portable_facts(result.protocol)).write(folder / "metrics.json")
     chosen = scores.chosen(EXAMPLES)
     examples: dict[str, Any] = {"score": scores.name}

@@ -7,7 +7,7 @@ from PIL import Image
 import slotlab
 from slotlab import checkpoints
 from slotlab.data import open_data
-from slotlab.diagnostics import diagnose
+from slotlab.evaluation import diagnose
 from slotlab.models import with_slots
 
 

@@ -24,6 +24,7 @@ from slotlab.cli.options import (
     say,
     set_threads,
     shared_work,
+    shown,
     speaks,
 )
 
@@ -144,7 +145,7 @@ def diagnose(
 
     from slotlab.checkpoints import load
     from slotlab.data import open_data
-    from slotlab.diagnostics import diagnose
+    from slotlab.evaluation import diagnose_steps
     from slotlab.figures.curves import diagnosis_figure, figure_image
     from slotlab.files import replacing
     from slotlab.models import with_slots
@@ -166,16 +167,8 @@ def diagnose(
         skip_broken=skip_broken,
         **options,
     )
-    with progress_bar() as progress:
-        task = progress.add_task("diagnosing", total=len(dataset))
-        found = diagnose(
-            model,
-            dataset,
-            mask_source=mask_source,
-            batch_size=batch_size,
-            seed=seed,
-            on_batch=lambda done: progress.advance(task, done),
-        )
+    steps = diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
+    found = shown("diagnosing", len(dataset), steps)
     if not speaks():
         return
     source = mask_source or model.finer_masks

@@ -2,8 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +11,8 @@ from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,6 +81,41 @@ def progress_bar(*columns: Any) -> "Progress":
 
     shown = (*Progress.get_default_columns(), *columns)
     return Progress(*shown, transient=True, console=Console(stderr=True), disable=not speaks())
+
+
+def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -> T:
+    """Runs a generator under a progress bar on stderr, and returns its result.
+
+    Args:
+        description: of the work, such as "evaluating".
+        total: number of items, if it is known.
+        steps: yields the number of items done since the last yield; or, for work in stages, tuples of the stage's
+            description, the number of items done in it, and its total (or None).
+
+    Example:
+        >>> def work():
+        ...     for batch in (2, 2, 1):
+        ...         yield batch
+        ...     return "done"
+        >>> shown("counting", 5, work())
+        'done'
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True), disable=not speaks()) as progress:
+        task = progress.add_task(description, total=total)
+        while True:
+            try:
+                done = next(steps)
+            except StopIteration as end:
+                return end.value
+            if isinstance(done, tuple):
+                stage, finished, whole = done
+                progress.update(task, description=stage, completed=finished, total=whole)
+            else:
+                progress.advance(task, done)
 
 
 def device_named(name: str) -> str:

@@ -21,10 +21,10 @@ from slotlab.cli.options import (
     app,
     device_named,
     given,
-    progress_bar,
     say,
     set_threads,
     shared_work,
+    shown,
     speaks,
 )
 from slotlab.errors import ConfigError
@@ -120,7 +120,7 @@ def evaluate(
 
     from slotlab.checkpoints import load
     from slotlab.data import open_data
-    from slotlab.evaluation import evaluate
+    from slotlab.evaluation import evaluate_steps
     from slotlab.released import is_released, model_folder
     from slotlab.reporting.tables import evaluation_table
     from slotlab.training.checkpoint import weights_of
@@ -137,16 +137,8 @@ def evaluate(
         skip_broken=skip_broken,
         **given(min_objects=min_objects, max_objects=max_objects, supersample=supersample),
     )
-    with progress_bar() as progress:
-        task = progress.add_task("evaluating", total=len(dataset))
-        result = evaluate(
-            model,
-            dataset,
-            batch_size=batch_size,
-            seed=seed,
-            weights=weights_of(folder),
-            on_batch=lambda done: progress.advance(task, done),
-        )
+    steps = evaluate_steps(model, dataset, batch_size=batch_size, seed=seed, weights=weights_of(folder))
+    result = shown("evaluating", len(dataset), steps)
     if not speaks():
         return
     Console().print(evaluation_table(result))
