@@ -25,7 +25,7 @@ from slotlab.config import run_config
 from slotlab.data import SlotDataset, open_data, pack
 from slotlab.evaluation import evaluate
 from slotlab.files import replacing
-from slotlab.training.loop import fit
+from slotlab.runs import fit
 
 RESULTS = Path(__file__).parent / "results" / "blender.csv"
 PRESET = "textured-128"

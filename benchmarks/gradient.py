@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from slotlab import create_model
 from slotlab.models import SlotAttention
 from slotlab.models.slot_attention import Gradient
-from slotlab.training.console import keep_freed_memory, kept_bytes
+from slotlab.training.resources import keep_freed_memory, kept_bytes
 
 ITERATIONS = (3, 7)
 GRADIENTS: tuple[Gradient, ...] = ("full", "last-iteration")

@@ -39,8 +39,8 @@ from slotlab.distributed import computes_bf16
 from slotlab.models import SlotAutoencoder
 from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import seeded_generator
-from slotlab.training.console import keep_freed_memory
 from slotlab.training.optimisation import arrange, make_optimizer, memory_format
+from slotlab.training.resources import keep_freed_memory
 
 PUBLISHED = {
     "encoder.kind": "cnn",

@@ -25,6 +25,7 @@ import argparse
 import csv
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,11 +38,10 @@ from torch import Tensor, nn
 
 from slotlab.config import RunConfig, parse_overrides, run_config
 from slotlab.data import SlotDataset, evaluation_batches, training_batches
-from slotlab.evaluation import Evaluation
 from slotlab.files import replacing
 from slotlab.metrics import SegmentationScores
 from slotlab.training.checkpoint import newest_checkpoint
-from slotlab.training.loop import RunState, fit
+from slotlab.training.loop import train_steps
 from slotlab.training.setup import open_split
 
 GOALS = {"ari": 0.6, "fg_ari": 0.8}
@@ -100,14 +100,6 @@ class Curve:
         """Whether the goal is reached or the time is up."""
         return bool(self.rows) and (reached(self.rows[-1]) or self.rows[-1]["seconds"] >= 60 * self.minutes)
 
-    def on_preview(self, run: RunState) -> None:
-        """Nothing is drawn."""
-
-    def on_evaluation(self, run: RunState, evaluation: Evaluation) -> None:
-        """Records a validation of `fit`."""
-        scores = {name: run.rows[-1][name] for name in SCORES if name in run.rows[-1]}
-        self.add(run.step, run.model.resolution, scores)
-
 
 def best(recorded: Row) -> dict[str, float]:
     """ARI and FG-ARI of the kind of masks that is nearer to the goals."""
@@ -131,7 +123,12 @@ def train_slotlab(curve: Curve, folder: Path, stages: Sequence[RunConfig]) -> No
         done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
         if done < config.training.steps:
             curve.begin(config.preset, done)
-            fit(config, out, resume=True, callbacks=[curve])
+            with closing(train_steps(config, out, resume=True)) as events:
+                for event in events:
+                    if event.kind == "validated":
+                        latest = event.run.rows[-1]
+                        scores = {name: latest[name] for name in SCORES if name in latest}
+                        curve.add(event.run.step, event.run.model.resolution, scores)
         before = out
 
 

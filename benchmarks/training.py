@@ -16,8 +16,8 @@ from contest import Rival, Step, rivals_take_turns, rows_of, write
 
 from slotlab import create_model, list_models
 from slotlab.config import run_config
-from slotlab.training.console import keep_freed_memory
 from slotlab.training.optimisation import arrange, make_optimizer, memory_format
+from slotlab.training.resources import keep_freed_memory
 
 
 def make_step(preset: str, batch_size: int, device: str) -> Step:

@@ -11,14 +11,15 @@ from slotlab.composition import compose, fit_library, score_compositions
 from slotlab.config import run_config
 from slotlab.data import open_data
 from slotlab.distributed import joined
-from slotlab.training import loop
+from slotlab.progress import finish
+from slotlab.training.loop import train_steps
 
 
 def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
     """Trains two steps; evaluates, extracts, composes and scores, with counts that two does not divide."""
     torch.set_num_threads(1)
     config = run_config(preset, {"data.source": data, "steps": 2, "checkpoint_every": 1})
-    loop.fit(config, out / "run", accelerator="cpu", show_progress=False)
+    finish(train_steps(config, out / "run", accelerator="cpu"))
     torch.manual_seed(0)
     model = slotlab.create_model(preset)
     with joined("cpu") as (_, place):
@@ -34,17 +35,11 @@ def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
 
 
 def die_in_the_middle(preset: str, data: str, out: Path) -> None:
-    """The second process ends without a word before step 8."""
-    update = loop._Trainer._update
-
-    def mortal_update(trainer, batch):
-        if os.environ["RANK"] == "1" and trainer.state.step == 8:
-            os._exit(9)
-        update(trainer, batch)
-
-    loop._Trainer._update = mortal_update
+    """The second process ends without a word after step 8."""
     config = run_config(preset, {"data.source": data})
-    loop.fit(config, out / "run", accelerator="cpu", show_progress=False)
+    for event in train_steps(config, out / "run", accelerator="cpu"):
+        if os.environ["RANK"] == "1" and event.run.step == 8:
+            os._exit(9)
 
 
 if __name__ == "__main__":

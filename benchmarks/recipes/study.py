@@ -32,8 +32,8 @@ from slotlab.config import RunConfig, run_config
 from slotlab.data import open_data, pack
 from slotlab.evaluation import evaluate
 from slotlab.files import replacing
+from slotlab.runs import fit
 from slotlab.training.checkpoint import provenance, read_history, weights_of
-from slotlab.training.loop import fit
 
 RESULTS = Path(__file__).parents[1] / "results" / "recipes"
 UNSEEN = ("camouflage", "outd")

@@ -1,6 +1,8 @@
 """Devices, processes and precision: one Fabric, from the command line's wishes or from torchrun or SLURM."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +90,28 @@ def naming_lost_processes(remedy: Callable[[], str]) -> Iterator[None]:
             f"process {place.rank} of {place.count}: another process has ended or cannot be reached; see what it says. "
             f"{remedy()}"
         ) from error
+
+
+@contextmanager
+def noticing_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that work can end in order; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def notice(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, notice)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

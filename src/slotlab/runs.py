@@ -1,9 +1,10 @@
-"""A whole run from Python, as `slotlab train` does it: preset, data, pictures."""
+"""A whole training run: the loop of `training.loop` with previews and a progress bar."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from slotlab.config import run_config
+from slotlab.config import RunConfig, run_config
 
 
 def train(
@@ -23,40 +24,55 @@ def train(
 
     Args:
         preset: a name from `slotlab.list_models()`, or the path of a YAML file like those.
-        out: the run folder, new or empty (or, with `resume`, the folder of the run to go on with).
-        data: `scenes:VARIANT`, a data set folder, or `kind:PATH`; the preset's own where not given.
-        resume: go on from the newest checkpoint, exactly as if the run had not been interrupted.
+        out: the run folder: new or empty, or with `resume` the folder of the run.
+        data: `scenes:VARIANT`, a data set folder, or `kind:PATH`; by default the preset's own.
+        resume: continue from the newest checkpoint, exactly as if never interrupted.
         accelerator: "auto", "cpu" or "cuda".
         devices: processes on this machine.
         nodes: machines.
-        show_progress: draw a live progress bar.
-        profile: after the first steps, print where their time went.
-        overrides: changes to the preset, e.g. `steps=500, slots=7`, or `**{"decoder.channels": 32}`.
+        show_progress: show a progress bar and the scores of validations.
+        profile: print where the time of the first steps goes.
+        overrides: changes to the preset: `steps=500, slots=7`, or `**{"decoder.channels": 32}`.
 
     Returns:
         The run folder, which `slotlab.load` takes.
 
     Raises:
-        ConfigError: an unknown preset or key, a value out of range, or a folder that holds another run.
+        ConfigError: an unknown preset or key, a value out of range, or a folder with another run.
         DataError: the data cannot be read.
-        TrainingStopped: after Ctrl-C, once all is saved.
+        TrainingStopped: Ctrl-C, after the run was saved.
         TrainingDiverged: the loss became infinite or NaN.
     """
     if data is not None:
         overrides["data.source"] = str(data)
-    config = run_config(preset, overrides)
-
-    from slotlab.reporting.previews import Pictures
-    from slotlab.training.loop import fit
-
     return fit(
-        config,
+        run_config(preset, overrides),
         out,
+        show_progress=show_progress,
         resume=resume,
-        callbacks=[Pictures()],
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,
-        show_progress=show_progress,
         profile=profile,
     )
+
+
+def fit(config: RunConfig, folder: str | Path, *, show_progress: bool = True, **options: Any) -> Path:
+    """Trains by a config: runs `train_steps(config, folder, **options)` with progress and previews."""
+    from slotlab.distributed import place_among_processes
+    from slotlab.reporting.previews import draw_curves, draw_preview
+    from slotlab.training.console import TrainingProgress
+    from slotlab.training.loop import train_steps
+
+    with closing(train_steps(config, folder, **options)) as events:
+        begun = next(events)
+        is_first = place_among_processes().is_first
+        with TrainingProgress(config.training.steps, enabled=show_progress and is_first) as progress:
+            progress.show(begun)
+            for event in events:
+                progress.show(event)
+                if is_first and event.kind == "preview":
+                    draw_preview(event.run)
+                elif is_first and event.evaluation is not None:
+                    draw_curves(event.run, event.evaluation)
+    return Path(folder)

@@ -7,7 +7,7 @@ from slotlab.checkpoints import grown, take_parts
 from slotlab.config import run_config
 from slotlab.errors import CheckpointError
 from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
-from slotlab.training.loop import fit
+from slotlab.runs import fit
 
 
 def model(presets, **changes):

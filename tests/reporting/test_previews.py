@@ -9,9 +9,8 @@ from slotlab.config import DataSettings, RunConfig
 from slotlab.data import open_data
 from slotlab.evaluation import evaluate
 from slotlab.models.randomness import seeded_generator
-from slotlab.reporting import Pictures
-from slotlab.reporting.previews import outputs
-from slotlab.training.loop import RunState
+from slotlab.reporting.previews import draw_curves, draw_preview, outputs
+from slotlab.training.checkpoint import Run
 
 ROW = {"step": 7.0, "train_loss": 1.0, "validation_loss": 0.5, "ari": 0.1}
 
@@ -21,13 +20,13 @@ def state(tmp_path, data):
     model = tiny_model().train()
     config = RunConfig(preset="tiny", model=model.config, data=DataSettings(source=str(data)))
     validation = open_data(data, split="val", resolution=16)
-    return RunState(tmp_path / "run", config, model, validation, step=7, rows=[ROW])
+    nothing = {"fabric": None, "average": None, "optimizer": None, "train_data": validation}
+    return Run(tmp_path / "run", config, trained=model, validation=validation, step=7, rows=[ROW], **nothing)
 
 
 def test_pictures_are_drawn_where_the_report_looks_for_them(state):
-    pictures = Pictures(images=2)
-    pictures.on_preview(state)
-    pictures.on_evaluation(state, evaluate(state.model, state.validation))
+    draw_preview(state, images=2)
+    draw_curves(state, evaluate(state.model, state.validation))
     found = sorted(path.relative_to(state.folder).as_posix() for path in state.folder.rglob("*") if path.is_file())
     assert found == ["loss.png", "previews/step-00000007.png"]
     for path in found:
@@ -36,11 +35,10 @@ def test_pictures_are_drawn_where_the_report_looks_for_them(state):
 
 
 def test_the_same_images_every_time_and_no_more_than_there_are(state):
-    pictures = Pictures(images=50)
-    pictures.on_preview(state)
+    draw_preview(state, images=50)
     first = (state.folder / "previews" / "step-00000007.png").read_bytes()
     state.step = 8
-    pictures.on_preview(state)
+    draw_preview(state, images=50)
     assert (state.folder / "previews" / "step-00000008.png").read_bytes() == first
 
 
@@ -48,7 +46,7 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(state):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    Pictures().on_preview(state)
+    draw_preview(state)
     assert state.model.training
     assert torch.equal(torch.rand(3), expected)
 
@@ -66,15 +64,15 @@ def test_outputs_are_those_that_are_scored(state):
 def test_a_picture_that_fails_is_a_warning(state):
     (state.folder.parent / "run").write_text("a file where the folder should be")
     with pytest.warns(RuntimeWarning, match="step 7: the preview could not be drawn"):
-        Pictures().on_preview(state)
+        draw_preview(state)
     with pytest.warns(RuntimeWarning, match="step 7: the loss curves could not be drawn"):
-        Pictures().on_evaluation(state, None)  # type: ignore[arg-type]
+        draw_curves(state, None)  # type: ignore[arg-type]
 
 
 def test_the_model_is_restored_when_it_fails(state, monkeypatch):
     monkeypatch.setattr(state.model, "forward", lambda *_: 1 / 0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        Pictures().on_preview(state)
+        draw_preview(state)
     assert "division by zero" in str(caught[0].message)
     assert state.model.training

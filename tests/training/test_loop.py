@@ -7,50 +7,23 @@ import sys
 
 import pytest
 import torch
+from training_runs import fit, rows, weights
 
 from slotlab.checkpoints import load
 from slotlab.config import run_config
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.training import loop
+from slotlab.training import checkpoint
 from slotlab.training.checkpoint import History, newest_checkpoint, read_history
-from slotlab.training.loop import TrainingDiverged, TrainingStopped, fit
-
-TIMES = ("seconds", "images_per_second")
+from slotlab.training.loop import TrainingDiverged, TrainingStopped, train_steps
 
 
 def config(preset, data, *changes):
     return run_config(preset, [f"data.source={data}", *changes])
 
 
-def quiet_fit(settings, folder, **arguments):
-    return fit(settings, folder, show_progress=False, accelerator="cpu", **arguments)
-
-
-def losses(folder):
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in read_history(folder)]
-
-
-def weights(folder):
-    return load(folder).state_dict()
-
-
-class StopAt:
-    """Presses Ctrl-C at a step's validation."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_preview(self, run):
-        pass
-
-    def on_evaluation(self, run, evaluation):
-        if run.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.fixture(scope="module")
 def run(squares, tiny_preset, tmp_path_factory):
-    return quiet_fit(config(tiny_preset, squares), tmp_path_factory.mktemp("run") / "whole")
+    return fit(config(tiny_preset, squares), tmp_path_factory.mktemp("run") / "whole")
 
 
 def test_history_says_how_the_slots_are_used(run):
@@ -76,27 +49,29 @@ def test_a_run_leaves_all_that_a_person_needs(run):
 
 
 def test_a_run_repeats_itself(run, squares, tiny_preset, tmp_path):
-    again = quiet_fit(config(tiny_preset, squares), tmp_path / "again")
-    assert losses(again) == losses(run)
-    other = quiet_fit(config(tiny_preset, squares, "seed=1"), tmp_path / "other")
-    assert losses(other) != losses(run)
+    again = fit(config(tiny_preset, squares), tmp_path / "again")
+    assert rows(again) == rows(run)
+    other = fit(config(tiny_preset, squares, "seed=1"), tmp_path / "other")
+    assert rows(other) != rows(run)
 
 
 @pytest.mark.parametrize("ema", ["0", "0.9"])
 def test_a_stopped_run_goes_on_exactly(squares, tiny_preset, tmp_path, ema):
     settings = config(tiny_preset, squares, f"ema_decay={ema}", "checkpoint_every=100", "evaluate_every=5")
-    whole = quiet_fit(settings, tmp_path / "whole")
-    with pytest.raises(TrainingStopped, match="stopped at step 5 of 12 and saved; go on with .*--resume"):
-        quiet_fit(settings, tmp_path / "parts", callbacks=[StopAt(5)])
+    whole = fit(settings, tmp_path / "whole")
+    with pytest.raises(TrainingStopped, match="stopped at step 5 of 12 and saved; .*--resume"):
+        for event in train_steps(settings, tmp_path / "parts"):
+            if event.kind == "validated" and event.run.step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
     assert load(tmp_path / "parts").slots == 4
-    parts = quiet_fit(settings, tmp_path / "parts", resume=True)
-    assert losses(parts) == losses(whole)
+    parts = fit(settings, tmp_path / "parts", resume=True)
+    assert rows(parts) == rows(whole)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(parts)[name]), name
 
 
 def test_where_an_epoch_is_long_each_checkpoint_is_validated(squares, tiny_preset, tmp_path):
-    run = quiet_fit(
+    run = fit(
         config(tiny_preset, squares, "batch_size=1", "steps=6", "evaluate_every=0", "checkpoint_every=3"),
         tmp_path / "run",
     )
@@ -104,77 +79,73 @@ def test_where_an_epoch_is_long_each_checkpoint_is_validated(squares, tiny_prese
 
 
 def test_epochs_are_images_seen_of_those_there_are(squares, tiny_preset, tmp_path):
-    run = quiet_fit(config(tiny_preset, squares, "train_count=10", "batch_size=4", "steps=5"), tmp_path / "run")
+    run = fit(config(tiny_preset, squares, "train_count=10", "batch_size=4", "steps=5"), tmp_path / "run")
     assert read_history(run)[-1]["epoch"] == 2.0
 
 
 def test_rows_after_the_checkpoint_that_is_gone_on_from_are_dropped(tmp_path):
-    rows = [{"step": 1.0, "train_loss": 2.0}, {"step": 2.0, "train_loss": 1.0}]
-    history = History(tmp_path)
-    for row in rows:
-        history.add(row)
+    both = [{"step": 1.0, "train_loss": 2.0}, {"step": 2.0, "train_loss": 1.0}]
+    history = History(tmp_path, [])
+    history.write(both)
     history.close()
-    History(tmp_path, rows[:1]).close()
-    assert read_history(tmp_path) == rows[:1]
-    History(tmp_path).close()
+    History(tmp_path, both[:1]).close()
+    assert read_history(tmp_path) == both[:1]
+    History(tmp_path, []).close()
     assert not (tmp_path / "history.csv").exists()
 
 
 def test_the_commit_is_that_of_the_code_that_began(squares, tiny_preset, tmp_path, monkeypatch):
     commits = iter(("first", "second", "third"))
-    monkeypatch.setattr(loop, "provenance", lambda: {"commit": next(commits)})
-    run = quiet_fit(config(tiny_preset, squares, "checkpoint_every=4"), tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "provenance", lambda: {"commit": next(commits)})
+    run = fit(config(tiny_preset, squares, "checkpoint_every=4"), tmp_path / "run")
     assert json.loads((run / "training.json").read_text())["commit"] == "first"
 
 
 def test_bfloat16_stays_close_to_float32(run, squares, tiny_preset, tmp_path):
-    folder = quiet_fit(config(tiny_preset, squares, "precision=bf16"), tmp_path / "run")
-    for row, exact in zip(losses(folder), losses(run), strict=True):
+    folder = fit(config(tiny_preset, squares, "precision=bf16"), tmp_path / "run")
+    for row, exact in zip(rows(folder), rows(run), strict=True):
         assert row["train_loss"] == pytest.approx(exact["train_loss"], rel=0.02)
     assert all(tensor.dtype == torch.float32 for tensor in weights(folder).values())
 
 
 def test_the_moving_average_is_what_is_saved(run, squares, tiny_preset, tmp_path):
-    averaged = quiet_fit(config(tiny_preset, squares, "ema_decay=0.9"), tmp_path / "averaged")
+    averaged = fit(config(tiny_preset, squares, "ema_decay=0.9"), tmp_path / "averaged")
     assert json.loads((averaged / "training.json").read_text())["averaged_weights"] is True
     assert not torch.equal(
         weights(averaged)["decoder.to_rgb_and_mask.weight"], weights(run)["decoder.to_rgb_and_mask.weight"]
     )
     # the same updates underneath: the training losses are those of a run without averaging
-    assert [row["train_loss"] for row in losses(averaged)] == [row["train_loss"] for row in losses(run)]
+    assert [row["train_loss"] for row in rows(averaged)] == [row["train_loss"] for row in rows(run)]
 
 
 def test_a_folder_with_something_in_it_is_left_alone(run, squares, tiny_preset, tmp_path):
-    with pytest.raises(ConfigError, match="exists and is not empty; go on with --resume"):
-        quiet_fit(config(tiny_preset, squares), run)
+    with pytest.raises(ConfigError, match="exists and is not empty; add --resume"):
+        fit(config(tiny_preset, squares), run)
     (tmp_path / "thesis.tex").write_text("all my work")
     with pytest.raises(ConfigError, match="exists and is not empty; give another --out"):
-        quiet_fit(config(tiny_preset, squares), tmp_path)
+        fit(config(tiny_preset, squares), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "all my work"
 
 
 def test_resuming_with_other_settings_is_refused(run, squares, tiny_preset):
     with pytest.raises(ConfigError, match=r"training.learning_rate was 0.002, now 0.1"):
-        quiet_fit(config(tiny_preset, squares, "learning_rate=0.1"), run, resume=True)
+        fit(config(tiny_preset, squares, "learning_rate=0.1"), run, resume=True)
 
 
 def test_a_damaged_trainer_state_names_the_remedy(squares, tiny_preset, tmp_path):
-    folder = quiet_fit(config(tiny_preset, squares, "steps=6"), tmp_path / "run")
+    folder = fit(config(tiny_preset, squares, "steps=6"), tmp_path / "run")
     newest = newest_checkpoint(folder)
     (newest / "trainer.pt").write_bytes((newest / "trainer.pt").read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"trainer.pt: damaged .*; remove .*step-00000006 to resume from"):
-        quiet_fit(config(tiny_preset, squares, "steps=6"), folder, resume=True)
+        fit(config(tiny_preset, squares, "steps=6"), folder, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(squares, tiny_preset, tmp_path):
-    class Poison(StopAt):
-        def on_evaluation(self, run, evaluation):
-            if run.step == self.step:
-                next(run.model.parameters()).data.fill_(float("nan"))
-
     settings = config(tiny_preset, squares, "steps=30", "evaluate_every=7")
     with pytest.raises(TrainingDiverged, match=r"last good checkpoint: .*step-00000006.*lower learning_rate"):
-        quiet_fit(settings, tmp_path / "run", callbacks=[Poison(7)])
+        for event in train_steps(settings, tmp_path / "run"):
+            if event.kind == "validated" and event.run.step == 7:
+                next(event.run.model.parameters()).data.fill_(float("nan"))
     assert all(torch.isfinite(tensor).all() for tensor in weights(newest_checkpoint(tmp_path / "run")).values())
 
 
@@ -187,7 +158,7 @@ def test_two_processes_give_the_result_of_one(run, squares, tiny_preset, tmp_pat
     command += ["--device", "cpu", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    for row, single in zip(losses(tmp_path / "two"), losses(run), strict=True):
+    for row, single in zip(rows(tmp_path / "two"), rows(run), strict=True):
         for name in ("train_loss", "validation_loss", "ari", "fg_ari"):
             assert row[name] == pytest.approx(single[name], abs=1e-5), name
     # Weights are compared by what they do: Adam turns the rounding noise of a gradient that is exactly 0, such as
@@ -203,5 +174,5 @@ def test_noise_on_bi_level_starts_is_part_of_the_training(squares, tiny_preset, 
     final = []
     for steps in (0, 6):
         changes = ("initialisation=bi-level", f"slot_noise_steps={steps}", "steps=6")
-        final.append(weights(quiet_fit(config(tiny_preset, squares, *changes), tmp_path / str(steps))))
+        final.append(weights(fit(config(tiny_preset, squares, *changes), tmp_path / str(steps))))
     assert not torch.equal(final[0]["encoder.slot_attention.start"], final[1]["encoder.slot_attention.start"])

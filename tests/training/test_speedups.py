@@ -1,11 +1,11 @@
 from typing import get_args
 
 import pytest
+from training_runs import fit
 
 from slotlab.config import Speedup, run_config
 from slotlab.errors import ConfigError
 from slotlab.training.checkpoint import read_history
-from slotlab.training.loop import fit
 
 BFLOAT16_TOLERANCE = 0.02  # relative, of a loss
 
@@ -15,7 +15,7 @@ def losses(tiny_preset, squares, tmp_path_factory):
     def run(*changes):
         folder = tmp_path_factory.mktemp("speedups") / "run"
         settings = run_config(tiny_preset, [f"data.source={squares}", "broadcast=8", *changes])
-        fit(settings, folder, show_progress=False, accelerator="cpu")
+        fit(settings, folder)
         return [row[name] for row in read_history(folder) for name in ("train_loss", "validation_loss")]
 
     return run

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from training_runs import fit, losses
 
 import slotlab
 from slotlab import checkpoints
@@ -16,17 +17,12 @@ from slotlab.errors import CheckpointError, ConfigError
 from slotlab.evaluation import evaluate
 from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.reporting.report import write_report
-from slotlab.training.checkpoint import read_history
-from slotlab.training.loop import TrainingDiverged, fit
+from slotlab.training.loop import TrainingDiverged, train_steps
 from slotlab.training.objectives import cross_attention_disagreement
 
 
 def config(preset, latents, data, *changes):
     return run_config(preset, [f"autoencoder.pretrained={latents}", f"data.source={data}", *changes])
-
-
-def losses(run):
-    return [(row["train_loss"], row["validation_loss"]) for row in read_history(run)]
 
 
 def test_stage_1_leaves_an_autoencoder_whose_latents_have_unit_variance(latents_run, squares):
@@ -43,7 +39,7 @@ def test_stage_1_leaves_an_autoencoder_whose_latents_have_unit_variance(latents_
 @pytest.mark.parametrize("family", ["vq", "tiny"])
 def test_stage_1_trains_the_other_families_as_well(presets, squares, tmp_path, family):
     changes = [f"family={family}", "codes=8", "steps=3", f"data.source={squares}"]
-    run = fit(run_config(str(presets / "tiny-latents.yaml"), changes), tmp_path / "run", show_progress=False)
+    run = fit(run_config(str(presets / "tiny-latents.yaml"), changes), tmp_path / "run")
     model = checkpoints.load_autoencoder(run, 16)
     assert model.family == family
     images = open_data(squares, split="train").batch(range(16))["image"]
@@ -88,25 +84,13 @@ def test_stage_2_report_shows_ceiling_and_sample(diffusion_run):
 
 @pytest.mark.parametrize("changes", [(), ("denoiser.dropout=0.5",)])
 def test_stage_2_resumes_exactly(tiny_diffusion, latents_run, squares, tmp_path, changes):
-    class Stop(Exception):
-        pass
-
-    class Breaks:
-        def on_preview(self, run):
-            pass
-
-        def on_evaluation(self, run, evaluation):
-            evaluated.append(run.step)
-            if evaluated == [3, 6]:
-                raise Stop
-
     settings = config(tiny_diffusion, latents_run, squares, *changes)
-    fit(settings, tmp_path / "whole", show_progress=False)
-    evaluated: list[int] = []
-    with pytest.raises(Stop):
-        fit(settings, tmp_path / "run", callbacks=[Breaks()], show_progress=False)
-    fit(settings, tmp_path / "run", resume=True, callbacks=[Breaks()], show_progress=False)
-    assert evaluated == [3, 6, 6]  # it went on from step 3
+    fit(settings, tmp_path / "whole")
+    for event in train_steps(settings, tmp_path / "run"):
+        if event.kind == "validated" and event.run.step == 6:
+            break  # as a kill does, after the checkpoint of step 3
+    resumed = [event.run.step for event in train_steps(settings, tmp_path / "run", resume=True)]
+    assert resumed[0] == 3
     again, before = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "whole"))
     assert all(torch.equal(again[name], before[name]) for name in before)
 
@@ -116,7 +100,7 @@ def test_training_from_cached_latents_gives_the_same_losses(
 ):
     packed = pack(squares, tmp_path / "packed", resolution=16, latents=checkpoints.load_autoencoder(latents_run, 16))
     assert open_data(packed, split="train")[0]["latents"].shape == (3, 4, 4)
-    run = fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run", show_progress=False)
+    run = fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run")
     for cached, plain in zip(losses(run), losses(diffusion_run), strict=True):
         assert cached == pytest.approx(plain, rel=1e-5)
 
@@ -124,27 +108,27 @@ def test_training_from_cached_latents_gives_the_same_losses(
 def test_latents_of_another_autoencoder_are_refused(presets, tiny_diffusion, latents_run, squares, tmp_path):
     other = slotlab.create_model(str(presets / "tiny-latents.yaml"))
     packed = pack(squares, tmp_path / "packed", resolution=16, latents=other)
-    with pytest.raises(ConfigError, match="packed: its latents are those of another autoencoder"):
-        fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run", show_progress=False)
+    with pytest.raises(ConfigError, match="packed: its latents are of another autoencoder"):
+        fit(config(tiny_diffusion, latents_run, packed), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(
     diffusion_run, tiny_diffusion, latents_run, squares, tmp_path
 ):
-    run = fit(config(tiny_diffusion, latents_run, squares, "accumulate=2"), tmp_path / "run", show_progress=False)
+    run = fit(config(tiny_diffusion, latents_run, squares, "accumulate=2"), tmp_path / "run")
     for parts, whole in zip(losses(run), losses(diffusion_run), strict=True):
         assert parts == pytest.approx(whole, rel=1e-4)
 
 
 def test_without_an_autoencoder_the_remedy_is_told(tiny_diffusion, squares, tmp_path):
     with pytest.raises(ConfigError, match="slotlab train scenes-64-latents --out runs/latents"):
-        fit(run_config(tiny_diffusion, {"data.source": str(squares)}), tmp_path / "run", show_progress=False)
+        fit(run_config(tiny_diffusion, {"data.source": str(squares)}), tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_kind_is_no_autoencoder(tiny_diffusion, slots_run, squares, tmp_path):
     with pytest.raises(CheckpointError, match="holds a slot-autoencoder, not a latent-autoencoder"):
-        fit(config(tiny_diffusion, slots_run, squares), tmp_path / "run", show_progress=False)
+        fit(config(tiny_diffusion, slots_run, squares), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -160,28 +144,28 @@ def test_latents_without_unit_variance_are_refused(presets, tiny_diffusion, squa
     wide = slotlab.create_model(str(presets / "tiny-latents.yaml"), scale=1000.0)
     slotlab.save(wide, tmp_path / "wide")
     with pytest.raises(ConfigError, match=r"autoencoder.scale: latents .* root mean square"):
-        fit(config(tiny_diffusion, tmp_path / "wide", squares), tmp_path / "run", show_progress=False)
+        fit(config(tiny_diffusion, tmp_path / "wide", squares), tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_run, squares, tmp_path):
     settings = config(tiny_diffusion, latents_run, squares, "learning_rate=1e30", "clip_norm=1e30")
     with pytest.raises(TrainingDiverged, match="not finite at step"):
-        fit(settings, tmp_path / "run", show_progress=False)
+        fit(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("preset", "change", "message"),
     [
         ("tiny-latents", "mask_penalty=0.1", "a latent autoencoder has no masks"),
-        ("tiny-latents", "background_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
-        ("tiny", "background_penalty=0.1", "add initialisation=learned, or take mask_penalty"),
+        ("tiny-latents", "background_penalty=0.1", "needs the decoder of a slot autoencoder"),
+        ("tiny", "background_penalty=0.1", "add initialisation=learned, or use mask_penalty"),
         ("tiny-latents", "encoder_learning_rate=0.1", "this model has no slot encoder"),
         ("tiny-latents", "encoder_steps=3", "this model has no slot encoder"),
         ("tiny", "encoder_steps=2", "add start_from=MODEL, or encoder_steps=none"),
-        ("tiny", "cross_attention_loss=0.1", "only slot diffusion has a denoiser"),
-        ("tiny-latents", "sharing_penalty=0.1", "needs what a slot autoencoder's decoder paints"),
-        ("tiny-latents", "attention_loss=0.1", "needs what a slot autoencoder's decoder paints"),
-        ("tiny-latents", "colour_loss=0.1", "needs what a slot autoencoder's decoder paints"),
+        ("tiny", "cross_attention_loss=0.1", "only slot diffusion has cross-attention"),
+        ("tiny-latents", "sharing_penalty=0.1", "needs the decoder of a slot autoencoder"),
+        ("tiny-latents", "attention_loss=0.1", "needs the decoder of a slot autoencoder"),
+        ("tiny-latents", "colour_loss=0.1", "needs the decoder of a slot autoencoder"),
         ("tiny", "slot_noise_steps=3", "only bi-level slot starts take noise"),
         ("tiny", "accumulate=3", "batch_size=4 does not divide into 3 equal parts"),
     ],
@@ -189,16 +173,14 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
 def test_settings_that_do_not_suit_the_model_are_refused(presets, squares, tmp_path, preset, change, message):
     settings = run_config(str(presets / f"{preset}.yaml"), [change, f"data.source={squares}"])
     with pytest.raises(ConfigError, match=message):
-        fit(settings, tmp_path / "run", show_progress=False)
+        fit(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diffusion, latents_run, squares, tmp_path):
-    slots = fit(
-        run_config(str(presets / "tiny.yaml"), {"data.source": str(squares)}), tmp_path / "slots", show_progress=False
-    )
+    slots = fit(run_config(str(presets / "tiny.yaml"), {"data.source": str(squares)}), tmp_path / "slots")
     settings = config(tiny_diffusion, latents_run, squares, f"start_from={slots}", "encoder_learning_rate=1e-30")
-    run = fit(settings, tmp_path / "run", show_progress=False)
+    run = fit(settings, tmp_path / "run")
     images = open_data(squares, split="val").batch(range(2))["image"]
     before, after = (slotlab.load(folder).encode(images, torch.Generator().manual_seed(0)) for folder in (slots, run))
     torch.testing.assert_close(before, after)
@@ -207,7 +189,7 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
 def test_dropped_slots_and_a_loss_of_cross_attention_do_not_go_together(tiny_diffusion, latents_run, squares, tmp_path):
     settings = config(tiny_diffusion, latents_run, squares, "cross_attention_loss=0.1", "slot_dropout=0.1")
     with pytest.raises(ConfigError, match="would learn to look at empty slots"):
-        fit(settings, tmp_path / "run", show_progress=False)
+        fit(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +202,7 @@ def test_what_has_learned_nothing_is_not_frozen(tiny_diffusion, latents_run, squ
     slotlab.save(start, tmp_path / "start")
     changes = [f"start_from={tmp_path / 'start'}", "encoder_steps=2", "initialisation=learned", change]
     with pytest.raises(ConfigError, match=f"has {why} would stay untrained after 2 steps"):
-        fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "run", show_progress=False)
+        fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "run")
 
 
 def test_slots_stay_as_they_are_after_the_encoder_s_steps(tiny_diffusion, latents_run, squares, tmp_path):
@@ -237,11 +219,11 @@ def test_slots_stay_as_they_are_after_the_encoder_s_steps(tiny_diffusion, latent
             f"steps={steps}",
         ]
         settings = config(tiny_diffusion, latents_run, squares, *changes)
-        run = fit(settings, tmp_path / name, show_progress=False)
+        run = fit(settings, tmp_path / name)
         if steps > 5:  # resumed after the encoder stopped, it comes out the same
             whole = load_file(run / "model.safetensors")
             shutil.rmtree(run / "checkpoints" / "step-00000006")
-            fit(settings, run, resume=True, show_progress=False)
+            fit(settings, run, resume=True)
             again = load_file(run / "model.safetensors")
             assert all(again[name].equal(value) for name, value in whole.items())
         return slotlab.load(run)
@@ -259,7 +241,7 @@ def test_cross_attention_learns_where_slot_attention_looks(tiny_diffusion, laten
 
     def disagreement(name, weight):
         changes = ["ema_decay=0", "steps=8", "learning_rate=0.01", f"cross_attention_loss={weight}"]
-        run = fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / name, show_progress=False)
+        run = fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / name)
         with torch.no_grad():
             return cross_attention_disagreement(slotlab.load(run)(images, torch.Generator().manual_seed(0)))
 
@@ -288,4 +270,4 @@ def test_parts_of_another_form_are_refused(presets, tiny_diffusion, latents_run,
     with pytest.raises(
         CheckpointError, match="a slot-autoencoder, has no part to start a slot-diffusion from; encoder"
     ):
-        fit(settings, tmp_path / "run", show_progress=False)
+        fit(settings, tmp_path / "run")

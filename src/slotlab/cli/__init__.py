@@ -21,7 +21,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (RuntimeError, MemoryError) as error:
-        from slotlab.training.console import is_out_of_memory
+        from slotlab.training.resources import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

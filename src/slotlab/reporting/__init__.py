@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slotlab.figures.curves import figure_image, loss_curves
     from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
-    from slotlab.reporting.previews import Pictures
+    from slotlab.reporting.previews import draw_curves, draw_preview
     from slotlab.reporting.report import write_report
     from slotlab.reporting.sections import Picture, Section, Table
 
 __all__ = [
     "Picture",
-    "Pictures",
     "Section",
     "Table",
     "attention_grid",
+    "draw_curves",
+    "draw_preview",
     "figure_image",
     "loss_curves",
     "reconstruction_grid",
@@ -30,7 +31,7 @@ __all__ = [
 _HOMES = {
     "slotlab.figures.curves": ("figure_image", "loss_curves"),
     "slotlab.figures.slots": ("attention_grid", "reconstruction_grid", "segmentation_colours", "slot_grid"),
-    "slotlab.reporting.previews": ("Pictures",),
+    "slotlab.reporting.previews": ("draw_curves", "draw_preview"),
     "slotlab.reporting.report": ("write_report",),
     "slotlab.reporting.sections": ("Picture", "Section", "Table"),
 }

@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,41 +19,35 @@ from slotlab.models import Model
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.tables import mask_titles
-
-if TYPE_CHECKING:  # the loop brings the trainer along, which a report does not need
-    from slotlab.training.loop import RunState
+from slotlab.training.checkpoint import Run
 
 PREVIEWS_FOLDER = "previews"
 CURVES_FILE = "loss.png"
 
 
-class Pictures:
-    """Training callback that draws `previews/step-<number>.png` and `loss.png` in the run folder.
+def draw_preview(run: Run, images: int = 6) -> None:
+    """Draws the first validation images as the model sees them now: `previews/step-<number>.png`.
 
-    A picture that cannot be drawn or written is a warning: it never stops the training.
-
-    Args:
-        images: how many validation images a preview shows, the first of the split; the same in every preview.
+    A preview that cannot be drawn or written is a warning: it never stops the training.
     """
 
-    def __init__(self, images: int = 6) -> None:
-        self.images = images
-        self._batch: Batch | None = None
-
-    def on_preview(self, run: "RunState") -> None:
-        """Draws the validation images as the model sees them now."""
-        _drawing("the preview", run.step, lambda: self._draw_preview(run))
-
-    def on_evaluation(self, run: "RunState", evaluation: Evaluation) -> None:
-        """Draws the curves of all rows so far."""
-        _drawing("the loss curves", run.step, lambda: _draw_curves(run, evaluation))
-
-    def _draw_preview(self, run: "RunState") -> None:
-        if self._batch is None:
-            self._batch = run.validation.batch(range(min(self.images, len(run.validation))))
-        output = outputs(run.model, self._batch, run.config.training.seed)
-        picture = reconstruction_grid(self._batch["image"].cpu(), output, self._batch.get("mask"))
+    def draw() -> None:
+        batch = run.validation.batch(range(min(images, len(run.validation))))
+        output = outputs(run.model, batch, run.config.training.seed)
+        picture = reconstruction_grid(batch["image"].cpu(), output, batch.get("mask"))
         write_png(picture, run.folder / PREVIEWS_FOLDER / f"step-{run.step:08d}.png")
+
+    _drawing("the preview", run.step, draw)
+
+
+def draw_curves(run: Run, evaluation: Evaluation) -> None:
+    """Draws the curves of all rows so far: `loss.png`. A failure is a warning."""
+
+    def draw() -> None:
+        masks = mask_titles(evaluation.protocol).get("masks", "")
+        write_png(figure_image(loss_curves(run.rows, run.config.preset, masks)), run.folder / CURVES_FILE)
+
+    _drawing("the loss curves", run.step, draw)
 
 
 @torch.inference_mode()
@@ -74,11 +68,6 @@ def write_png(picture: Image.Image, path: Path) -> None:
     """Writes a picture as PNG, whole or not at all."""
     with replacing(path) as temporary:
         picture.save(temporary, format="png")
-
-
-def _draw_curves(run: "RunState", evaluation: Evaluation) -> None:
-    masks = mask_titles(evaluation.protocol).get("masks", "")
-    write_png(figure_image(loss_curves(run.rows, run.config.preset, masks)), run.folder / CURVES_FILE)
 
 
 def _drawing(what: str, step: int, draw: Callable[[], None]) -> None:

@@ -1,25 +1,33 @@
-"""Where a result comes from: package version, commit, command, machine."""
+"""What a run writes: checkpoints, history, and where a result comes from."""
 
 import csv
-import json
+import math
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 import slotlab
 from slotlab import checkpoints
+from slotlab.config import RunConfig
+from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError
-from slotlab.files import remove, replacing
+from slotlab.files import read_json, remove, replacing, write_json
 from slotlab.models import Model
+
+if TYPE_CHECKING:  # takes seconds to load, and reports do not need it
+    from lightning_fabric import Fabric
 
 TRAINER_FILE = "trainer.pt"
 TRAINING_FILE = "training.json"
@@ -29,24 +37,24 @@ _STEP_FOLDER = re.compile(r"step-(\d{8})$")
 def write_checkpoint(
     folder: Path, model: Model, training: dict[str, Any], trainer: dict[str, Any] | None = None
 ) -> None:
-    """Writes a checkpoint folder as a whole: a kill or a full disk leaves what was there before.
+    """Writes a checkpoint folder whole or not at all.
 
     Args:
-        folder: where to.
-        model: the weights to evaluate (the moving average, where there is one).
-        training: what `training.json` says of the run so far.
-        trainer: tensors and numbers needed to resume; none for a checkpoint that is only evaluated.
+        folder: the folder to write.
+        model: the model to evaluate.
+        training: content of `training.json`.
+        trainer: tensors and numbers to resume from; without them it can only be evaluated.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
         checkpoints.save(model, temporary)
-        (temporary / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+        write_json(temporary / TRAINING_FILE, training)
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER_FILE)
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
-    """The state that `write_checkpoint` was given; CheckpointError if it is missing or damaged."""
+    """What a checkpoint holds to resume from; CheckpointError if it is missing or damaged."""
     path = folder / TRAINER_FILE
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -59,17 +67,16 @@ def read_trainer(folder: Path) -> dict[str, Any]:
 
 
 def weights_name(averaged: bool) -> str:
-    """What protocols call the weights of a checkpoint."""
+    """The name of a checkpoint's weights in protocols."""
     return "moving average" if averaged else "last step"
 
 
 def weights_of(folder: Path) -> str | None:
-    """What `weights_name` says of the model in `folder`, by its `training.json`; None where that does not tell."""
+    """`weights_name` of the model in `folder` by its `training.json`; None if that is unknown."""
     try:
-        averaged = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["averaged_weights"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return weights_name(bool(read_json(folder / TRAINING_FILE, "")["averaged_weights"]))
+    except (CheckpointError, KeyError):
         return None
-    return weights_name(bool(averaged))
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -84,7 +91,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    """Removes all but the `keep` newest step checkpoints, and what a process that was killed left half written."""
+    """Removes all but the `keep` newest step checkpoints, and what a killed process left."""
     for folder in (*_checkpoints(run)[:-keep], *(run / "checkpoints").glob(".*.tmp")):
         remove(folder)
 
@@ -116,52 +123,145 @@ Row = dict[str, float]
 
 
 class History:
-    """Rows of a run so far; every `add` rewrites `history.csv` as a whole and appends to TensorBoard.
+    """Writes the rows of a run to `history.csv` and TensorBoard.
 
     Args:
         folder: the run folder.
-        rows: what an interrupted run had recorded; later rows on disk are dropped.
+        rows: the rows of a resumed run; later rows on disk are dropped.
     """
 
-    def __init__(self, folder: Path, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, folder: Path, rows: list[Row]) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.path = folder / "history.csv"
-        self.rows = list(rows)
-        purge = int(self.rows[-1]["step"]) + 1 if self.rows else 0
+        purge = int(rows[-1]["step"]) + 1 if rows else 0
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
-        if self.rows:
-            self._write()
+        if rows:
+            self._write(rows)
         else:
             self.path.unlink(missing_ok=True)
 
-    def add(self, row: Row) -> None:
-        """Records a row; its keys are among `COLUMNS`."""
-        self.rows.append(row)
-        self._write()
-        for name, value in row.items():
+    def write(self, rows: list[Row]) -> None:
+        """Writes all rows, of which the last is new; their keys are among `COLUMNS`."""
+        self._write(rows)
+        for name, value in rows[-1].items():
             if name != "step":
-                self._board.add_scalar(name, value, int(row["step"]))
+                self._board.add_scalar(name, value, int(rows[-1]["step"]))
 
     def close(self) -> None:
         """Writes what TensorBoard has not written yet, and ends its thread."""
         self._board.close()
 
-    def _write(self) -> None:
+    def _write(self, rows: list[Row]) -> None:
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
 
 
 def read_history(folder: Path) -> list[Row]:
-    """The rows of `history.csv` in `folder`; cells left empty are absent."""
+    """The rows of `history.csv` in a run folder; empty cells are left out."""
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
         return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 
 
+@dataclass
+class Run:
+    """The state of a training run in one process.
+
+    Attributes:
+        folder: the run folder.
+        config: all settings.
+        fabric: processes and device.
+        trained: the model that the optimiser updates.
+        average: the moving average of its weights, if one is kept.
+        optimizer: Adam or AdamW.
+        train_data: the training images.
+        validation: the validation images.
+        step: number of updates so far.
+        seconds: time they took.
+        best_loss: lowest validation loss so far.
+        rows: rows of the history.
+        losses: training losses since the last row.
+        gradient_norm: of the last update, before clipping.
+    """
+
+    folder: Path
+    config: RunConfig
+    fabric: "Fabric"
+    trained: Model
+    average: AveragedModel | None
+    optimizer: Optimizer
+    train_data: SlotDataset
+    validation: SlotDataset
+    step: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    rows: list[Row] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def __post_init__(self) -> None:
+        self.provenance = provenance()  # once: the source tree may change while the run trains
+
+    @property
+    def model(self) -> Model:
+        """The model that is evaluated and saved: the moving average, if one is kept."""
+        return self.trained if self.average is None else cast(Model, self.average.module)
+
+    def save(self) -> None:
+        """Writes a checkpoint to resume from, and the model itself to the run folder."""
+        losses = torch.zeros(0)
+        if self.losses:  # the mean of all processes: another number of them resumes with the same
+            losses = cast(Tensor, self.fabric.all_reduce(torch.stack(self.losses), reduce_op="mean")).cpu()
+        if self.fabric.is_global_zero:
+            trainer: dict[str, Any] = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "best_loss": self.best_loss,
+                "rows": self.rows,
+                "losses": losses,
+                "model": self.trained.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            if self.average is not None:
+                trainer["average"] = self.average.state_dict()
+            write_checkpoint(step_folder(self.folder, self.step), self.model, self.facts(), trainer)
+            prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
+            checkpoints.save(self.model, self.folder)
+            write_json(self.folder / TRAINING_FILE, self.facts())
+        self.fabric.barrier()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Takes weights, optimiser and history from a checkpoint."""
+        saved = read_trainer(checkpoint)
+        self.trained.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.step, self.seconds, self.best_loss = saved["step"], saved["seconds"], saved["best_loss"]
+        self.rows, self.losses = saved["rows"], list(saved["losses"].to(self.fabric.device).unbind())
+
+    def facts(self) -> dict[str, Any]:
+        """The content of `training.json`: how the weights were made."""
+        return {
+            **self.provenance,
+            "date": now(),
+            "preset": self.config.preset,
+            "seed": self.config.training.seed,
+            "steps": self.step,
+            "images": self.step * self.config.training.batch_size,
+            "seconds": round(self.seconds, 1),
+            "processes": self.fabric.world_size,
+            "device": str(self.fabric.device),
+            "averaged_weights": self.average is not None,
+            "train_data": self.train_data.describe(),
+            "validation_data": self.validation.describe(),
+        }
+
+
 def provenance() -> dict[str, Any]:
-    """JSON values that let someone else repeat a run: version, git commit, command, torch, machine, threads, date."""
+    """What it takes to repeat a run, as JSON values: version, commit, command, torch, machine, threads, date."""
     return {
         "slotlab": slotlab.__version__,
         "commit": _commit(),
@@ -173,7 +273,7 @@ def provenance() -> dict[str, Any]:
 
 
 def now() -> str:
-    """Date and time, UTC, as ISO 8601 has them."""
+    """Date and time, UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -194,19 +294,19 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree that runs, or None for an installed package."""
+    """Commit of the source tree in use; None for an installed package."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
     try:
-        asked = subprocess.run(
+        answer = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # who commits meanwhile is not to be told of a lock
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # take no lock from someone who commits meanwhile
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip() or None
+    return answer.stdout.strip() or None

@@ -1,53 +1,31 @@
-"""The training loop: from a `RunConfig` to a run folder with checkpoints and a history."""
+"""The training loop, from a `RunConfig` to a run folder with checkpoints and a history."""
 
-import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.optim import Optimizer
 
 from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig
 from slotlab.data import Batch, SlotDataset, training_batches
-from slotlab.distributed import make_fabric, naming_lost_processes
+from slotlab.distributed import make_fabric, naming_lost_processes, noticing_stop
 from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
-from slotlab.files import replacing
-from slotlab.models import LatentAutoencoder, Model, SlotDiffusion
+from slotlab.files import write_json
+from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
-from slotlab.training.checkpoint import (
-    DIAGNOSED,
-    TRAINING_FILE,
-    History,
-    Row,
-    newest_checkpoint,
-    now,
-    provenance,
-    prune_checkpoints,
-    read_trainer,
-    step_folder,
-    weights_name,
-    write_checkpoint,
-)
-from slotlab.training.console import (
-    StepProfile,
-    TrainingProgress,
-    explaining_out_of_memory,
-    keep_freed_memory,
-    what_would_fit,
-)
+from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
 from slotlab.training.objectives import with_penalties
 from slotlab.training.optimisation import (
     arrange,
+    compile_parts,
     learning_rate,
     make_average,
     make_optimizer,
@@ -55,400 +33,280 @@ from slotlab.training.optimisation import (
     set_learning_rate,
     slot_noise,
 )
+from slotlab.training.resources import StepProfile, explaining_out_of_memory, keep_freed_memory, what_would_fit
 from slotlab.training.setup import check_data, check_folder, check_latents, check_settings, open_split, start_from
 
-
-@contextmanager
-def noticing_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the current step ends well; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def notice(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, notice)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-FINITE_EVERY = 10
-OF_LAYERS = 1  # marks the key of what layers draw themselves (dropout), from the global generator
+FINITE_EVERY = 10  # steps between checks of the loss, which wait for the device
+OF_LAYERS = 1  # marks the key of the global generator, from which layers draw dropout
 SCALED_BY = 256  # images whose latents give an autoencoder its scaling
 
 
 class TrainingStopped(SlotlabError):
-    """The run was stopped by Ctrl-C or a signal, and saved; the message says how to go on."""
+    """Ctrl-C or a signal stopped the run after it was saved; the message says how to resume."""
 
 
 class TrainingDiverged(SlotlabError):
-    """The loss is not finite; the message names the step, the last good checkpoint and what to change."""
+    """The loss is not finite; the message names the step, the last good checkpoint and a remedy."""
 
 
-@dataclass
-class RunState:
-    """What callbacks see of a run: its folder and config, the model to look at, and how far it is."""
+class Event(NamedTuple):
+    """What `train_steps` yields.
 
-    folder: Path
-    config: RunConfig
-    model: Model
-    validation: SlotDataset
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    rows: list[Row] = field(default_factory=list)
+    Attributes:
+        kind: "begun" (with a message if other weights were taken); "step" after each update;
+            "profiled" once, with the profile; "validated" with the scores, which are the last of
+            `run.rows`; "preview" when a preview is due.
+        run: the run.
+        evaluation: scores of a validation.
+        message: a sentence to show.
+        profile: milliseconds of each part of a step; empty if there were too few steps.
+    """
 
-
-class Callback(Protocol):
-    """Hooks that draw or report while a model trains; called in the first process only."""
-
-    def on_preview(self, run: RunState) -> None:
-        """Called every `preview_every` steps and at the end."""
-        ...
-
-    def on_evaluation(self, run: RunState, evaluation: Evaluation) -> None:
-        """Called after each validation; `run.rows[-1]` is its row."""
-        ...
+    kind: Literal["begun", "step", "profiled", "validated", "preview"]
+    run: Run
+    evaluation: Evaluation | None = None
+    message: str = ""
+    profile: dict[str, float] | None = None
 
 
-def fit(
+def train_steps(
     config: RunConfig,
     folder: str | Path,
     *,
     resume: bool = False,
-    callbacks: Sequence[Callback] = (),
     accelerator: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    show_progress: bool = True,
     profile: bool = False,
-) -> Path:
-    """Trains a model and writes its run folder.
+) -> Generator[Event, None, Path]:
+    """Trains a model and writes its run folder; yields events, which the caller shows or ignores.
 
-    The folder holds `run.json` (the config), `history.csv`, TensorBoard logs, `checkpoints/`, and the trained model
-    itself (`config.json`, `model.safetensors`, `training.json`), so that it can be given to `slotlab.load`.
+    The folder holds `run.json` (the config), `history.csv`, TensorBoard logs, `checkpoints/` and
+    the trained model (`config.json`, `model.safetensors`, `training.json`) for `slotlab.load`.
+    All processes yield the same events, "profiled" excepted: the first alone measures.
 
     Args:
         config: from `run_config(preset, overrides)`.
-        folder: a new or empty folder, or with `resume` the folder of the run to go on with.
-        resume: continue from the newest checkpoint; the losses are those of a run without the interruption.
-        callbacks: hooks for pictures and reports.
+        folder: a new or empty folder; with `resume` the folder of the run.
+        resume: continue from the newest checkpoint, with the losses of an uninterrupted run.
         accelerator: "auto", "cpu" or "cuda".
-        devices: processes on this machine; under `torchrun` or SLURM theirs are used.
+        devices: processes on this machine; ignored under `torchrun` or SLURM.
         nodes: machines.
-        show_progress: draw a live progress bar.
-        profile: after the first steps, print where their time went.
+        profile: measure where the time of the first steps goes.
 
     Returns:
         The run folder.
 
     Raises:
-        ConfigError: the folder holds another run, or a setting does not fit the data or the processes.
+        ConfigError: the folder holds another run, or a setting does not fit data or processes.
         DataError: the data cannot be read.
-        TrainingStopped: after Ctrl-C, once all is saved.
-        TrainingDiverged: the loss became infinite or NaN.
+        TrainingStopped: Ctrl-C, after the run was saved.
+        TrainingDiverged: the loss is infinite or NaN.
         OutOfMemory: a step needs more memory than there is.
         ProcessLost: another process of the training has ended.
     """
-    settings = config.training
+    settings, folder = config.training, Path(folder)
     if "kept-memory" not in settings.without:
         keep_freed_memory()
     fabric = make_fabric(
         accelerator, devices, nodes, settings.precision, parameters_without_gradient=settings.freezes_encoder
     )
-    folder = Path(folder)
+    device, first = fabric.device, fabric.is_global_zero
     checkpoint = check_folder(config, folder, resume)
-    trainer = _Trainer(fabric, config, folder, callbacks, show_progress)
-    if profile and fabric.is_global_zero:
-        trainer.profile = StepProfile(trainer.raw_model, trainer.progress.console.print, fabric.device)
+
+    # Data, model, optimiser.
+    train_data, validation = open_split(config, "train", device), open_split(config, "val", device)
+    check_data(train_data, fabric.world_size)
+    torch.manual_seed(settings.seed)
+    model = checkpoints.model_from_config(config.model)
+    check_settings(model, config, fabric.world_size)
+    if isinstance(model, SlotDiffusion):
+        model.keeps_cross_attention = settings.cross_attention_loss > 0
+    model = arrange(model, device, settings.without)
+    average = make_average(model, settings)
+    if settings.compile:
+        compile_parts(model)
+    forward, optimizer = fabric.setup(model, make_optimizer(model, settings))
+    run = Run(folder, config, fabric, model, average, cast(Optimizer, optimizer), train_data, validation)
+    if isinstance(model, SlotDiffusion):
+        model.autoencoder.check_scaling(_some_images(run, validation, 64))
+        check_latents(train_data.describe(), model.autoencoder)
+
+    # Begin or resume.
+    message = ""
     if checkpoint is not None:
-        trainer.restore(checkpoint)
-    else:
-        trainer.begin()
+        run.restore(checkpoint)
+    elif settings.start_from is not None:
+        message = start_from(settings.start_from, model, settings, None if average is None else run.model)
     fabric.barrier()  # all have checked the folder before the first writes to it
-    if fabric.is_global_zero and not (folder / RUN_FILE).is_file():
-        with replacing(folder / RUN_FILE) as path:
-            path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    with naming_lost_processes(lambda: f"The last checkpoint is {newest_checkpoint(folder)}: go on with --resume"):
-        trainer.run()
+    if first and not (folder / RUN_FILE).is_file():
+        write_json(folder / RUN_FILE, config.model_dump(mode="json"))
+    history = History(folder, run.rows) if first else None
+    batches = iter(
+        training_batches(
+            train_data,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            start_step=run.step,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            workers=config.data.workers,
+        )
+    )
+    started = time.monotonic() - run.seconds
+    epoch_steps = math.ceil(len(train_data) / settings.batch_size)
+    evaluate_every = settings.evaluate_every or min(epoch_steps, settings.checkpoint_every)
+
+    with (
+        naming_lost_processes(lambda: f"The last checkpoint is {newest_checkpoint(folder)}: add --resume to continue"),
+        noticing_stop() as stop,
+        nullcontext() if history is None else closing(history),
+        StepProfile(model, device) if profile and first else nullcontext() as timer,
+    ):
+        part = (lambda name: nullcontext()) if timer is None else timer.part
+        yield Event("begun", run, message=message)
+        for step in range(run.step, settings.steps):
+            with part("data"):
+                batch = next(batches)
+
+            # One update.
+            set_learning_rate(run.optimizer, learning_rate(step, settings))
+            if settings.encoder_steps is not None and step >= settings.encoder_steps:
+                cast(torch.nn.Module, model.encoder).requires_grad_(False)
+            place = fabric.global_rank * len(batch["index"])  # of this process's images in the whole batch
+            generators = [seeded_generator(settings.seed, step, place + n) for n in range(len(batch["index"]))]
+            torch.manual_seed(seeded_generator(settings.seed, step, place, OF_LAYERS).initial_seed())
+            forward.train()
+            if not isinstance(model, LatentAutoencoder):
+                model.encoder.slot_attention.noise = slot_noise(step, settings)
+            with explaining_out_of_memory(lambda: what_would_fit(model, device, settings, fabric.world_size)):
+                losses = []
+                for number in range(settings.accumulate):
+                    mine = slice(*(len(generators) * end // settings.accumulate for end in (number, number + 1)))
+                    more = number + 1 < settings.accumulate
+                    with fabric.no_backward_sync(forward, enabled=more), part("loss and the rest"):
+                        loss, objective = _loss(run, forward, batch, mine, generators[mine], step)
+                        with part("backward"):
+                            fabric.backward(objective / settings.accumulate)
+                    losses.append(loss)
+                    del objective
+                with part("optimiser"):
+                    norm = fabric.clip_gradients(
+                        forward, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+                    )
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    if average is not None:
+                        average.update_parameters(model)
+            run.gradient_norm = cast(Tensor, norm).detach()
+            run.losses.append(torch.stack(losses).mean())
+            run.step, run.seconds = step + 1, time.monotonic() - started
+
+            # Check, validate, preview, save.
+            last = run.step == settings.steps
+            if timer is not None and (timer.step() or (last and not timer.milliseconds)):
+                yield Event("profiled", run, profile=timer.milliseconds)
+            if run.step % FINITE_EVERY == 0 or last:
+                _check_finite(run)
+            yield Event("step", run)
+            if last or run.step % evaluate_every == 0:
+                evaluation = _validate(run)
+                if history is not None:
+                    history.write(run.rows)
+                yield Event("validated", run, evaluation)
+                if evaluation.loss < run.best_loss:
+                    run.best_loss = evaluation.loss
+                    if first:
+                        write_checkpoint(folder / "checkpoints" / "best", run.model, run.facts())
+            if last or run.step % settings.preview_every == 0:
+                yield Event("preview", run)
+            stopping = _any_process(fabric, stop.is_set())
+            if last or stopping or run.step % settings.checkpoint_every == 0:
+                _check_finite(run)
+                _measure_scaling(run)
+                run.save()
+            if stopping and not last:
+                raise TrainingStopped(
+                    f"stopped at step {run.step} of {settings.steps} and saved; "
+                    f"re-run the same command with --resume to continue"
+                )
     return folder
 
 
-class _Trainer:
-    """One run in one process: the state that an update, a validation and a checkpoint share."""
+def _loss(
+    run: Run, forward: Any, batch: Batch, mine: slice, generators: list[torch.Generator], step: int
+) -> tuple[Tensor, Tensor]:
+    """The model's loss of a part of a batch, detached, and the objective with all penalties."""
+    settings, device = run.config.training, run.fabric.device
+    images = batch["image"][mine].to(device, non_blocking=True)
+    images = images.contiguous(memory_format=memory_format(settings.without))
+    if "latents" in batch and isinstance(run.trained, SlotDiffusion):
+        output = forward(images, generators, latents=batch["latents"][mine].to(device))
+    else:
+        output = forward(images, generators)
+    loss = run.trained.losses(output, images).mean()
+    return loss.detach(), with_penalties(loss, output, images, settings, step)
 
-    def __init__(
-        self, fabric: Fabric, config: RunConfig, folder: Path, callbacks: Sequence[Callback], show_progress: bool
-    ) -> None:
-        self.fabric = fabric
-        self.config = config
-        self.settings = settings = config.training
-        self.provenance = provenance()  # once: the source tree may change while the run goes on
-        self.callbacks = callbacks if fabric.is_global_zero else ()
-        self.data = open_split(config, "train", device=fabric.device)
-        check_data(self.data, fabric.world_size)
-        torch.manual_seed(settings.seed)
-        model = checkpoints.model_from_config(config.model)
-        check_settings(model, config, fabric.world_size)
-        if isinstance(model, SlotDiffusion):
-            model.keeps_cross_attention = settings.cross_attention_loss > 0
-        model = arrange(model, fabric.device, settings.without)
-        self.average = make_average(model, settings)
-        if settings.compile:
-            for part in _heavy_parts(model):
-                part.compile()
-        self.raw_model: Model = model
-        self.model, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
-        shown = cast(Model, self.average.module) if self.average is not None else model
-        self.state = RunState(folder, config, shown, open_split(config, "val", device=fabric.device))
-        if isinstance(model, SlotDiffusion):
-            model.autoencoder.check_scaling(self._some_images(self.state.validation, 64))
-            check_latents(self.data.describe(), model.autoencoder)
-        self.losses: list[Tensor] = []
-        self.gradient_norm = torch.zeros(())
-        self.progress = TrainingProgress(settings.steps, enabled=show_progress and fabric.is_global_zero)
-        self.profile: StepProfile | None = None
 
-    def begin(self) -> None:
-        """Takes up the parts of the model that `start_from` names, if any."""
-        if self.settings.start_from is not None:
-            average = self.state.model if self.average is not None else None
-            self.progress.say(start_from(self.settings.start_from, self.raw_model, self.settings, average))
+def _validate(run: Run) -> Evaluation:
+    """Scores the model, and adds a row to the history."""
+    settings, step = run.config.training, run.step
+    _measure_scaling(run)
+    evaluation = evaluate(
+        run.model,
+        run.validation,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        weights=weights_name(run.average is not None),
+    )
+    train_loss = run.fabric.all_reduce(torch.stack(run.losses).mean(), reduce_op="mean")
+    run.losses = []
+    images = step * settings.batch_size
+    row: Row = {
+        "step": step,
+        "epoch": round(images / len(run.train_data), 4),
+        "images": images,
+        "seconds": round(run.seconds, 2),
+        "train_loss": float(cast(Tensor, train_loss)),
+        "validation_loss": evaluation.loss,
+        "learning_rate": learning_rate(step - 1, settings),
+        "gradient_norm": float(run.gradient_norm),
+        "images_per_second": round(images / run.seconds, 2),
+    }
+    for source, scores in evaluation.segmentation.items():
+        prefix = "" if source == "masks" else f"{source}_"
+        row.update({prefix + name: scores[name].mean for name in ("ari", "fg_ari")})
+    row.update({name: evaluation.diagnostics[name] for name in DIAGNOSED if name in evaluation.diagnostics})
+    run.rows.append(row)
+    return evaluation
 
-    def restore(self, checkpoint: Path) -> None:
-        """Takes up the weights, optimiser and history that a checkpoint holds."""
-        saved = read_trainer(checkpoint)
-        self.raw_model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        self.losses = list(saved["losses"].to(self.fabric.device).unbind())
-        state = self.state
-        state.step, state.seconds, state.best_loss = saved["step"], saved["seconds"], saved["best_loss"]
-        state.rows = saved["rows"]
 
-    def run(self) -> None:
-        """Updates, validates, draws and saves until the last step, Ctrl-C, or a loss that is not finite."""
-        state, settings = self.state, self.settings
-        self.history = History(state.folder, state.rows) if self.fabric.is_global_zero else None
-        batches = iter(
-            training_batches(
-                self.data,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                start_step=state.step,
-                rank=self.fabric.global_rank,
-                world_size=self.fabric.world_size,
-                workers=self.config.data.workers,
-            )
+def _measure_scaling(run: Run) -> None:
+    """Gives an autoencoder's latents unit variance, as slot diffusion needs them."""
+    if isinstance(run.model, LatentAutoencoder):
+        images = _some_images(run, run.train_data, SCALED_BY)
+        try:
+            run.model.measure_scaling(images.split(run.config.training.batch_size))
+        except ValueError as error:
+            raise TrainingDiverged(f"step {run.step}: {error}, or lower regulariser_weight") from None
+
+
+def _some_images(run: Run, data: SlotDataset, count: int) -> Tensor:
+    return data.batch(range(min(count, len(data))))["image"].to(run.fabric.device)
+
+
+def _check_finite(run: Run) -> None:
+    recent = torch.stack([*run.losses[-FINITE_EVERY:], run.gradient_norm.to(run.fabric.device)])
+    if _any_process(run.fabric, not bool(torch.isfinite(recent).all())):
+        raise TrainingDiverged(
+            f"the loss or gradient is not finite at step {run.step}; last good checkpoint: "
+            f"{newest_checkpoint(run.folder)}. Try a lower learning_rate, a smaller clip_norm, more warmup_steps, or "
+            f"precision=fp32"
         )
-        started = time.monotonic() - state.seconds
-        epoch_steps = math.ceil(len(self.data) / settings.batch_size)
-        evaluate_every = settings.evaluate_every or min(epoch_steps, settings.checkpoint_every)
-        writing = nullcontext() if self.history is None else closing(self.history)
-        with noticing_stop() as stop, self.progress, writing:
-            self.progress.start(state.step)
-            while state.step < settings.steps:
-                with self._timed("data"):
-                    batch = next(batches)
-                with explaining_out_of_memory(self._what_would_fit):
-                    self._update(batch)
-                if self.profile is not None and self.profile.step(settings.batch_size):
-                    self.profile = None
-                state.step += 1
-                state.seconds = time.monotonic() - started
-                last = state.step == settings.steps
-                if state.step % FINITE_EVERY == 0 or last:
-                    self._check_finite()
-                self.progress.update(state.step, settings.batch_size, self.losses)
-                if last or state.step % evaluate_every == 0:
-                    self._validate()
-                if last or state.step % settings.preview_every == 0:
-                    for callback in self.callbacks:
-                        callback.on_preview(state)
-                stopping = self._any_process(stop.is_set())
-                if last or stopping or state.step % settings.checkpoint_every == 0:
-                    self._check_finite()
-                    self._save()
-                if stopping and not last:
-                    raise TrainingStopped(
-                        f"stopped at step {state.step} of {settings.steps} and saved; "
-                        f"go on with the same command and --resume"
-                    )
-            if self.profile is not None:
-                self.profile.end(settings.batch_size)
-
-    def _update(self, batch: Batch) -> None:
-        settings, step = self.settings, self.state.step
-        set_learning_rate(cast(torch.optim.Optimizer, self.optimizer), learning_rate(step, settings))
-        if settings.encoder_steps is not None and step >= settings.encoder_steps:
-            cast(torch.nn.Module, self.raw_model.encoder).requires_grad_(False)
-        first = self.fabric.global_rank * len(batch["index"])
-        generators = [seeded_generator(settings.seed, step, first + place) for place in range(len(batch["index"]))]
-        torch.manual_seed(seeded_generator(settings.seed, step, first, OF_LAYERS).initial_seed())
-        self.model.train()
-        if not isinstance(self.raw_model, LatentAutoencoder):
-            self.raw_model.encoder.slot_attention.noise = slot_noise(step, settings)
-        losses = []
-        for part in range(settings.accumulate):
-            mine = slice(*(len(generators) * end // settings.accumulate for end in (part, part + 1)))
-            summing = self.fabric.no_backward_sync(self.model, enabled=part + 1 < settings.accumulate)
-            with summing, self._timed("loss and the rest"):
-                losses.append(self._backward(batch, mine, generators[mine]))
-        loss = torch.stack(losses).mean()
-        with self._timed("optimiser"):
-            norm = self.fabric.clip_gradients(
-                self.model, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
-            )
-            self.gradient_norm = cast(Tensor, norm).detach()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.average is not None:
-                self.average.update_parameters(self.raw_model)
-        self.losses.append(loss)
-
-    def _backward(self, batch: Batch, mine: slice, generators: list[torch.Generator]) -> Tensor:
-        """Adds the gradients of a part of a batch; returns its loss."""
-        settings, device = self.settings, self.fabric.device
-        images = batch["image"][mine].to(device, non_blocking=True)
-        images = images.contiguous(memory_format=memory_format(settings.without))
-        if "latents" in batch and isinstance(self.raw_model, SlotDiffusion):
-            output = self.model(images, generators, latents=batch["latents"][mine].to(device))
-        else:
-            output = self.model(images, generators)
-        loss = self.raw_model.losses(output, images).mean()
-        objective = with_penalties(loss, output, images, settings, self.state.step)
-        with self._timed("backward"):
-            self.fabric.backward(objective / settings.accumulate)
-        return loss.detach()
-
-    def _what_would_fit(self) -> str:
-        settings = self.settings
-        parts, processes = settings.accumulate, self.fabric.world_size
-        return what_would_fit(self.raw_model, self.fabric.device, settings.batch_size, parts, processes)
-
-    def _timed(self, part: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.profile is None else self.profile.part(part)
-
-    def _validate(self) -> None:
-        state, settings = self.state, self.settings
-        self._measure_scaling()
-        evaluation = evaluate(
-            state.model,
-            state.validation,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            weights=weights_name(self.average is not None),
-        )
-        train_loss = self.fabric.all_reduce(torch.stack(self.losses).mean(), reduce_op="mean")
-        self.losses = []
-        if self.history is None:
-            return
-        images = state.step * settings.batch_size
-        row: Row = {
-            "step": state.step,
-            "epoch": round(images / len(self.data), 4),
-            "images": images,
-            "seconds": round(state.seconds, 2),
-            "train_loss": float(cast(Tensor, train_loss)),
-            "validation_loss": evaluation.loss,
-            "learning_rate": learning_rate(state.step - 1, settings),
-            "gradient_norm": float(self.gradient_norm),
-            "images_per_second": round(images / state.seconds, 2),
-        }
-        for source, scores in evaluation.segmentation.items():
-            prefix = "" if source == "masks" else f"{source}_"
-            row.update({prefix + name: scores[name].mean for name in ("ari", "fg_ari")})
-        row.update({name: evaluation.diagnostics[name] for name in DIAGNOSED if name in evaluation.diagnostics})
-        self.history.add(row)
-        state.rows = self.history.rows
-        self.progress.tell(row, evaluation.warnings)
-        for callback in self.callbacks:
-            callback.on_evaluation(state, evaluation)
-        if evaluation.loss < state.best_loss:
-            state.best_loss = evaluation.loss
-            write_checkpoint(state.folder / "checkpoints" / "best", state.model, self._training())
-
-    def _save(self) -> None:
-        state = self.state
-        self._measure_scaling()
-        losses = torch.zeros(0)
-        if self.losses:  # of all processes, so that whichever resume take the same on
-            losses = cast(Tensor, self.fabric.all_reduce(torch.stack(self.losses), reduce_op="mean")).cpu()
-        if self.fabric.is_global_zero:
-            trainer: dict[str, Any] = {
-                "step": state.step,
-                "seconds": state.seconds,
-                "best_loss": state.best_loss,
-                "rows": state.rows,
-                "losses": losses,
-                "model": self.raw_model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-            if self.average is not None:
-                trainer["average"] = self.average.state_dict()
-            write_checkpoint(step_folder(state.folder, state.step), state.model, self._training(), trainer)
-            prune_checkpoints(state.folder, self.settings.keep_checkpoints)
-            checkpoints.save(state.model, state.folder)
-            with replacing(state.folder / TRAINING_FILE) as path:
-                path.write_text(json.dumps(self._training(), indent=2) + "\n", encoding="utf-8")
-        self.fabric.barrier()
-
-    def _measure_scaling(self) -> None:
-        """Gives an autoencoder's latents unit variance, as stage 2 needs them."""
-        if isinstance(self.state.model, LatentAutoencoder):
-            images = self._some_images(self.data, SCALED_BY)
-            try:
-                self.state.model.measure_scaling(images.split(self.settings.batch_size))
-            except ValueError as error:
-                raise TrainingDiverged(f"step {self.state.step}: {error}, or lower regulariser_weight") from None
-
-    def _some_images(self, data: SlotDataset, count: int) -> Tensor:
-        return data.batch(range(min(count, len(data))))["image"].to(self.fabric.device)
-
-    def _training(self) -> dict[str, Any]:
-        state = self.state
-        return {
-            **self.provenance,
-            "date": now(),
-            "preset": self.config.preset,
-            "seed": self.settings.seed,
-            "steps": state.step,
-            "images": state.step * self.settings.batch_size,
-            "seconds": round(state.seconds, 1),
-            "processes": self.fabric.world_size,
-            "device": str(self.fabric.device),
-            "averaged_weights": self.average is not None,
-            "train_data": self.data.describe(),
-            "validation_data": state.validation.describe(),
-        }
-
-    def _check_finite(self) -> None:
-        recent = torch.stack([*self.losses[-FINITE_EVERY:], self.gradient_norm.to(self.fabric.device)])
-        if self._any_process(not bool(torch.isfinite(recent).all())):
-            kept = newest_checkpoint(self.state.folder)
-            raise TrainingDiverged(
-                f"the loss or gradient is not finite at step {self.state.step}; last good checkpoint: {kept}. "
-                f"Try a lower learning_rate, a smaller clip_norm, more warmup_steps, or precision=fp32"
-            )
-
-    def _any_process(self, happened: bool) -> bool:
-        if self.fabric.world_size == 1:
-            return happened
-        flag = torch.tensor(float(happened), device=self.fabric.device)
-        return bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
 
 
-def _heavy_parts(model: Model) -> list[torch.nn.Module]:
-    """The parts that are worth compiling."""
-    if isinstance(model, LatentAutoencoder):
-        return [model.network.encoder, model.network.decoder]
-    return [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
+def _any_process(fabric: Fabric, happened: bool) -> bool:
+    if fabric.world_size == 1:
+        return happened
+    flag = torch.tensor(float(happened), device=fabric.device)
+    return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)

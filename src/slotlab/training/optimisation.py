@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import ConfigError
-from slotlab.models import Model, SlotAutoencoder
+from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -83,3 +83,13 @@ def arrange(model: Model, device: torch.device, without: Collection[str]) -> Mod
         model.decoder.factored = "factored-convolution" not in without
         model.decoder.in_parts = "parts" not in without
     return model.to(device, memory_format=memory_format(without))  # type: ignore[call-overload]
+
+
+def compile_parts(model: Model) -> None:
+    """Compiles the parts of a model where most of the time goes."""
+    if isinstance(model, LatentAutoencoder):
+        parts: list[nn.Module] = [model.network.encoder, model.network.decoder]
+    else:
+        parts = [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
+    for part in parts:
+        part.compile()

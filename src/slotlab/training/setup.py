@@ -1,4 +1,4 @@
-"""What a run begins with where its settings name a model that was trained before."""
+"""What a training run checks and opens before its first step."""
 
 from pathlib import Path
 from typing import Any
@@ -10,82 +10,104 @@ from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, TrainingSettings, read_run_config
 from slotlab.data import Remembered, Scenes, SlotDataset, open_data
 from slotlab.errors import ConfigError
+from slotlab.files import differences
 from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
 from slotlab.training.checkpoint import newest_checkpoint
 
-# What a resumed run may change: nothing here alters what is computed in the steps to come.
-CHANGEABLE = {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "workers", "compile"}
+# What a resumed run may change: nothing here alters what the next steps compute.
+CHANGEABLE = {
+    "training": {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "compile"},
+    "data": {"workers"},
+}
+ENDLESS = 1_000_000_000
+MOST_REMEMBERED = 100_000
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if any; ConfigError if the folder holds something else."""
+    """The checkpoint to resume from, if there is one; ConfigError if the folder holds something else."""
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
-        earlier = read_run_config(run_file)
-        changed = _differences(earlier.model_dump(), config.model_dump())
-        if changed:
+        before, now = (one.model_dump(exclude=CHANGEABLE) for one in (read_run_config(run_file), config))
+        if changed := differences(before, now):
             raise ConfigError(
                 f"{folder}: cannot resume with other settings: {'; '.join(changed)}; "
-                f"give the run's own values, or train anew with another --out"
+                f"use the run's own values, or start a new run with another --out"
             )
         return newest_checkpoint(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        remedy = "go on with --resume, or give another --out" if run_file.is_file() else "give another --out"
+        remedy = "add --resume to continue, or give another --out" if run_file.is_file() else "give another --out"
         raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
     return None
 
 
 def check_settings(model: Model, config: RunConfig, processes: int) -> None:
-    """Raises ConfigError where the training settings do not suit the kind of model, or each other."""
+    """Raises ConfigError if training settings do not suit the kind of model, or each other."""
     settings = config.training
-    if settings.batch_size % (settings.accumulate * processes):
-        raise ConfigError(
+    is_latents, paints = isinstance(model, LatentAutoencoder), isinstance(model, SlotAutoencoder)
+    diffusion = model if isinstance(model, SlotDiffusion) else None
+    starts = config.model.get("slot_attention", {}).get("initialisation", "gaussian")
+    needs_painting = ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss")
+    faults = [
+        (
+            settings.batch_size % (settings.accumulate * processes),
             f"training.accumulate: batch_size={settings.batch_size} does not divide into {settings.accumulate} equal "
-            f"parts in each of {processes} processes"
-        )
-    if isinstance(model, LatentAutoencoder) and settings.mask_penalty:
-        raise ConfigError("training.mask_penalty: a latent autoencoder has no masks; leave it out")
-    for name in ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss"):
-        if not isinstance(model, SlotAutoencoder) and getattr(settings, name):
-            raise ConfigError(f"training.{name}: needs what a slot autoencoder's decoder paints; leave it out")
-    if settings.cross_attention_loss and not isinstance(model, SlotDiffusion):
-        raise ConfigError("training.cross_attention_loss: only slot diffusion has a denoiser to attend; leave it out")
-    if settings.cross_attention_loss and isinstance(model, SlotDiffusion) and model.empty_slot is not None:
-        raise ConfigError(
-            "training.cross_attention_loss: with slot_dropout or guidance_dropout the denoiser would learn to look at "
-            "empty slots; leave one or the other out"
-        )
-    if settings.encoder_steps is not None and isinstance(model, LatentAutoencoder):
-        raise ConfigError("training.encoder_steps: this model has no slot encoder; leave it out")
-    if settings.freezes_encoder and settings.start_from is None:
-        raise ConfigError(
-            f"training.encoder_steps: after {settings.encoder_steps} steps slots would stay as they are, which is for "
-            f"those that begin trained: add start_from=MODEL, or encoder_steps=none"
-        )
-    for name in ("background_penalty", "sharing_penalty"):
-        if getattr(settings, name) and _initialisation(config) == "gaussian":
-            raise ConfigError(
-                f"training.{name}: slot 0 can only be the background's where slots can be told apart; add "
-                f"initialisation=learned, or take mask_penalty=0.001 instead"
+            f"parts in each of {processes} processes",
+        ),
+        (
+            is_latents and settings.mask_penalty,
+            "training.mask_penalty: a latent autoencoder has no masks; leave it out",
+        ),
+        *(
+            (
+                not paints and getattr(settings, name),
+                f"training.{name}: needs the decoder of a slot autoencoder; leave it out",
             )
-    if settings.slot_noise_steps and _initialisation(config) != "bi-level":
-        raise ConfigError(
-            "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level"
-        )
-    if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
-        raise ConfigError(
+            for name in needs_painting
+        ),
+        (
+            settings.cross_attention_loss and diffusion is None,
+            "training.cross_attention_loss: only slot diffusion has cross-attention; leave it out",
+        ),
+        (
+            settings.cross_attention_loss and diffusion is not None and diffusion.empty_slot is not None,
+            "training.cross_attention_loss: with slot_dropout or guidance_dropout the denoiser would learn to look at "
+            "empty slots; leave one of them out",
+        ),
+        (
+            is_latents and settings.encoder_steps is not None,
+            "training.encoder_steps: this model has no slot encoder; leave it out",
+        ),
+        (
+            settings.freezes_encoder and settings.start_from is None,
+            f"training.encoder_steps: would freeze slots that learned for {settings.encoder_steps} steps only; "
+            f"add start_from=MODEL, or encoder_steps=none",
+        ),
+        *(
+            (
+                getattr(settings, name) and starts == "gaussian",
+                f"training.{name}: makes slot 0 the background, but random slots are interchangeable; "
+                f"add initialisation=learned, or use mask_penalty=0.001 instead",
+            )
+            for name in needs_painting[:2]
+        ),
+        (
+            settings.slot_noise_steps and starts != "bi-level",
+            "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level",
+        ),
+        (
+            diffusion is not None and "pretrained" not in config.model.get("autoencoder", {}),
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
             "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
-            "a folder or hub name of diffusers' AutoencoderKL, VQModel or AutoencoderTiny does too"
-        )
-
-
-def _initialisation(config: RunConfig) -> str:
-    return config.model.get("slot_attention", {}).get("initialisation", "gaussian")
+            "a folder or hub name of an AutoencoderKL, VQModel or AutoencoderTiny of diffusers works too",
+        ),
+    ]
+    for fault, message in faults:
+        if fault:
+            raise ConfigError(message)
 
 
 def check_data(data: SlotDataset, processes: int) -> None:
-    """Raises ConfigError if there are fewer training images than processes, of which some would only repeat others."""
+    """Raises ConfigError if there are fewer training images than processes."""
     if len(data) < processes:
         found = len(data)
         raise ConfigError(
@@ -94,79 +116,62 @@ def check_data(data: SlotDataset, processes: int) -> None:
 
 
 def check_latents(data: dict[str, Any], autoencoder: LatentAutoencoder) -> None:
-    """Raises ConfigError if the data brings the latents of another autoencoder along."""
+    """Raises ConfigError if the data was packed with the latents of another autoencoder."""
     if data.get("latents") not in (None, autoencoder.fingerprint()):
         raise ConfigError(
-            f"{data['data']}: its latents are those of another autoencoder than autoencoder.pretrained; pack the "
+            f"{data['data']}: its latents are of another autoencoder than autoencoder.pretrained; pack the "
             f"source again with `slotlab data pack ... --latents` and the folder of that autoencoder"
         )
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _differences(old, new, f"{prefix}{key}.")
-        elif old != new and key not in CHANGEABLE:
-            changed.append(f"{prefix}{key} was {old!r}, now {new!r}")
-    return changed
-
-
-ENDLESS = 1_000_000_000
-MOST_REMEMBERED = 100_000
-
-
 def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu") -> SlotDataset:
-    """The train or val split that `config.data` names, at the model's resolution.
+    """The train or val split of `config.data`, at the model's resolution.
 
-    Scenes are rendered on `device`, fresh ones for ever in training unless `train_count` is set; on a CPU a limited
-    number of them is kept in memory.
+    Scenes are rendered on `device`: without end in training unless `train_count` is set. On a CPU a
+    limited number of them is kept in memory.
 
     Raises:
         DataError: the data set is missing or broken.
-        ConfigError: the config does not say the model's resolution.
+        ConfigError: the config does not give the model's resolution.
     """
     data = config.data
     count = data.train_count if split == "train" else data.validation_count
     resolution = config.model.get("resolution")
     if type(resolution) is not int or resolution < 1:
-        raise ConfigError(f"model.resolution: a whole number of pixels is needed, not {resolution!r}")
-    if data.source.startswith("scenes:"):
-        scenes = open_data(
+        raise ConfigError(f"model.resolution: must be a whole number of pixels, not {resolution!r}")
+    if not data.source.startswith("scenes:"):
+        return open_data(
             data.source,
             split=split,
             resolution=resolution,
-            count=count or (ENDLESS if split == "train" else None),
-            seed=data.scene_seed,
-            min_objects=data.min_objects,
-            max_objects=data.max_objects,
-            supersample=data.supersample,
-            device=device,
+            crop=data.crop,
+            count=count or None,
+            skip_broken=data.skip_broken,
         )
-        on_cpu = torch.device(device).type == "cpu"
-        return (
-            Remembered(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_REMEMBERED else scenes
-        )
-    return open_data(
+    scenes = open_data(
         data.source,
         split=split,
         resolution=resolution,
-        crop=data.crop,
-        count=count or None,
-        skip_broken=data.skip_broken,
+        count=count or (ENDLESS if split == "train" else None),
+        seed=data.scene_seed,
+        min_objects=data.min_objects,
+        max_objects=data.max_objects,
+        supersample=data.supersample,
+        device=device,
     )
+    on_cpu = torch.device(device).type == "cpu"
+    return Remembered(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_REMEMBERED else scenes
 
 
 def start_from(source: str, model: Model, settings: TrainingSettings, average: Model | None = None) -> str:
-    """Copies into a model, and into the average of its weights, the parts of another as `checkpoints.take_parts` does.
+    """Copies parts of another model into a model and its moving average, as `checkpoints.take_parts` does.
 
     Returns:
-        In words which parts were taken, what of them has grown, and which are fresh.
+        A sentence: which parts were taken, which of them grew, and which are fresh.
 
     Raises:
         CheckpointError: `source` names no model, or none with a part for this one.
-        ConfigError: a slot encoder, or slots, that have learned nothing would stay so by `encoder_steps`.
+        ConfigError: `encoder_steps` would freeze a slot encoder, or slots, that are untrained.
     """
     taken = checkpoints.take_parts(model, source)
     if settings.freezes_encoder and taken.get("encoder") != []:

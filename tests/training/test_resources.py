@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from slotlab.checkpoints import create_model
-from slotlab.distributed import make_fabric
-from slotlab.errors import ConfigError
+from slotlab.config import TrainingSettings
 from slotlab.models import SlotAutoencoder
-from slotlab.training import console
-from slotlab.training.console import bytes_for_gradient, what_would_fit
+from slotlab.training import resources
+from slotlab.training.console import profile_table
+from slotlab.training.resources import MEASURED, WARM_UP, StepProfile, bytes_for_gradient, what_would_fit
 
 CPU = torch.device("cpu")
 
@@ -62,14 +62,14 @@ def test_another_error_stays_what_it_is(tiny_preset, squares, tmp_path, run_slot
 
 def test_advice_follows_the_memory_that_there_is(tiny_preset, monkeypatch):
     model = create_model(tiny_preset)
-    each = console.OVERHEAD * bytes_for_gradient(model, CPU)
+    each = resources.OVERHEAD * bytes_for_gradient(model, CPU)
     state = 5 * sum(parameter.nbytes for parameter in model.parameters())
-    monkeypatch.setattr(console, "memory_of", lambda device: int(state + 5.5 * each))
-    advice = what_would_fit(model, CPU, batch_size=16, parts=1, processes=2)
+    monkeypatch.setattr(resources, "memory_of", lambda device: int(state + 5.5 * each))
+    advice = what_would_fit(model, CPU, TrainingSettings(batch_size=16), processes=2)
     assert "8 images at a time" in advice
     assert "About 5 would fit: lower batch_size to 10, or keep it and add accumulate=2" in advice
-    monkeypatch.setattr(console, "memory_of", lambda device: int(state + 0.5 * each))
-    advice = what_would_fit(model, CPU, batch_size=16, parts=1, processes=1)
+    monkeypatch.setattr(resources, "memory_of", lambda device: int(state + 0.5 * each))
+    advice = what_would_fit(model, CPU, TrainingSettings(batch_size=16), processes=1)
     assert "not even one image fits: only decoder.checkpointing=true, a lower resolution or fewer slots" in advice
 
 
@@ -89,9 +89,40 @@ def test_evaluate_says_what_to_lower(tiny_preset, run_slotlab, squares, tmp_path
     assert re.search(r"slotlab: out of memory: lower the batch size \(--batch-size", complaint)
 
 
-def test_a_gpu_without_bfloat16_is_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    with pytest.raises(ConfigError, match=r"training.precision: Tesla T4 does not compute in bfloat16; use .*fp32"):
-        make_fabric("cuda", 1, 1, "bf16")
+@pytest.mark.parametrize("kind", ["slots", "diffusion"])
+def test_train_prints_where_the_time_of_a_step_goes(kind, request, run_slotlab, squares, tmp_path):
+    preset = request.getfixturevalue("tiny_preset" if kind == "slots" else "tiny_diffusion")
+    changes = [f"steps={WARM_UP + MEASURED}", "evaluate_every=5", "preview_every=1000"]
+    if kind == "diffusion":
+        changes.append(f"autoencoder.pretrained={request.getfixturevalue('latents_run')}")
+    words = ("train", preset, "--data", squares, "--out", tmp_path / "run", "--profile", *changes)
+    status, printed, complaints = run_slotlab(*words)
+    assert status == 0, complaints
+    decoder = "decoder" if kind == "slots" else "denoiser"
+    found = [line.strip() for line in printed.splitlines()]
+    for part in ("data", "encoder", "slot attention", decoder, "loss and the rest", "backward", "optimiser", "all"):
+        assert any(line.startswith(part + " ") for line in found), part
+
+
+def test_parts_of_a_step_add_up_to_it_and_exclude_warm_up_and_validation(tiny_preset):
+    model = create_model(tiny_preset)
+    images = torch.rand(1, 3, 16, 16)
+    with StepProfile(model, CPU) as profile:
+        done = []
+        for step in range(WARM_UP + MEASURED):
+            with profile.part("outer"):
+                for _ in range(50 if step < WARM_UP else 1):
+                    model(images)
+            with torch.inference_mode():
+                for _ in range(5):
+                    model(images)
+            done.append(profile.step())
+    assert done == [False] * (WARM_UP + MEASURED - 1) + [True]
+    assert set(profile.milliseconds) == {"outer", "encoder", "slot attention", "decoder"}
+    assert all(time > 0 for time in profile.milliseconds.values())
+
+
+def test_too_few_steps_to_profile_are_said_so(tiny_preset):
+    with StepProfile(create_model(tiny_preset), CPU) as profile:
+        assert not profile.step()
+    assert "nothing measured; train for at least 13 steps" in str(profile_table(profile.milliseconds, images=4))

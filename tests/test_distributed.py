@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from two_processes import share_the_work
 
 import slotlab
-from slotlab.distributed import Place
+from slotlab.distributed import Place, make_fabric
 from slotlab.errors import ConfigError
 from slotlab.training.checkpoint import newest_checkpoint, read_trainer, step_folder
 from slotlab.training.setup import check_data
@@ -110,7 +110,7 @@ def test_when_a_process_dies_the_other_says_so_and_the_last_checkpoint_loads(tin
     assert "another process has ended or cannot be reached" in done.stderr
     checkpoint = newest_checkpoint(tmp_path / "run")
     assert checkpoint is not None
-    assert f"The last checkpoint is {checkpoint}: go on with --resume" in done.stderr
+    assert f"The last checkpoint is {checkpoint}: add --resume to continue" in done.stderr
     assert slotlab.load(checkpoint).slots == 4
     assert json.loads((checkpoint / "training.json").read_text())["steps"] == 6
 
@@ -126,3 +126,11 @@ def test_more_processes_than_images_are_refused_in_training(squares):
 def test_shares_make_up_the_whole(total, count):
     shares = [Place(rank, count).share(total) for rank in range(count)]
     assert [number for share in shares for number in share] == list(range(total))
+
+
+def test_a_gpu_without_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(ConfigError, match=r"training.precision: Tesla T4 does not compute in bfloat16; use .*fp32"):
+        make_fabric("cuda", 1, 1, "bf16")
