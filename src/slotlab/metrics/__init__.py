@@ -1,6 +1,6 @@
-"""Metrics: `functional` holds the arithmetic, per image; the classes here hold the sums over a data set.
+"""Metrics: `functional` computes them per image; the classes here average them over a data set.
 
-`slotlab.metrics.functional` needs torch and SciPy only; the classes are loaded when they are first asked for, because
+`slotlab.metrics.functional` needs torch and SciPy only. The classes load when first used, because
 torchmetrics takes seconds to import.
 """
 

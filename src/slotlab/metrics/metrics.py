@@ -1,18 +1,22 @@
-"""Mask metrics over many images, as torchmetrics classes."""
+"""Metrics over many images, as torchmetrics classes."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from slotlab.errors import ConfigError
-from slotlab.metrics.functional.reconstruction import Reduction, peak_signal_to_noise_ratio, squared_error
+from slotlab.metrics.functional.reconstruction import (
+    Reduction,
+    check_reduction,
+    peak_signal_to_noise_ratio,
+    squared_error,
+)
 from slotlab.metrics.functional.segmentation import (
     adjusted_rand_index_of,
     check_definition,
-    check_flag,
     contingency,
     degenerate_of,
     mean_best_overlap_of,
@@ -27,8 +31,12 @@ class Score:
     Attributes:
         mean: mean over `count` images; NaN if there are none.
         standard_error: sample standard deviation / sqrt(count); NaN below two images.
-        count: images that the mean is taken over. Those for which the metric is undefined (NaN) are not in it.
-        degenerate: images whose value is a convention rather than a measurement, or undefined; see each metric.
+        count: images in the mean. Images for which the metric is undefined (NaN) are left out.
+        degenerate: images whose value is undefined, or a convention; see each metric.
+
+    Example:
+        >>> print(Score(0.5, 0.01, count=100, degenerate=2))
+        0.5000 ± 0.0100 (n = 100, degenerate 2)
     """
 
     mean: float
@@ -41,14 +49,12 @@ class Score:
 
 
 class PerImageMetric(Metric):
-    """Base of the metrics that average one or several values per image: float64 sums that add up over processes.
-
-    A subclass calls `_add` in its `update`, and turns `_scores()` into what its `compute` returns.
+    """Base of the metrics that average values per image: float64 sums that add up over processes.
 
     Args:
-        of: what is averaged, by which definition. It names the state, for a `MetricCollection` takes two metrics whose
-            states have equal names and, after the first batch, equal values for one and the same.
-        values: how many values per image.
+        of: what is averaged, by which definition. It names the state: a `MetricCollection` merges
+            metrics whose states have equal names and, after the first batch, equal values.
+        values: number of values per image, V.
     """
 
     is_differentiable = False
@@ -60,44 +66,48 @@ class PerImageMetric(Metric):
         self.add_state(self._state, torch.zeros(4, values, dtype=torch.float64), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor, degenerate: Tensor, undefined: Tensor) -> None:
-        """Adds float64 [V, B] values; `degenerate` are counted, `undefined` are left out (bool [V, B] each)."""
+        """Adds float64 [V, B] values; counts `degenerate` and leaves out `undefined`, bool [V, B]."""
         values = values.masked_fill(undefined, 0.0)
         sums = torch.stack([values, values.square(), (~undefined).double(), degenerate.double()]).sum(2)
         state: Tensor = getattr(self, self._state)
         state += sums.to(state.device)
 
     def _scores(self) -> list[Score]:
-        """One `Score` for each of the V values."""
-        total, squares, count, degenerate = getattr(self, self._state).tolist()
-        return [_score(*one) for one in zip(total, squares, map(int, count), map(int, degenerate), strict=True)]
+        scores = []
+        for total, squares, count, degenerate in getattr(self, self._state).T.tolist():
+            mean, error = total / count if count else math.nan, math.nan
+            if count > 1:
+                variance = (squares - total * mean) / (count - 1)
+                # Rounding may leave a variance of 0 just below it.
+                error = math.sqrt((max(variance, 0.0) if variance == variance else math.nan) / count)
+            scores.append(Score(mean, error, int(count), int(degenerate)))
+        return scores
 
-
-def _score(total: float, squares: float, count: int, degenerate: int) -> Score:
-    mean = total / count if count else math.nan
-    if count < 2:
-        return Score(mean, math.nan, count, degenerate)
-    variance = (squares - total * mean) / (count - 1)
-    variance = max(variance, 0.0) if variance == variance else math.nan  # rounding may leave it just below 0
-    return Score(mean, math.sqrt(variance / count), count, degenerate)
+    def compute(self) -> Any:
+        """The `Score` over all images added so far, of all processes."""
+        return self._scores()[0]
 
 
 class ReconstructionError(PerImageMetric):
-    """Mean squared error of reconstructions, per image summed ("sum": the official MSE) or averaged ("mean").
-
-    A reconstruction with NaN makes the mean NaN; no image is degenerate.
+    """Mean squared error of reconstructions; no image is degenerate, and a NaN makes the mean NaN.
 
     Args:
-        reduction: "sum" or "mean" over channels and pixels.
+        reduction: "sum" (the MSE of CLEVRTex) or "mean" over channels and pixels.
 
     Raises:
-        ConfigError: if the reduction has another name.
+        ConfigError: the reduction has another name.
+
+    Example:
+        >>> metric = ReconstructionError("mean")
+        >>> metric.update(torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, 3, 8, 8))
+        >>> metric.compute().mean
+        0.25
     """
 
     higher_is_better = False
 
     def __init__(self, reduction: Reduction = "sum") -> None:
-        if reduction not in ("sum", "mean"):
-            raise ConfigError(f"`reduction` must be 'sum' or 'mean', not {reduction!r}")
+        check_reduction(reduction)
         super().__init__(of=f"squared_error_{reduction}")
         self.reduction: Reduction = reduction
 
@@ -107,13 +117,16 @@ class ReconstructionError(PerImageMetric):
         none = torch.zeros_like(values, dtype=torch.bool)
         self._add(values, none, none)
 
-    def compute(self) -> Score:
-        """The score over all images added so far, of all processes."""
-        return self._scores()[0]
-
 
 class PeakSignalToNoiseRatio(PerImageMetric):
-    """Mean PSNR in decibel; degenerate and left out: reconstructions without any error, whose PSNR is infinite."""
+    """Mean PSNR in dB; exact reconstructions, whose PSNR is infinite, are degenerate and left out.
+
+    Example:
+        >>> metric = PeakSignalToNoiseRatio()
+        >>> metric.update(torch.full((2, 3, 8, 8), 0.1), torch.zeros(2, 3, 8, 8))
+        >>> round(metric.compute().mean, 3)
+        20.0
+    """
 
     higher_is_better = True
 
@@ -123,28 +136,25 @@ class PeakSignalToNoiseRatio(PerImageMetric):
     def update(self, reconstruction: Tensor, image: Tensor) -> None:
         """Adds a batch, floating [B, C, H, W] in [0, 1] each."""
         values = peak_signal_to_noise_ratio(reconstruction, image)[None]
-        perfect = torch.isposinf(values)
-        self._add(values, perfect, perfect)
-
-    def compute(self) -> Score:
-        """The score over all images added so far, of all processes."""
-        return self._scores()[0]
+        self._add(values, torch.isposinf(values), torch.isposinf(values))
 
 
 class AdjustedRandIndex(PerImageMetric):
-    """Mean ARI (FG-ARI with `foreground_only`); degenerate: fewer than two true segments, scored 0 or 1.
+    """Mean ARI; images with fewer than two true segments, which score 0 or 1, are degenerate.
 
     Args:
-        foreground_only: count only pixels of true objects.
+        foreground_only: count only pixels of true objects: FG-ARI.
 
-    Raises:
-        ConfigError: if `foreground_only` is not a bool.
+    Example:
+        >>> metric = AdjustedRandIndex()
+        >>> metric.update(torch.tensor([[[3, 3], [7, 7]]]), torch.tensor([[[0, 0], [1, 1]]]))
+        >>> metric.compute().mean
+        1.0
     """
 
     higher_is_better = True
 
     def __init__(self, foreground_only: bool = False) -> None:
-        check_flag("foreground_only", foreground_only)
         super().__init__(of="fg_ari" if foreground_only else "ari")
         self.foreground_only = foreground_only
 
@@ -154,19 +164,21 @@ class AdjustedRandIndex(PerImageMetric):
         values = adjusted_rand_index_of(table, self.foreground_only)[None]
         self._add(values, degenerate_of(table, self.foreground_only)[None], torch.isnan(values))
 
-    def compute(self) -> Score:
-        """The score over all images added so far, of all processes."""
-        return self._scores()[0]
-
 
 class MeanIoU(PerImageMetric):
-    """Mean mIoU by one of the named definitions; degenerate and left out: images for which it is undefined.
+    """Mean mIoU; images for which it is undefined are degenerate and left out.
 
     Args:
-        definition: see `slotlab.metrics.functional.mean_iou`.
+        definition: one of `MEAN_IOU_DEFINITIONS`, see `slotlab.metrics.functional.mean_iou`.
 
     Raises:
-        ConfigError: if there is no such definition.
+        ConfigError: there is no such definition.
+
+    Example:
+        >>> metric = MeanIoU("ground-truth")
+        >>> metric.update(torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 0, 1, 1]]))
+        >>> metric.compute().mean
+        0.75
     """
 
     higher_is_better = True
@@ -181,25 +193,23 @@ class MeanIoU(PerImageMetric):
         values = mean_iou_of(contingency(predicted, target), self.definition)[None]
         self._add(values, torch.isnan(values), torch.isnan(values))
 
-    def compute(self) -> Score:
-        """The score over all images added so far, of all processes."""
-        return self._scores()[0]
-
 
 class MeanBestOverlap(PerImageMetric):
-    """Mean mBO; degenerate and left out: images without a true object.
+    """Mean mBO; images without a true object are degenerate and left out.
 
     Args:
         background: count the true background as an object too.
 
-    Raises:
-        ConfigError: if `background` is not a bool.
+    Example:
+        >>> metric = MeanBestOverlap()
+        >>> metric.update(torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 0, 1, 1]]))
+        >>> metric.compute().mean
+        0.5
     """
 
     higher_is_better = True
 
     def __init__(self, background: bool = False) -> None:
-        check_flag("background", background)
         super().__init__(of="mbo_with_background" if background else "mbo")
         self.background = background
 
@@ -208,27 +218,22 @@ class MeanBestOverlap(PerImageMetric):
         values = mean_best_overlap_of(contingency(predicted, target), self.background)[None]
         self._add(values, torch.isnan(values), torch.isnan(values))
 
-    def compute(self) -> Score:
-        """The score over all images added so far, of all processes."""
-        return self._scores()[0]
-
 
 class SegmentationScores(PerImageMetric):
-    """ARI, FG-ARI, mIoU and mBO from one contingency table per batch, because none of them says enough alone.
+    """ARI, FG-ARI, mIoU and mBO from one contingency table per batch; read them together.
 
     Args:
-        definition: of mean IoU, see `slotlab.metrics.functional.mean_iou`.
+        definition: of mIoU, see `slotlab.metrics.functional.mean_iou`.
         background: whether mBO counts the true background as an object.
 
     Raises:
-        ConfigError: if there is no such definition, or `background` is not a bool.
+        ConfigError: there is no such definition.
 
     Example:
-        >>> import torch
         >>> scores = SegmentationScores()
         >>> scores.update(torch.tensor([[[3, 3], [7, 7]]]), torch.tensor([[[0, 0], [1, 1]]]))
-        >>> scores.compute()["ari"].mean
-        1.0
+        >>> {name: score.mean for name, score in scores.compute().items()}
+        {'ari': 1.0, 'fg_ari': 1.0, 'miou': 1.0, 'mbo': 1.0}
     """
 
     higher_is_better = True
@@ -236,7 +241,6 @@ class SegmentationScores(PerImageMetric):
 
     def __init__(self, definition: str = "clevrtex", background: bool = False) -> None:
         check_definition(definition)
-        check_flag("background", background)
         super().__init__(f"segmentation_{definition}_{background}", len(self.names))
         self.definition = definition
         self.background = background
@@ -259,5 +263,5 @@ class SegmentationScores(PerImageMetric):
         self._add(values, degenerate, undefined)
 
     def compute(self) -> dict[str, Score]:
-        """The scores over all images added so far, of all processes, under "ari", "fg_ari", "miou" and "mbo"."""
+        """The scores over all images added so far, under "ari", "fg_ari", "miou" and "mbo"."""
         return dict(zip(self.names, self._scores(), strict=True))

@@ -1,8 +1,8 @@
 """Metrics as pure functions: one value per image, float64 [B], on the device of the input.
 
-Label maps are integer tensors [B, H, W] (or [B, N]) in which 0 is the background of the *true* map; predicted ids have
-no meaning beyond telling segments apart. The `..._of` functions start from a `contingency` table, for those who want
-several metrics from one.
+Label maps are integer tensors [B, H, W] (or [B, N]). In the *true* map 0 is the background;
+predicted ids only tell segments apart. The `..._of` functions take a `contingency` table, for
+several metrics from one count.
 """
 
 from slotlab.metrics.functional.reconstruction import peak_signal_to_noise_ratio, squared_error

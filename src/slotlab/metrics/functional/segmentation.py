@@ -1,4 +1,4 @@
-"""Overlap of predicted and true masks: mean intersection over union (mIoU) and mean best overlap (mBO)."""
+"""Agreement of predicted and true masks: ARI, mean IoU (mIoU) and mean best overlap (mBO)."""
 
 import numpy as np
 import torch
@@ -8,12 +8,10 @@ from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
 
-DIRECT_CELLS = 4096  # up to this many cells per image, ids index the table as they are
+DIRECT_CELLS = 4096  # up to this many cells per image, ids index the table directly
 MOST_CELLS = 1 << 24  # beyond this (128 MiB per image) the label maps are not segmentations
-CHUNK_PIXELS = {
-    "cpu": 1 << 18,
-    "cuda": 1 << 26,
-}  # cpu: large enough to hide the cost of a call, small enough to be cached
+# Pixels per call. CPU: large enough to hide the cost of a call, small enough for the cache.
+CHUNK_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # widened first: few kernels take them
 
@@ -21,23 +19,28 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # widened first: few kern
 def contingency(predicted: Tensor, target: Tensor) -> Tensor:
     """Counts, per image, the pixels that predicted segment i and true segment j share.
 
-    Exact integer arithmetic, without a Python loop over images: the two label maps are fused into one index, counted
-    by one `bincount` per chunk of images. Ids need not be contiguous: where a table over the ids as they are would be
-    large, each image's ids are replaced by their rank.
+    Exact integer arithmetic without a Python loop over images. Where a table over all ids would be
+    large, the ids of each image are replaced by their rank.
 
     Args:
         predicted: [B, H, W] or [B, N] of any integer dtype, ids >= 0: the segment of each pixel.
         target: the same shape, any integer dtype, ids >= 0; 0 is the background.
 
     Returns:
-        int64 [B, P, T] whose sum over P and T is the number of pixels. Row 0 and column 0 are id 0 (all zero in an
-        image without it); the other ids follow in ascending order, with all-zero rows or columns in between where an
-        image lacks an id. B = 0 gives [0, 1, 1].
+        int64 [B, P, T] whose sum over P and T is the number of pixels. Row 0 and column 0 are id 0
+        (all zero in an image without it). The other ids follow in ascending order; rows or columns
+        of ids that an image lacks are zero. B = 0 gives [0, 1, 1].
 
     Raises:
-        ValueError: if the shapes differ or are not [B, H, W] or [B, N], a dtype is not an integer one, an id is
-            negative, the images have no pixels, the devices differ, or an image has so many ids that its table would
-            have more than 2**24 cells.
+        ValueError: the shapes differ or are not [B, H, W] or [B, N], a dtype is not an integer one,
+            an id is negative, the images have no pixels, the devices differ, or an image has so
+            many ids that its table would have more than 2**24 cells.
+
+    Example:
+        >>> contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, 1]]))
+        tensor([[[1, 1],
+                 [0, 0],
+                 [0, 2]]])
     """
     predicted, target = _checked(predicted, target)
     images, pixels = target.shape
@@ -78,7 +81,7 @@ def _count(predicted: Tensor, target: Tensor) -> Tensor:
     extremes = torch.stack([x.long() for labels in (predicted, target) for x in torch.aminmax(labels)]).tolist()
     for name, low in (("predicted", extremes[0]), ("target", extremes[2])):
         if low < 0:
-            raise ValueError(f"`{name}` has a negative id, {low}; give pixels without a segment an id of their own")
+            raise ValueError(f"`{name}` has a negative id, {low}; give pixels without a segment a separate id")
     rows, columns = extremes[1] + 1, extremes[3] + 1
     if rows * columns > DIRECT_CELLS:
         predicted, target = _ranks(predicted), _ranks(target)
@@ -105,13 +108,14 @@ def _ranks(labels: Tensor) -> Tensor:
 def adjusted_rand_index(predicted: Tensor, target: Tensor, foreground_only: bool = False) -> Tensor:
     """Adjusted Rand index (ARI) of each image; with `foreground_only`, FG-ARI.
 
-    With tp, tn, fp, fn the ordered pairs of pixels that are together in both segmentations, in neither, in the
-    predicted one only, in the true one only: ARI = 2 (tp tn - fn fp) / ((tp + fn)(fn + tn) + (tp + fp)(fp + tn)).
-    1 = the same partition, 0 = as good as chance; it can be negative. FG-ARI leaves out the pixels whose *true* id
-    is 0, whatever was predicted there: it does not see how the background is split.
+    Count ordered pairs of pixels: tp together in both segmentations, tn in neither, fp in the
+    predicted one only, fn in the true one only. Then
+    ARI = 2 (tp tn - fn fp) / ((tp + fn)(fn + tn) + (tp + fp)(fp + tn)).
+    1 is the same partition, 0 is chance; it can be negative. FG-ARI leaves out the pixels whose
+    *true* id is 0, whatever was predicted there, so it does not see how the background is split.
 
-    Degenerate images (see `degenerate`) get scikit-learn's values: a single true segment kept whole gives 1, split
-    gives 0; no pixel at all (FG-ARI of an image without objects) gives 1.
+    Degenerate images (see `degenerate`) get scikit-learn's values: a single true segment kept whole
+    gives 1, split gives 0; no pixel at all (FG-ARI of an image without objects) gives 1.
 
     Args:
         predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
@@ -122,18 +126,21 @@ def adjusted_rand_index(predicted: Tensor, target: Tensor, foreground_only: bool
         float64 [B], in [-1, 1]. Equal to `sklearn.metrics.adjusted_rand_score`.
 
     Raises:
-        ValueError: if the label maps are not fit to be compared (see `contingency`).
-        ConfigError: if `foreground_only` is not a bool.
+        ValueError: the label maps cannot be compared (see `contingency`).
 
     Source: Hubert and Arabie, "Comparing partitions", 1985, equation 5, in the pair-counting form.
+
+    Example:
+        >>> predicted, target = torch.tensor([[0, 0, 1, 1, 2]]), torch.tensor([[0, 0, 1, 1, 1]])
+        >>> adjusted_rand_index(predicted, target)
+        tensor([0.5455], dtype=torch.float64)
     """
-    check_flag("foreground_only", foreground_only)
     return adjusted_rand_index_of(contingency(predicted, target), foreground_only)
 
 
 def adjusted_rand_index_of(table: Tensor, foreground_only: bool = False) -> Tensor:
-    """`adjusted_rand_index` of a ready `contingency` table, int64 [B, P, T]: float64 [B]."""
-    table = _considered(table, foreground_only)
+    """`adjusted_rand_index` from a `contingency` table, int64 [B, P, T]: float64 [B]."""
+    table = table[:, :, 1:] if foreground_only else table
     pixels = table.sum((1, 2))
     together = table.square().sum((1, 2))  # pairs with themselves included; exact: at most pixels squared
     in_predicted = table.sum(2).square().sum(1)
@@ -149,52 +156,45 @@ def adjusted_rand_index_of(table: Tensor, foreground_only: bool = False) -> Tens
 
 
 def degenerate(target: Tensor, foreground_only: bool = False) -> Tensor:
-    """Says which images have an ARI that can only be 0 or 1, because fewer than two true segments take part.
+    """Whether an image's ARI can only be 0 or 1, because fewer than two true segments take part.
 
     Args:
         target: [B, H, W] or [B, N], any integer dtype, ids >= 0; 0 is the background.
-        foreground_only: as for `adjusted_rand_index`: true where the image has no object or one.
+        foreground_only: for FG-ARI: true if the image has no object or one.
 
     Returns:
         bool [B].
 
     Raises:
-        ValueError: if `target` is not a label map.
-        ConfigError: if `foreground_only` is not a bool.
+        ValueError: `target` is not a label map.
+
+    Example:
+        >>> degenerate(torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]]))
+        tensor([False,  True])
     """
-    check_flag("foreground_only", foreground_only)
     return degenerate_of(contingency(torch.zeros_like(target), target), foreground_only)
 
 
 def degenerate_of(table: Tensor, foreground_only: bool = False) -> Tensor:
-    """`degenerate` of a ready `contingency` table, int64 [B, P, T]: bool [B]."""
-    return (_considered(table, foreground_only).sum(1) > 0).sum(1) < 2
-
-
-def _considered(table: Tensor, foreground_only: bool) -> Tensor:
-    return table[:, :, 1:] if foreground_only else table
-
-
-def check_flag(name: str, flag: bool) -> None:
-    """Raises a ConfigError that names the option unless `flag` is a bool."""
-    if not isinstance(flag, bool):
-        raise ConfigError(f"`{name}` must be True or False, not {flag!r}")
+    """`degenerate` from a `contingency` table, int64 [B, P, T]: bool [B]."""
+    return (table[:, :, int(foreground_only) :].sum(1) > 0).sum(1) < 2
 
 
 MEAN_IOU_DEFINITIONS = ("clevrtex", "clevrtex-foreground", "ground-truth")
 
 
 def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") -> Tensor:
-    """Mean intersection over union of each image, after one-to-one (Hungarian) matching of the masks.
+    """Mean intersection over union of each image, after one-to-one (Hungarian) matching of masks.
 
-    Predicted and true masks, background included, are matched so that the sum S of the intersections over union
-    (IoU) is largest. What S is divided by is what the literature does not agree on, so the definition has a name:
+    Predicted and true masks, background included, are matched so that the sum S of their
+    intersections over union (IoU) is largest. The literature divides S by different numbers, so
+    each definition has a name:
 
-    - "clevrtex": by the number of pairs in which at least one mask is not empty: max(P, T) for P predicted and T true
-      non-empty masks. Every slot that is used beyond the true number costs: 11 used slots and 7 true masks cannot
-      exceed 7 / 11. The official number (`mIoU` of the CLEVRTex evaluator).
-    - "clevrtex-foreground": S without the pair of the true background, by that number less one (`mIoU_fg`). NaN where
-      the background is the only mask on both sides.
+    - "clevrtex": by max(P, T), for P predicted and T true non-empty masks. Every slot used beyond
+      the true number costs: 11 used slots and 7 true masks cannot exceed 7 / 11. The official
+      number (`mIoU` of the CLEVRTex evaluator).
+    - "clevrtex-foreground": S without the true background's pair, by that number less one
+      (`mIoU_fg`). NaN if the background is the only mask on both sides.
     - "ground-truth": by T. Used by SlotDiffusion and others (`mIoU_gt`); extra slots cost nothing.
 
     Args:
@@ -203,22 +203,27 @@ def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") ->
         definition: one of `MEAN_IOU_DEFINITIONS`.
 
     Returns:
-        float64 [B], in [0, 1]; NaN by "clevrtex-foreground" for an image without a background, or of nothing else.
+        float64 [B], in [0, 1]; NaN by "clevrtex-foreground" for an image without a background, or
+        of nothing else.
 
     Raises:
-        ValueError: if the label maps are not fit to be compared (see `contingency`).
-        ConfigError: if there is no such definition.
+        ValueError: the label maps cannot be compared (see `contingency`).
+        ConfigError: there is no such definition.
 
-    Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265. Its count of pairs depends, where
-    matched pairs tie at IoU 0, on the order in which its solver meets them; here left-over masks are always paired
-    with each other, which is the smallest such count.
+    Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265. Its count of
+    pairs depends on the order of its solver where matched pairs tie at IoU 0; here left-over masks
+    are always paired with each other, which gives the smallest such count.
+
+    Example:
+        >>> predicted, target = torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 0, 1, 1]])
+        >>> mean_iou(predicted, target), mean_iou(predicted, target, "ground-truth")
+        (tensor([0.5000], dtype=torch.float64), tensor([0.7500], dtype=torch.float64))
     """
-    check_definition(definition)
     return mean_iou_of(contingency(predicted, target), definition)
 
 
 def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
-    """`mean_iou` of a ready `contingency` table, int64 [B, P, T]: float64 [B]."""
+    """`mean_iou` from a `contingency` table, int64 [B, P, T]: float64 [B]."""
     check_definition(definition)
     predicted_masks = (table.sum(2) > 0).sum(1)
     true_masks = (table.sum(1) > 0).sum(1)
@@ -233,36 +238,40 @@ def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
 
 
 def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = False) -> Tensor:
-    """Mean best overlap (mBO) of each image: per true object the best IoU of any predicted mask, slots reused.
+    """Mean best overlap (mBO): the mean over true objects of the best IoU of any predicted mask.
+
+    A predicted mask may serve several objects.
 
     Args:
         predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
         target: the same shape, any integer dtype; 0 is the background.
-        background: count the true background (id 0) as an object too, as the VVO family of code bases does.
+        background: count the true background (id 0) as an object too, as VVO code bases do.
 
     Returns:
         float64 [B], in [0, 1]; NaN for an image without a true object.
 
     Raises:
-        ValueError: if the label maps are not fit to be compared (see `contingency`).
-        ConfigError: if `background` is not a bool.
+        ValueError: the label maps cannot be compared (see `contingency`).
 
-    Source: Pont-Tuset et al., "Multiscale Combinatorial Grouping", arXiv 1503.00848, section 5, as used by DINOSAUR,
-    arXiv 2209.14860.
+    Source: Pont-Tuset et al., "Multiscale Combinatorial Grouping", arXiv 1503.00848, section 5, as
+    used by DINOSAUR, arXiv 2209.14860.
+
+    Example:
+        >>> mean_best_overlap(torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 0, 1, 1]]))
+        tensor([0.5000], dtype=torch.float64)
     """
-    check_flag("background", background)
     return mean_best_overlap_of(contingency(predicted, target), background)
 
 
 def mean_best_overlap_of(table: Tensor, background: bool = False) -> Tensor:
-    """`mean_best_overlap` of a ready `contingency` table, int64 [B, P, T]: float64 [B], NaN without a true object."""
+    """`mean_best_overlap` from a `contingency` table, int64 [B, P, T]: float64 [B]."""
     best = intersection_over_union_of(table).amax(1)
     first = 0 if background else 1
     return best[:, first:].sum(1) / (table.sum(1)[:, first:] > 0).sum(1)
 
 
 def intersection_over_union_of(table: Tensor) -> Tensor:
-    """IoU of each predicted with each true mask from a `contingency` table: float64 [B, P, T], 0 for empty masks."""
+    """IoU of each predicted with each true mask: float64 [B, P, T]; 0 for empty masks."""
     union = table.sum(2, keepdim=True) + table.sum(1, keepdim=True) - table
     return table / union.clamp(min=1).double()
 

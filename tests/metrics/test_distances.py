@@ -48,13 +48,6 @@ class TestFeatureStatistics:
         np.testing.assert_allclose(statistics.covariance, np.cov(values.numpy(), rowvar=False), rtol=1e-8, atol=1e-8)
         assert statistics.count == 60
 
-    def test_merged_equals_one_stream(self):
-        values = features(0, 50)
-        one, other = gathered(values[:20]), gathered(values[20:])
-        one.merge(other)
-        one.merge(FeatureStatistics(24))
-        torch.testing.assert_close(one.covariance, gathered(values).covariance)
-
     def test_float16_is_summed_in_float64(self):
         statistics = gathered(torch.full((4000, 3), 0.1, dtype=torch.float16))
         assert statistics.mean.dtype == torch.float64
@@ -70,10 +63,6 @@ class TestFeatureStatistics:
         values[8, 3] = value
         with pytest.raises(DataError, match="features of 1 images are NaN or infinite, first that of image 8"):
             gathered(values)
-
-    def test_wrong_width(self):
-        with pytest.raises(ValueError, match=r"features must be \[B, 24\], not \(5, 3\)"):
-            FeatureStatistics(24).add(torch.zeros(5, 3))
 
 
 class TestFrechetDistance:
@@ -126,10 +115,6 @@ class TestFrechetDistance:
         assert chance_distance(torch.zeros(3, 3), 5, 5) == 0
         assert chance_distance(torch.diag(torch.tensor([2.0, 0.0])), 10, 10) == pytest.approx((2 + 1) / 5)
 
-    def test_shapes_must_fit(self):
-        with pytest.raises(ValueError, match=r"means must be \[D\] and covariances \[D, D\] of one size"):
-            frechet_distance(torch.zeros(3), torch.eye(3), torch.zeros(4), torch.eye(4))
-
     def test_not_finite(self):
         with pytest.raises(DataError, match="NaN or infinity"):
             frechet_distance(torch.zeros(3), torch.eye(3) * math.nan, torch.zeros(3), torch.eye(3))
@@ -165,8 +150,6 @@ class TestKernelDistance:
         assert abs(mean) < deviation
 
     def test_bad_input(self):
-        with pytest.raises(ValueError, match=r"features must be \[N, D\] and \[M, D\]"):
-            kernel_distance(torch.zeros(5, 3), torch.zeros(5, 4))
         with pytest.raises(DataError, match="at least 2 images on each side"):
             kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
         with pytest.raises(DataError, match="NaN or infinity"):
