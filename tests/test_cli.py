@@ -50,7 +50,7 @@ def test_scenes_are_packed_as_finely_sampled_as_asked(run_slotlab, tmp_path):
         (["train", "nonsense", "--out", "x"], "unknown preset 'nonsense'"),
         (
             ["train", "scenes-32", "data=scenes:plain", "--out", "x"],
-            "data: no setting of a preset; options begin with --",
+            "data: not a setting of a preset; options begin with --",
         ),
         (["evaluate", "scenes-64", "--data", "scenes:plain", "--device", "gpu"], "device: must be auto, cpu or cuda"),
         (

@@ -85,7 +85,7 @@ def library(model_folder, squares, tmp_path_factory):
         ("concepts fit {model} --data {data} --out {tmp}/l --concepts 500", "lower --concepts"),
         ("concepts fit {model} --data {tmp}/nowhere --out {tmp}/l", "nowhere"),
         ("concepts show {tmp}", "library.json: missing"),
-        ("concepts show {library}", "say it with --model"),
+        ("concepts show {library}", "name it with --model"),
         ("compose {model} {library} --out {tmp}/o --protocol scenes", "did you mean 'scene'"),
         ("compose {model} {library} --out {tmp}/o --score", "--score needs --data"),
         ("compose {model} {library} --out {data}", "something else"),

@@ -10,7 +10,7 @@ from slotlab.released import check
 def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
     status, out, err = run_slotlab("publish", slots_run, "--to", tmp_path / "first")
     assert status == 0, err
-    assert "look at" in out and "card.md" in out
+    assert "published: " in out and "card.md" in out
     check(tmp_path / "first")
     assert slotlab.load(tmp_path / "first").slots == 4
     before = (tmp_path / "first" / "manifest.json").read_text()

@@ -62,4 +62,4 @@ def test_the_command_lists_them(run_slotlab, runs):
     assert "finished, 6 steps" in out
     status, out, _ = run_slotlab("runs", runs / "half")
     assert status == 0
-    assert "no run lies in it; give the folder that holds the run folders" in out
+    assert "contains no runs; give the folder above the run folders" in out

@@ -10,7 +10,7 @@ import torch
 from slotlab.checkpoints import create_model, load, save
 from slotlab.composition import fit_library
 from slotlab.data import open_data
-from slotlab.studio import open_shelf, running
+from slotlab.studio import open_models, running
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
@@ -56,7 +56,7 @@ def library(plain_model, squares, tmp_path_factory):
 @pytest.fixture(scope="session")
 def shelf(plain_model, relative_model, diffusion_run, library):
     """The three models, loaded."""
-    return open_shelf([plain_model, relative_model, diffusion_run], [library])
+    return open_models([plain_model, relative_model, diffusion_run], [library])
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.studio import open_shelf
+from slotlab.studio import open_models
 
 
 def test_a_library_goes_to_its_model(shelf):
@@ -18,28 +18,28 @@ def test_a_library_goes_to_its_model(shelf):
 
 
 def test_two_models_of_one_name_are_told_apart(plain_model):
-    assert [loaded.name for loaded in open_shelf([plain_model, plain_model])] == ["plain", "plain (2)"]
+    assert [loaded.name for loaded in open_models([plain_model, plain_model])] == ["plain", "plain (2)"]
 
 
 def test_names_with_spaces_are_told_apart_too(plain_model, tmp_path):
     for place in ("a", "b"):
         shutil.copytree(plain_model, tmp_path / place / "my run")
-    shelf = open_shelf([tmp_path / "a" / "my run", tmp_path / "b" / "my run"])
+    shelf = open_models([tmp_path / "a" / "my run", tmp_path / "b" / "my run"])
     assert [loaded.name for loaded in shelf] == ["my run", "my run (2)"]
 
 
 def test_what_is_no_model_with_slots_is_refused(latents_run, tmp_path):
     with pytest.raises(CheckpointError, match="latents: a latent-autoencoder has no slots"):
-        open_shelf([latents_run])
+        open_models([latents_run])
     with pytest.raises(CheckpointError, match="missing"):
-        open_shelf([tmp_path])
+        open_models([tmp_path])
     with pytest.raises(ConfigError, match="name one with --model"):
-        open_shelf([])
+        open_models([])
 
 
 def test_a_library_of_another_model_is_refused(relative_model, library):
     with pytest.raises(CheckpointError, match="a library of another model"):
-        open_shelf([relative_model], [library])
+        open_models([relative_model], [library])
 
 
 def test_the_command_says_what_is_wrong(run_slotlab, tmp_path):

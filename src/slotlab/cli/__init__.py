@@ -3,8 +3,8 @@
 import sys
 
 # isort: off
-# Each adds its commands to the application, in the order in which `--help` lists them.
-from slotlab.cli import training, inference, studio, composition, fidelity, data, models  # noqa: F401
+# Each module adds its commands; `--help` lists them in this order.
+from slotlab.cli import training, evaluation, inference, composition, data, models  # noqa: F401
 
 # isort: on
 from slotlab.cli.options import app
@@ -25,16 +25,13 @@ def main() -> None:
 
         if not is_out_of_memory(error):
             raise
-        smaller = "the batch size (--batch-size; of a training batch_size=...), the resolution or the number of slots"
-        print(f"slotlab: out of memory: lower {smaller}", file=sys.stderr)
+        remedy = "use a smaller batch (--batch-size; when training batch_size=...), resolution or number of slots"
+        print(f"slotlab: out of memory: {remedy}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError):
             raise
-        named = error.filename2 or error.filename  # of a rename, what it was to become
-        place = f"{named}: " if named else ""
-        print(
-            f"slotlab: {place}{error.strerror}; see what is there, who may write, and how much room is left",
-            file=sys.stderr,
-        )
+        place = error.filename2 or error.filename  # of a rename: the new name
+        prefix = f"{place}: " if place else ""
+        print(f"slotlab: {prefix}{error.strerror}; check the path, its permissions and the free space", file=sys.stderr)
         sys.exit(2)

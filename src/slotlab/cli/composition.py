@@ -1,93 +1,78 @@
-"""Commands on what slots are for: concepts, compositions, edits."""
+"""Commands on slots of many images: concepts fit, concepts show, compose, edit."""
 
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from slotlab.cli.options import (
-    DATA_HELP,
-    Crop,
+    BatchSize,
+    Count,
     Data,
     Device,
+    Features,
+    ImageOptions,
+    Inception,
     Library,
-    MaxObjects,
-    MinObjects,
+    OptionalData,
     Run,
-    SkipBroken,
+    Seed,
     Split,
-    Supersample,
+    SquareCrop,
     app,
-    device_named,
-    given,
+    command,
+    open_from_options,
     progress_bar,
     say,
-    set_threads,
-    shared_work,
     speaks,
 )
 from slotlab.errors import ConfigError
-
-if TYPE_CHECKING:
-    from slotlab.models import Model
-    from slotlab.models.sampling import SamplingSettings
 
 concepts_app = typer.Typer(no_args_is_help=True, help="Group the slots of many images into concepts.")
 app.add_typer(concepts_app, name="concepts")
 
 
-@concepts_app.command("fit")
-@shared_work
-def fit_concepts(
+@command(concepts_app, shared=True)
+def fit(
     run: Run,
     data: Data,
-    out: Annotated[
-        Path, typer.Option(metavar="LIBRARY", help="Folder of the library; one that lies there is replaced.")
-    ],
+    images: ImageOptions,
+    out: Annotated[Path, typer.Option(metavar="LIBRARY", help="Folder of the library; an existing one is replaced.")],
     concepts: Annotated[
         str | None,
-        typer.Option(metavar="K|silhouette", help="Number of concepts, background included; default: of slots."),
+        typer.Option(metavar="K|silhouette", help="Number of concepts with the background. Default: as many as slots."),
     ] = None,
     split: Split = "train",
-    crop: Crop = None,
-    count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
-    min_objects: MinObjects = None,
-    max_objects: MaxObjects = None,
-    supersample: Supersample = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of K-means.")] = 0,
+    count: Count = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
-    """Make a concept library: the slots of a data set, grouped by K-means.
+    """Make a concept library: group the slots of a data set by K-means.
 
-    Example: [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out runs/first/concepts[/bold]
+    [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out runs/first/concepts[/bold]
     """
     from rich.console import Console
 
     from slotlab.checkpoints import load
     from slotlab.composition import fit_library
-    from slotlab.data import open_data
     from slotlab.reporting.tables import concept_table
 
-    if concepts not in (None, "silhouette") and not concepts.isdecimal():
-        raise ConfigError(f"--concepts: a number of at least 2, or silhouette, not {concepts!r}")
-    set_threads(threads)
-    model = load(run, device_named(device))
-    opening: dict[str, Any] = {"split": split, "crop": crop, "count": count}
-    opening |= given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
-    opening |= given(skip_broken=skip_broken or None)
-    dataset = open_data(data, resolution=model.resolution, **opening)
+    number = int(concepts) if concepts is not None and concepts.isdecimal() else concepts
+    if isinstance(number, str) and number != "silhouette":
+        raise ConfigError(f"--concepts: must be a number of at least 2, or silhouette, not {concepts!r}")
+    model = load(run, device)
+    dataset = open_from_options(data, model.resolution, split, count, images)
+    opening = {"split": split, "crop": images.crop, "count": count} | images.set()
     with progress_bar() as progress:
-        task = progress.add_task("slots", total=len(dataset))
+        task = progress.add_task("encoding slots", total=len(dataset))
         library = fit_library(
             model,
             dataset,
             out,
-            concepts=int(concepts) if concepts is not None and concepts.isdecimal() else concepts,  # pyright: ignore
+            concepts=number,  # pyright: ignore[reportArgumentType]
             batch_size=batch_size,
             seed=seed,
             sources={"model": str(run), "data": data, "opening": opening},
@@ -96,27 +81,25 @@ def fit_concepts(
     if not speaks():
         return
     Console().print(concept_table(library))
-    library_word, run_word = shlex.quote(str(out)), shlex.quote(str(run))
-    say(f"library: {out}; next: slotlab concepts show {library_word}")
-    say(f"or slotlab compose {run_word} {library_word} --out DIR")
+    say(f"library: {out}; next: slotlab concepts show {shlex.quote(str(out))}")
+    say(f"or slotlab compose {shlex.quote(str(run))} {shlex.quote(str(out))} --out DIR")
 
 
-@concepts_app.command("show")
+@command(concepts_app, "show")
 def show_concepts(
     library: Library,
-    model: Annotated[str | None, typer.Option(help="Where the model is now, if not where it was.")] = None,
-    data: Annotated[str | None, typer.Option(help="Where the data is now, if not where it was.")] = None,
-    members: Annotated[int, typer.Option(help="Slots to show of each concept: the most central ones.")] = 10,
+    model: Annotated[str | None, typer.Option(help="Where the model is now, if it was moved.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the data is now, if it was moved.")] = None,
+    members: Annotated[int, typer.Option(help="How many of the most central members to draw of each concept.")] = 10,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", dir_okay=False, help="The picture; default: concepts.png in the library."),
+        typer.Option(metavar="PNG", dir_okay=False, help="The figure. Default: concepts.png in the library."),
     ] = None,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
-    """Print the sizes of the concepts, and draw their most central members into concepts.png in the library.
+    """Print the sizes of the concepts, and draw their most central members.
 
-    The library of a released model stays as it is: its picture is there already, or drawn anew into --out.
+    The library of a released model is not changed: its figure is bundled; use --out to draw another.
 
     [bold]slotlab concepts show runs/first/concepts[/bold]
 
@@ -132,57 +115,47 @@ def show_concepts(
     from slotlab.reporting.previews import write_png
     from slotlab.reporting.tables import concept_table
 
-    set_threads(threads)
     folder = library_folder(library)
     concepts = ConceptLibrary.load(folder)
     Console().print(concept_table(concepts))
     released = is_released(folder.parent)
+    figure = out or folder / PICTURE_FILE
     if out is not None or not released:
         run = model or (folder.parent if released else concepts.sources.get("model"))
         if run is None:
-            raise ConfigError(f"{library}: does not say where its model is; say it with --model")
-        loaded = load(run, device_named(device))
+            raise ConfigError(f"{library}: does not say where its model is; name it with --model")
+        loaded = load(run, device)
         concepts.check(loaded)
-        picture = concept_picture(loaded, concepts, concepts.dataset(data), members=members)
-        write_png(picture, out or folder / PICTURE_FILE)
-    say(f"picture: {(out or folder / PICTURE_FILE).resolve()}")
+        write_png(concept_picture(loaded, concepts, concepts.dataset(data), members=members), figure)
+    say(f"figure: {figure.resolve()}")
 
 
-@app.command("compose")
-@shared_work
-def compose_images(
+@command(app, shared=True)
+def compose(
     run: Run,
     library: Library,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to; an interrupted one is gone on with.")],
+    images: ImageOptions,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
     protocol: Annotated[str, typer.Option(help="report, shuffle or scene.")] = "report",
     concept: Annotated[
         list[int] | None,
         typer.Option(metavar="K", help="Instead of a protocol: a member of this concept; may be repeated."),
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of pictures.")] = 2048,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of slots, and of the noise of samples.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
-    score: Annotated[bool, typer.Option("--score", help="Score the pictures against real ones; needs --data.")] = False,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH|scenes:VARIANT", help="Real images, for --score. " + DATA_HELP)
-    ] = None,
+    count: Annotated[int, typer.Option(help="Number of compositions.")] = 2048,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    score: Annotated[bool, typer.Option("--score", help="Score them against the real images of --data.")] = False,
+    data: OptionalData = None,
     split: Split = "val",
-    crop: Crop = None,
-    real_count: Annotated[int | None, typer.Option(help="At most so many real images; default: all.")] = None,
-    min_objects: MinObjects = None,
-    max_objects: MaxObjects = None,
-    supersample: Supersample = None,
-    features: Annotated[
-        str, typer.Option(help="inception, efficientnet-lite0, or the path of a TorchScript net.")
-    ] = "inception",
-    inception: Annotated[Path | None, typer.Option(help="Where inception-2015-12-05.pt is.")] = None,
+    real_count: Annotated[int | None, typer.Option(help="Use at most this many real images. Default: all.")] = None,
+    features: Features = "inception",
+    inception: Inception = None,
     sheet: Annotated[
-        int, typer.Option(min=0, help="Compositions on sheet.png, beside their sources; 0: no sheet.")
+        int, typer.Option(min=0, help="Number of compositions on sheet.png, beside their sources; 0: no sheet.")
     ] = 8,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
-    """Paint new pictures of slots that come from many images.
+    """Compose new images from slots of many images.
 
     [bold]slotlab compose runs/first runs/first/concepts --protocol scene --count 100 --out new[/bold]
 
@@ -196,7 +169,6 @@ def compose_images(
     from slotlab.composition import ConceptLibrary, compose, score_compositions
     from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
     from slotlab.composition.scoring import SCORE_FOLDER
-    from slotlab.data import open_data
     from slotlab.errors import DataError
     from slotlab.fidelity import open_network
     from slotlab.figures.composition import contact_sheet
@@ -208,17 +180,15 @@ def compose_images(
 
     if score and data is None:
         raise ConfigError("--score needs --data, the real images to compare with")
-    set_threads(threads)
     run_folder, folder = model_folder(run), library_folder(library)
-    model = load(run_folder, device_named(device))
+    model = load(run_folder, device)
     concepts = ConceptLibrary.load(folder, model)
-    options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
     real = None
     if score and data is not None:
-        open_network(features, inception, device_named(device))  # now, not after hours of painting, if it is missing
-        real = open_data(data, split=split, resolution=model.resolution, crop=crop, count=real_count, **options)
+        open_network(features, inception, device)  # fail now, not after hours of sampling, if it is missing
+        real = open_from_options(data, model.resolution, split, real_count, images)
     with progress_bar() as progress:
-        task = progress.add_task("painting", total=count)
+        task = progress.add_task("composing", total=count)
         compose(
             model,
             concepts,
@@ -246,22 +216,22 @@ def compose_images(
                 real,
                 features=features,
                 inception=inception,
-                device=device_named(device),
+                device=device,
                 beside=None if is_released(folder.parent) else folder / SCORE_FOLDER,
                 on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
             )
     if scores is not None and speaks():
         Console().print(composition_table(scores))
-    say(f"compositions: {out / IMAGES_FOLDER}, {count} pictures; where their slots come from: {out / PLANS_FILE}")
+    say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")
 
 
-@app.command("edit")
-def edit_image(
+@command(app)
+def edit(
     run: Run,
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    keep: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out all but these slots.")] = None,
-    remove: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave a slot out.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")],
+    keep: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out all slots but these.")] = None,
+    remove: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out a slot.")] = None,
     swap: Annotated[
         list[str] | None, typer.Option(metavar="K=IMAGE:J", help="Exchange slot K for slot J of another image.")
     ] = None,
@@ -271,7 +241,7 @@ def edit_image(
     ] = None,
     interpolate: Annotated[
         list[str] | None,
-        typer.Option(metavar="K=IMAGE:J:AMOUNT", help="Go from slot K (0) towards slot J of another image (1)."),
+        typer.Option(metavar="K=IMAGE:J:AMOUNT", help="Mix slot K (amount 0) with slot J of another image (1)."),
     ] = None,
     add: Annotated[
         list[str] | None, typer.Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")
@@ -281,39 +251,38 @@ def edit_image(
     ] = None,
     move: Annotated[
         list[str] | None,
-        typer.Option(metavar="K:DX,DY", help="Move right and down, in fractions of the side (relative frames)."),
+        typer.Option(metavar="K:DX,DY", help="Move right and down by fractions of the side (relative frames only)."),
     ] = None,
     resize: Annotated[
-        list[str] | None, typer.Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames).")
+        list[str] | None, typer.Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames only).")
     ] = None,
     keep_outside: Annotated[
-        bool, typer.Option("--keep-outside", help="Take the pixels outside the edited region from before the edit.")
+        bool, typer.Option("--keep-outside", help="Keep the pixels outside the edited region.")
     ] = False,
     sampler: Annotated[
-        str | None, typer.Option(help="For slot diffusion: ddpm, ddim or dpm-solver++; default: its config's.")
+        str | None, typer.Option(help="Slot diffusion: ddpm, ddim or dpm-solver++. Default: the model's own.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="For slot diffusion: steps; default: its config's.")] = None,
-    crop: Annotated[float, typer.Option(help="Centred square, fraction of the shorter side.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, the noise, and the member of a concept.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Slot diffusion: sampling steps. Default: the model's own.")] = None,
+    crop: SquareCrop = 1.0,
+    seed: Seed = 0,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
-    """Edit the objects of one image. Without an edit it writes slots.png, which shows the number of each slot.
+    """Edit the objects of an image. Without an edit, write slots.png, which shows the number of each slot.
 
     [bold]slotlab edit runs/first photo.png --out edits[/bold]
 
     [bold]slotlab edit scenes-64 photo.png --remove 2 --add other.png:4 --out edits[/bold]
 
-    Numbers always mean those in slots.png (with the same --seed). The order: keep, remove, swap, replace,
-    interpolate, add, background, move, resize.
+    Numbers are those in slots.png (made with the same --seed). Edits are applied in this order: keep, remove, swap,
+    replace, interpolate, add, background, move, resize.
     """
     from slotlab.checkpoints import load
     from slotlab.cli.edit import EditWords, edit_by_words
     from slotlab.composition.edits import paint_edit, read_scene
     from slotlab.figures.composition import write_edit, write_slots
+    from slotlab.models.sampling import SamplingSettings
 
-    set_threads(threads)
-    model = load(run, device_named(device))
+    model = load(run, device)
     scene = read_scene(model, image, seed, crop)
     words = EditWords(
         keep=keep or (),
@@ -330,7 +299,10 @@ def edit_image(
         say(f"{len(scene.slots)} slots, numbered in {write_slots(out, scene)}; remove one with --remove K")
         return
     plan, swapped = edit_by_words(model, scene, words, seed, crop)
-    sampling = _sampling(model, sampler, steps)
+    sampling = None
+    if sampler is not None or steps is not None:
+        usual: SamplingSettings = getattr(model, "sampling", SamplingSettings())
+        sampling = SamplingSettings(sampler or usual.sampler, usual.steps if steps is None else steps, usual.guidance)
     edited = paint_edit(model, scene, plan, seed, keep_outside, sampling=sampling)
     write_edit(out, scene, edited)
     for number, other in enumerate(swapped, start=1):
@@ -339,16 +311,6 @@ def edit_image(
         say(f"swapped-{number}: {other.image}, mean squared error outside the region {edit.outside_error:.3g}")
     changed = ", ".join(map(str, sorted(edited.changed))) or "none"
     say(f"slots now: {', '.join(map(str, plan.numbers))}; changed: {changed}")
-    say(f"region: {edited.region.float().mean():.1%} of the image")
-    say(f"mean squared error outside the region, before against after: {edited.outside_error:.3g}")
+    say(f"edited region: {edited.region.float().mean():.1%} of the image")
+    say(f"mean squared error outside the region, before and after: {edited.outside_error:.3g}")
     say(f"look at {out / 'edit.png'}")
-
-
-def _sampling(model: "Model", sampler: str | None, steps: int | None) -> "SamplingSettings | None":
-    """The settings that the options ask for, the rest as in the model's config; None if they ask for nothing."""
-    from slotlab.models.sampling import SamplingSettings
-
-    if sampler is None and steps is None:
-        return None
-    usual: SamplingSettings = getattr(model, "sampling", SamplingSettings())
-    return SamplingSettings(sampler or usual.sampler, usual.steps if steps is None else steps, usual.guidance)

@@ -1,82 +1,66 @@
-"""Commands that run a trained model: on images as people have them, and on data to see what is wrong with it."""
+"""Commands that apply a model to a user's own images: segment, show, studio."""
 
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from slotlab.cli.options import (
-    RUN_HELP,
-    Crop,
-    Data,
+    BatchSize,
     Device,
-    MaxObjects,
-    MinObjects,
-    Run,
-    SkipBroken,
-    Split,
-    Supersample,
+    Json,
+    MaskSource,
+    ModelOption,
+    Models,
+    Seed,
+    SquareCrop,
     app,
-    device_named,
-    given,
+    command,
     progress_bar,
     say,
-    set_threads,
-    shared_work,
-    shown,
     speaks,
 )
+from slotlab.errors import ConfigError
 
 MOST_SHOWN = 20
 
 
-@app.command()
-@shared_work
+@command(app, shared=True)
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with all images below them.")],
-    model: Annotated[str, typer.Option(metavar="RUN|NAME", help=RUN_HELP)],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder of its own; an interrupted one is gone on with.")],
-    fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how an image becomes a square.")] = "letterbox",
-    mask_source: Annotated[
-        str | None,
-        typer.Option(help="masks (the decoder's), attention or posterior; default: the finest that the model has."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots, and of the noise of samples.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    json: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="Write what was done and skipped here too.")
-    ] = None,
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images at any depth.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
+    fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how to make an image square.")] = "letterbox",
+    mask_source: MaskSource = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    json: Json = None,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
 ) -> None:
-    """Take images apart: any size, any mode, any number.
+    """Segment images of any size and number into objects.
 
     [bold]slotlab segment photos --model runs/first --out segments[/bold]
 
-    Writes for each image, at its own size: NAME.png (reconstruction), NAME_0.png, NAME_1.png, ... (mask of each slot,
-    grey), NAME_segmentation.png (palette: the number of the slot that owns the pixel), NAME_overlay.png, NAME.npz
-    (slots); and segments.csv, which lists what was done and skipped.
+    For each image it writes, at the image's own size: NAME.png (reconstruction), NAME_0.png, NAME_1.png, ... (grey
+    mask of each slot), NAME_segmentation.png (palette image: the slot that owns each pixel), NAME_overlay.png and
+    NAME.npz (slots); and segments.csv, which lists what was written and skipped.
 
-    Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest of
-    the square with the image's border pixels, repeated; stretch changes the proportions; crop sees only the centred
-    square: pixels outside it belong to no slot (255, black). Masks come back at the image's size, without the bars.
-    Letterbox gave the best masks of objects (docs/segment.md).
+    Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest
+    with repeated border pixels; it gave the best masks (docs/segment.md). stretch changes the proportions. crop takes
+    the centred square; pixels outside it belong to no slot (255, black). Masks are returned at the image's size.
 
-    NAME is the image's path below the common folder of all IMAGES, without suffix: folders are mirrored. Images that
-    cannot be read, or have more than 67 million pixels, are skipped and listed.
+    NAME is the image's path below the common folder of all IMAGES, without suffix. Images that cannot be read, or have
+    more than 67 million pixels, are skipped and listed.
     """
-    from json import dumps
-
-    from rich.progress import MofNCompleteColumn
-
     from slotlab.checkpoints import load
-    from slotlab.files import replacing
+    from slotlab.files import write_json
     from slotlab.segmenting import segment
 
-    set_threads(threads)
-    loaded = load(model, device_named(device))
-    with progress_bar(MofNCompleteColumn()) as progress:
+    loaded = load(model, device)
+    with progress_bar() as progress:
         task = progress.add_task("segmenting", total=None)
         listing = segment(
             loaded,
@@ -92,8 +76,7 @@ def segment(
     if not speaks():
         return
     if json is not None:
-        with replacing(json) as path:
-            path.write_text(dumps(listing.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(json, listing.to_json())
     for outcome in listing.skipped[:MOST_SHOWN]:
         print(f"skipped {outcome.image}: {outcome.reason}", file=sys.stderr)
     if len(listing.skipped) > MOST_SHOWN:
@@ -102,87 +85,71 @@ def segment(
     say(f"segments: {out}; {counts}; masks: {listing.protocol['mask_source']}; listed in {out / 'segments.csv'}")
 
 
-@app.command()
-@shared_work
-def diagnose(
-    run: Run,
-    data: Data,
-    split: Split = "val",
-    crop: Crop = None,
-    count: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
-    min_objects: MinObjects = None,
-    max_objects: MaxObjects = None,
-    supersample: Supersample = None,
-    mask_source: Annotated[
-        str | None,
-        typer.Option(help="masks (the decoder's), attention or posterior; default: the finest that the model has."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial slots.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PNG", dir_okay=False, help="The picture; default: diagnostics.png in the run folder, or here."
-        ),
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="Write the numbers and warnings here too.")
-    ] = None,
+@command(app)
+def show(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder: one figure per image and model.")],
+    model: Models = None,
+    crop: SquareCrop = 1.0,
+    seed: Seed = 0,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
-    skip_broken: SkipBroken = False,
 ) -> None:
-    """Say how a model uses its slots, what is wrong, and which setting to try; draw where each slot owns the pixels.
+    """Draw what a model makes of images: reconstruction, error, masks, every slot, and attention by iteration.
 
-    Looks for collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background in pieces, soft
-    masks, and attention that does not settle. Some numbers need true masks. docs/diagnostics.md explains each.
-
-    Example: [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
+    [bold]slotlab show photo.png --model runs/first --out figures[/bold]
     """
-    from json import dumps
-
-    from rich.console import Console
-
     from slotlab.checkpoints import load
-    from slotlab.data import open_data
-    from slotlab.evaluation import diagnose_steps
-    from slotlab.figures.curves import diagnosis_figure, figure_image
-    from slotlab.files import replacing
-    from slotlab.models import with_slots
-    from slotlab.released import is_released, model_folder
+    from slotlab.figures.slots import DEFAULT_MODEL, show
     from slotlab.reporting.previews import write_png
-    from slotlab.reporting.sections import diagnosis_table
-    from slotlab.reporting.tables import protocol_line
 
-    set_threads(threads)
-    folder = model_folder(run)
-    model = with_slots(load(folder, device_named(device)), run)
-    options = given(min_objects=min_objects, max_objects=max_objects, supersample=supersample)
-    dataset = open_data(
-        data,
-        split=split,
-        resolution=model.resolution,
-        crop=crop,
-        count=count,
-        skip_broken=skip_broken,
-        **options,
-    )
-    steps = diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
-    found = shown("diagnosing", len(dataset), steps)
-    if not speaks():
-        return
-    source = mask_source or model.finer_masks
-    protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
-    warnings = found.warnings()
-    Console().print(diagnosis_table(found.numbers(), f"{protocol_line(protocol)}, masks: {source}"))
-    for warning in warnings:
-        say(f"warning: {warning}")
-    say("" if warnings else "nothing wrong shows")
-    if json is not None:
-        numbers = {"mask_source": source, **found.numbers()}
-        with replacing(json) as path:
-            content = {"protocol": protocol, "diagnostics": numbers, "warnings": warnings}
-            path.write_text(dumps(content, indent=2) + "\n", encoding="utf-8")
-    picture = out or (Path() if is_released(folder) else folder) / "diagnostics.png"
-    write_png(figure_image(diagnosis_figure(found, f"{run}, {data}, {found.images:,} images")), picture)
-    say(f"picture: {picture.resolve()}")
+    names = model or [DEFAULT_MODEL]
+    figures = {(name, image): out / f"{image.stem}-{Path(name).name}.png" for name in names for image in images}
+    if len(set(figures.values())) < len(figures):
+        raise ConfigError("two figures would have the same name; use two output folders")
+    for name in names:
+        loaded = load(name, device)
+        for image in images:
+            write_png(show(image, loaded, seed=seed, crop=crop), figures[name, image])
+            say(f"figure: {figures[name, image]}")
+
+
+@command(app)
+def studio(
+    model: Models = None,
+    library: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIBRARY|NAME", help="A concept library of one of the models; may be repeated."),
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of training runs to watch.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    device: Device = "auto",
+) -> None:
+    """Open the studio in a browser: see the objects that a model finds, edit them, and compose new images.
+
+    It shows the bundled models unless --model names others, each with the concept library in its folder.
+
+    [bold]slotlab studio[/bold]
+
+    [bold]slotlab studio --model runs/first --library runs/first/concepts --runs runs[/bold]
+
+    The page is served on this computer only (127.0.0.1). It needs the extra `studio`, which brings Gradio.
+    """
+    try:
+        from slotlab.studio import open_models, running
+    except ImportError as error:
+        raise ConfigError(
+            f"the studio needs Gradio ({error}); install it with: pip install 'slotlab[studio]'"
+        ) from None
+    from slotlab.released import released_names
+
+    models = open_models(model or released_names(), library or [], device)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: remove what was uploaded
+    with running(models, runs, port) as address:
+        say(f"studio: {address} (press Ctrl-C to stop)")
+        if runs is not None and not runs.is_dir():
+            say(f"{runs}: does not exist yet; the Runs view waits for the first run")
+        if browser:
+            typer.launch(address)
+        while True:
+            time.sleep(3600)

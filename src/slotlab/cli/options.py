@@ -1,72 +1,180 @@
-"""What the commands share: the application, options that several have, and how they speak."""
+"""What the commands share: the application, each common option declared once, progress bars and messages."""
 
 import functools
 import os
 from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from inspect import Parameter, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from slotlab import __version__
 from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from slotlab.data import SlotDataset
+
 T = TypeVar("T")
+Command = Callable[..., None]
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Learn, without labels, to take pictures apart into their objects (slots); measure it; look at it.\n\n"
-    "A first run: [bold]slotlab train scenes-32 --out runs/first[/bold], then "
-    "[bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] and "
-    "[bold]slotlab report runs/first[/bold].",
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"slotlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def slotlab(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find the objects in images without labels, measure how well, and edit and recombine them.
+
+    A first run: [bold]slotlab train scenes-32 --out runs/first[/bold], then
+    [bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] and
+    [bold]slotlab report runs/first[/bold].
+    """
+
+
+# Models and concept libraries.
 RUN_HELP = "A run folder, the name of a trained model (slotlab models), or owner/name of one on the hub."
 Run = Annotated[str, typer.Argument(metavar="RUN|NAME", help=RUN_HELP)]
-LIBRARY_HELP = "Folder of a library, or the name of a trained model, whose own it then is."
+ModelOption = Annotated[str, typer.Option("--model", metavar="RUN|NAME", help=RUN_HELP)]
+Models = Annotated[list[str] | None, typer.Option(metavar="RUN|NAME", help=f"May be repeated. {RUN_HELP}")]
+LIBRARY_HELP = "The folder of a library, or the name of a trained model that comes with one."
 Library = Annotated[str, typer.Argument(metavar="LIBRARY|NAME", help=LIBRARY_HELP)]
+
+# Data sets.
 DATA_HELP = "A data set folder or file of any supported kind, kind:PATH to force one, or scenes:VARIANT."
+DataPath = Annotated[str, typer.Argument(metavar="PATH", help=DATA_HELP)]
 Data = Annotated[str, typer.Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
+OptionalData = Annotated[str | None, typer.Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
 Split = Annotated[str, typer.Option(help="train, val, test or all.")]
-Crop = Annotated[
-    float | None, typer.Option(help="Centred crop, fraction of the shorter side; default: 0.8 for CLEVRTex, else 1.")
+Count = Annotated[int | None, typer.Option(min=1, help="Use at most this many images (of each split).")]
+MIN_OBJECTS = typer.Option(help="Rendered scenes: fewest objects in a scene.")
+MAX_OBJECTS = typer.Option(help="Rendered scenes: most objects in a scene.")
+SUPERSAMPLE = typer.Option(help="Rendered scenes: rays per pixel side; evaluate with the value used in training.")
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Options on the images of a data set, the same in every command that opens one."""
+
+    crop: Annotated[
+        float | None,
+        typer.Option(help="Side of the centred crop as a fraction of the shorter side. Default: CLEVRTex 0.8, else 1."),
+    ] = None
+    min_objects: Annotated[int | None, MIN_OBJECTS] = None
+    max_objects: Annotated[int | None, MAX_OBJECTS] = None
+    supersample: Annotated[int | None, SUPERSAMPLE] = None
+    skip_broken: Annotated[bool, typer.Option(help="Skip images that cannot be read, and count them.")] = False
+
+    def set(self) -> dict[str, Any]:
+        """The options that differ from their defaults, as `open_data` and `pack` take them."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+
+
+def open_from_options(data: str, resolution: int, split: str, count: int | None, images: ImageOptions) -> "SlotDataset":
+    """Opens the data set that the options name, at a model's resolution."""
+    from slotlab.data import open_data
+
+    return open_data(data, resolution=resolution, split=split, count=count, **images.set())
+
+
+# Running models, and what they write.
+SquareCrop = Annotated[float, typer.Option("--crop", help="Side of the centred crop, as a fraction of the shorter.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random: slots, noise, members of concepts.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+MaskSource = Annotated[
+    str | None,
+    typer.Option(help="masks (the decoder's), attention or posterior. Default: the one that fits objects best."),
 ]
-MinObjects = Annotated[int | None, typer.Option(help="For scenes: fewest objects in a scene.")]
-MaxObjects = Annotated[int | None, typer.Option(help="For scenes: most objects in a scene.")]
-Supersample = Annotated[
-    int | None, typer.Option(help="For scenes: rays per pixel on a side, as the model was trained with.")
-]
-SkipBroken = Annotated[bool, typer.Option(help="Replace broken images by the next, and count them.")]
+Features = Annotated[str, typer.Option(help="inception, efficientnet-lite0, or the path of a TorchScript network.")]
+Inception = Annotated[Path | None, typer.Option(help="Path of inception-2015-12-05.pt.")]
+Json = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result to this file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int, typer.Option(help="CPU threads per process; 0: all cores.")]
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The options that were given, which are not None."""
-    return {name: value for name, value in options.items() if value is not None}
+def command(group: typer.Typer, name: str | None = None, *, shared: bool = False) -> Callable[[Command], Command]:
+    """Adds a function as a command.
+
+    A parameter whose type is a dataclass becomes one option per field. A command with `device` also gets `--threads`,
+    and the function receives a checked device ("cpu" or "cuda").
+
+    Args:
+        group: the application, or a group of commands in it.
+        name: of the command; by default that of the function.
+        shared: the processes that torchrun started share the work.
+    """
+
+    def add(function: Command) -> Command:
+        parameters, groups = [], {}
+        for parameter in signature(function, eval_str=True).parameters.values():
+            if is_dataclass(parameter.annotation):
+                kind: Any = parameter.annotation
+                groups[parameter.name] = kind
+                parameters += signature(kind, eval_str=True).parameters.values()
+            else:
+                parameters.append(parameter)
+            if parameter.name == "device":
+                parameters.append(Parameter("threads", Parameter.KEYWORD_ONLY, default=0, annotation=Threads))
+
+        @functools.wraps(function)
+        def run(**options: Any) -> None:
+            for name, kind in groups.items():
+                options[name] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
+            if "threads" in options:
+                _set_threads(options.pop("threads"))
+            if shared and _processes() > 1:
+                from slotlab.distributed import joined
+
+                with joined(options["device"]) as (device, _):
+                    return function(**options | {"device": device})
+            if "device" in options:
+                options["device"] = _device(options["device"])
+            return function(**options)
+
+        ordered = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = signature(function).replace(parameters=ordered)  # pyright: ignore[reportAttributeAccessIssue]
+        group.command(name)(run)
+        return function
+
+    return add
 
 
-def shared_work(command: Callable[..., None]) -> Callable[..., None]:
-    """Lets a command with a `device` share its work with the processes that torchrun started, if it did."""
+def _device(name: str) -> str:
+    import torch
 
-    @functools.wraps(command)
-    def run(**options: Any) -> None:
-        if _processes() == 1:
-            return command(**options)
-        from slotlab.distributed import joined
-
-        with joined(options["device"]) as (device, _):
-            return command(**options | {"device": device})
-
-    return run
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"device: must be auto, cpu or cuda, not {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("device: this machine or this build of PyTorch has no CUDA device; use cpu")
+    return name
 
 
-def speaks() -> bool:
-    """Whether this process speaks and writes for the others, or is alone."""
-    return _processes() == 1 or os.environ["RANK"] == "0"
+def _set_threads(count: int) -> None:
+    import torch
+
+    if count < 0:
+        raise ConfigError(f"threads: must be 0 (all cores) or more, not {count}")
+    on_linux = hasattr(os, "sched_getaffinity")
+    torch.set_num_threads(count or (len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1))
 
 
 def _processes() -> int:
@@ -74,13 +182,24 @@ def _processes() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
-def progress_bar(*columns: Any) -> "Progress":
-    """A progress bar on stderr, which vanishes when all is done; drawn by the process that speaks."""
-    from rich.console import Console
-    from rich.progress import Progress
+def speaks() -> bool:
+    """Whether this process prints and writes: it is alone or the first of those torchrun started."""
+    return _processes() == 1 or os.environ["RANK"] == "0"
 
-    shown = (*Progress.get_default_columns(), *columns)
-    return Progress(*shown, transient=True, console=Console(stderr=True), disable=not speaks())
+
+def say(text: str) -> None:
+    """Prints a line for the user, once however many processes run."""
+    if speaks():
+        print(text)
+
+
+def progress_bar() -> "Progress":
+    """A progress bar on stderr that disappears at the end; only the process that speaks draws it."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    return Progress(*columns, transient=True, console=Console(stderr=True), disable=not speaks())
 
 
 def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -> T:
@@ -100,11 +219,7 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
         >>> shown("counting", 5, work())
         'done'
     """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True), disable=not speaks()) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(description, total=total)
         while True:
             try:
@@ -116,41 +231,3 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
                 progress.update(task, description=stage, completed=finished, total=whole)
             else:
                 progress.advance(task, done)
-
-
-def device_named(name: str) -> str:
-    """The device of an option: "auto" is CUDA where there is one, else the CPU."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        kind = None
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"device: must be auto, cpu or cuda, not {name!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: there is no CUDA device here, or this build of PyTorch cannot use it; take cpu")
-    return name
-
-
-def set_threads(count: int) -> None:
-    """Sets the number of CPU threads; 0 means all cores. ConfigError for a negative number."""
-    import torch
-
-    if count < 0:
-        raise ConfigError(f"threads: must be 0 (all cores) or more, not {count}")
-    torch.set_num_threads(count or _usable_cores())
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def say(text: str) -> None:
-    """Prints a line for the user."""
-    if speaks():
-        print(text)

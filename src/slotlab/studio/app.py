@@ -34,7 +34,7 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
     """The page for some models.
 
     Args:
-        shelf: from `open_shelf`; the first is shown first.
+        shelf: from `open_models`; the first is shown first.
         runs: a folder of training runs to show, if any.
     """
     find = {loaded.name: loaded for loaded in shelf}.__getitem__
@@ -94,7 +94,7 @@ def running(shelf: Sequence[Loaded], runs: Path | None = None, port: int | None 
     What browsers upload lies in a temporary folder of its own, see `upload_folder`.
 
     Args:
-        shelf: from `open_shelf`.
+        shelf: from `open_models`.
         runs: a folder of training runs to show, if any.
         port: by default the first free one from 7860.
 

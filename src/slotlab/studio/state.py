@@ -46,7 +46,9 @@ class Loaded:
         return f"{kind}, {side} × {side} pixels, {self.model.slots} slots, {iterations} iterations"
 
 
-def open_shelf(models: Sequence[str | Path], libraries: Sequence[str | Path] = (), device: str = "cpu") -> list[Loaded]:
+def open_models(
+    models: Sequence[str | Path], libraries: Sequence[str | Path] = (), device: str = "cpu"
+) -> list[Loaded]:
     """Loads models, and gives each library to the model that it was fitted to.
 
     Args:

@@ -1,0 +1,194 @@
+"""Commands that measure: evaluate, diagnose, report, fid."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slotlab.cli.options import (
+    BatchSize,
+    Count,
+    Data,
+    Device,
+    Features,
+    ImageOptions,
+    Inception,
+    Json,
+    MaskSource,
+    OptionalData,
+    Run,
+    Seed,
+    Split,
+    app,
+    command,
+    open_from_options,
+    progress_bar,
+    say,
+    shown,
+    speaks,
+)
+
+
+@command(app, shared=True)
+def evaluate(
+    run: Run,
+    data: Data,
+    images: ImageOptions,
+    split: Split = "test",
+    count: Count = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Score a model's masks and attention masks (ARI, FG-ARI, mIoU, mBO) and its reconstructions.
+
+    The scores of a run are also written to metrics.json in its folder.
+
+    [bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] (the data of scenes-32)
+
+    [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
+    """
+    from rich.console import Console
+
+    from slotlab.checkpoints import load
+    from slotlab.evaluation import evaluate_steps
+    from slotlab.released import is_released, model_folder
+    from slotlab.reporting.tables import evaluation_table
+    from slotlab.training.checkpoint import weights_of
+
+    folder = model_folder(run)
+    model = load(folder, device)
+    dataset = open_from_options(data, model.resolution, split, count, images)
+    steps = evaluate_steps(model, dataset, batch_size=batch_size, seed=seed, weights=weights_of(folder))
+    result = shown("evaluating", len(dataset), steps)
+    if not speaks():
+        return
+    Console().print(evaluation_table(result))
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    if not is_released(folder):
+        result.write(folder / "metrics.json")
+    if json is not None:
+        result.write(json)
+
+
+@command(app, shared=True)
+def diagnose(
+    run: Run,
+    data: Data,
+    images: ImageOptions,
+    split: Split = "val",
+    count: Count = None,
+    mask_source: MaskSource = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", dir_okay=False, help="The figure. Default: diagnostics.png in the run, or here."),
+    ] = None,
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Find out what is wrong with a model's slots, which setting to try, and where each slot owns the pixels.
+
+    Detects collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background in pieces, soft
+    masks, and attention that does not settle. Some of it needs true masks. docs/diagnostics.md explains each number.
+
+    [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
+    """
+    from rich.console import Console
+
+    from slotlab.checkpoints import load
+    from slotlab.evaluation import diagnose_steps
+    from slotlab.figures.curves import diagnosis_figure, figure_image
+    from slotlab.files import write_json
+    from slotlab.models import with_slots
+    from slotlab.released import is_released, model_folder
+    from slotlab.reporting.previews import write_png
+    from slotlab.reporting.sections import diagnosis_table
+    from slotlab.reporting.tables import protocol_line
+
+    folder = model_folder(run)
+    model = with_slots(load(folder, device), run)
+    dataset = open_from_options(data, model.resolution, split, count, images)
+    steps = diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
+    found = shown("diagnosing", len(dataset), steps)
+    if not speaks():
+        return
+    source = mask_source or model.finer_masks
+    protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
+    numbers, warnings = found.numbers(), found.warnings()
+    Console().print(diagnosis_table(numbers, f"{protocol_line(protocol)}, masks: {source}"))
+    for warning in warnings:
+        say(f"warning: {warning}")
+    if not warnings:
+        say("no sign of a problem")
+    if json is not None:
+        diagnostics = {"mask_source": source, **numbers}
+        write_json(json, {"protocol": protocol, "diagnostics": diagnostics, "warnings": warnings})
+    picture = out or (Path() if is_released(folder) else folder) / "diagnostics.png"
+    write_png(figure_image(diagnosis_figure(found, f"{run}, {data}, {found.images:,} images")), picture)
+    say(f"figure: {picture.resolve()}")
+
+
+@command(app)
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: OptionalData = None,
+    images: Annotated[int, typer.Option(help="Number of images to show.")] = 8,
+    library: Annotated[Path | None, typer.Option(help="A concept library of the run to show.")] = None,
+    compositions: Annotated[
+        list[Path] | None, typer.Option("--composition", metavar="DIR", help="Output of `compose`; may be repeated.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML file with a run's images, scores, protocol, curves and settings.
+
+    The images are those of the run's own data, or of --data.
+
+    [bold]slotlab report runs/first[/bold]
+    """
+    from slotlab.reporting.report import write_report
+
+    path = write_report(run, data=data, images=images, library=library, compositions=compositions or ())
+    say(f"report: {path.resolve()}")
+
+
+@command(app)
+def fid(
+    real: Annotated[str, typer.Argument(metavar="DIR_A", help="Folder of real images, or saved statistics (.npz).")],
+    generated: Annotated[str, typer.Argument(metavar="DIR_B", help="Folder of generated images, or an .npz file.")],
+    features: Features = "inception",
+    inception: Inception = None,
+    split: Annotated[str | None, typer.Option(help="Split of the real images, for the protocol line.")] = None,
+    mixed_sizes: Annotated[
+        bool, typer.Option("--mixed-sizes", help="Allow images of several sizes in a folder.")
+    ] = False,
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Compare two folders of images: Frechet distance (clean-FID) and kernel distance (KID), with their protocol.
+
+    [bold]slotlab fid data/val generated --features efficientnet-lite0[/bold]
+    """
+    import warnings
+
+    from slotlab.fidelity import FidelityWarning, compare_folders
+    from slotlab.files import write_json
+
+    with progress_bar() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FidelityWarning)  # the printed result contains its notes
+        task = progress.add_task("features")
+        result = compare_folders(
+            real,
+            generated,
+            features=features,
+            inception=inception,
+            split=split,
+            mixed_sizes=mixed_sizes,
+            device=device,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    say(str(result))
+    if json is not None:
+        write_json(json, result.as_dict())
