@@ -86,7 +86,11 @@ def main() -> None:
     rows = []
     for work, make, names in (
         ("slot diffusion, training step", make_training, list(CONTENDERS)),
-        ("slot diffusion, sampling step", make_sampling, ["slotlab", "slotlab, slots anew each step", "diffusers"]),
+        (
+            "slot diffusion, sampling step",
+            make_sampling,
+            ["slotlab", "slotlab, slots recomputed each step", "diffusers"],
+        ),
     ):
         rivals = {name: Rival(make, (name, *shared), options.threads) for name in names}
         timings = rivals_take_turns(rivals, options.rounds)

@@ -1,10 +1,10 @@
 """The tables of speed in the documentation, from the CSV files that the benchmarks left in `benchmarks/results`.
 
-    python benchmarks/tables.py            # writes them into README.md and docs/speed.md
+    python benchmarks/tables.py            # writes them into docs/speed.md
     python benchmarks/tables.py --check    # only says whether they are up to date
 
 A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. NAME is that of a CSV file, or `headlines`:
-slotlab beside another contender at the same work, a line for each of HEADLINES that was measured.
+slotlab beside another contender at the same work, a line for each of HEADLINES that can be compared.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from slotlab.files import replacing
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "speed.md")
+DOCUMENTS = (ROOT / "docs" / "speed.md",)
 # The file, how slotlab's contender begins, and the other's. Slotlab alone, where there is no other.
 HEADLINES = (
     ("reference", "slotlab", "plain PyTorch"),
@@ -26,7 +26,7 @@ HEADLINES = (
     ("time-to-objects", "slotlab", "the report's recipe"),
     ("time-to-objects", "slotlab", "evelinehong"),
     ("denoiser", "slotlab", "diffusers"),
-    ("sampler-speed", "slotlab, dpm-solver++, 25 steps", "slots anew each step"),
+    ("sampler-speed", "slotlab, dpm-solver++, 25 steps", "slots recomputed each step"),
     ("ari", "slotlab, ARI", "scikit-learn"),
     ("ari", "slotlab, ARI", "one-hot einsum"),
     ("kmeans", "slotlab", "scikit-learn"),
@@ -45,7 +45,7 @@ def main() -> None:
         before = path.read_text(encoding="utf-8")
         after = with_tables(before, RESULTS)
         if before != after and options.check:
-            sys.exit(f"{path.name}: its tables are not those of {RESULTS.name}/*.csv; run python benchmarks/tables.py")
+            sys.exit(f"{path.name}: tables differ from {RESULTS.name}/*.csv; run python benchmarks/tables.py")
         if before != after:
             with replacing(path) as temporary:
                 temporary.write_text(after, encoding="utf-8")
@@ -76,20 +76,23 @@ def table(name: str, results: Path) -> str:
 
 
 def headlines(lines: list[Line], ours: str, other: str | None) -> list[tuple[str, ...]]:
-    """A row for each work that both contenders did, or slotlab did alone; what was counted, not timed, is left out."""
+    """A row for each work with a ratio, or that slotlab did alone; what was counted, not timed, is left out."""
     rows, timed = [], [line for line in lines if line["rounds"] != "0"]
     for work in dict.fromkeys(line["work"] for line in timed):
         same = [line for line in timed if line["work"] == work]
         mine = next((line for line in same if line["contender"].startswith(ours)), None)
         their = next((line for line in same if other is not None and line["contender"].startswith(other)), None)
         if mine is not None and (other is None or their is not None):
-            others = "" if their is None else f"{quantity(their)} ({their['contender']})"
-            rows.append((work, f"{quantity(mine)} ({mine['contender']})", others, ratio_of(mine, their)))
+            others, ratio = "", ratio_of(mine, their)
+            if their is not None:
+                others = f"{quantity(their)} ({their['contender']})"
+            if ratio or other is None:
+                rows.append((work, f"{quantity(mine)} ({mine['contender']})", others, ratio))
     return rows
 
 
 def ratio_of(mine: Line, their: Line | None) -> str:
-    """How many times as fast slotlab is; where the other was stopped before it was done, a bound if it is above 1."""
+    """How many times as fast slotlab is; a lower bound above 1 if the other contender was stopped early."""
     if their is None or "not reached" in mine["contender"]:
         return ""
     ours, others = float(mine["value"]), float(their["value"])
@@ -100,7 +103,7 @@ def ratio_of(mine: Line, their: Line | None) -> str:
 
 
 def full_rows(lines: list[Line]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """All that a file says, without columns that are empty."""
+    """All lines of a file, without empty columns."""
     rows, work = [], ""
     for line in lines:
         shown = "" if line["work"] == work else line["work"]
@@ -126,7 +129,7 @@ def where(lines: Iterable[Line]) -> str:
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a CSV file; none where it is missing."""
+    """The lines of a CSV file; none if it is missing."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
