@@ -76,9 +76,8 @@ def removals(name: str, model: SlotModel, options: argparse.Namespace) -> list[d
             plan = edits.remove(scene, [slot])
             edited = paint_edit(model, scene, plan)
             errors["paint_edit"].append(compared(edited.before, edited.image, rest, there, behind))
-            poses = None if plan.poses is None else plan.poses[None]
             with evaluating(model), torch.no_grad():
-                alone, _ = model.paint(plan.slots[None], poses, seeded_generator(0))
+                alone, _ = model.paint(plan.slots[None], generator=seeded_generator(0))
             errors["the other slots"].append(compared(edited.before, alone[0], rest, there, behind))
     rows: list[dict[str, Any]] = []
     for painted_by, found in errors.items():

@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from slotlab import checkpoints
 from slotlab.checkpoints import WEIGHTS_FILE
 from slotlab.composition import compose, fit_library
 from slotlab.composition.library import PICTURE_FILE
-from slotlab.composition.scoring import OnProgress, counted
 from slotlab.config import RUN_FILE, DataSettings, RunConfig, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
 from slotlab.errors import CheckpointError, ConfigError
@@ -50,6 +49,7 @@ from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_lin
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
 TEMPLATE = "card.md.jinja"
+OnProgress = Callable[[str, int, int], None]  # called with what is being made, how much is done, and of how much
 EXAMPLES_FILE = "examples.json"
 WHAT_IT_IS = {
     SlotAutoencoder.kind: "Slot Attention with a spatial broadcast decoder "
@@ -370,7 +370,7 @@ def prepare(
         _evaluate(model, source, {**opening, "split": "test", "count": images}, folder, on_progress)
         if not isinstance(model, LatentAutoencoder):
             opening |= {"split": "train", "count": library_images}
-            _fit_library(model, name, source, opening, folder / LIBRARY_FOLDER, on_progress)
+            _fit_library(model, name, source, opening, folder / LIBRARY_FOLDER)
         write_card(folder, name)
         write_manifest(folder)
     return out
@@ -407,6 +407,19 @@ def _rounded(model: Model, folder: Path) -> Model:
     return checkpoints.load(folder)
 
 
+def counted(on_progress: OnProgress | None, what: str, total: int) -> Callable[[int], None]:
+    """A function that adds up the images done and calls `on_progress` with the sum."""
+    done = 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        if on_progress is not None:
+            on_progress(what, done, total)
+
+    return tell
+
+
 def _evaluate(model: Model, source: str, opening: dict[str, Any], folder: Path, on_progress: OnProgress | None) -> None:
     dataset = open_data(source, resolution=model.resolution, **opening)
     scores = ImageScores(None if isinstance(model, LatentAutoencoder) else model.finer_masks)
@@ -432,7 +445,6 @@ def _fit_library(
     source: str,
     opening: dict[str, Any],
     folder: Path,
-    on_progress: OnProgress | None,
 ) -> None:
     dataset = open_data(source, resolution=model.resolution, **opening)
     library = fit_library(
@@ -440,15 +452,13 @@ def _fit_library(
         dataset,
         folder,
         sources={"model": name, "data": portable(source, "data"), "opening": opening},
-        on_batch=counted(on_progress, "slots for the library", len(dataset)),
     )
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library = library.rounded()
     library.save(folder)
     write_png(concept_picture(model, library, dataset), folder / PICTURE_FILE)
     with tempfile.TemporaryDirectory() as composed:
-        told = counted(on_progress, "compositions", EXAMPLES)
-        compose(model, library, composed, protocol="scene", count=EXAMPLES, on_batch=told)
+        compose(model, library, composed, protocol="scene", count=EXAMPLES)
         write_png(contact_sheet(model, library, dataset, composed, count=EXAMPLES), folder / "compositions.png")
 
 

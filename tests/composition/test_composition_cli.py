@@ -1,17 +1,8 @@
+"""`slotlab concepts` and `slotlab compose`."""
+
 import json
 
 import pytest
-import torch
-
-from slotlab import checkpoints
-
-
-@pytest.fixture(scope="module")
-def model_folder(tiny_preset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(3)
-    checkpoints.save(checkpoints.create_model(tiny_preset), folder)
-    return folder
 
 
 def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_folder, feature_net, squares, tmp_path):
@@ -68,14 +59,9 @@ def test_slot_diffusion_is_composed_too(run_slotlab, diffusion_run, squares, tmp
     assert settings["library"]["images"] == 12
 
 
-@pytest.fixture(scope="module")
-def library(model_folder, squares, tmp_path_factory):
-    from slotlab.composition import fit_library
-    from slotlab.data import open_data
-
-    folder = tmp_path_factory.mktemp("library")
-    fit_library(checkpoints.load(model_folder), open_data(squares, resolution=16), folder, concepts=2)
-    return folder
+@pytest.fixture
+def library(model, libraries):
+    return libraries[model.kind]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +73,9 @@ def library(model_folder, squares, tmp_path_factory):
         ("concepts show {tmp}", "library.json: missing"),
         ("concepts show {library}", "name it with --model"),
         ("compose {model} {library} --out {tmp}/o --protocol scenes", "did you mean 'scene'"),
+        ("compose {model} {library} --out {tmp}/o --concept 7", "there is no concept 7"),
         ("compose {model} {library} --out {tmp}/o --score", "--score needs --data"),
-        ("compose {model} {library} --out {data}", "something else"),
+        ("compose {model} {library} --out {data}", "does not hold a composition"),
         ("compose {other} {library} --out {tmp}/o", "the library holds slots of model"),
     ],
 )
@@ -103,7 +90,7 @@ def test_bad_input_ends_with_one_sentence(
     assert not (tmp_path / "o").exists()
 
 
-def test_a_sheet_needs_the_data_but_the_pictures_do_not(run_slotlab, model_folder, library, tmp_path):
+def test_a_sheet_needs_the_data_but_the_compositions_do_not(run_slotlab, model_folder, library, tmp_path):
     status, _, err = run_slotlab("compose", model_folder, library, "--count", 2, "--out", tmp_path / "out")
     assert status == 0
     assert "no sheet.png: the library does not say where its data is" in err

@@ -5,13 +5,16 @@ import torch
 
 from slotlab.composition.edits import Scene
 from slotlab.errors import ConfigError
+from slotlab.models import SlotOutput
 from slotlab.studio import edit_session
 from slotlab.studio.edit_session import Painter
 
 
 @pytest.fixture
 def begun():
-    return edit_session.begin(Scene(torch.eye(3), None, torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1 / 3)))
+    masks = torch.full((1, 3, 4, 4), 1 / 3)
+    output = SlotOutput(torch.eye(3)[None], torch.full((1, 1, 3, 16), 1 / 3), (4, 4), masks, torch.zeros(1, 3, 4, 4))
+    return edit_session.begin(Scene(torch.zeros(3, 4, 4), output))
 
 
 def test_one_thing_is_painted_at_a_time():

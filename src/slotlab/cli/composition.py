@@ -24,8 +24,8 @@ from slotlab.cli.options import (
     app,
     command,
     open_from_options,
-    progress_bar,
     say,
+    shown,
     speaks,
 )
 from slotlab.errors import ConfigError
@@ -57,7 +57,7 @@ def fit(
     from rich.console import Console
 
     from slotlab.checkpoints import load
-    from slotlab.composition import fit_library
+    from slotlab.composition import fit_library_steps
     from slotlab.reporting.tables import concept_table
 
     number = int(concepts) if concepts is not None and concepts.isdecimal() else concepts
@@ -66,18 +66,16 @@ def fit(
     model = load(run, device)
     dataset = open_from_options(data, model.resolution, split, count, images)
     opening = {"split": split, "crop": images.crop, "count": count} | images.set()
-    with progress_bar() as progress:
-        task = progress.add_task("encoding slots", total=len(dataset))
-        library = fit_library(
-            model,
-            dataset,
-            out,
-            concepts=number,  # pyright: ignore[reportArgumentType]
-            batch_size=batch_size,
-            seed=seed,
-            sources={"model": str(run), "data": data, "opening": opening},
-            on_batch=lambda done: progress.advance(task, done),
-        )
+    steps = fit_library_steps(
+        model,
+        dataset,
+        out,
+        concepts=number,  # pyright: ignore[reportArgumentType]
+        batch_size=batch_size,
+        seed=seed,
+        sources={"model": str(run), "data": data, "opening": opening},
+    )
+    library = shown("encoding slots", len(dataset), steps)
     if not speaks():
         return
     Console().print(concept_table(library))
@@ -166,7 +164,7 @@ def compose(
     from rich.console import Console
 
     from slotlab.checkpoints import load
-    from slotlab.composition import ConceptLibrary, compose, score_compositions
+    from slotlab.composition import ConceptLibrary, compose_steps, score_compositions_steps
     from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
     from slotlab.composition.scoring import SCORE_FOLDER
     from slotlab.errors import DataError
@@ -187,39 +185,31 @@ def compose(
     if score and data is not None:
         open_network(features, inception, device)  # fail now, not after hours of sampling, if it is missing
         real = open_from_options(data, model.resolution, split, real_count, images)
-    with progress_bar() as progress:
-        task = progress.add_task("composing", total=count)
-        compose(
-            model,
-            concepts,
-            out,
-            protocol=protocol,
-            count=count,
-            seed=seed,
-            batch_size=batch_size,
-            concepts=concept,
-            weights=weights_of(run_folder),
-            on_batch=lambda done: progress.advance(task, done),
+    steps = compose_steps(
+        model,
+        concepts,
+        out,
+        protocol=protocol,
+        count=count,
+        seed=seed,
+        batch_size=batch_size,
+        concepts=concept,
+        weights=weights_of(run_folder),
+    )
+    shown("composing", count, steps)
+    if sheet and speaks():
+        try:
+            picture = contact_sheet(model, concepts, concepts.dataset(), out, count=min(sheet, count))
+            write_png(picture, out / SHEET_PICTURE)
+        except DataError as error:
+            print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
+    scores = None
+    if real is not None:
+        beside = None if is_released(folder.parent) else folder / SCORE_FOLDER
+        scoring = score_compositions_steps(
+            model, concepts, out, real, features=features, inception=inception, device=device, beside=beside
         )
-        if sheet and speaks():
-            try:
-                picture = contact_sheet(model, concepts, concepts.dataset(), out, count=min(sheet, count))
-                write_png(picture, out / SHEET_PICTURE)
-            except DataError as error:
-                print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
-        scores = None
-        if real is not None:
-            scores = score_compositions(
-                model,
-                concepts,
-                out,
-                real,
-                features=features,
-                inception=inception,
-                device=device,
-                beside=None if is_released(folder.parent) else folder / SCORE_FOLDER,
-                on_batch=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
-            )
+        scores = shown("scoring", None, scoring)
     if scores is not None and speaks():
         Console().print(composition_table(scores))
     say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")

@@ -1,22 +1,32 @@
-"""The words of `slotlab edit`, such as `2=other.png:0`, and the edits that they ask for."""
+"""The edits of `slotlab edit`: reads words such as `2=other.png:0` and does what they say."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from slotlab.composition import edits
-from slotlab.composition.edits import Plan, Scene, read_scene, take_background
+from slotlab.composition.edits import EditedSlots, Scene, read_scene
+from slotlab.composition.library import load_library
 from slotlab.errors import ConfigError
 from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
 
+WHOLE, NUMBER = r"(-?\d+)", r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+# A file's name may have colons and equals signs of its own.
+FORMS = {
+    "swap": ("K=IMAGE:J", f"{WHOLE}=(.+):{WHOLE}"),
+    "replace": ("K=LIBRARY:CONCEPT", f"{WHOLE}=(.+):{WHOLE}"),
+    "interpolate": ("K=IMAGE:J:AMOUNT", f"{WHOLE}=(.+):{WHOLE}:{NUMBER}"),
+    "add": ("IMAGE:J", f"(.+):{WHOLE}"),
+    "move": ("K:DX,DY", f"{WHOLE}:{NUMBER},{NUMBER}"),
+    "resize": ("K:FACTOR", f"{WHOLE}:{NUMBER}"),
+}
+
 
 @dataclass(frozen=True)
 class EditWords:
-    """What a command line asks for, in the order in which it is done; see `slotlab edit --help` for each form."""
+    """The edits of a command line, in the order in which they are done; see `slotlab edit --help` for each form."""
 
     keep: Sequence[int] = ()
     remove: Sequence[int] = ()
@@ -24,125 +34,95 @@ class EditWords:
     replace: Sequence[str] = ()
     interpolate: Sequence[str] = ()
     add: Sequence[str] = ()
+    background: str | None = None
     move: Sequence[str] = ()
     resize: Sequence[str] = ()
-    background: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether any edit is asked for."""
+        """Whether there is any edit."""
         return any(getattr(self, field.name) for field in fields(self))
 
 
 class Swapped(NamedTuple):
-    """The other image of a swap: its file, its scene as read, and its slots after the swaps."""
+    """The other image of a swap: its file, its scene, and its slots after the swaps."""
 
     image: str
     scene: Scene
-    plan: Plan
+    plan: EditedSlots
 
 
 def edit_by_words(
     model: Model, scene: Scene, words: EditWords, seed: int = 0, crop: float = 1.0
-) -> tuple[Plan, list[Swapped]]:
+) -> tuple[EditedSlots, list[Swapped]]:
     """Does the edits of `words` to a scene.
 
     Args:
-        model: what the scene was read with; other images are read with it, and libraries must be of it.
-        scene: as read.
+        model: the model that read the scene; it also reads the other images.
+        scene: as it was read.
         words: what to do.
-        seed: of the initial slots of other images, and of the member of a concept that replaces a slot.
-        crop: of other images.
+        seed: for the initial slots of other images, and for the member of a concept.
+        crop: of other images, a fraction of the shorter side.
 
     Returns:
-        The edited slots, and what each image named in `swap` became.
+        The edited slots, and the other image of each swap.
 
     Raises:
         ConfigError: words of another form, or an edit that cannot be done.
         DataError: another image cannot be read.
-        CheckpointError: a library cannot be read, or is of another model.
+        CheckpointError: a library cannot be read, or is another model's.
+
+    Example:
+        >>> import slotlab
+        >>> from slotlab.cli.edit import EditWords, edit_by_words
+        >>> from slotlab.composition.edits import read_scene
+        >>> model = slotlab.load("scenes-64")
+        >>> scene = read_scene(model, slotlab.render([3], variant="plain").image[0])
+        >>> edit, _ = edit_by_words(model, scene, EditWords(remove=[2], replace=["1=scenes-64:3"]))
+        >>> edit.numbers
+        (0, 1, 3, 4, 5, 6)
     """
-    plan = edits.keep(scene, words.keep) if words.keep else edits.keep(scene, range(len(scene.slots)))
-    plan = edits.remove(plan, words.remove)
-    others: dict[str, Scene] = {}
-    given: dict[str, Plan] = {}
+    scenes: dict[str, Scene] = {}
+    swapped: dict[str, EditedSlots] = {}
 
     def other(image: str) -> Scene:
-        if image not in others:
-            others[image] = read_scene(model, image, seed, crop)
-        return others[image]
+        if image not in scenes:
+            scenes[image] = read_scene(model, image, seed, crop)
+        return scenes[image]
 
+    edit = edits.keep(scene, words.keep or range(len(scene.slots)))
+    if words.remove:
+        edit = edits.remove(edit, words.remove)
     for word in words.swap:
-        slot, image, theirs = _slot_of_image("swap", word, "K=IMAGE:J")
-        plan, given[image] = edits.swap(plan, given.get(image, other(image)), slot, theirs)
+        slot, image, theirs = _parts("swap", word)
+        edit, swapped[image] = edits.swap(edit, swapped.get(image) or other(image), int(slot), int(theirs))
     for number, word in enumerate(words.replace):
-        slot, library, concept = _slot_of_image("replace", word, "K=LIBRARY:CONCEPT")
-        plan = edits.replace(plan, slot, _member(model, library, concept, seeded_generator(seed, number)))
+        slot, library, concept = _parts("replace", word)
+        try:
+            member = load_library(library, model).draw(int(concept), seeded_generator(seed, number))
+        except ConfigError as error:
+            raise ConfigError(f"--replace {word}: {error}: slotlab concepts show {library}") from None
+        edit = edits.replace(edit, int(slot), member)
     for word in words.interpolate:
-        front, _, last = word.rpartition(":")
-        slot, image, theirs = _slot_of_image("interpolate", front, "K=IMAGE:J:AMOUNT", word)
-        amount = _number("interpolate", last, "K=IMAGE:J:AMOUNT", word)
-        plan = edits.interpolate(plan, slot, edits.keep(other(image), [theirs]).slots[0], amount)
+        slot, image, theirs, amount = _parts("interpolate", word)
+        vector = edits.keep(other(image), [int(theirs)]).slots[0]
+        edit = edits.interpolate(edit, int(slot), vector, float(amount))
     for word in words.add:
-        image, _, last = word.rpartition(":")
-        if not image:
-            raise _unlike("add", "IMAGE:J", word)
-        theirs = _whole("add", last, "IMAGE:J", word)
-        plan = edits.add(plan, other(image), theirs)
+        image, theirs = _parts("add", word)
+        edit = edits.add(edit, other(image), int(theirs))
     if words.background is not None:
-        plan = take_background(plan, scene, other(words.background))
+        edit = edits.take_background(edit, scene, other(words.background))
     for word in words.move:
-        slot, _, way = word.partition(":")
-        dx, _, dy = way.partition(",")
-        form = "K:DX,DY"
-        right, down = _number("move", dx, form, word), _number("move", dy, form, word)
-        plan = edits.move(plan, _whole("move", slot, form, word), right, down)
+        slot, dx, dy = _parts("move", word)
+        edit = edits.move(model, edit, int(slot), float(dx), float(dy))
     for word in words.resize:
-        slot, _, factor = word.partition(":")
-        form = "K:FACTOR"
-        plan = edits.resize(plan, _whole("resize", slot, form, word), _number("resize", factor, form, word))
-    return plan, [Swapped(image, others[image], theirs) for image, theirs in given.items()]
+        slot, factor = _parts("resize", word)
+        edit = edits.resize(model, edit, int(slot), float(factor))
+    return edit, [Swapped(image, scenes[image], theirs) for image, theirs in swapped.items()]
 
 
-def _slot_of_image(edit: str, word: str, form: str, whole: str | None = None) -> tuple[int, str, int]:
-    """The parts of `K=IMAGE:J`; the file's name may have colons and equals signs of its own."""
-    whole = word if whole is None else whole
-    slot, _, rest = word.partition("=")
-    file, _, number = rest.rpartition(":")
-    if not file:
-        raise _unlike(edit, form, whole)
-    return _whole(edit, slot, form, whole), file, _whole(edit, number, form, whole)
-
-
-def _whole(edit: str, text: str, form: str, word: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise _unlike(edit, form, word) from None
-
-
-def _number(edit: str, text: str, form: str, word: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise _unlike(edit, form, word) from None
-
-
-def _unlike(edit: str, form: str, word: str) -> ConfigError:
-    return ConfigError(f"--{edit} {word}: not of the form {form}; see slotlab edit --help")
-
-
-def _member(model: Model, name: str, concept: int, generator: torch.Generator) -> Tensor:
-    """A member [D] of a concept of the model's library of that name, drawn with `generator`."""
-    from slotlab.composition.library import load_library
-
-    library = load_library(name, model)
-    if not 0 <= concept < library.concepts:
-        raise ConfigError(
-            f"--replace: {name} has no concept {concept}; there are {library.concepts}, numbered 0 (the "
-            f"background) to {library.concepts - 1}: slotlab concepts show {name}"
-        )
-    rows = library.members[concept]
-    if not len(rows):
-        raise ConfigError(f"--replace: concept {concept} of {name} has no members; choose another")
-    row = rows[int(torch.randint(len(rows), (), generator=generator))]
-    return torch.tensor(library.table.slots[row])
+def _parts(edit: str, word: str) -> Sequence[str]:
+    form, pattern = FORMS[edit]
+    match = re.fullmatch(pattern, word)
+    if match is None:
+        raise ConfigError(f"--{edit} {word}: not of the form {form}; see slotlab edit --help")
+    return match.groups()

@@ -1,124 +1,32 @@
 """The concept library: slots of many images, grouped into concepts, in a folder that knows its model."""
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+from torch import Tensor
 
-from slotlab.composition.slots import ATTRIBUTES, COLUMNS, OPTIONAL, SlotTable, extract
+from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract_steps
 from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.files import remove, replacing
+from slotlab.files import read_json, remove, replacing, write_json
 from slotlab.models import Model
 from slotlab.models.fingerprint import fingerprint
+from slotlab.progress import finish
 from slotlab.released import library_folder
 
 MOST_FOR_KMEANS = 50_000
 SILHOUETTE_SAMPLE = 4_000
-CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 24)
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """K-means of N slots: `labels` int64 [N], `centroids` float32 [K, D], the largest cluster first, and the inertia.
-
-    `inertia` is the sum of squared distances to the centroids, `algorithm` the estimator that found them.
-    """
-
-    labels: np.ndarray
-    centroids: np.ndarray
-    inertia: float
-    algorithm: str
-
-
-def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
-    """Groups slots into clusters; they are taken as they are, not whitened.
-
-    Scikit-learn's `KMeans` (10 starts) up to 50,000 slots, above `MiniBatchKMeans` (3 starts, batches of 4,096, until
-    50 in a row bring nothing), both with k-means++ and `seed`.
-
-    Args:
-        slots: float32 [N, D].
-        count: number of clusters, at least 1.
-        seed: 0 or more; with the same slots it gives the same clusters.
-
-    Raises:
-        ConfigError: fewer slots, or fewer different ones, than clusters.
-    """
-    import warnings
-
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    if not len(slots):
-        raise ConfigError("concepts: there is no object slot, only background; take a model that was trained longer")
-    if len(slots) < count:
-        raise ConfigError(
-            f"concepts: {len(slots)} object slots are too few for {count} clusters; lower --concepts to at most "
-            f"{len(slots) + 1} (background included), or take more images"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # too few different slots: an error of our own, below
-        if len(slots) <= MOST_FOR_KMEANS:
-            found = KMeans(count, n_init=10, random_state=seed).fit(slots)  # pyright: ignore[reportArgumentType]
-            algorithm = "KMeans, k-means++, 10 starts"
-        else:
-            options: dict[str, Any] = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
-            found = MiniBatchKMeans(count, random_state=seed, **options).fit(slots)
-            algorithm = "MiniBatchKMeans, k-means++, 3 starts, batches of 4096"
-    sizes = np.bincount(np.asarray(found.labels_), minlength=count)
-    if not sizes.all():
-        raise ConfigError(
-            f"concepts: {count} clusters of {len(slots)} slots leave {np.sum(sizes == 0)} empty, as the slots are too "
-            f"much alike; lower --concepts"
-        )
-    order = np.argsort(-sizes, kind="stable")
-    rank = np.argsort(order)
-    return Clusters(
-        labels=rank[found.labels_].astype(np.int64),
-        centroids=np.asarray(found.cluster_centers_)[order].astype(np.float32),
-        inertia=float(found.inertia_ or 0),
-        algorithm=algorithm,
-    )
-
-
-def choose_by_silhouette(
-    slots: np.ndarray, seed: int, candidates: Sequence[int] = CANDIDATES
-) -> tuple[int, dict[int, float]]:
-    """The number of clusters with the highest mean silhouette, and the silhouette of each number tried.
-
-    Measured on a random subsample of at most 4,000 slots, which is clustered anew for each number.
-
-    Args:
-        slots: float32 [N, D].
-        seed: of the subsample and the clusters.
-        candidates: the numbers to try; those that leave too few slots are not.
-
-    Raises:
-        ConfigError: fewer than three slots.
-    """
-    from sklearn.metrics import silhouette_score
-
-    if len(slots) > SILHOUETTE_SAMPLE:
-        rows = np.random.default_rng(seed).choice(len(slots), SILHOUETTE_SAMPLE, replace=False)
-        slots = slots[np.sort(rows)]
-    scores: dict[int, float] = {}
-    for count in candidates:
-        if count < len(slots):
-            labels = cluster(slots, count, seed).labels
-            scores[count] = float(silhouette_score(slots, labels))
-    if not scores:
-        raise ConfigError(f"concepts: {len(slots)} object slots are too few to choose by silhouette; give a number")
-    return max(scores, key=lambda count: scores[count]), scores
-
+SILHOUETTE_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24)  # numbers of clusters to try
 
 LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
 PICTURE_FILE = "concepts.png"  # drawn by `slotlab concepts show`
@@ -128,17 +36,117 @@ BACKGROUND = 0  # the concept of the background slots
 Concepts = int | Literal["silhouette"] | None
 
 
+class Clusters(NamedTuple):
+    """K-means of N slots: labels int64 [N], centroids float32 [K, D], the largest cluster first.
+
+    `inertia` is the sum of squared distances to the centroids.
+    """
+
+    labels: np.ndarray
+    centroids: np.ndarray
+    inertia: float
+    algorithm: str
+
+
+def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
+    """Groups slots into clusters by their Euclidean distance, without rescaling.
+
+    Scikit-learn's `KMeans` (10 starts) for up to 50,000 slots, `MiniBatchKMeans` (3 starts, batches
+    of 4,096) above; both with k-means++.
+
+    Args:
+        slots: float32 [N, D].
+        count: number of clusters, at least 1.
+        seed: 0 or more; the same slots and seed give the same clusters.
+
+    Raises:
+        ConfigError: fewer different slots than clusters.
+
+    Example:
+        >>> import numpy as np
+        >>> from slotlab.composition.library import cluster
+        >>> slots = np.array([[0, 0], [9, 9], [9, 8], [8, 9]], dtype=np.float32)
+        >>> cluster(slots, 2, seed=0).labels.tolist()
+        [1, 0, 0, 0]
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if not len(slots):
+        raise ConfigError("concepts: every slot is a background slot; use a model that was trained for longer")
+    if len(slots) < count:
+        raise ConfigError(
+            f"concepts: {len(slots)} object slots are too few for {count} clusters; lower --concepts to at most "
+            f"{len(slots) + 1} (background included), or use more images"
+        )
+    if len(slots) <= MOST_FOR_KMEANS:
+        estimator = KMeans(count, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+        algorithm = "KMeans, k-means++, 10 starts"
+    else:
+        options: dict[str, Any] = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
+        estimator = MiniBatchKMeans(count, random_state=seed, **options)
+        algorithm = "MiniBatchKMeans, k-means++, 3 starts, batches of 4096"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # too few different slots: the error below
+        estimator.fit(slots)
+    labels = np.asarray(estimator.labels_)
+    sizes = np.bincount(labels, minlength=count)
+    if not sizes.all():
+        raise ConfigError(
+            f"concepts: {count} clusters of {len(slots)} slots leave {np.sum(sizes == 0)} empty, because the slots "
+            f"are too much alike; lower --concepts"
+        )
+    order = np.argsort(-sizes, kind="stable")
+    return Clusters(
+        labels=np.argsort(order)[labels].astype(np.int64),
+        centroids=np.asarray(estimator.cluster_centers_)[order].astype(np.float32),
+        inertia=float(estimator.inertia_ or 0),
+        algorithm=algorithm,
+    )
+
+
+def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, float]]:
+    """The number of clusters with the highest mean silhouette, and the silhouette of each number tried.
+
+    The silhouettes are of a random sample of at most 4,000 slots [N, D].
+
+    Raises:
+        ConfigError: fewer than three slots.
+    """
+    from sklearn.metrics import silhouette_score
+
+    if len(slots) > SILHOUETTE_SAMPLE:
+        rows = np.random.default_rng(seed).choice(len(slots), SILHOUETTE_SAMPLE, replace=False)
+        slots = slots[np.sort(rows)]
+    scores = {
+        count: float(silhouette_score(slots, cluster(slots, count, seed).labels))
+        for count in SILHOUETTE_COUNTS
+        if count < len(slots)
+    }
+    if not scores:
+        raise ConfigError(f"concepts: {len(slots)} object slots are too few to choose by silhouette; give a number")
+    return max(scores, key=lambda count: scores[count]), scores
+
+
 @dataclass(eq=False)
 class ConceptLibrary:
     """Slots and the concept of each: concept 0 holds the background slots, 1..K-1 are clusters of the object slots.
 
     Attributes:
-        table: the slots and where they come from.
+        table: the slots and their origin.
         concept: int64 [N], the concept of each slot.
-        centroids: float32 [K, D], mean of each concept's slots (as K-means found it).
-        facts: how it was fitted, as JSON values: `seed`, `concepts`, `chosen_by`, `algorithm`, `inertia`, `scaling`,
-            `purity`, `attributes`, and `silhouettes` where these chose.
-        sources: where model and data lay, as JSON values, for `slotlab concepts show`; not part of the identity.
+        centroids: float32 [K, D], the mean of each concept's slots (K-means' own for 1..K-1).
+        facts: how it was fitted, as JSON values: `seed`, `concepts`, `chosen_by`, `algorithm`,
+            `inertia`, `scaling`, `purity`, `attributes`, and `silhouettes` if they chose K.
+        sources: where model and data were, as JSON values; not part of the identity.
+
+    Example:
+        >>> import slotlab
+        >>> library = slotlab.load_library("scenes-64")
+        >>> library.concepts, len(library.table), library.slots.shape[1]
+        (7, 5581, 128)
+        >>> library.table.index[library.central(concept=1, count=3)].tolist()
+        [20685, 20767, 20069]
     """
 
     table: SlotTable
@@ -152,17 +160,17 @@ class ConceptLibrary:
         """Groups the slots of a table.
 
         Args:
-            table: what `extract` returned.
-            concepts: number of concepts K with the background's, at least 2; by default the model's number of slots,
-                as in the report's protocol; "silhouette" tries a few.
+            table: from `extract`.
+            concepts: number of concepts K, background included, at least 2; by default the model's
+                number of slots, as in the report's protocol; "silhouette" tries several.
             seed: of K-means.
 
         Raises:
-            ConfigError: `concepts` is out of its range, or there are fewer object slots than clusters.
+            ConfigError: `concepts` is out of range, or there are fewer object slots than clusters.
         """
-        _check_concepts(concepts)
-        background = np.asarray(table.background)
-        objects = np.ascontiguousarray(np.asarray(table.slots)[~background])
+        _check_number(concepts)
+        background = table.background
+        objects = np.ascontiguousarray(table.slots[~background])
         facts: dict[str, Any] = {"seed": seed, "chosen_by": "given"}
         if concepts == "silhouette":
             best, scores = choose_by_silhouette(objects, seed)
@@ -176,7 +184,7 @@ class ConceptLibrary:
         clusters = cluster(objects, count - 1, seed)
         concept = np.zeros(len(table), dtype=np.int64)
         concept[~background] = clusters.labels + 1
-        middle = np.asarray(table.slots)[background].mean(axis=0, dtype=np.float64).astype(np.float32)
+        middle = table.slots[background].mean(axis=0, dtype=np.float64).astype(np.float32)
         facts |= {
             "concepts": count,
             "algorithm": clusters.algorithm,
@@ -192,35 +200,24 @@ class ConceptLibrary:
         """The slots, float32 [N, D]."""
         return self.table.slots
 
-    def rounded(self) -> "ConceptLibrary":
-        """The same with slots rounded to what float16 holds; `save` writes such slots in half the size.
-
-        Raises:
-            CheckpointError: a slot is beyond what float16 holds.
-        """
-        slots = _halves(self.slots).astype(np.float32)
-        if not np.isfinite(slots).all():
-            raise CheckpointError("slots: hold values that are not finite in float16")
-        return replace(self, table=replace(self.table, slots=slots))
-
     @property
     def concepts(self) -> int:
-        """Number of concepts K, the background's included."""
+        """Number of concepts K, the background included."""
         return len(self.centroids)
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many slots each concept has."""
+        """Number of slots of each concept."""
         return np.bincount(self.concept, minlength=self.concepts).tolist()
 
     @cached_property
     def members(self) -> list[np.ndarray]:
-        """The rows of each concept's slots."""
+        """Rows of each concept's slots."""
         return [np.flatnonzero(self.concept == concept) for concept in range(self.concepts)]
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 over all numbers of the library; `sources` play no part."""
+        """SHA-256 of all arrays of the library; `sources` and `facts` are not part of it."""
         digest = hashlib.sha256()
         for name, values in sorted(self._tensors().items()):
             digest.update(f"{name} {values.dtype.str} {list(values.shape)}".encode())
@@ -228,7 +225,7 @@ class ConceptLibrary:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """What a protocol line needs, as JSON values."""
+        """The library in a protocol, as JSON values."""
         return {
             "identity": self.identity,
             "slots": len(self.table),
@@ -238,26 +235,42 @@ class ConceptLibrary:
         }
 
     def central(self, concept: int, count: int) -> np.ndarray:
-        """The rows of the `count` members of a concept that are nearest to its centroid, the nearest first."""
+        """Rows of the `count` members nearest to a concept's centroid, the nearest first."""
         rows = self.members[concept]
-        distance = ((np.asarray(self.table.slots[rows]) - self.centroids[concept]) ** 2).sum(axis=1)
+        distance = ((self.slots[rows] - self.centroids[concept]) ** 2).sum(axis=1)
         return rows[np.argsort(distance, kind="stable")[:count]]
 
+    def members_of(self, concept: int) -> np.ndarray:
+        """Rows of a concept's slots; ConfigError if there is no such concept, or it is empty."""
+        if not 0 <= concept < self.concepts:
+            raise ConfigError(
+                f"there is no concept {concept}; there are {self.concepts}, numbered 0 (the background) to "
+                f"{self.concepts - 1}"
+            )
+        if not self.sizes[concept]:
+            raise ConfigError(f"concept {concept} has no members; choose another")
+        return self.members[concept]
+
+    def draw(self, concept: int, generator: torch.Generator) -> Tensor:
+        """A member [D] of a concept, drawn uniformly; ConfigError as `members_of`."""
+        rows = self.members_of(concept)
+        return torch.tensor(self.slots[rows[int(torch.randint(len(rows), (), generator=generator))]])
+
     def check(self, model: Model) -> None:
-        """Raises CheckpointError if `model` is not the one whose slots these are."""
+        """Raises CheckpointError if the slots are not those of `model`."""
         found, wanted = fingerprint(model), self.table.facts["fingerprint"]
         if found != wanted:
+            was = f" ({self.sources['model']} when the library was fitted)" if self.sources.get("model") else ""
             raise CheckpointError(
-                f"the library holds slots of model {wanted[:12]}, but this model is {found[:12]}; take that model"
-                f"{_where(self.sources)}, or fit a library to this one with: "
-                "slotlab concepts fit RUN --data DATA --out LIBRARY"
+                f"the library holds slots of model {wanted[:12]}, but this model is {found[:12]}; use that model{was}, "
+                "or fit a library to this one with: slotlab concepts fit RUN --data DATA --out LIBRARY"
             )
 
     def dataset(self, data: str | None = None) -> SlotDataset:
-        """What the library was fitted to, opened in the same way, from `data` if it lies elsewhere now.
+        """Opens the data that the library was fitted to, from `data` if it has moved.
 
         Raises:
-            DataError: it is not there, or the library does not say where it is.
+            DataError: it is missing, or the library does not say where it is.
         """
         spec = data or self.sources.get("data")
         if spec is None:
@@ -265,13 +278,27 @@ class ConceptLibrary:
         try:
             return open_data(spec, resolution=self.table.facts["data"]["resolution"], **self.sources.get("opening", {}))
         except DataError as error:
-            raise DataError(
-                f"{error}. The library was fitted to {spec}; it has to be there to show its slots"
-            ) from error
+            raise DataError(f"{error}. The library was fitted to {spec}, which is needed to show its slots") from error
+
+    def rounded(self) -> "ConceptLibrary":
+        """A copy with slots rounded to float16, which `save` writes in half the size.
+
+        Raises:
+            CheckpointError: a slot is out of float16's range.
+        """
+        slots = _halves(self.slots).astype(np.float32)
+        if not np.isfinite(slots).all():
+            raise CheckpointError("slots: some values are not finite in float16")
+        return replace(self, table=replace(self.table, slots=slots))
 
     def save(self, folder: str | Path) -> None:
         """Writes `slots.safetensors` and `library.json` into `folder`, each whole or not at all."""
-        folder = Path(folder)
+        folder, tensors = Path(folder), self._tensors()
+        halves = _halves(self.slots)
+        if np.array_equal(halves, self.slots):
+            tensors["slots"] = halves
+        with replacing(folder / SLOTS_FILE) as path:
+            path.write_bytes(save(tensors))  # save_file would make it readable by its owner only
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -281,34 +308,34 @@ class ConceptLibrary:
             "clusters": self.facts,
             "slots": self.table.facts,
         }
-        with replacing(folder / SLOTS_FILE) as path:
-            tensors = self._tensors()
-            halves = _halves(tensors["slots"])
-            # save_file would let nobody but the owner read it
-            path.write_bytes(save(tensors | {"slots": halves} if np.array_equal(halves, tensors["slots"]) else tensors))
-        with replacing(folder / LIBRARY_FILE) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / LIBRARY_FILE, content)
 
     @classmethod
     def load(cls, folder: str | Path, model: Model | None = None) -> "ConceptLibrary":
-        """Reads a library and, if `model` is given, makes sure that its slots are that model's.
+        """Reads a library; with `model`, checks that the slots are that model's.
 
         Raises:
-            CheckpointError: no library, a damaged one, one of a newer version, or one of another model.
+            CheckpointError: the library is missing, damaged, of a newer version or of another model.
         """
         folder = Path(folder)
-        content = _read_settings(folder / LIBRARY_FILE)
+        remedy = f"make a library with: slotlab concepts fit RUN --data DATA --out {folder}"
+        content = read_json(folder / LIBRARY_FILE, remedy)
+        kind, version = content.get("format"), content.get("version")
+        if (kind, version) != (FORMAT, VERSION):
+            raise CheckpointError(
+                f"{folder / LIBRARY_FILE}: {kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, "
+                "fit the library again"
+            )
         try:
             tensors = load_file(folder / SLOTS_FILE)
-            names = [name for name in COLUMNS if name not in OPTIONAL or name in tensors]
             tensors["slots"] = tensors["slots"].astype(np.float32, copy=False)
-            table = SlotTable(**{name: tensors[name] for name in names}, facts=content["slots"])
+            table = SlotTable(**{name: tensors[name] for name in COLUMNS if name in tensors}, facts=content["slots"])
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
             whole = library.identity == content["identity"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise CheckpointError(f"{folder}: a damaged concept library ({error}); fit it again") from None
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder}: damaged concept library ({error}); fit it again") from None
         if not whole:
-            raise CheckpointError(f"{folder}: {SLOTS_FILE} is not the one that {LIBRARY_FILE} describes; fit it again")
+            raise CheckpointError(f"{folder}: {SLOTS_FILE} is not the file that {LIBRARY_FILE} describes; fit it again")
         if model is not None:
             library.check(model)
         return library
@@ -318,21 +345,20 @@ class ConceptLibrary:
         return {name: np.ascontiguousarray(values) for name, values in columns.items()}
 
 
-def _halves(slots: np.ndarray) -> np.ndarray:
-    """Slots in float16, infinite where that is too small for them."""
-    with np.errstate(over="ignore"):
-        return slots.astype(np.float16)
-
-
 def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary:
-    """A concept library.
+    """Loads a concept library.
 
     Args:
-        name: its folder; or what `slotlab.load` takes, for the library that came with that model.
-        model: if given, the library must be of it.
+        name: its folder, or a name that `slotlab.load` takes, for the library that comes with that model.
+        model: if given, the library must be this model's.
 
     Raises:
         CheckpointError: an unknown name, or as `ConceptLibrary.load`.
+
+    Example:
+        >>> import slotlab
+        >>> slotlab.load_library("scenes-64").facts["chosen_by"]
+        'number of slots'
     """
     return ConceptLibrary.load(library_folder(name), model)
 
@@ -346,62 +372,72 @@ def fit_library(
     batch_size: int = 32,
     seed: int = 0,
     sources: dict[str, Any] | None = None,
-    on_batch: Callable[[int], None] | None = None,
 ) -> ConceptLibrary:
-    """Extracts the slots of a data set, groups them, and saves the library in the folder `out`.
-
-    Memory grows with the number of slots (4 bytes a number, twice while they are grouped), not with the images.
+    """Collects the slots of a data set, groups them, and saves the library in the folder `out`.
 
     Args:
-        model: whose slots.
+        model: any model with slots.
         dataset: from `slotlab.open_data`, at the model's resolution.
-        out: the library's folder, new, empty, or of a library, which is replaced; until the new one is complete its
-            slots lie in a hidden folder in it.
+        out: a new or empty folder, or that of a library, which is replaced.
         concepts: as in `ConceptLibrary.fit`.
         batch_size: images at a time.
         seed: of the initial slots and of K-means.
-        sources: where model and data lie, to be kept in the library.
-        on_batch: told the number of images after each batch.
+        sources: where model and data are, to be kept in the library: `model`, `data`, and
+            `opening`, the arguments of `open_data`.
 
     Raises:
-        CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`; ConfigError also if `out` holds
-            something else.
+        CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`; ConfigError
+            also if `out` holds something else.
     """
-    _check_concepts(concepts)  # before the long work
+    steps = fit_library_steps(model, dataset, out, concepts=concepts, batch_size=batch_size, seed=seed, sources=sources)
+    return finish(steps)
+
+
+def fit_library_steps(
+    model: Model,
+    dataset: SlotDataset,
+    out: str | Path,
+    *,
+    concepts: Concepts = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    sources: dict[str, Any] | None = None,
+) -> Generator[int, None, ConceptLibrary]:
+    """`fit_library` step by step: yields the number of images done since the last step."""
+    _check_number(concepts)  # before the long work
     out = Path(out)
-    slots = out / ".slots"
-    if out.exists() and not (out.is_dir() and ((out / LIBRARY_FILE).is_file() or {*out.iterdir()} <= {slots})):
+    if out.exists() and not (out / LIBRARY_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
-    place = place_among_processes()
-    try:
-        table = extract(model, dataset, slots, batch_size=batch_size, seed=seed, on_batch=on_batch)
-        if place.is_first:
-            library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
-            library.sources = sources or {}
-            remove(out / PICTURE_FILE)  # of the library that this one replaces
-            library.save(out)
-        wait_for_all()
-    finally:
-        if place.is_first:
-            remove(slots)
+    table = yield from extract_steps(model, dataset, batch_size=batch_size, seed=seed)
+    if place_among_processes().is_first:
+        library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
+        library.sources = sources or {}
+        remove(out / PICTURE_FILE)  # of the library that this one replaces
+        library.save(out)
+    wait_for_all()
     return ConceptLibrary.load(out)
 
 
-def _check_concepts(concepts: Concepts) -> None:
-    if isinstance(concepts, str) and concepts != "silhouette":
-        raise ConfigError(f"concepts: a number of at least 2, or 'silhouette', not {concepts!r}")
-    if isinstance(concepts, int) and concepts < 2:
-        raise ConfigError(f"concepts: at least 2 (the background and one of objects), not {concepts}")
+def _check_number(concepts: Concepts) -> None:
+    if concepts not in (None, "silhouette") and not (isinstance(concepts, int) and concepts >= 2):
+        raise ConfigError(
+            f"concepts: expected a number of at least 2 (background included), or 'silhouette', not {concepts!r}"
+        )
+
+
+def _halves(slots: np.ndarray) -> np.ndarray:
+    """Slots in float16, infinite if out of its range."""
+    with np.errstate(over="ignore"):
+        return slots.astype(np.float16)
 
 
 def _purity(table: SlotTable) -> dict[str, float] | None:
-    """How well slots keep to true segments; None without true masks."""
+    """How well slots match true segments; None without true masks."""
     if table.truth is None or table.truth_share is None:
         return None
-    background = np.asarray(table.background)
     found = {
-        "background slots mostly on true background": table.truth[background] == 0,
-        "object slots mostly on a true object": table.truth[~background] != 0,
+        "background slots mostly on true background": table.truth[table.background] == 0,
+        "object slots mostly on a true object": table.truth[~table.background] != 0,
         "share of a slot's pixels in its main true segment": table.truth_share,
     }
     return {name: float(np.mean(values)) for name, values in found.items()}
@@ -410,8 +446,8 @@ def _purity(table: SlotTable) -> dict[str, float] | None:
 def _attributes(table: SlotTable, concept: np.ndarray, concepts: int) -> dict[str, Any]:
     """For shape and material, where known: each concept's most common one, and the purity of the object concepts.
 
-    Purity is the share of the slots on true objects whose attribute is the most common one of their concept (Manning et
-    al. 2008, section 16.3); "one concept" is what it would be if all were in one.
+    Purity is the share of slots on true objects whose attribute is the most common one of their
+    concept (Manning et al. 2008, section 16.3); "one concept" is the purity if all were in one.
     """
     found = {}
     for attribute in ATTRIBUTES:
@@ -419,9 +455,9 @@ def _attributes(table: SlotTable, concept: np.ndarray, concepts: int) -> dict[st
         if codes is None:
             continue
         names = table.facts["names"][attribute]
-        counted = (np.asarray(codes) >= 0) & (concept != BACKGROUND)
+        counted = (codes >= 0) & (concept != BACKGROUND)
         counts = np.zeros((concepts, len(names)), dtype=np.int64)
-        np.add.at(counts, (concept[counted], np.asarray(codes)[counted]), 1)
+        np.add.at(counts, (concept[counted], codes[counted]), 1)
         if counts.sum():
             found[attribute] = {
                 "purity": float(counts.max(axis=1).sum() / counts.sum()),
@@ -429,24 +465,3 @@ def _attributes(table: SlotTable, concept: np.ndarray, concepts: int) -> dict[st
                 "most common": [names[row.argmax()] if row.sum() else None for row in counts],
             }
     return found
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, version = content["format"], content["version"]
-    except OSError:
-        raise CheckpointError(
-            f"{path}: missing; make a library with: slotlab concepts fit RUN --data DATA --out {path.parent}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a concept library ({error}); fit it again") from None
-    if (kind, version) != (FORMAT, VERSION):
-        raise CheckpointError(
-            f"{path}: {kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, fit it again"
-        )
-    return content
-
-
-def _where(sources: dict[str, Any]) -> str:
-    return f" ({sources['model']} when the library was fitted)" if sources.get("model") else ""

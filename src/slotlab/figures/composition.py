@@ -11,7 +11,6 @@ from torch import Tensor
 from slotlab.composition.compositions import image_path, read_plans
 from slotlab.composition.edits import Edited, Scene
 from slotlab.composition.library import BACKGROUND, ConceptLibrary
-from slotlab.composition.slots import see
 from slotlab.data import SlotDataset
 from slotlab.data.images import decode_image
 from slotlab.errors import ConfigError, DataError
@@ -143,7 +142,8 @@ def cut_outs(
             some = positions[start : start + TOGETHER]
             images, index = _images(dataset, some)
             generators = [seeded_generator(int(table.facts["seed"]), int(one)) for one in index]
-            owners = see(slot_model, images, generators).owners.cpu()
+            output = slot_model.segment(images.to(next(model.parameters()).device), generators)
+            owners = output.segmentation(slot_model.finer_masks).cpu()
             for place, position in enumerate(some):
                 for row in by_position[position]:
                     if int(table.index[row]) != int(index[place]):
@@ -217,8 +217,7 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
     """Writes what an edit made into `folder`, each file whole or not at all, its name after `prefix`.
 
     `edited.png`, the image; `mask.png`, a palette image (16-bit grey from slot 256 on) whose values are the numbers of
-    the slots; `slots.npz` with slots [J, D], numbers [J], changed, and poses [J, 4] where there are any; `edit.png`,
-    the labelled picture.
+    the slots; `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, the labelled picture.
     """
     size = (edited.image.shape[2], edited.image.shape[1])
     _write(photograph(edited.image, size), folder / f"{prefix}edited.png")
@@ -228,8 +227,6 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
         "numbers": np.array(edited.plan.numbers),
         "changed": np.array(sorted(edited.changed), dtype=np.int64),
     }
-    if edited.plan.poses is not None:
-        arrays["poses"] = edited.plan.poses.numpy()
     with replacing(folder / f"{prefix}slots.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     _write(edit_picture(scene, edited), folder / f"{prefix}edit.png")

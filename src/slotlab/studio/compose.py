@@ -81,9 +81,7 @@ def tray_zip(library: ConceptLibrary, tray: Iterable[Composition]) -> bytes:
         for number, kept in enumerate(tray):
             height, width = kept.image.shape[1:]
             archive.writestr(f"images/{number:06d}.png", png(grid.photograph(kept.image, (width, height))))
-            lines.append(
-                json.dumps({**origin(library, dataclasses.replace(kept.plan, number=number)), "seed": kept.seed})
-            )
+            lines.append(json.dumps({**origin(library, kept.plan._replace(number=number)), "seed": kept.seed}))
         archive.writestr("compositions.jsonl", "\n".join(lines) + "\n")
     return buffer.getvalue()
 

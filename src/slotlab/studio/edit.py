@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
-from torch import Tensor
 
-from slotlab.composition.edits import Edited, paint_edit, read_scene
+from slotlab.composition.edits import Edited, paint_edit, paint_edit_steps, read_scene
 from slotlab.models.sampling import SAMPLERS, SamplingSettings
 from slotlab.studio import components, edit_session
 from slotlab.studio.components import AT_ONCE, WORK, Done, Stopped, View, listen, note, politely
@@ -97,10 +96,12 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
         settings = dataclasses.replace(loaded.sampling, sampler=sampler, steps=int(steps))
 
         def work(say: Callable[[Any], None]) -> Edited:
-            def told(done: int, total: int, image: Tensor) -> None:
-                say((done, total, image))
-
-            return paint_edit(loaded.model, then.scene, then.plan, int(seed or 0), sampling=settings, on_image=told)
+            steps = paint_edit_steps(loaded.model, then.scene, then.plan, int(seed or 0), sampling=settings)
+            while True:
+                try:
+                    say(next(steps))
+                except StopIteration as end:
+                    return end.value
 
         shown_at = 0.0
         with now.painter.painting() as stopping:
@@ -161,8 +162,6 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], Loaded]) -> View:
     def moving(now: Editing | None) -> tuple[Any, ...]:
         now = _begun(now)
         now.chosen()
-        if now.plan.poses is None:
-            raise gr.Error(NO_POSES, duration=None, title="Not with this model", print_exception=False)
         now = dataclasses.replace(now, placing=not now.placing)
         return now, edit_session.edit_figure(now), note(_selected(now))
 

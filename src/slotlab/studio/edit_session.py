@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from slotlab.composition import edits
-from slotlab.composition.edits import Edited, Plan, Scene, take_background
+from slotlab.composition.edits import Edited, EditedSlots, Scene, take_background
 from slotlab.errors import ConfigError
 from slotlab.figures import grid
 from slotlab.figures.composition import write_edit
@@ -24,7 +24,6 @@ from slotlab.studio.components import THUMBNAIL, Payload, colours_of, pane, phot
 from slotlab.studio.state import Loaded
 
 MOST_STEPS = 50
-COPY_OFFSET = 0.12  # of the side: where a copy is put, so that it does not lie on the original
 
 
 class Painter:
@@ -67,7 +66,7 @@ class Editing:
     """
 
     scene: Scene
-    plans: tuple[Plan, ...]
+    plans: tuple[EditedSlots, ...]
     at: int = 0
     done: tuple[str, ...] = ("as it is",)
     selected: int | None = None
@@ -78,7 +77,7 @@ class Editing:
     painter: Painter = field(default_factory=Painter)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> EditedSlots:
         """The slots as they are now."""
         return self.plans[self.at]
 
@@ -94,7 +93,7 @@ class Editing:
             raise ConfigError("Choose another picture first, and click on the object in it that you want.")
         return self.other, self.other_selected
 
-    def with_plan(self, plan: Plan, words: str, selected: int | None) -> "Editing":
+    def with_plan(self, plan: EditedSlots, words: str, selected: int | None) -> "Editing":
         """One step further; what had been undone is forgotten."""
         plans, done = (*self.plans[: self.at + 1], plan), (*self.done[: self.at + 1], words)
         if len(plans) > MOST_STEPS:  # the scene as read stays the first
@@ -135,13 +134,10 @@ def remove(editing: Editing) -> Editing:
 
 
 def duplicate(editing: Editing) -> Editing:
-    """Adds the selected slot once more; beside itself, where slots have poses."""
+    """Adds the selected slot once more."""
     slot = editing.chosen()
     plan = edits.add(editing.plan, editing.plan, slot)
     copy = plan.numbers[-1]
-    if plan.poses is not None:
-        x = float(plan.poses[-1, 0])
-        plan = edits.move(plan, copy, COPY_OFFSET if x < 0 else -COPY_OFFSET, 0.0)
     return editing.with_plan(plan, f"slot {slot} duplicated as slot {copy}", copy)
 
 
@@ -180,19 +176,12 @@ def replace_by_concept(editing: Editing, loaded: Loaded, concept: int, seed: int
 
 def move_to(editing: Editing, x: float, y: float) -> Editing:
     """Moves the selected object's centre to a place, in fractions of the side from the top left."""
-    slot = editing.chosen()
-    poses = editing.plan.poses
-    if poses is None:
-        raise ConfigError("The objects of this model cannot be moved: its slots have no place of their own.")
-    now = ((poses[editing.plan.row(slot), :2] + 1) / 2).tolist()
-    plan = edits.move(editing.plan, slot, x - now[0], y - now[1])
-    return editing.with_plan(plan, f"slot {slot} moved", slot)
+    raise ConfigError("The objects of this model cannot be moved: its slots have no place of their own.")
 
 
 def resize(editing: Editing, factor: float) -> Editing:
     """Makes the selected object larger or smaller."""
-    slot = editing.chosen()
-    return editing.with_plan(edits.resize(editing.plan, slot, factor), f"slot {slot} resized by {factor:g}", slot)
+    raise ConfigError("The objects of this model cannot be resized: its slots have no size of their own.")
 
 
 HINT = "Click on an object to select it. Delete removes it, Ctrl+Z takes the last step back."
@@ -209,7 +198,7 @@ def edit_figure(editing: Editing, preview: Tensor | None = None, said: str = "")
         panes.append(pane("After", photograph(preview), None, note=said))
     elif painted is not None:
         panes.append(pane("After", photograph(painted.image), painted.segmentation(), note=editing.done[editing.at]))
-    numbers = range(max(plan.given, len(scene.slots)))
+    numbers = range(max(plan.next_number, len(scene.slots)))
     slots = []
     if painted is not None:
         slots = [

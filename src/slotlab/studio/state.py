@@ -10,7 +10,6 @@ from torch import Tensor
 
 from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
-from slotlab.composition.edits import reads_poses
 from slotlab.composition.library import LIBRARY_FILE
 from slotlab.data.images import Picture, square, to_batch
 from slotlab.errors import CheckpointError, ConfigError
@@ -36,7 +35,7 @@ class Loaded:
     @property
     def has_poses(self) -> bool:
         """Whether objects can be moved and resized."""
-        return reads_poses(self.model)
+        return hasattr(self.model, "move")
 
     def describe(self) -> str:
         """One line on the model."""

@@ -6,31 +6,16 @@ import torch
 from composition_samples import made_up_library
 from PIL import Image
 
-import slotlab
-from slotlab import checkpoints
-from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compositions, fit_library, score_compositions
-from slotlab.composition.compositions import read_plans
+from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compose_steps, compositions, score_compositions
+from slotlab.composition.compositions import origin, paint_plans, read_plans
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.figures.composition import concept_picture, contact_sheet
-from slotlab.models.randomness import seeded_generator
 
 
-@pytest.fixture(scope="module")
-def small(tiny_preset, squares, tmp_path_factory):
-    """A model and its library."""
-    torch.manual_seed(3)
-    model = checkpoints.create_model(tiny_preset).eval()
-    folder = tmp_path_factory.mktemp("library")
-    return model, fit_library(model, open_data(squares, resolution=16), folder, concepts=2)
-
-
-@pytest.fixture(scope="module")
-def large(diffusion_run, squares, tmp_path_factory):
-    """The same of slot diffusion."""
-    model = slotlab.load(diffusion_run)
-    folder = tmp_path_factory.mktemp("library")
-    return model, fit_library(model, open_data(squares, resolution=16), folder, concepts=2)
+@pytest.fixture
+def library(any_model, libraries):
+    return ConceptLibrary.load(libraries[any_model.kind], any_model)
 
 
 def contents(folder):
@@ -128,118 +113,102 @@ def test_scene_leaves_out_what_finds_no_place():
     assert {len(plan.rows) for plan in compositions.scene(library, 5, 0)} == {2}
 
 
-@pytest.mark.parametrize("which", ["small", "large"])
-@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
-def test_pictures_are_what_the_model_paints_of_the_planned_slots(which, protocol, request, tmp_path):
-    model, library = request.getfixturevalue(which)
-    done = []
-    images = compose(model, library, tmp_path, protocol=protocol, count=5, seed=9, batch_size=2, on_batch=done.append)
-    assert done == [2, 2, 1]
+def test_chosen_concepts_each_give_a_member():
+    library = made_up_library()
+    found = compositions.chosen(library, (1, 0, 1), 40, 5)
+    for plan in found:
+        assert library.concept[list(plan.rows)].tolist() == [1, 0, 1]
+        assert len(set(library.table.index[list(plan.rows)].tolist())) == 3
+    assert len({plan.rows for plan in found}) > 20
+    assert compositions.chosen(library, (1, 0, 1), 3, 5) == found[:3]
+    for concepts, message in (((), "name at least one"), ((0, 99), "there is no concept 99")):
+        with pytest.raises(ConfigError, match=message):
+            compositions.chosen(library, concepts, 1)
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "chosen"])
+def test_images_are_what_the_model_paints_of_the_planned_slots(any_model, library, protocol, tmp_path):
+    options = {"concepts": (0, 1, 1)} if protocol == "chosen" else {"protocol": protocol}
+    steps = compose_steps(any_model, library, tmp_path, count=5, seed=9, batch_size=2, **options)
+    assert list(steps) == [2, 2, 1]
+    images = compose(any_model, library, tmp_path, count=5, seed=9, batch_size=2, **options)
     assert sorted(path.name for path in images.iterdir()) == [f"{number:06d}.png" for number in range(5)]
+    settings = json.loads((tmp_path / "composition.json").read_text())
+    assert (settings["protocol"], settings.get("concepts")) == (protocol, [0, 1, 1] if protocol == "chosen" else None)
+    plans = (
+        PROTOCOLS[protocol](library, 5, 9) if protocol in PROTOCOLS else compositions.chosen(library, (0, 1, 1), 5, 9)
+    )
+    assert read_plans(tmp_path) == plans
     lines = [json.loads(line) for line in (tmp_path / "compositions.jsonl").read_text().splitlines()]
-    assert [line["number"] for line in lines] == list(range(5))
-    assert read_plans(tmp_path) == PROTOCOLS[protocol](library, 5, 9)
-    for line in lines:
-        rows = [slot["row"] for slot in line["slots"]]
-        assert [slot["index"] for slot in line["slots"]] == library.table.index[rows].tolist()
-        assert [slot["concept"] for slot in line["slots"]] == library.concept[rows].tolist()
-        painted, _ = model.paint(
-            torch.from_numpy(library.slots[rows])[None], None, [seeded_generator(9, line["number"])]
-        )
+    assert lines == [origin(library, plan) for plan in plans]
+    for plan, line in zip(plans, lines, strict=True):
+        assert [slot["index"] for slot in line["slots"]] == library.table.index[list(plan.rows)].tolist()
+        assert [slot["concept"] for slot in line["slots"]] == library.concept[list(plan.rows)].tolist()
+        (painted,) = paint_plans(any_model, library, [plan], seed=9)
         with Image.open(tmp_path / line["image"]) as image:
             found = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-        assert (found - painted[0].detach()).abs().max() < 0.6 / 255 + 1e-4
+        assert (found - painted).abs().max() < 0.6 / 255 + 1e-4
 
 
-@pytest.mark.parametrize("which", ["small", "large"])
-def test_an_interrupted_composition_goes_on_exactly(which, request, tmp_path, monkeypatch):
-    model, library = request.getfixturevalue(which)
+def test_an_interrupted_composition_is_resumed_exactly(any_model, library, tmp_path, monkeypatch):
     options = {"protocol": "scene", "count": 7, "batch_size": 3}
-    compose(model, library, tmp_path / "whole", **options)
-
-    def stop(_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        compose(model, library, tmp_path / "parts", **options, on_batch=stop)
+    compose(any_model, library, tmp_path / "whole", **options)
+    steps = compose_steps(any_model, library, tmp_path / "parts", **options)
+    assert next(steps) == 3
+    steps.close()
     images = tmp_path / "parts" / "images"
     assert len(list(images.iterdir())) == 3
     (images / "000001.png").unlink()
-    (images / ".000004.png.1.tmp").write_bytes(b"half a picture")
+    (images / ".000004.png.1.tmp").write_bytes(b"half an image")
     before = (images / "000002.png").stat().st_mtime_ns
-    compose(model, library, tmp_path / "parts", **options)
+    compose(any_model, library, tmp_path / "parts", **options)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert (images / "000002.png").stat().st_mtime_ns == before
-    monkeypatch.setattr(type(model), "paint", None)
-    compose(model, library, tmp_path / "parts", **options)  # nothing left to paint
+    monkeypatch.setattr(type(any_model), "paint", None)
+    compose(any_model, library, tmp_path / "parts", **options)  # nothing left to paint
 
 
-def test_folders_with_other_content_are_refused(small, tmp_path):
+def test_what_cannot_be_composed_is_refused_and_nothing_is_written(model, diffusion, libraries, tmp_path):
+    library = ConceptLibrary.load(libraries[model.kind])
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="something else"):
-        compose(*small, tmp_path, count=1)
-    compose(*small, tmp_path / "out", count=2)
-    before = contents(tmp_path / "out")
-    with pytest.raises(ConfigError, match="another composition .*seed 0 there, 1 here"):
-        compose(*small, tmp_path / "out", count=2, seed=1)
-    with pytest.raises(ConfigError, match="count 2 there, 3 here"):
-        compose(*small, tmp_path / "out", count=3)
-    assert contents(tmp_path / "out") == before
-
-
-def test_another_model_and_wrong_arguments_are_refused(small, large, tmp_path):
-    with pytest.raises(CheckpointError, match="the library holds slots of model"):
-        compose(large[0], small[1], tmp_path / "out")
+    with pytest.raises(ConfigError, match="does not hold a composition"):
+        compose(model, library, tmp_path, count=1)
+    compose(model, library, tmp_path / "out", count=2)
+    before = contents(tmp_path)
     for options, message in (
+        ({"seed": 1, "count": 2}, "with other settings .*seed was 0, now 1"),
+        ({"count": 3}, "count was 2, now 3"),
         ({"protocol": "reports"}, "did you mean 'report'"),
         ({"count": 0}, "count: must be 1 or more"),
         ({"seed": -1}, "seed: must be 0 or more"),
     ):
         with pytest.raises(ConfigError, match=message):
-            compose(*small, tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
+            compose(model, library, tmp_path / "out", **options)
+    with pytest.raises(CheckpointError, match="the library holds slots of model"):
+        compose(diffusion, library, tmp_path / "other")
+    assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("which", ["small", "large"])
-def test_pictures_of_concepts_and_compositions(which, request, squares, tmp_path):
-    model, library = request.getfixturevalue(which)
-    data = open_data(squares, resolution=16)
-    picture = concept_picture(model, library, data, members=3, cell=32)
+def test_figures_of_concepts_and_compositions(any_model, library, dataset, squares, tmp_path):
+    picture = concept_picture(any_model, library, dataset, members=3, cell=32)
     assert np.asarray(picture).std() > 10
-    fewer = concept_picture(model, library, data, members=2, cell=32)
+    fewer = concept_picture(any_model, library, dataset, members=2, cell=32)
     assert fewer.width < picture.width and fewer.height == picture.height
-    compose(model, library, tmp_path, count=4)
-    sheet = contact_sheet(model, library, data, tmp_path, count=3, cell=32)
+    compose(any_model, library, tmp_path, count=4)
+    sheet = contact_sheet(any_model, library, dataset, tmp_path, count=3, cell=32)
     assert sheet.height > 3 * 32
     with pytest.raises(ConfigError, match="the data set and split that the library was fitted to"):
-        concept_picture(model, library, open_data(squares, resolution=16, split="val"))
+        concept_picture(any_model, library, open_data(squares, resolution=16, split="val"))
 
 
-def test_poses_go_with_their_slots(tiny_preset, squares, tmp_path):
-    torch.manual_seed(0)
-    model = checkpoints.create_model(
-        tiny_preset, **{"slot_attention.frame": "relative", "decoder.position": "relative"}
-    ).eval()
-    library = fit_library(model, open_data(squares, resolution=16), tmp_path / "library", concepts=2)
-    assert library.table.poses.shape == (len(library.table), 4)
-    compose(model, library, tmp_path / "out", count=2, protocol="shuffle")
-    rows = list(read_plans(tmp_path / "out")[1].rows)
-    slots, poses = (torch.from_numpy(values[rows])[None] for values in (library.slots, library.table.poses))
-    painted, _ = model.paint(slots, poses)
-    with Image.open(tmp_path / "out" / "images" / "000001.png") as image:
-        found = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-    assert (found - painted[0].detach()).abs().max() < 0.6 / 255 + 1e-4
-
-
-def test_only_the_composition_of_this_library_is_scored(small, squares, tmp_path):
-    model, library = small
+def test_only_the_composition_of_this_library_is_scored(model, libraries, squares, tmp_path):
+    library = ConceptLibrary.load(libraries[model.kind])
     data = open_data(squares, resolution=16, split="test")
-    with pytest.raises(ConfigError, match="no composition to score"):
+    with pytest.raises(ConfigError, match="composition.json: missing; make a composition"):
         score_compositions(model, library, tmp_path, data)
     compose(model, library, tmp_path, count=1)
-    other = ConceptLibrary.fit(library.table, concepts=3)
     with pytest.raises(ConfigError, match="another library"):
-        score_compositions(model, other, tmp_path, data)
+        score_compositions(model, ConceptLibrary.fit(library.table, concepts=3), tmp_path, data)
     (tmp_path / "images" / "000000.png").unlink()
     with pytest.raises(ConfigError, match="an unfinished composition"):
         score_compositions(model, library, tmp_path, data)

@@ -2,22 +2,18 @@
 
 import numpy as np
 import pytest
-from edit_samples import pictures, seeded_model
+from composition_samples import pictures
 from PIL import Image
 
-from slotlab.checkpoints import save
 from slotlab.composition import edits
 from slotlab.composition.edits import background_slot, paint_edit, read_scene, take_background
-from slotlab.composition.library import fit_library
-from slotlab.data import open_data
+from slotlab.composition.library import load_library
 from slotlab.models.sampling import SamplingSettings
 
 
 @pytest.fixture
-def run_edit(run_slotlab, tmp_path, model, squares):
-    save(model, tmp_path / "model")
-
-    def run(*words, model=tmp_path / "model"):
+def run_edit(run_slotlab, tmp_path, model_folder, squares):
+    def run(*words, model=model_folder):
         common = ["--out", tmp_path / "out", "--device", "cpu", "--threads", 1]
         return run_slotlab("edit", model, pictures(squares)[0], *common, *words)
 
@@ -66,31 +62,18 @@ def test_the_command_does_what_the_functions_do(run_edit, model, squares, tmp_pa
     assert np.abs(painted / 255 - edited.image.permute(1, 2, 0).numpy()).max() <= 0.51 / 255
 
 
-def test_the_command_moves_and_resizes_where_frames_are_relative(run_edit, relative, squares, tmp_path):
-    save(relative, tmp_path / "relative")
-    scene = read_scene(relative, pictures(squares)[0])
-    x, y = (-scene.poses[1, :2] / 2).tolist()
-    status, _, err = run_edit("--move", f"1:{x},{y}", "--resize", "0:1.5", model=tmp_path / "relative")
-    assert status == 0, err
-    with np.load(tmp_path / "out" / "slots.npz") as stored:
-        assert np.allclose(stored["poses"][1, :2], 0, atol=1e-6)
-        assert np.allclose(stored["poses"][0, 2:], scene.poses[0, 2:] * 1.5)
-        assert np.allclose(stored["slots"], scene.slots)
-
-
-def test_the_command_puts_a_concepts_member_in_a_slots_place(run_edit, model, tiny_preset, squares, tmp_path):
-    library = fit_library(model, open_data(str(squares), split="val", resolution=16), tmp_path / "library", concepts=2)
-    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:1")
+def test_the_command_puts_a_concepts_member_in_a_slots_place(run_edit, model, libraries, diffusion_run, tmp_path):
+    library = load_library(libraries[model.kind])
+    word = f"2={libraries[model.kind]}:1"
+    status, _, err = run_edit("--replace", word)
     assert status == 0, err
     with np.load(tmp_path / "out" / "slots.npz") as stored:
         assert stored["changed"].tolist() == [2]
-        members = library.table.slots[library.concept == 1]
-        assert np.any(np.all(members == stored["slots"][2], axis=1))
-    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:7")
+        assert np.any(np.all(library.slots[library.members[1]] == stored["slots"][2], axis=1))
+    status, _, err = run_edit("--replace", f"2={libraries[model.kind]}:7")
     assert status == 2
-    assert "has no concept 7; there are 2, numbered 0 (the background) to 1" in err
-    save(seeded_model(tiny_preset), tmp_path / "other")
-    status, _, err = run_edit("--replace", f"2={tmp_path / 'library'}:1", model=tmp_path / "other")
+    assert "no concept 7; there are 2, numbered 0 (the background) to 1" in err
+    status, _, err = run_edit("--replace", word, model=diffusion_run)
     assert status == 2
     assert "the library holds slots of model" in err
 
@@ -108,6 +91,7 @@ def test_the_command_keeps_the_outside_of_a_sample(run_edit, diffusion_run, tmp_
         (["--swap", "1"], "--swap 1: not of the form K=IMAGE:J"),
         (["--add", "2"], "--add 2: not of the form IMAGE:J"),
         (["--interpolate", "1=x.png:2:much"], "not of the form K=IMAGE:J:AMOUNT"),
+        (["--move", "1:nan,0"], "--move 1:nan,0: not of the form K:DX,DY"),
         (["--move", "1:0.5"], "--move 1:0.5: not of the form K:DX,DY"),
         (["--move", "1:0.5,0"], "slot_attention.frame=relative"),
         (["--resize", "1"], "--resize 1: not of the form K:FACTOR"),
