@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from stand_ins import write_images, write_network
 
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import DataError
 from slotlab.fidelity import (
     FidelityWarning,
     SetStatistics,
@@ -16,11 +16,12 @@ from slotlab.fidelity import (
     clean_resize,
     compare,
     compare_folders,
+    compare_folders_steps,
     folder_statistics,
+    folder_statistics_steps,
     networks,
     open_network,
 )
-from slotlab.fidelity.statistics import list_images
 from slotlab.metrics.distances import FeatureStatistics, frechet_distance
 
 pytestmark = pytest.mark.filterwarnings("ignore::slotlab.fidelity.FidelityWarning")
@@ -43,11 +44,7 @@ def test_equals_the_definition_step_by_step(folders, network_file):
     assert result.distance == pytest.approx(expected, rel=1e-4)
     assert result.distance > 0
     assert result.kernel > 0
-
-
-def test_same_folder_is_at_zero(folders, network_file):
-    result = compare_folders(folders[0], folders[0], features=network_file)
-    assert abs(result.distance) < 1e-12
+    assert abs(compare_folders(folders[0], folders[0], features=network_file).distance) < 1e-12
 
 
 def test_prints_its_protocol(folders, network_file):
@@ -92,19 +89,13 @@ def test_enough_images_are_not_warned_of(network_file):
         assert compare(*sets).notes == ()
 
 
-def test_jpegs_are_warned_of_whatever_their_name(tmp_path, network_file):
-    real = write_images(tmp_path / "real")
-    generated = write_images(tmp_path / "generated", suffix=".jpg")
-    (generated / "000000.jpg").rename(generated / "000000.png")
-    with pytest.warns(FidelityWarning, match="generated: 12 JPEG images, whose artefacts change the distance"):
-        compare_folders(real, generated, features=network_file)
-
-
-def test_different_resolutions_are_warned_of(tmp_path, network_file):
+def test_jpegs_and_different_resolutions_are_warned_of(tmp_path, network_file):
     real = write_images(tmp_path / "real", size=(32, 24))
-    generated = write_images(tmp_path / "generated", size=(16, 16))
-    with pytest.warns(FidelityWarning, match="real images are 32 x 24 but generated ones 16 x 16"):
-        compare_folders(real, generated, features=network_file)
+    generated = write_images(tmp_path / "generated", size=(16, 16), suffix=".jpg")
+    (generated / "000000.jpg").rename(generated / "000000.png")  # still a JPEG, whatever its name
+    result = compare_folders(real, generated, features=network_file)
+    assert any("generated: 12 JPEG images, whose artefacts change the distance" in note for note in result.notes)
+    assert any("real images are 32 x 24 but generated ones 16 x 16" in note for note in result.notes)
 
 
 def test_mixed_sizes_are_refused_or_noted(folders, network_file):
@@ -128,19 +119,17 @@ def test_missing_empty_and_single(tmp_path, folders, network_file):
         compare_folders(folders[0], single, features=network_file)
 
 
-def test_masks_of_a_data_set_are_not_pictures(folders, network_file):
+def test_masks_of_a_data_set_are_refused_and_hidden_files_not_counted(folders, network_file, tmp_path):
     Image.new("P", (20, 16)).save(folders[0] / "CLEVRTEX_full_000000_flat.png")
-    with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png is a mask: give a folder of pictures alone"):
+    with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png is a mask"):
         compare_folders(*folders, features=network_file)
-
-
-def test_a_data_set_of_images_and_masks_is_told_apart_and_hidden_files_are_not_counted(folders, tmp_path):
     write_images(tmp_path / "set" / "images", count=2)
     write_images(tmp_path / "set" / "images" / ".thumbnails", count=2)
     write_images(tmp_path / "set" / "masks", count=2)
-    with pytest.raises(DataError, match="masks are no pictures to compare; name .*images"):
-        list_images(tmp_path / "set")
-    assert len(list_images(tmp_path / "set" / "images")) == 2
+    with pytest.raises(DataError, match="has masks as well as images; name .*images"):
+        compare_folders(tmp_path / "set", folders[1], features=network_file)
+    statistics = folder_statistics(tmp_path / "set" / "images", open_network(network_file))
+    assert statistics.information.count == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"<html>"])
@@ -183,30 +172,22 @@ def test_two_saved_statistics_need_no_network(folders, network_file, tmp_path):
     assert again.name == f"FD-{network.name}"
 
 
-def test_statistics_of_another_network_are_refused(folders, network_file, tmp_path):
+def test_mistakes_are_found_before_the_work(folders, network_file, tmp_path):
+    with pytest.raises(DataError, match="wrong: no such folder"):
+        next(compare_folders_steps(folders[0], tmp_path / "wrong", features=tmp_path / "gone.pt"))
     other = open_network(write_network(tmp_path / "other.pt", seed=1))
     folder_statistics(folders[0], other).save(tmp_path / "reference.npz")
-    with pytest.raises(DataError, match="make the statistics of both with one feature net"):
-        compare_folders(tmp_path / "reference.npz", folders[1], features=network_file, progress=never)
-
-
-def never(*_):
-    raise AssertionError("the mistake could have been told before the work")
-
-
-def test_mistakes_are_told_before_the_work(folders, network_file, tmp_path):
-    with pytest.raises(DataError, match="wrong: no such folder"):
-        compare_folders(folders[0], tmp_path / "wrong", features=network_file, progress=never)
-    for option in ("batch_size", "workers"):
-        with pytest.raises(ConfigError, match=f"{option}=0: expected 1 or more"):
-            compare_folders(*folders, features=network_file, progress=never, **{option: 0})
+    steps = compare_folders_steps(tmp_path / "reference.npz", folders[1], features=network_file)
+    assert next(steps)[0] == "opening the feature net"
+    with pytest.raises(DataError, match="make both with one feature net"):
+        next(steps)
 
 
 def test_pictures_in_memory_that_are_none_are_refused(network_file):
     network = open_network(network_file)
     with pytest.raises(DataError, match="values that are not finite"):
         batch_statistics([torch.full((2, 3, 8, 8), math.nan)], network, "samples")
-    with pytest.raises(ValueError, match=r"samples: expected pictures \[B, 3, H, W\], got \[2, 1, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"samples: expected images \[B, 3, H, W\], got \[2, 1, 8, 8\]"):
         batch_statistics([torch.zeros(2, 1, 8, 8)], network, "samples")
 
 
@@ -242,7 +223,7 @@ def test_pictures_in_memory_equal_their_files(folders, network_file):
 def test_progress_and_subfolders(folders, network_file):
     (folders[0] / "more").mkdir()
     (folders[0] / "000011.png").rename(folders[0] / "more" / "000011.PNG")
-    seen = []
-    network = open_network(network_file)
-    folder_statistics(folders[0], network, batch_size=5, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(5, 12), (10, 12), (12, 12)]
+    assert list(folder_statistics_steps(folders[0], open_network(network_file), batch_size=5)) == [5, 5, 2]
+    _, *seen = compare_folders_steps(*folders, features=network_file, batch_size=8)
+    names = [f"features of {folder}" for folder in folders]
+    assert seen == [(names[0], 8, 12), (names[0], 12, 12), (names[1], 8, 15), (names[1], 15, 15)]

@@ -22,7 +22,6 @@ from slotlab.cli.options import (
     app,
     command,
     open_from_options,
-    progress_bar,
     say,
     shown,
     speaks,
@@ -173,22 +172,13 @@ def fid(
     """
     import warnings
 
-    from slotlab.fidelity import FidelityWarning, compare_folders
+    from slotlab.fidelity import FidelityWarning, compare_folders_steps
     from slotlab.files import write_json
 
-    with progress_bar() as progress, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)  # the printed result contains its notes
-        task = progress.add_task("features")
-        result = compare_folders(
-            real,
-            generated,
-            features=features,
-            inception=inception,
-            split=split,
-            mixed_sizes=mixed_sizes,
-            device=device,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+        steps = compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device)
+        result = shown("features", None, steps)
     say(str(result))
     if json is not None:
         write_json(json, result.as_dict())

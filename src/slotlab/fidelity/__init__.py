@@ -1,8 +1,21 @@
-"""How close generated pictures are to real ones: Frechet distance (clean-FID) and kernel distance (KID) of folders."""
+"""How close generated images are to real ones: Frechet distance (clean-FID) and kernel distance (KID) of folders."""
 
-from slotlab.fidelity.compare import FidelityWarning, FrechetResult, compare, compare_folders
+from slotlab.fidelity.compare import (
+    FidelityWarning,
+    FrechetResult,
+    compare,
+    compare_folders,
+    compare_folders_steps,
+)
 from slotlab.fidelity.networks import FeatureNet, open_network
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, batch_statistics, clean_resize, folder_statistics
+from slotlab.fidelity.statistics import (
+    SetInformation,
+    SetStatistics,
+    batch_statistics,
+    clean_resize,
+    folder_statistics,
+    folder_statistics_steps,
+)
 
 __all__ = [
     "FeatureNet",
@@ -14,6 +27,8 @@ __all__ = [
     "clean_resize",
     "compare",
     "compare_folders",
+    "compare_folders_steps",
     "folder_statistics",
+    "folder_statistics_steps",
     "open_network",
 ]

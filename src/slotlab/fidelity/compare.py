@@ -1,38 +1,39 @@
-"""Frechet and kernel distance of two sets of pictures, with the protocol that the numbers stand for."""
+"""Frechet and kernel distance of two sets of images, with the protocol they were measured by."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import DataError
 from slotlab.fidelity.networks import INCEPTION, open_network
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics, list_images
+from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics_steps, list_images
 from slotlab.metrics.distances import chance_distance, frechet_distance, kernel_distance
+from slotlab.progress import finish
 
 ENOUGH = 2048  # images on each side below which a warning is given: the number of Inception's features
 
 
 class FidelityWarning(UserWarning):
-    """Something that makes a distance between sets of pictures less than it seems."""
+    """The distance between two sets of images may be unreliable."""
 
 
 @dataclass(frozen=True)
 class FrechetResult:
-    """A distance between real and generated pictures, never without what it was measured on.
+    """A distance between real and generated images, with what it was measured on.
 
     Attributes:
         name: "FID", or "FD-" and the name of the feature net.
         distance: squared Frechet distance of the two Gaussians.
-        chance: about the distance that two samples of one distribution would have at these numbers of images: what
-            `distance` is biased by.
+        chance: about the distance that two samples of one distribution have at these numbers of
+            images: the bias of `distance`.
         kernel_name: "KID", or "KD-" and the name of the feature net.
         kernel: kernel distance: mean over subsets.
         kernel_deviation: its standard deviation over subsets.
-        real: where the real pictures come from.
-        generated: where the generated pictures come from.
-        notes: what a reader must know besides: few images, JPEGs, different resolutions.
+        real: where the real images come from.
+        generated: where the generated images come from.
+        notes: reasons to doubt the number: few images, JPEGs, different resolutions.
     """
 
     name: str
@@ -49,11 +50,11 @@ class FrechetResult:
         """One line that says what the numbers were measured on."""
         return (
             f"features {self.real.network} ({self.real.fingerprint}), clean resize; "
-            f"real: {_describe(self.real)}; generated: {_describe(self.generated)}"
+            f"real: {_described(self.real)}; generated: {_described(self.generated)}"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """The whole result as JSON values."""
         return {**asdict(self), "notes": list(self.notes), "protocol": self.protocol()}
 
     def __str__(self) -> str:
@@ -73,98 +74,92 @@ def compare_folders(
     device: str = "cpu",
     batch_size: int = 16,
     workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
 ) -> FrechetResult:
-    """Compares two folders of pictures: clean-FID with the default features, and KID beside it.
+    """Compares two folders of images: clean-FID and KID with the default features.
 
     Args:
-        real: folder of the reference pictures, or an .npz file of saved statistics.
-        generated: folder of generated pictures, or an .npz file.
-        features: the feature net, see `open_network`; any but "inception" gives a distance named FD-<net>. Not used
-            for two .npz files, which know their net.
-        inception: where the Inception file is, if it is neither in the cache nor in $SLOTLAB_INCEPTION.
-        split: the split of the real pictures, for the protocol line.
-        mixed_sizes: allow pictures of several sizes within a folder.
+        real: folder of the reference images, or an .npz file of saved statistics.
+        generated: folder of generated images, or an .npz file.
+        features: the feature net, see `open_network`; any but "inception" gives a distance named
+            FD-<net>. Not used for two .npz files.
+        inception: the Inception file, if it is neither in the cache nor in $SLOTLAB_INCEPTION.
+        split: the split of the real images, for the protocol.
+        mixed_sizes: allow images of several sizes within a folder.
         device: where the feature net runs.
-        batch_size: pictures per call of the net.
+        batch_size: images per call of the net.
         workers: threads that read and resize.
-        progress: called with pictures done and in total after each batch, for one folder and then the other.
 
     Raises:
-        DataError: if a folder is missing or empty, an image is broken or the only one, sizes are mixed, features are
-            NaN, or saved statistics are of another net.
-        CheckpointError: if the weights of the net cannot be had.
-        ConfigError: if there is no such net, or a number is below 1.
+        DataError: a folder is missing or empty, an image is broken or the only one, sizes are
+            mixed, features are NaN, or saved statistics are of another net.
+        CheckpointError: the weights of the net are missing and cannot be downloaded.
+        ConfigError: there is no such net.
 
     Warns:
         FidelityWarning: for each of the result's notes.
     """
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
-        if value < 1:
-            raise ConfigError(f"{name}={value}: expected 1 or more")
-    sides = Path(real), Path(generated)
-    saved = {side: SetStatistics.load(side) for side in sides if _is_saved(side)}
-    folders = [side for side in sides if side not in saved]
-    for folder in folders:
-        list_images(folder)  # a wrong name is told now, not after a net was fetched and the other folder measured
-    if not folders:
-        return compare(*(saved[side] for side in sides))
-    network = open_network(features, inception, device)
-    for known in saved.values():
-        seen_by = known.information.network, known.information.fingerprint
-        _check_same_net(known.information.source, seen_by, str(folders[0]), (network.name, network.fingerprint))
-    opened = [
-        saved[side]
-        if side in saved
-        else folder_statistics(side, network, name, mixed_sizes, batch_size, workers, progress)
-        for side, name in zip(sides, (split, None), strict=True)
-    ]
-    return compare(*opened)
-
-
-def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
-    """Compares two sets of pictures whose statistics are at hand; see `compare_folders`."""
-    first, second = real.information, generated.information
-    seen_by = [(side.network, side.fingerprint) for side in (first, second)]
-    _check_same_net(first.source, seen_by[0], second.source, seen_by[1])
-    for side in (first, second):
-        if side.count < 2:
-            raise DataError(
-                f"{side.source}: {side.count} image; a distance needs at least 2 (and thousands to mean much)"
-            )
-    means = real.statistics.mean, generated.statistics.mean
-    covariances = real.statistics.covariance, generated.statistics.covariance
-    distance = frechet_distance(means[0], covariances[0], means[1], covariances[1])
-    chance = chance_distance((covariances[0] + covariances[1]) / 2, first.count, second.count)
-    kernel, deviation = kernel_distance(real.sample, generated.sample)
-    is_inception = first.network == INCEPTION
-    notes = tuple(_notes(first, second, chance))
-    for note in notes:
-        warnings.warn(note, FidelityWarning, stacklevel=3)
-    return FrechetResult(
-        name="FID" if is_inception else f"FD-{first.network}",
-        distance=distance,
-        chance=chance,
-        kernel_name="KID" if is_inception else f"KD-{first.network}",
-        kernel=kernel,
-        kernel_deviation=deviation,
-        real=first,
-        generated=second,
-        notes=notes,
+    return finish(
+        compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device, batch_size, workers)
     )
 
 
-def _check_same_net(source: str, net: tuple[str, str], other: str, net_of_other: tuple[str, str]) -> None:
-    """Raises DataError unless two sets of pictures are seen by one net, of this name and fingerprint."""
-    if net != net_of_other:
+def compare_folders_steps(
+    real: str | Path,
+    generated: str | Path,
+    features: str | Path = "inception",
+    inception: str | Path | None = None,
+    split: str | None = None,
+    mixed_sizes: bool = False,
+    device: str = "cpu",
+    batch_size: int = 16,
+    workers: int = 2,
+) -> Generator[tuple[str, int, int | None], None, FrechetResult]:
+    """`compare_folders` as a generator: yields what is done, images done, and images in all."""
+    sides = Path(real), Path(generated)
+    opened = {side: SetStatistics.load(side) for side in sides if side.suffix == ".npz"}
+    totals = {side: len(list_images(side)) for side in sides if side not in opened}  # a wrong name fails now
+    if totals:
+        yield "opening the feature net", 0, None
+        network = open_network(features, inception, device)
+        for known in opened.values():
+            _check_same_net(known.information, next(iter(totals)), (network.name, network.fingerprint))
+        for side, total in totals.items():
+            named = split if side == sides[0] else None
+            steps = folder_statistics_steps(side, network, named, mixed_sizes, batch_size, workers)
+            done = 0
+            while side not in opened:
+                try:
+                    done += next(steps)
+                    yield f"features of {side}", done, total
+                except StopIteration as end:
+                    opened[side] = end.value
+    return compare(*(opened[side] for side in sides))
+
+
+def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
+    """Compares two sets of images by their statistics; see `compare_folders`."""
+    first, second = real.information, generated.information
+    _check_same_net(first, second.source, (second.network, second.fingerprint))
+    for side in (first, second):
+        if side.count < 2:
+            raise DataError(f"{side.source}: {side.count} image; a distance needs at least 2, better thousands")
+    covariances = real.statistics.covariance, generated.statistics.covariance
+    distance = frechet_distance(real.statistics.mean, covariances[0], generated.statistics.mean, covariances[1])
+    chance = chance_distance((covariances[0] + covariances[1]) / 2, first.count, second.count)
+    kernel, deviation = kernel_distance(real.sample, generated.sample)
+    notes = tuple(_notes(first, second, chance))
+    for note in notes:
+        warnings.warn(note, FidelityWarning, stacklevel=3)
+    names = ("FID", "KID") if first.network == INCEPTION else (f"FD-{first.network}", f"KD-{first.network}")
+    return FrechetResult(names[0], distance, chance, names[1], kernel, deviation, first, second, notes)
+
+
+def _check_same_net(side: SetInformation, other: str | Path, net: tuple[str, str]) -> None:
+    if (side.network, side.fingerprint) != net:
         raise DataError(
-            f"{source} is seen by {net[0]} ({net[1]}), but {other} by {net_of_other[0]} ({net_of_other[1]}): "
-            "make the statistics of both with one feature net"
+            f"the statistics of {side.source} were made with {side.network} ({side.fingerprint}), those of {other} "
+            f"with {net[0]} ({net[1]}): make both with one feature net"
         )
-
-
-def _is_saved(side: Path) -> bool:
-    return side.suffix == ".npz"
 
 
 def _notes(real: SetInformation, generated: SetInformation, chance: float) -> list[str]:
@@ -173,14 +168,14 @@ def _notes(real: SetInformation, generated: SetInformation, chance: float) -> li
     if fewest < ENOUGH:
         notes.append(
             f"{fewest:,} images are fewer than {ENOUGH:,}: the distance is biased upwards, here by about {chance:.3g} "
-            "(two samples of one distribution would be that far apart by chance); compare only with numbers from as "
+            "(two samples of one distribution are that far apart by chance); compare only with numbers from as "
             "many images. The kernel distance has no such bias"
         )
     for side in (real, generated):
         if side.jpegs:
             notes.append(f"{side.source}: {side.jpegs} JPEG images, whose artefacts change the distance; use PNG")
         if side.resolution is None:
-            notes.append(f"{side.source}: images of mixed sizes, each resized by itself")
+            notes.append(f"{side.source}: images of mixed sizes, each resized separately")
     sizes = {real.resolution, generated.resolution}
     if len(sizes) == 2 and None not in sizes:
         first, second = _resolution(real), _resolution(generated)
@@ -188,7 +183,7 @@ def _notes(real: SetInformation, generated: SetInformation, chance: float) -> li
     return notes
 
 
-def _describe(side: SetInformation) -> str:
+def _described(side: SetInformation) -> str:
     split = f", split {side.split}" if side.split else ""
     return f"{side.count:,} images of {_resolution(side)}{split}, {side.source}"
 
