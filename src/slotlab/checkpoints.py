@@ -1,4 +1,7 @@
-"""Making, saving and loading models; a model folder holds `config.json` and `model.safetensors`, nothing pickled."""
+"""Models in folders: make, save, load, and take parts of one for another.
+
+A model folder holds `config.json` and `model.safetensors`; nothing in it is pickled.
+"""
 
 import inspect
 import json
@@ -14,79 +17,169 @@ from torch import Tensor
 
 from slotlab.config import changed, preset_names, run_config
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.files import replacing
+from slotlab.files import read_json, replacing, write_json
 from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.building import check_arguments
 from slotlab.models.latent_autoencoder import FAMILIES
 from slotlab.released import HUB_PREFIX, check, model_folder, released_names
 
-START, PAINT = "slot_attention.start", "to_rgb_and_mask."
-COLOURS_AND_MASK = 4
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+START, PAINT = "slot_attention.start", "to_rgb_and_mask."  # weights that can grow
+COLOURS_AND_MASK = 4  # channels that the broadcast decoder paints
 NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
 
 
-def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tuple[dict[str, Tensor], list[str]]:
-    """Makes the weights of a slot encoder or a broadcast decoder fit a larger one.
+def list_models(pretrained: bool = False) -> list[str]:
+    """Names of presets for `create_model` and `slotlab train`, sorted; with `pretrained`, of bundled trained models.
 
-    Slots with learned starts, two at least, become more: a new one begins as one of the old ones but for the first,
-    which is the background's where training makes it so; with noise, so that the two part. A cell comes to paint a
-    whole number of times as many pixels on a side: each of the old ones is painted several times.
-
-    Args:
-        weights: state of the smaller part.
-        shapes: of the tensors in the larger part.
-
-    Returns:
-        The weights, those that need no growth or cannot grow as they are, and what has grown, in words.
+    Example:
+        >>> "scenes-32" in list_models(), "scenes-64" in list_models(pretrained=True)
+        (True, True)
     """
-    result, said = dict(weights), []
-    for name, wanted in shapes.items():
-        given = weights.get(name)
-        if given is None or given.shape == wanted:
-            continue
-        if name == START and 1 < given.shape[1] < wanted[1]:
-            result[name] = _with_more_slots(given, wanted[1])
-            said.append(f"{given.shape[1]} to {wanted[1]} slots")
-        elif name.startswith(PAINT) and (factor := _whole_factor(len(given), wanted[0])):
-            result[name] = _with_more_pixels(given, factor)
-            if name.endswith(".weight"):
-                said.append(f"each pixel to {factor}x{factor}")
-    return result, said
+    return released_names() if pretrained else preset_names()
 
 
-def _with_more_slots(start: Tensor, slots: int) -> Tensor:
-    """Starts [1, K, D] of K slots, and after them those of new ones."""
-    like = torch.arange(slots - start.shape[1]) % (start.shape[1] - 1) + 1
-    noise = torch.randn(len(like), start.shape[2], generator=torch.Generator().manual_seed(0))
-    return torch.cat([start, start[:, like] + NOISE * start.std() * noise.to(start)], dim=1)
-
-
-def _with_more_pixels(painted: Tensor, factor: int) -> Tensor:
-    """[4 * s * s, ...] to [4 * (factor * s)^2, ...], as `nn.PixelShuffle` orders channels."""
-    side = round((len(painted) / COLOURS_AND_MASK) ** 0.5)
-    pixels = painted.unflatten(0, (COLOURS_AND_MASK, side, side))
-    return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).flatten(0, 2)
-
-
-def _whole_factor(small: int, large: int) -> int | None:
-    """By what whole number above 1 the side grows, where channels do from `small` to `large`."""
-    factor = round((large / small) ** 0.5)
-    return factor if factor > 1 and small * factor**2 == large else None
-
-
-def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
-    """A pretrained autoencoder with its own scaling, in evaluation mode.
+def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
+    """Makes an untrained model; with `pretrained`, a trained one with changes that keep its weights.
 
     Args:
-        name: a folder that `save_pretrained` of `diffusers` wrote, or a name on the hub. Only safetensors are read,
-            never pickles.
-        resolution: side of the images that it is to take.
+        name: a preset (`list_models()`) or the path of a preset file; with `pretrained` a name as
+            for `load`.
+        pretrained: load trained weights, in evaluation mode.
+        overrides: changes to the model: `slots=7`, or dotted as in `**{"decoder.channels": 32}`.
+
+    Raises:
+        ConfigError: an unknown preset or key (the nearest is suggested), or a value out of range.
+        CheckpointError: as `load`; or the trained weights do not fit the changes.
+
+    Example:
+        >>> model = create_model("scenes-32", slots=5)
+        >>> model.slots, model.resolution
+        (5, 32)
+    """
+    if not pretrained:
+        return model_from_config(run_config(name, overrides).model)
+    folder = model_folder(name)
+    check(folder, CONFIG_FILE, WEIGHTS_FILE)
+    model = model_from_config_file(folder / CONFIG_FILE, overrides)
+    _load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval()
+
+
+def load(name: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Loads a trained model in float32, in evaluation mode.
+
+    Args:
+        name: a run folder or another folder with a config and weights; a bundled model
+            (`list_models(pretrained=True)`), which needs no network; or `owner/name` on the Hugging
+            Face Hub (`slotlab.released.model_folder`).
+        device: device of the model.
+
+    Raises:
+        CheckpointError: an unknown name (the nearest is suggested); or a file that is missing,
+            damaged, changed since its release, a pickle, or does not fit the config.
+
+    Example:
+        >>> import torch
+        >>> model = load("scenes-64")
+        >>> model(torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)).masks.shape
+        torch.Size([2, 7, 64, 64])
+    """
+    return create_model(str(name), pretrained=True).to(device)
+
+
+def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
+    """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all.
+
+    Args:
+        model: the model to save.
+        folder: the folder to write to.
+        half: round parameters, not buffers, to float16: half the size.
+
+    Raises:
+        CheckpointError: with `half`, a parameter is too large for float16.
+    """
+    folder = Path(folder)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name in (name for name, _ in model.named_parameters() if half):
+        weights[name] = weights[name].half()
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise CheckpointError(f"{name}: holds values that are not finite in float16; save it without half")
+    write_json(folder / CONFIG_FILE, model.config)
+    with replacing(folder / WEIGHTS_FILE) as path:
+        # save_file makes files that only their owner may read
+        path.write_bytes(save_tensors(weights, metadata={"format": "pt"}))
+
+
+def model_from_config(config: Mapping[str, Any]) -> Model:
+    """Makes the model of a `config.json`, or of a preset's `model` section, with fresh weights.
+
+    Raises:
+        ConfigError: an unknown kind or key, or a value out of range.
+    """
+    arguments = dict(config)
+    kind = arguments.pop("kind", None)
+    autoencoder = arguments.get("autoencoder")
+    if isinstance(autoencoder, Mapping) and "pretrained" in autoencoder:
+        arguments["autoencoder"] = load_autoencoder(
+            autoencoder["pretrained"], arguments.get("resolution", 128), autoencoder.get("subfolder")
+        )
+    if str(kind) not in MODELS:
+        raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
+    check_arguments("model", MODELS[kind], arguments)
+    return MODELS[kind](**arguments)
+
+
+def model_from_config_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Model:
+    """Makes the model of a `config.json`, with changes as in `create_model`.
+
+    Raises:
+        CheckpointError: the file is missing or wrong, or does not go with the changes.
+    """
+    config = read_json(path, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        return model_from_config(changed({"model": config}, overrides or {})["model"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
+    """Loads a trained autoencoder with its scaling, in evaluation mode; never reads pickles.
+
+    Args:
+        name: a folder that `slotlab train` or `save_pretrained` of diffusers wrote; a bundled model
+            of slotlab, or one on the hub as `hf:owner/name`; or `owner/name` of a diffusers model on
+            the hub. Slot diffusion gives its autoencoder.
+        resolution: side of the images.
         subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
 
     Raises:
-        CheckpointError: nothing there, another kind of model, or weights that are missing or damaged.
+        CheckpointError: no autoencoder there, or weights that are missing or damaged.
         ConfigError: a resolution that the autoencoder's downsampling does not divide.
     """
+    named = str(name) in released_names() or str(name).startswith(HUB_PREFIX)
+    folder = model_folder(name) if named else Path(name) / (subfolder or "")
+    try:
+        is_ours = "kind" in read_json(folder / CONFIG_FILE, "")
+    except CheckpointError:
+        is_ours = False
+    if not is_ours:
+        return load_diffusers_autoencoder(name, resolution, subfolder)
+    model = load(folder)
+    autoencoder = model.autoencoder if isinstance(model, SlotDiffusion) else model
+    if not isinstance(autoencoder, LatentAutoencoder):
+        raise CheckpointError(
+            f"{folder}: holds a {model.kind}, not a {LatentAutoencoder.kind}; give the folder of a stage-1 run"
+        )
+    arguments = {key: value for key, value in autoencoder.config.items() if key != "kind"}
+    source = str(name if named else folder)
+    resized = LatentAutoencoder(**{**arguments, "resolution": resolution, "source": source})
+    resized.load_state_dict(autoencoder.state_dict())
+    return resized.eval()
+
+
+def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
+    """Loads an autoencoder of diffusers, from a `save_pretrained` folder or the hub; see `load_autoencoder`."""
     import diffusers
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -118,143 +211,22 @@ def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str
     return wrapped.eval()
 
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-
-
-def list_models(pretrained: bool = False) -> list[str]:
-    """Names that `create_model` and `slotlab train` know, sorted; with `pretrained`, those whose weights come along."""
-    return released_names() if pretrained else preset_names()
-
-
-def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
-    """A fresh, untrained model; or, with `pretrained`, a trained one with changes that leave its weights as they are.
-
-    Args:
-        name: a preset (`list_models()`), or the path of a preset file; with `pretrained` what `load` takes.
-        pretrained: take trained weights, in evaluation mode, as `load` does.
-        overrides: changes to the model, e.g. `slots=7`; dotted keys as in `**{"decoder.channels": 32}`.
-
-    Raises:
-        ConfigError: an unknown preset or key (the nearest is suggested), or a value out of range.
-        CheckpointError: as `load`, or the changes do not leave the weights as they are.
-    """
-    if not pretrained:
-        return model_from_config(run_config(name, overrides).model)
-    folder = model_folder(name)
-    check(folder, CONFIG_FILE, WEIGHTS_FILE)
-    model = model_from_config_file(folder / CONFIG_FILE, overrides)
-    _load_weights(model, folder / WEIGHTS_FILE)
-    return model.eval()
-
-
-def model_from_config(config: Mapping[str, Any]) -> Model:
-    """The model that a `config.json` (or a preset's `model` section) describes, with fresh weights.
-
-    Raises:
-        ConfigError: an unknown kind or key, or a value out of range.
-    """
-    arguments = dict(config)
-    kind = arguments.pop("kind", None)
-    autoencoder = arguments.get("autoencoder")
-    if isinstance(autoencoder, Mapping) and "pretrained" in autoencoder:
-        arguments["autoencoder"] = load_autoencoder(
-            autoencoder["pretrained"], arguments.get("resolution", 128), autoencoder.get("subfolder")
-        )
-    if str(kind) not in MODELS:
-        raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
-    check_arguments("model", MODELS[kind], arguments)
-    return MODELS[kind](**arguments)
-
-
-def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
-    """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all.
-
-    Args:
-        model: what to save.
-        folder: where to.
-        half: round the parameters to float16, for half the size; buffers stay as they are.
-
-    Raises:
-        CheckpointError: with `half`, a parameter beyond the range of float16.
-    """
-    folder = Path(folder)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for name in (name for name, _ in model.named_parameters() if half):
-        weights[name] = weights[name].half()
-        if not bool(torch.isfinite(weights[name]).all()):
-            raise CheckpointError(f"{name}: holds values that are not finite in float16; save it without half")
-    with replacing(folder / CONFIG_FILE) as path:
-        path.write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / WEIGHTS_FILE) as path:
-        # save_file would let nobody but the owner read it
-        path.write_bytes(save_tensors(weights, metadata={"format": "pt"}))
-
-
-def load(name: str | Path, device: str | torch.device = "cpu") -> Model:
-    """A trained model in float32, in evaluation mode.
-
-    Args:
-        name: a run folder or any folder with a config and weights; or a model that comes with slotlab
-            (`list_models(pretrained=True)`), which needs no network; or `owner/name` of one on the Hugging Face Hub,
-            see `slotlab.released.model_folder`.
-        device: where to.
-
-    Raises:
-        CheckpointError: an unknown name (the nearest is suggested); a file that is missing, damaged, not the one that
-            was released, or holds tensors that do not fit the config; the message names the file. A pickle is refused
-            without being opened.
-    """
-    return create_model(str(name), pretrained=True).to(device)
-
-
-def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
-    """A pretrained autoencoder with its own scaling, in evaluation mode.
-
-    Args:
-        name: a folder that `slotlab train` or `save_pretrained` of `diffusers` wrote; a released model of slotlab (that
-            on the hub as `hf:owner/name`); or `owner/name` of one of `diffusers` on the hub. Of slot diffusion its own
-            autoencoder is taken. Only safetensors are read, never pickles.
-        resolution: side of the images that it is to take.
-        subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
-
-    Raises:
-        CheckpointError: nothing there, another kind of model, or weights that are missing or damaged.
-        ConfigError: a resolution that the autoencoder's downsampling does not divide.
-    """
-    named = str(name) in released_names() or str(name).startswith(HUB_PREFIX)
-    folder = model_folder(name) if named else Path(name) / (subfolder or "")
-    if not _holds_model(folder):
-        return load_diffusers_autoencoder(name, resolution, subfolder)
-    model = load(folder)
-    autoencoder = model.autoencoder if isinstance(model, SlotDiffusion) else model
-    if not isinstance(autoencoder, LatentAutoencoder):
-        raise CheckpointError(
-            f"{folder}: holds a {model.kind}, not a {LatentAutoencoder.kind}; give the folder of a stage-1 run"
-        )
-    arguments = {key: value for key, value in autoencoder.config.items() if key != "kind"}
-    source = str(name if named else folder)
-    resized = LatentAutoencoder(**{**arguments, "resolution": resolution, "source": source})
-    resized.load_state_dict(autoencoder.state_dict())
-    return resized.eval()
-
-
 def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
-    """Copies into `model` each part (its `encoder`, `decoder`, `denoiser`) that a saved model has in the same form.
+    """Copies the parts (`encoder`, `decoder`, `denoiser`) of a saved model that have the form of `model`'s.
 
-    What it learned outside of its parts (the empty slot of slot diffusion) comes along. A part may also be smaller:
-    with fewer learned slots, or fewer pixels per painted cell; see `models.growing.grown`.
-    Frozen parts are left as they are: the latents of slot diffusion are those of its own autoencoder.
+    Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A part
+    may also be smaller and grow (`grown`). Frozen parts are not copied: slot diffusion keeps its
+    autoencoder.
 
     Returns:
-        The names of the parts taken, and in words what of each has grown.
+        What grew in each part that was copied, in words.
 
     Raises:
-        CheckpointError: the folder holds no model, or none of its parts has the form of `model`'s or grows into it.
+        CheckpointError: no model in the folder, or no part of it fits or grows into `model`'s.
     """
-    given, taken, differences = load(folder), {}, []
+    source, taken, differing = load(folder), {}, []
     for name, part in model.named_children():
-        other = getattr(given, name, None)
+        other = getattr(source, name, None)
         if other is None or not any(parameter.requires_grad for parameter in part.parameters()):
             continue
         shapes = {key: tensor.shape for key, tensor in part.state_dict().items()}
@@ -263,43 +235,50 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
             part.load_state_dict(weights)
             taken[name] = growth
         else:
-            differences.append(name)
+            differing.append(name)
     for name, parameter in model.named_parameters(recurse=False):
-        other = getattr(given, name, None)
+        other = getattr(source, name, None)
         if isinstance(other, Tensor) and other.shape == parameter.shape:
             parameter.data.copy_(other.detach())
     if not taken:
-        unlike = f"; {' and '.join(differences)} differ in form: compare {folder}/{CONFIG_FILE}" if differences else ""
-        raise CheckpointError(f"{folder}: a {given.kind}, has no part to start a {model.kind} from{unlike}")
+        unlike = f"; {' and '.join(differing)} differ in form: compare {folder}/{CONFIG_FILE}" if differing else ""
+        raise CheckpointError(f"{folder}: a {source.kind}, has no part to start a {model.kind} from{unlike}")
     return taken
 
 
-def model_from_config_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Model:
-    """The model that a `config.json` describes, with changes as `create_model` takes them.
+def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tuple[dict[str, Tensor], list[str]]:
+    """Makes the weights of a slot encoder or a broadcast decoder fit a larger one.
 
-    Raises:
-        CheckpointError: the file is missing or wrong, or does not go with the changes; the message names it.
+    Learned slot starts, two at least, become more: a new slot starts as one of the old ones plus
+    noise, but not as the first, which may be the background's. A decoder cell paints a whole multiple
+    of pixels on a side: each old pixel is repeated.
+
+    Args:
+        weights: state of the smaller part.
+        shapes: shapes of the tensors in the larger part.
+
+    Returns:
+        All weights, unchanged where nothing can or need grow; and what grew, in words.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ConfigError("not a JSON object")
-        return model_from_config(changed({"model": config}, overrides or {})["model"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); restore it from another checkpoint") from None
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
-
-def _holds_model(folder: Path) -> bool:
-    """Whether `save` wrote this folder: a config of `diffusers` names no kind."""
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "kind" in config
+    result, growth = dict(weights), []
+    for name, wanted in shapes.items():
+        before = weights.get(name)
+        if before is None or before.shape == wanted:
+            continue
+        if name == START and 1 < before.shape[1] < wanted[1]:
+            like = torch.arange(wanted[1] - before.shape[1]) % (before.shape[1] - 1) + 1
+            noise = torch.randn(len(like), before.shape[2], generator=torch.Generator().manual_seed(0))
+            result[name] = torch.cat([before, before[:, like] + NOISE * before.std() * noise.to(before)], dim=1)
+            growth.append(f"{before.shape[1]} to {wanted[1]} slots")
+        elif name.startswith(PAINT):
+            factor = round((wanted[0] / len(before)) ** 0.5)
+            if factor > 1 and len(before) * factor**2 == wanted[0]:
+                side = round((len(before) / COLOURS_AND_MASK) ** 0.5)
+                pixels = before.unflatten(0, (COLOURS_AND_MASK, side, side))  # the order of nn.PixelShuffle
+                result[name] = pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).flatten(0, 2)
+                if name.endswith(".weight"):
+                    growth.append(f"each pixel to {factor}x{factor}")
+    return result, growth
 
 
 def _load_weights(model: Model, path: Path) -> None:
@@ -308,7 +287,7 @@ def _load_weights(model: Model, path: Path) -> None:
     try:
         weights = load_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); see who may read it") from None
+        raise CheckpointError(f"{path}: cannot be read ({error}); check its permissions") from None
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({error}); it is truncated, or of another format such as a "

@@ -1,9 +1,9 @@
-"""What a training run is made of: model, data and training settings, read from a preset and `key=value` changes."""
+"""What a training run is made of: model, data and training settings, from a preset and `key=value` changes."""
 
 import ast
 import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,20 +11,145 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
+from slotlab.files import read_json
 from slotlab.models import ENCODERS, MODELS, Denoiser, LatentAutoencoder, NoiseSchedule, SlotAttention
 from slotlab.models.sampling import SamplingSettings
 from slotlab.models.slot_autoencoder import DECODERS
 
 FOLDER = Path(__file__).parent / "presets"
+RUN_FILE = "run.json"
+
+# The sections of a model, by the name of the constructor's argument.
+PARTS: dict[str, Callable[..., object]] = {
+    "slot_attention": SlotAttention,
+    "autoencoder": LatentAutoencoder,
+    "denoiser": Denoiser,
+    "schedule": NoiseSchedule,
+    "sampling": SamplingSettings,
+}
+SUPPLIED = ("feature_dim", "slot_dim", "resolution")  # arguments that the whole model decides
+PARTS_WITH_KINDS = {"encoder": ENCODERS, "decoder": DECODERS}
+OF_PRETRAINED = {
+    "model.autoencoder.pretrained": "a trained autoencoder to use: a run folder, a name, or one of diffusers",
+    "model.autoencoder.subfolder": "where in its folder a diffusers autoencoder is, e.g. vae",
+}
+
+
+class Settings(BaseModel):
+    """Base of the sections: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Section = TypeVar("Section", bound=Settings)
+
+
+class DataSettings(Settings):
+    """The images that a model learns from."""
+
+    source: str = Field("scenes:textured", description="`scenes:VARIANT`, a data set folder, or `kind:PATH`")
+    crop: float | None = Field(
+        None, gt=0, le=1, description="centred crop, a fraction of the shorter side; none: the format's own"
+    )
+    train_count: int = Field(0, ge=0, description="most training images; 0: all, or fresh scenes without end")
+    validation_count: int = Field(500, ge=0, description="most validation images; 0: all, or 1,000 scenes")
+    min_objects: int = Field(3, ge=1, le=16, description="fewest objects in a scene")
+    max_objects: int = Field(10, ge=1, le=16, description="most objects in a scene")
+    scene_seed: int = Field(0, ge=0, description="seed of the scenes")
+    supersample: int = Field(1, ge=1, le=4, description="samples per pixel and axis of rendered scenes")
+    skip_broken: bool = Field(False, description="skip images that cannot be read")
+    workers: int = Field(0, ge=0, le=64, description="processes that read images; 0: this one")
+
+
+Speedup = Literal["factored-convolution", "parts", "channels-last", "kept-memory", "fused-adam"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class TrainingSettings(Settings):
+    """How a model learns. A step is one update by the optimiser."""
+
+    steps: int = Field(10_000, ge=1, description="updates in all")
+    start_from: str | None = Field(
+        None, description="folder or name of a model: parts of the same form, or smaller ones, start from its weights"
+    )
+    batch_size: int = Field(32, ge=1, description="images per update, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts of a batch computed one by one: less memory, same gradient")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="the optimiser")
+    learning_rate: float = Field(4e-4, gt=0, description="peak learning rate")
+    encoder_learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of the slot encoder; none: `learning_rate`"
+    )
+    encoder_steps: int | None = Field(
+        None, ge=0, description="freeze the slot encoder after this many updates; none: never"
+    )
+    final_learning_rate: float = Field(0.0, ge=0, description="learning rate at the end of a cosine schedule")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    warmup_steps: int = Field(500, ge=0, description="steps in which the learning rate rises linearly from 0")
+    schedule: Literal["cosine", "exponential", "constant"] = Field("cosine", description="after the warm-up")
+    half_life: int = Field(100_000, ge=1, description="steps in which an exponential schedule halves")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient; longer ones are shortened")
+    slot_noise_steps: int = Field(
+        0, ge=0, description="steps in which the noise on bi-level slot starts falls from 1 to 0"
+    )
+    mask_penalty: float = Field(0.0, ge=0, description="weight of `objectives.mask_area_penalty`")
+    mask_penalty_start: int = Field(0, ge=0, description="first step of `mask_penalty`")
+    background_penalty: float = Field(0.0, ge=0, description="weight of `objectives.background_penalty`; 0: never")
+    background_penalty_start: int = Field(0, ge=0, description="first step of `background_penalty`")
+    final_background_penalty: float | None = Field(
+        None, ge=0, description="weight of `background_penalty` at the last step, reached linearly; none: constant"
+    )
+    sharing_penalty: float = Field(0.0, ge=0, description="weight of `objectives.sharing_penalty`")
+    sharing_penalty_start: int = Field(0, ge=0, description="first step of `sharing_penalty`")
+    attention_loss: float = Field(0.0, ge=0, description="weight of `objectives.attention_disagreement`")
+    attention_loss_start: int = Field(0, ge=0, description="first step of `attention_loss`")
+    colour_loss: float = Field(0.0, ge=0, description="weight of `objectives.colour_error`")
+    cross_attention_loss: float = Field(
+        0.0, ge=0, description="weight of `objectives.cross_attention_disagreement`, for slot diffusion"
+    )
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bfloat16 where it is fast")
+    compile: bool = Field(False, description="compile the heavy parts with torch.compile")
+    without: Annotated[list[Speedup], BeforeValidator(_as_list)] = Field(
+        [], description="speed-ups to leave out, a name or a list; results differ by rounding only"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order of images, and slots")
+    evaluate_every: int = Field(
+        0, ge=0, description="steps between validations; 0: an epoch, but at most `checkpoint_every`"
+    )
+    preview_every: int = Field(1_000, ge=1, description="steps between previews")
+    checkpoint_every: int = Field(1_000, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="number of checkpoints to keep")
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether the slot encoder stops learning before the training ends."""
+        return self.encoder_steps is not None and self.encoder_steps < self.steps
+
+
+class RunConfig(Settings):
+    """One training run, complete: the content of `run.json` in a run folder."""
+
+    preset: str
+    model: dict[str, Any]
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the package, sorted."""
+    """Names of the bundled presets, sorted.
+
+    Example:
+        >>> "scenes-64" in preset_names()
+        True
+    """
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The content of a preset, by name or by the path of a YAML file of one's own.
+    """The content of a preset, by name or by the path of a YAML file.
 
     Raises:
         ConfigError: an unknown name (the nearest is suggested), or a file that is not a preset.
@@ -43,132 +168,22 @@ def read_preset(name: str) -> dict[str, Any]:
     return content
 
 
-RUN_FILE = "run.json"
-
-
-class Settings(BaseModel):
-    """Base of the sections: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Section = TypeVar("Section", bound=Settings)
-
-
-class DataSettings(Settings):
-    """Which pictures a model learns from.
-
-    `source`: `scenes:VARIANT`, a data set folder, or `kind:PATH`. `crop`: centred crop as a fraction of the shorter
-    side; none means the format's own (0.8 for CLEVRTex). `train_count`, `validation_count`: at most so many images;
-    0 takes all (for scenes: never-ending fresh scenes in training, 1,000 in validation). `supersample`: samples per
-    pixel and axis of rendered scenes.
-    """
-
-    source: str = "scenes:textured"
-    crop: float | None = Field(default=None, gt=0, le=1)
-    train_count: int = Field(default=0, ge=0)
-    validation_count: int = Field(default=500, ge=0)
-    min_objects: int = Field(default=3, ge=1, le=16)
-    max_objects: int = Field(default=10, ge=1, le=16)
-    scene_seed: int = Field(default=0, ge=0)
-    supersample: int = Field(default=1, ge=1, le=4)
-    skip_broken: bool = False
-    workers: int = Field(default=0, ge=0, le=64)
-
-
-Speedup = Literal["factored-convolution", "parts", "channels-last", "kept-memory", "fused-adam"]
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-class TrainingSettings(Settings):
-    """How a model learns. Steps count optimiser updates; `batch_size` counts images over all processes.
-
-    `schedule`: after `warmup_steps` of linear warm-up the learning rate follows a cosine to `final_learning_rate`, or
-    halves every `half_life` steps, or stays. `ema_decay`: 0 switches the moving average of the weights off.
-    `start_from`: the folder or name of a model whose parts (`encoder`, `decoder`, `denoiser`) this one's begin as, if
-    they have the same form, or fewer learned slots or pixels per painted cell: to train on with other data, for more
-    objects or larger images, or to decode the slots of an autoencoder by diffusion.
-    `encoder_learning_rate`: of the slot encoder, in place of `learning_rate`, on the same schedule. `encoder_steps`:
-    after so many updates the slot encoder stays as it is, while the rest learns on. `accumulate`:
-    parts of a batch that are computed one after the other, for less memory, with the same gradient.
-    `slot_noise_steps`: over so many steps the noise on bi-level slot starts falls from 1 to 0, by a half cosine.
-    `mask_penalty` weighs `objectives.mask_area_penalty` from step `mask_penalty_start` on, `background_penalty` weighs
-    `objectives.background_penalty` from `background_penalty_start` on, and from there goes in a straight line to
-    `final_background_penalty` at the last step, where that is given: it makes slot 0 the background's. Where the first
-    is 0, there is none at any step.
-    `sharing_penalty` weighs `objectives.sharing_penalty` from `sharing_penalty_start` on: of two slots that share an
-    object one gives way.
-    `attention_loss` weighs `objectives.attention_disagreement` from `attention_loss_start` on, and `colour_loss` weighs
-    `objectives.colour_error`: these four are for slot autoencoders. `cross_attention_loss`, for slot diffusion, weighs
-    `objectives.cross_attention_disagreement`.
-    `evaluate_every`: 0 means once per epoch, at each checkpoint where epochs are longer.
-    `without`: speed-ups to leave out, a name or a list of them; none changes the result by more than rounding.
-    """
-
-    steps: int = Field(default=10_000, ge=1)
-    start_from: str | None = None
-    batch_size: int = Field(default=32, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(default=4e-4, gt=0)
-    encoder_learning_rate: float | None = Field(default=None, gt=0)
-    encoder_steps: int | None = Field(default=None, ge=0)
-    final_learning_rate: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=500, ge=0)
-    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
-    half_life: int = Field(default=100_000, ge=1)
-    clip_norm: float = Field(default=1.0, gt=0)
-    slot_noise_steps: int = Field(default=0, ge=0)
-    mask_penalty: float = Field(default=0.0, ge=0)
-    mask_penalty_start: int = Field(default=0, ge=0)
-    background_penalty: float = Field(default=0.0, ge=0)
-    background_penalty_start: int = Field(default=0, ge=0)
-    final_background_penalty: float | None = Field(default=None, ge=0)
-    sharing_penalty: float = Field(default=0.0, ge=0)
-    sharing_penalty_start: int = Field(default=0, ge=0)
-    attention_loss: float = Field(default=0.0, ge=0)
-    attention_loss_start: int = Field(default=0, ge=0)
-    colour_loss: float = Field(default=0.0, ge=0)
-    cross_attention_loss: float = Field(default=0.0, ge=0)
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
-    without: Annotated[list[Speedup], BeforeValidator(_as_list)] = []
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    evaluate_every: int = Field(default=0, ge=0)
-    preview_every: int = Field(default=1_000, ge=1)
-    checkpoint_every: int = Field(default=1_000, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
-
-    @property
-    def freezes_encoder(self) -> bool:
-        """Whether the slot encoder stops learning before the training ends."""
-        return self.encoder_steps is not None and self.encoder_steps < self.steps
-
-
-class RunConfig(Settings):
-    """One training run, complete: what `run.json` in a run folder holds."""
-
-    preset: str
-    model: dict[str, Any]
-    data: DataSettings = DataSettings()
-    training: TrainingSettings = TrainingSettings()
-
-
 def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
     """A preset with changes.
 
     Args:
         preset: a name from `slotlab.list_models()`, or the path of a YAML file like those.
-        overrides: `{"steps": 100}` or `["steps=100"]`. A key may be shortened to any ending that only one setting
-            has: `slots=7` for `model.slot_attention.slots=7`; settings of the training come before others.
+        overrides: `{"steps": 100}` or `["steps=100"]`. A key may be shortened to an ending that only
+            one setting has: `slots=7` for `model.slot_attention.slots=7`. A training setting wins.
 
     Raises:
-        ConfigError: an unknown preset or key (the nearest is suggested), an ambiguous key, a value out of range.
+        ConfigError: an unknown preset or key (the nearest is suggested), an ambiguous key, or a
+            value out of range.
+
+    Example:
+        >>> config = run_config("scenes-64", ["steps=100", "slots=5"])
+        >>> config.training.steps, config.model["slot_attention"]["slots"]
+        (100, 5)
     """
     values: dict[str, Any] = {"data": {}, "training": {}, **read_preset(preset)}
     values.pop("summary", None)
@@ -177,17 +192,17 @@ def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -
 
 
 def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, which has at least a `model` section, with changes to its settings, made in place.
+    """Changes settings of `values` in place; it has at least a `model` section.
 
     Raises:
-        ConfigError: an unknown key (the nearest is suggested), an ambiguous one, or one that would change nothing.
+        ConfigError: an unknown or ambiguous key, or one that has no effect here.
     """
     _check_sections(values)
     keys: list[str] = []
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
-        keys.append(_full_key(key, _known_keys(values["model"])))
+        keys.append(_full_key(key, list(_settings(values["model"]))))
         if keys[-1].split(".")[0] not in values:
-            raise ConfigError(f"{keys[-1]}: no setting of a model, but of its training; leave it out")
+            raise ConfigError(f"{keys[-1]}: a setting of training, not of a model; leave it out")
         _set(values, keys[-1], value)
     autoencoder = values["model"].get("autoencoder", {})
     if autoencoder.get("pretrained", "") is None:
@@ -197,25 +212,44 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     if "pretrained" in autoencoder:
         for key in keys:
             if key.startswith("model.autoencoder.") and key not in OF_PRETRAINED:
-                raise ConfigError(f"{key}: of a pretrained autoencoder that stays as it is; leave it out")
+                raise ConfigError(f"{key}: cannot change a pretrained autoencoder; leave it out")
     return values
 
 
+def settings_help(preset: str) -> dict[str, tuple[Any, str]]:
+    """The value of every setting of a preset, and what it means.
+
+    Example:
+        >>> settings_help("scenes-64")["training.ema_decay"]
+        (0.99, 'decay of the moving average of the weights; 0: none')
+    """
+    config, content = run_config(preset), {}
+    values = config.model_dump()
+    for key, (default, meaning) in _settings(config.model).items():
+        value: Any = values
+        for name in key.split("."):
+            value = value.get(name, default) if isinstance(value, Mapping) else default
+        content[key] = (value, meaning)
+    return content
+
+
 def read_run_config(path: Path) -> RunConfig:
-    """The config that a run folder's `run.json` holds; CheckpointError names the file if it is missing or wrong."""
+    """The config in a run folder's `run.json`; CheckpointError if it is missing or wrong."""
     try:
-        return validated(RunConfig, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; give the folder that `slotlab train ... --out FOLDER` wrote") from None
-    except (ValueError, ConfigError) as error:
+        return validated(RunConfig, read_json(path, "give the folder that `slotlab train ... --out FOLDER` wrote"))
+    except ConfigError as error:
         raise CheckpointError(f"{path}: not a run's config: {error}") from None
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["steps=100", "schedule=cosine"]` to a dict; values are Python literals, else text.
+    """Changes from `key=value` words; values are Python literals, else text.
 
     Raises:
-        ConfigError: a pair without `=`.
+        ConfigError: a word without `=`.
+
+    Example:
+        >>> parse_overrides(["steps=100", "schedule=cosine", "crop=none"])
+        {'steps': 100, 'schedule': 'cosine', 'crop': None}
     """
     changes: dict[str, Any] = {}
     for pair in pairs:
@@ -227,7 +261,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def validated(section: type[Section], values: Mapping[str, Any]) -> Section:
-    """Builds a settings section, turning pydantic's errors into one ConfigError that names each key."""
+    """Builds a settings section; ConfigError names each key that is unknown or out of range."""
     try:
         return section.model_validate(values)
     except ValidationError as error:
@@ -248,19 +282,8 @@ def _literal(text: str) -> Any:
         return text
 
 
-PARTS: dict[str, Callable[..., object]] = {
-    "slot_attention": SlotAttention,
-    "autoencoder": LatentAutoencoder,
-    "denoiser": Denoiser,
-    "schedule": NoiseSchedule,
-    "sampling": SamplingSettings,
-}
-OF_PRETRAINED = ["model.autoencoder.pretrained", "model.autoencoder.subfolder"]
-PARTS_WITH_KINDS = {"encoder": ENCODERS, "decoder": DECODERS}
-
-
 def _check_sections(values: dict[str, Any]) -> None:
-    """Sections without a setting become empty ones; ConfigError for what is no section."""
+    """Makes empty sections dicts; ConfigError for a section that is something else."""
     places = [(values, name, name) for name in ("data", "training")]
     places += [(values["model"], name, f"model.{name}") for name in (*PARTS, *PARTS_WITH_KINDS)]
     for place, name, shown in places:
@@ -270,41 +293,51 @@ def _check_sections(values: dict[str, Any]) -> None:
             raise ConfigError(f"{shown}: a section of settings, not {place[name]!r}")
 
 
-def _known_keys(model: Mapping[str, Any]) -> list[str]:
-    """Every key that may be set in a run whose model section is `model`."""
-    keys = [f"data.{name}" for name in DataSettings.model_fields]
-    keys += [f"training.{name}" for name in TrainingSettings.model_fields]
-    if str(model.get("kind")) not in MODELS:
-        return keys
-    for name in inspect.signature(MODELS[model["kind"]]).parameters:
+def _settings(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Default and meaning of every key of a run with this model section."""
+    settings: dict[str, tuple[Any, str]] = {}
+    for section, fields in (("data", DataSettings.model_fields), ("training", TrainingSettings.model_fields)):
+        settings |= {f"{section}.{name}": (field.default, field.description or "") for name, field in fields.items()}
+    constructor = MODELS.get(str(model.get("kind")))
+    for name, about in _arguments(constructor, supplied=()).items() if constructor else ():
         if name in PARTS:
-            keys += [f"model.{name}.{key}" for key in _arguments(PARTS[name])]
+            settings |= {f"model.{name}.{key}": found for key, found in _arguments(PARTS[name]).items()}
         elif name in PARTS_WITH_KINDS:
             registry, kind = PARTS_WITH_KINDS[name], str(model.get(name, {}).get("kind"))
-            keys.append(f"model.{name}.kind")
-            keys += [f"model.{name}.{key}" for key in _arguments(registry[kind])] if kind in registry else []
+            settings[f"model.{name}.kind"] = (None, f"one of {', '.join(registry)}")
+            part = _arguments(registry[kind]) if kind in registry else {}
+            settings |= {f"model.{name}.{key}": found for key, found in part.items()}
         else:
-            keys.append(f"model.{name}")
+            settings[f"model.{name}"] = about
         if name == "autoencoder":
-            keys += OF_PRETRAINED
-    return keys
+            settings |= {key: (None, meaning) for key, meaning in OF_PRETRAINED.items()}
+    return settings
 
 
-def _arguments(constructor: Callable[..., object]) -> list[str]:
-    supplied = {"feature_dim", "slot_dim", "resolution"}
-    return [name for name in inspect.signature(constructor).parameters if name not in supplied]
+def _arguments(constructor: Callable[..., object], supplied: Collection[str] = SUPPLIED) -> dict[str, tuple[Any, str]]:
+    """Default and meaning, from the docstring, of each argument that a config may set."""
+    text = re.split(r"^(?:Args|Attributes):\n", inspect.getdoc(constructor) or "", maxsplit=1, flags=re.MULTILINE)[-1]
+    text = re.split(r"\n\n\w+:\n", text)[0]
+    meanings = dict(re.findall(r"^    (\w+): ((?:.|\n(?!    \w+:))*)", text, re.MULTILINE))
+    return {
+        name: (
+            None if argument.default is argument.empty else argument.default,
+            " ".join(meanings.get(name, "").split()).rstrip("."),
+        )
+        for name, argument in inspect.signature(constructor).parameters.items()
+        if name not in supplied
+    }
 
 
 def _full_key(key: str, known: list[str]) -> str:
     matches = [full for full in known if full == key or full.endswith(f".{key}")]
     if f"training.{key}" in matches:
-        matches = [f"training.{key}"]  # `steps` are those of the training, `sampling.steps` others
+        matches = [f"training.{key}"]  # `steps` are training steps; sampling has `sampling.steps`
     if len(matches) > 1:
         raise ConfigError(f"{key}: could mean {' or '.join(matches)}; write more of the name")
     if not matches:
-        last = key.rpartition(".")[2]
-        endings = {full.rpartition(".")[2]: full for full in known}
-        raise ConfigError(f"unknown key {key!r}{nearest(last, list(endings))}")
+        endings = [full.rpartition(".")[2] for full in known]
+        raise ConfigError(f"unknown key {key!r}{nearest(key.rpartition('.')[2], endings)}")
     return matches[0]
 
 

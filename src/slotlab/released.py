@@ -1,10 +1,9 @@
-"""Released models: folders that no longer change, found by name in the package or on the Hugging Face Hub.
+"""Released models: unchanging folders, bundled with the package or on the Hugging Face Hub.
 
-A released folder is a model's folder (`config.json`, `model.safetensors`) with its scores, card, pictures and concept
-library, and `manifest.json`, which holds the SHA-256 of every file. `slotlab.publish` makes one.
+A released folder is a model folder (`config.json`, `model.safetensors`) with scores, card, images, a
+concept library, and `manifest.json` with the SHA-256 of every file. `slotlab.publish` makes one.
 """
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from slotlab.config import preset_names
 from slotlab.errors import CheckpointError, nearest
-from slotlab.files import sha256_of
+from slotlab.files import read_json, sha256_of, write_json
 
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST_FILE, CARD_FILE, LIBRARY_FOLDER = "manifest.json", "card.md", "concepts"
@@ -22,20 +21,19 @@ FORMAT, VERSION = "slotlab-release", 1
 
 
 def released_names() -> list[str]:
-    """Names of the trained models that come with the package, sorted."""
+    """Names of the bundled trained models, sorted."""
     return sorted(path.parent.name for path in WEIGHTS.glob(f"*/{MANIFEST_FILE}"))
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model.
+    """The folder of a model; a model on the hub is downloaded once, and later found without a network.
 
     Args:
-        name: a folder; else a name from `released_names()`; else `owner/name`, or `hf:owner/name` where a folder is
-            called so too, of a model on the hub, at choice with `@revision`: a branch, tag or commit. It is downloaded
-            once, and found in the cache of `huggingface_hub` from then on, also without a network.
+        name: a folder; else a name from `released_names()`; else `owner/name` of a model on the hub
+            (`hf:owner/name` if a folder has that name), with `@revision` for a branch, tag or commit.
 
     Raises:
-        CheckpointError: nothing of that name (the nearest is suggested), or the hub cannot be reached.
+        CheckpointError: an unknown name (the nearest is suggested), or the hub cannot be reached.
     """
     text, path = str(name), Path(name)
     bundled = text in released_names()
@@ -58,13 +56,12 @@ def model_folder(name: str | Path) -> Path:
 
 
 def library_folder(name: str | Path) -> Path:
-    """The folder of a concept library: itself, or the one that came with the model of that name.
+    """The folder of a concept library: `name` itself, or the library of the released model of that name.
 
-    Returns:
-        The folder; one that turns out to hold no library is left to `ConceptLibrary.load` to complain of.
+    A model without a library gives its own folder, which `ConceptLibrary.load` refuses.
 
     Raises:
-        CheckpointError: nothing of that name, or its files are not those that were released.
+        CheckpointError: an unknown name, or files that changed since their release.
     """
     path = Path(name)
     if (path / "library.json").is_file():
@@ -81,24 +78,23 @@ def library_folder(name: str | Path) -> Path:
 
 
 def is_released(folder: Path) -> bool:
-    """Whether a folder is to stay as it is: nothing writes into it."""
+    """Whether a folder is a release, which nothing may write into."""
     return (folder / MANIFEST_FILE).is_file()
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the SHA-256 of every file in `folder`, which makes it a released one."""
+    """Makes `folder` a release: writes the SHA-256 of every file in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
     hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
-    content = {"format": FORMAT, "version": VERSION, "sha256": hashes}
-    (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST_FILE, {"format": FORMAT, "version": VERSION, "sha256": hashes})
 
 
 def check(folder: Path, *files: str) -> None:
-    """Raises CheckpointError, naming file and remedy, if one of a released folder is not the one that was released.
+    """Raises CheckpointError if a file of a release is missing or changed.
 
     Args:
-        folder: any; one without a manifest is not checked.
-        files: which, relative to it; none means all.
+        folder: any folder; one without a manifest is not checked.
+        files: paths in it to check; by default all.
     """
     if not is_released(folder):
         return
@@ -113,21 +109,15 @@ def check(folder: Path, *files: str) -> None:
 
 
 def machines_of(training: dict[str, Any]) -> str:
-    """The machines that a released model was trained on (`training` of `released_facts`), the first runs' first."""
+    """The machines that a released model was trained on, in order, by its `training.json`."""
     return " and ".join(dict.fromkeys(run["machine"] for run in training["runs"] if "machine" in run))
 
 
 def released_facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a released folder says of itself: `config`, `metrics` and `training`, each as JSON values.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
-    facts = {}
-    for name in ("config", "metrics", "training"):
-        check(folder, f"{name}.json")
-        facts[name] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return facts
+    """`config`, `metrics` and `training` of a release, as JSON values; CheckpointError if one is missing or damaged."""
+    names = ("config", "metrics", "training")
+    check(folder, *(f"{name}.json" for name in names))
+    return {name: read_json(folder / f"{name}.json", _remedy(folder)) for name in names}
 
 
 def size_of(folder: Path) -> int:
@@ -137,22 +127,21 @@ def size_of(folder: Path) -> int:
 
 def _manifest(folder: Path) -> dict[str, str]:
     path = folder / MANIFEST_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, version, known = content["format"], content["version"], content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not readable as a manifest ({error}); {_remedy(folder)}") from None
-    if (kind, version) != (FORMAT, VERSION):
-        raise CheckpointError(f"{path}: {kind} version {version}; this slotlab reads {FORMAT} version {VERSION}")
+    content = read_json(path, _remedy(folder))
+    kind, version, known = (content.get(key) for key in ("format", "version", "sha256"))
+    if kind != FORMAT or not isinstance(known, dict):
+        raise CheckpointError(f"{path}: not the manifest of a released model; {_remedy(folder)}")
+    if version != VERSION:
+        raise CheckpointError(f"{path}: {kind} version {version}; this slotlab reads version {VERSION}")
     return known
 
 
 def _remedy(folder: Path) -> str:
     if folder.resolve().parent == WEIGHTS:
-        return "install slotlab anew, with: pip install --force-reinstall --no-deps ."
+        return "reinstall slotlab: pip install --force-reinstall --no-deps ."
     if folder.parent.name == "snapshots":
-        return f"remove {folder.parent.parent} to download it anew"
-    return f"publish it anew, or remove {MANIFEST_FILE} if you changed the folder on purpose"
+        return f"remove {folder.parent.parent} to download it again"
+    return f"publish it again, or remove {MANIFEST_FILE} if you changed the folder on purpose"
 
 
 def _downloaded(shown: str, repository: str, revision: str | None) -> Path:
@@ -164,13 +153,13 @@ def _downloaded(shown: str, repository: str, revision: str | None) -> Path:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         raise CheckpointError(
-            f"{shown}: no such model folder here, and no such model or revision on the hub that may be read; for one "
-            "that is private, log in with: hf auth login"
+            f"{shown}: no such model folder here, and no such public model or revision on the hub; log in "
+            "for a private one: hf auth login"
         ) from None
     except Exception as error:  # offline, proxy, time-out, full disk: errors of several libraries
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{shown}: no such model folder here, and the hub gave nothing ({reason}); look at the name and the "
+            f"{shown}: no such model folder here, and the hub gave nothing ({reason}); check the name and the "
             "network, or copy the model's folder here and give its path"
         ) from None
     if not is_released(folder):

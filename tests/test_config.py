@@ -112,7 +112,7 @@ def test_a_model_out_of_range_is_refused(tiny_preset, changes, message):
 
 def test_a_pretrained_autoencoder_is_not_changed():
     changes = {"autoencoder.pretrained": "runs/latents", "autoencoder.layers": 3}
-    with pytest.raises(ConfigError, match="model.autoencoder.layers: of a pretrained autoencoder"):
+    with pytest.raises(ConfigError, match="model.autoencoder.layers: cannot change a pretrained autoencoder"):
         run_config("scenes-64-diffusion", changes)
 
 
