@@ -47,18 +47,18 @@ Section = TypeVar("Section", bound=Settings)
 class DataSettings(Settings):
     """The images that a model learns from."""
 
-    source: str = Field("scenes:textured", description="`scenes:VARIANT`, a data set folder, or `kind:PATH`")
+    source: str = Field(default="scenes:textured", description="`scenes:VARIANT`, a data set folder, or `kind:PATH`")
     crop: float | None = Field(
-        None, gt=0, le=1, description="centred crop, a fraction of the shorter side; none: the format's own"
+        default=None, gt=0, le=1, description="centred crop, a fraction of the shorter side; none: the format's own"
     )
-    train_count: int = Field(0, ge=0, description="most training images; 0: all, or fresh scenes without end")
-    validation_count: int = Field(500, ge=0, description="most validation images; 0: all, or 1,000 scenes")
-    min_objects: int = Field(3, ge=1, le=16, description="fewest objects in a scene")
-    max_objects: int = Field(10, ge=1, le=16, description="most objects in a scene")
-    scene_seed: int = Field(0, ge=0, description="seed of the scenes")
-    supersample: int = Field(1, ge=1, le=4, description="samples per pixel and axis of rendered scenes")
-    skip_broken: bool = Field(False, description="skip images that cannot be read")
-    workers: int = Field(0, ge=0, le=64, description="processes that read images; 0: this one")
+    train_count: int = Field(default=0, ge=0, description="most training images; 0: all, or fresh scenes without end")
+    validation_count: int = Field(default=500, ge=0, description="most validation images; 0: all, or 1,000 scenes")
+    min_objects: int = Field(default=3, ge=1, le=16, description="fewest objects in a scene")
+    max_objects: int = Field(default=10, ge=1, le=16, description="most objects in a scene")
+    scene_seed: int = Field(default=0, ge=0, description="seed of the scenes")
+    supersample: int = Field(default=1, ge=1, le=4, description="samples per pixel and axis of rendered scenes")
+    skip_broken: bool = Field(default=False, description="skip images that cannot be read")
+    workers: int = Field(default=0, ge=0, le=64, description="processes that read images; 0: this one")
 
 
 Speedup = Literal["factored-convolution", "parts", "channels-last", "kept-memory", "fused-adam"]
@@ -71,57 +71,64 @@ def _as_list(value: object) -> object:
 class TrainingSettings(Settings):
     """How a model learns. A step is one update by the optimiser."""
 
-    steps: int = Field(10_000, ge=1, description="updates in all")
+    steps: int = Field(default=10_000, ge=1, description="updates in all")
     start_from: str | None = Field(
-        None, description="folder or name of a model: parts of the same form, or smaller ones, start from its weights"
+        default=None,
+        description="folder or name of a model: parts of the same form, or smaller ones, start from its weights",
     )
-    batch_size: int = Field(32, ge=1, description="images per update, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts of a batch computed one by one: less memory, same gradient")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="the optimiser")
-    learning_rate: float = Field(4e-4, gt=0, description="peak learning rate")
+    batch_size: int = Field(default=32, ge=1, description="images per update, over all processes")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts of a batch computed one by one: less memory, same gradient"
+    )
+    optimizer: Literal["adam", "adamw"] = Field(default="adam", description="the optimiser")
+    learning_rate: float = Field(default=4e-4, gt=0, description="peak learning rate")
     encoder_learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate of the slot encoder; none: `learning_rate`"
+        default=None, gt=0, description="peak learning rate of the slot encoder; none: `learning_rate`"
     )
     encoder_steps: int | None = Field(
-        None, ge=0, description="freeze the slot encoder after this many updates; none: never"
+        default=None, ge=0, description="freeze the slot encoder after this many updates; none: never"
     )
-    final_learning_rate: float = Field(0.0, ge=0, description="learning rate at the end of a cosine schedule")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay")
-    warmup_steps: int = Field(500, ge=0, description="steps in which the learning rate rises linearly from 0")
-    schedule: Literal["cosine", "exponential", "constant"] = Field("cosine", description="after the warm-up")
-    half_life: int = Field(100_000, ge=1, description="steps in which an exponential schedule halves")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient; longer ones are shortened")
+    final_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at the end of a cosine schedule")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay")
+    warmup_steps: int = Field(default=500, ge=0, description="steps in which the learning rate rises linearly from 0")
+    schedule: Literal["cosine", "exponential", "constant"] = Field(default="cosine", description="after the warm-up")
+    half_life: int = Field(default=100_000, ge=1, description="steps in which an exponential schedule halves")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient; longer ones are shortened")
     slot_noise_steps: int = Field(
-        0, ge=0, description="steps in which the noise on bi-level slot starts falls from 1 to 0"
+        default=0, ge=0, description="steps in which the noise on bi-level slot starts falls from 1 to 0"
     )
-    mask_penalty: float = Field(0.0, ge=0, description="weight of `objectives.mask_area_penalty`")
-    mask_penalty_start: int = Field(0, ge=0, description="first step of `mask_penalty`")
-    background_penalty: float = Field(0.0, ge=0, description="weight of `objectives.background_penalty`; 0: never")
-    background_penalty_start: int = Field(0, ge=0, description="first step of `background_penalty`")
+    mask_penalty: float = Field(default=0.0, ge=0, description="weight of `objectives.mask_area_penalty`")
+    mask_penalty_start: int = Field(default=0, ge=0, description="first step of `mask_penalty`")
+    background_penalty: float = Field(
+        default=0.0, ge=0, description="weight of `objectives.background_penalty`; 0: never"
+    )
+    background_penalty_start: int = Field(default=0, ge=0, description="first step of `background_penalty`")
     final_background_penalty: float | None = Field(
-        None, ge=0, description="weight of `background_penalty` at the last step, reached linearly; none: constant"
+        default=None,
+        ge=0,
+        description="weight of `background_penalty` at the last step, reached linearly; none: constant",
     )
-    sharing_penalty: float = Field(0.0, ge=0, description="weight of `objectives.sharing_penalty`")
-    sharing_penalty_start: int = Field(0, ge=0, description="first step of `sharing_penalty`")
-    attention_loss: float = Field(0.0, ge=0, description="weight of `objectives.attention_disagreement`")
-    attention_loss_start: int = Field(0, ge=0, description="first step of `attention_loss`")
-    colour_loss: float = Field(0.0, ge=0, description="weight of `objectives.colour_error`")
+    sharing_penalty: float = Field(default=0.0, ge=0, description="weight of `objectives.sharing_penalty`")
+    sharing_penalty_start: int = Field(default=0, ge=0, description="first step of `sharing_penalty`")
+    attention_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.attention_disagreement`")
+    attention_loss_start: int = Field(default=0, ge=0, description="first step of `attention_loss`")
+    colour_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.colour_error`")
     cross_attention_loss: float = Field(
-        0.0, ge=0, description="weight of `objectives.cross_attention_disagreement`, for slot diffusion"
+        default=0.0, ge=0, description="weight of `objectives.cross_attention_disagreement`, for slot diffusion"
     )
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bfloat16 where it is fast")
-    compile: bool = Field(False, description="compile the heavy parts with torch.compile")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bfloat16 where it is fast")
+    compile: bool = Field(default=False, description="compile the heavy parts with torch.compile")
     without: Annotated[list[Speedup], BeforeValidator(_as_list)] = Field(
-        [], description="speed-ups to leave out, a name or a list; results differ by rounding only"
+        default=[], description="speed-ups to leave out, a name or a list; results differ by rounding only"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order of images, and slots")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of weights, order of images, and slots")
     evaluate_every: int = Field(
-        0, ge=0, description="steps between validations; 0: an epoch, but at most `checkpoint_every`"
+        default=0, ge=0, description="steps between validations; 0: an epoch, but at most `checkpoint_every`"
     )
-    preview_every: int = Field(1_000, ge=1, description="steps between previews")
-    checkpoint_every: int = Field(1_000, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="number of checkpoints to keep")
+    preview_every: int = Field(default=1_000, ge=1, description="steps between previews")
+    checkpoint_every: int = Field(default=1_000, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="number of checkpoints to keep")
 
     @property
     def freezes_encoder(self) -> bool:
