@@ -1,4 +1,4 @@
-"""Signs that a model does not find objects: collapsed, dead or duplicate slots, tiling, a background in pieces."""
+"""Signs that a model does not find objects: collapsed, dead or duplicate slots, tiling, a split background."""
 
 import math
 from collections.abc import Sequence
@@ -13,33 +13,136 @@ from torchmetrics import Metric
 from slotlab.metrics.functional import adjusted_rand_index
 from slotlab.models import SlotModel
 
+USED_SHARE = 0.005  # of an image: the smallest visible object covers 20 of 64 x 64 pixels
+BACKGROUND_SHARE = 0.1  # of the true background, for a slot to count as part of it
+OVERLAP, NEAR = 0.5, 0.1  # of masks, and of vectors, for duplicates
+MEAN_SIDE = 32  # resolution of the mean masks
+ENTROPY_BINS = 20
+# Warnings are given beyond these values; docs/diagnostics.md says how they were chosen.
 COLLAPSED = 1.5  # slots used
 TILING, ABOVE_TRUTH = 0.5, 0.2  # ARI between images
 SPLIT = 1.5  # slots in the background
-DUPLICATE_PAIRS, OF_ONE_PAIR = 1.5, 0.3  # pairs an image; share of the images
+DUPLICATE_PAIRS, OF_ONE_PAIR = 1.5, 0.3  # pairs per image; share of the images
 SOFT = 0.5  # entropy
 UNSETTLED = 0.2  # attention change
 FEWEST_IMAGES = 20  # to call a slot dead
 
 
+def owned_shares(masks: Tensor) -> Tensor:
+    """Share of the pixels that each slot owns (argmax of masks [B, K, H, W]): float32 [B, K].
+
+    Example:
+        >>> owned_shares(torch.tensor([[0.9, 0.6, 0.7, 0.2], [0.1, 0.4, 0.3, 0.8]]).view(1, 2, 2, 2))
+        tensor([[0.7500, 0.2500]])
+    """
+    return _owned(masks) / masks[0, 0].numel()
+
+
+def mask_entropy(masks: Tensor) -> Tensor:
+    """Entropy over slots of masks [B, K, H, W], mean over pixels, divided by log K: float32 [B].
+
+    0 if each pixel belongs to one slot, 1 if all slots share it evenly; 0 for a single slot.
+
+    Example:
+        >>> mask_entropy(torch.full((1, 4, 8, 8), 0.25))
+        tensor([1.])
+    """
+    slots = masks.shape[1]
+    if slots == 1:
+        return masks.new_zeros(len(masks))
+    return torch.special.entr(masks.float()).sum(dim=1).mean(dim=(1, 2)) / math.log(slots)
+
+
+def attention_changes(attention: Tensor) -> Tensor:
+    """Share of the attention [B, T, K, N] that moves to another slot per iteration: [B, T - 1].
+
+    Example:
+        >>> first = torch.tensor([[1.0, 1.0], [0.0, 0.0]])  # both features to slot 0
+        >>> second = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # one moves to slot 1
+        >>> attention_changes(torch.stack([first, second])[None])
+        tensor([[0.5000]])
+    """
+    return (attention[:, 1:] - attention[:, :-1]).abs().sum(dim=2).mean(dim=2) / 2
+
+
+def background_slots(masks: Tensor, target: Tensor) -> Tensor:
+    """How many slots own more than a tenth of the true background each.
+
+    Args:
+        masks: [B, K, H, W].
+        target: true masks, int64 [B, H, W], 0 = background.
+
+    Returns:
+        float32 [B]; NaN for an image without a background.
+    """
+    background = target == 0
+    pixels = background.sum(dim=(1, 2))
+    shares = _owned(masks, background) / pixels[:, None]
+    return torch.where(pixels > 0, (shares > BACKGROUND_SHARE).sum(dim=1).float(), math.nan)
+
+
+def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
+    """Which pairs of slots hold the same thing in an image.
+
+    Two slots are duplicates if their masks overlap: over the pixels of which they hold more than
+    half together (at least 0.5 % of the image), the lesser one has more than half of what the
+    greater has. Or if one of them is used and their vectors are nearly equal: closer than a tenth of
+    the root mean square distance of slots in the batch.
+
+    Args:
+        masks: [B, K, H, W] in [0, 1], sums to 1 over K.
+        slots: [B, K, D].
+
+    Returns:
+        bool [B, K, K], true only above the diagonal.
+
+    Example:
+        >>> masks = torch.tensor([0.5, 0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        >>> duplicates(masks, torch.eye(3)[None]).nonzero()
+        tensor([[0, 0, 1]])
+    """
+    count, used = masks.shape[1], owned_shares(masks) > USED_SHARE
+    spread = (2 * (slots - slots.mean(dim=(0, 1))).square().sum(dim=2).mean()).sqrt()
+    differences = (slots[:, :, None] - slots[:, None]).square().sum(dim=3).sqrt()
+    found = (differences <= NEAR * spread) & (used[:, :, None] | used[:, None])
+    for one in range(count):
+        for other in range(one + 1, count):
+            lesser = torch.minimum(masks[:, one], masks[:, other])
+            greater = torch.maximum(masks[:, one], masks[:, other])
+            place = lesser + greater > 0.5
+            overlaps = (lesser * place).sum(dim=(1, 2)) > OVERLAP * (greater * place).sum(dim=(1, 2))
+            found[:, one, other] |= overlaps & (place.float().mean(dim=(1, 2)) > USED_SHARE)
+    return found.triu(diagonal=1)
+
+
+def _owned(masks: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Pixels that each slot owns, of those `counted` (bool [B, H, W]): int64 [B, K]."""
+    batch, slots = masks.shape[:2]
+    places = masks.argmax(dim=1) + slots * torch.arange(batch, device=masks.device)[:, None, None]
+    kept = places.flatten() if counted is None else places[counted]
+    return torch.bincount(kept, minlength=batch * slots).view(batch, slots)
+
+
 @dataclass(eq=False)  # not frozen: torchmetrics copies what `compute` returns field by field
 class Diagnosis:
-    """How a model uses its slots on some images; for what is healthy see docs/diagnostics.md.
+    """How a model uses its slots on some images; docs/diagnostics.md says which values are healthy.
 
     Attributes:
         images: how many images.
-        used_counts: images in which 0, 1, ..., K slots are used: own more than 0.5 % of the pixels.
+        used_counts: number of images in which 0, 1, ..., K slots are used: own more than 0.5 % of
+            the pixels.
         use: share of the images in which each slot is used, [K].
         shares: mean share of the pixels that each slot owns, [K].
         entropy: of the masks over slots, mean over pixels and images, divided by log K; in [0, 1].
-        entropy_counts: images by their entropy, in 20 equal bins from 0 to 1.
-        attention_changes: share of the attention that moves to another slot in each iteration after the first, [T - 1].
+        entropy_counts: number of images by entropy, in 20 equal bins from 0 to 1.
+        attention_changes: share of the attention that moves to another slot in each iteration after
+            the first, [T - 1].
         duplicates: share of the images in which slots i < j hold the same thing, K lists of K.
         likeness: mean ARI between the segmentations of neighbouring images; NaN for a single image.
-        true_likeness: the same of the true masks, where there are any.
-        background_slots: mean number of slots that own more than a tenth of the true background each.
+        true_likeness: the same for the true masks, if any.
+        background_slots: mean number of slots that own more than a tenth of the true background.
         objects: mean number of objects, by the true masks.
-        most_objects: in one image, by the true masks.
+        most_objects: most objects in an image, by the true masks.
         mean_masks: share of the images in which each slot owns each place, float32 [K, 32, 32].
     """
 
@@ -75,17 +178,18 @@ class Diagnosis:
 
     @property
     def duplicate_pairs(self) -> list[tuple[int, int, float]]:
-        """Pairs of slots that hold the same thing in more than 30 % of the images, with that share; the worst first."""
+        """Pairs of slots that are duplicates in more than 30 % of the images, with that share; worst first."""
         pairs = [(one, other, share) for one, row in enumerate(self.duplicates) for other, share in enumerate(row)]
         return sorted((pair for pair in pairs if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
 
     @property
     def duplicates_per_image(self) -> float:
-        """Mean number of pairs of slots that hold the same thing."""
+        """Mean number of pairs of duplicate slots per image."""
         return sum(map(sum, self.duplicates))
 
     def numbers(self) -> dict[str, Any]:
-        """What `metrics.json` holds, as JSON values; what is not known is left out."""
+        """The numbers for `metrics.json`, as JSON values; unknown ones are left out."""
+        single = math.isnan(self.likeness)
         values: dict[str, Any] = {
             "images": self.images,
             "slots_used": self.slots_used,
@@ -95,8 +199,8 @@ class Diagnosis:
             "mask_entropy": self.entropy,
             "attention_change": self.attention_changes[-1] if self.attention_changes else None,
             "attention_changes": list(self.attention_changes),
-            "likeness": None if math.isnan(self.likeness) else self.likeness,
-            "true_likeness": None if math.isnan(self.likeness) else self.true_likeness,
+            "likeness": None if single else self.likeness,
+            "true_likeness": None if single else self.true_likeness,
             "background_slots": self.background_slots,
             "objects": self.objects,
             "dead_slots": self.dead_slots,
@@ -106,178 +210,80 @@ class Diagnosis:
         return {name: value for name, value in values.items() if value is not None}
 
     def warnings(self) -> list[str]:
-        """What is wrong, each with what to try; empty if nothing shows. What it is called stands before the colon."""
-        if self.slots > 1 and self.slots_used < COLLAPSED:
-            return [*self._too_few(), self._collapse()]
-        found = [*self._too_few(), *self._tiling(), *self._background(), *self._dead(), *self._duplicates()]
-        return [*found, *self._entropy(), *self._attention()]
-
-    def _too_few(self) -> list[str]:
-        if self.most_objects is None or self.most_objects + 1 <= self.slots:
-            return []
-        return [
-            f"too few slots: {self.slots} for images of up to {self.most_objects} objects, so that objects must share "
-            f"them; set slots={self.most_objects + 1} (one more than objects, for the background)"
-        ]
-
-    def _collapse(self) -> str:
-        return (
-            f"slots have collapsed: {self.slots_used:.1f} of {self.slots} own any of the image; train longer (steps), "
-            f"halve learning_rate, or double warmup_steps"
-        )
-
-    def _tiling(self) -> list[str]:
-        true = -1.0 if self.true_likeness is None else self.true_likeness
-        if not self.likeness > max(TILING, true + ABOVE_TRUTH):
-            return []
-        truth = "" if self.true_likeness is None else f" (true masks: {self.true_likeness:.2f})"
-        return [
-            f"slots tile the picture: segmentations of different images agree with ARI {self.likeness:.2f}{truth}, as "
-            f"if the masks ignored the image; try another seed (seed=1), double warmup_steps, halve the decoder's "
-            f"channels, or widen the encoder's"
-        ]
-
-    def _background(self) -> list[str]:
-        if self.background_slots is None or not self.background_slots > SPLIT:
-            return []
-        return [
-            f"the background is split: {self.background_slots:.1f} slots own more than a tenth of it each; train "
-            f"longer, try background_penalty=0.01 (with learned slots and a broadcast decoder; else "
-            f"mask_penalty=0.001), doubled until it is whole, or fewer slots (slots={max(2, self.slots - 1)})"
-        ]
-
-    def _dead(self) -> list[str]:
+        """What is wrong, each as "name: what was measured; what to try"; empty if nothing is."""
+        found, slots = [], self.slots
+        fewer = f"slots={max(2, slots - 1)}"
+        if self.most_objects is not None and self.most_objects + 1 > slots:
+            found.append(
+                f"too few slots: {slots} for images with up to {self.most_objects} objects, so some objects share a "
+                f"slot; set slots={self.most_objects + 1} (one more than objects, for the background)"
+            )
+        if slots > 1 and self.slots_used < COLLAPSED:
+            collapse = (
+                f"slots have collapsed: {self.slots_used:.1f} of {slots} own any of the image; train longer (steps), "
+                f"halve learning_rate, or double warmup_steps"
+            )
+            return [*found, collapse]
+        if self.likeness > max(TILING, ABOVE_TRUTH + (-1.0 if self.true_likeness is None else self.true_likeness)):
+            truth = "" if self.true_likeness is None else f" (true masks: {self.true_likeness:.2f})"
+            found.append(
+                f"slots tile the picture: segmentations of different images agree with ARI {self.likeness:.2f}{truth}, "
+                f"as if the masks ignored the image; try another seed (seed=1), double warmup_steps, halve the "
+                f"decoder's channels, or use a wider encoder"
+            )
+        if self.background_slots is not None and self.background_slots > SPLIT:
+            found.append(
+                f"the background is split: {self.background_slots:.1f} slots own more than a tenth of it each; train "
+                f"longer, or set background_penalty=0.01 (with learned slots and a broadcast decoder; otherwise "
+                f"mask_penalty=0.001) and double it until the background is whole, or use fewer slots ({fewer})"
+            )
         dead = self.dead_slots
-        if not dead or self.images < FEWEST_IMAGES:
-            return []
-        are, they = ("is", "it owns") if len(dead) == 1 else ("are", "they own")
-        return [
-            f"dead slots: {_listed(dead)} {are} never used, {they} at most 0.5 % of each of {self.images} images; set "
-            f"slots={self.slots - len(dead)} if that is enough for the objects, else initialisation=gaussian, which "
-            f"makes all slots alike, or another seed (seed=1)"
-        ]
-
-    def _duplicates(self) -> list[str]:
-        pairs, fewer = self.duplicate_pairs, f"slots={max(2, self.slots - 1)}"
-        if pairs:
+        if dead and self.images >= FEWEST_IMAGES:
+            named = " and ".join(filter(None, [", ".join(map(str, dead[:-1])), str(dead[-1])]))
+            are, they = ("is", "it owns") if len(dead) == 1 else ("are", "they own")
+            found.append(
+                f"dead slots: {named} {are} never used, {they} at most 0.5 % of each of {self.images} images; set "
+                f"slots={slots - len(dead)} if that is enough for the objects, else initialisation=gaussian, which "
+                f"makes all slots alike, or another seed (seed=1)"
+            )
+        pairs = self.duplicate_pairs
+        if pairs or self.duplicates_per_image > DUPLICATE_PAIRS:
             named = ", ".join(f"{one} and {other} (in {share:.0%} of the images)" for one, other, share in pairs[:3])
-            more = f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
-        elif self.duplicates_per_image > DUPLICATE_PAIRS:
-            named, more = f"{self.duplicates_per_image:.1f} pairs in each image, now these, now those", ""
-        else:
-            return []
-        return [
-            f"duplicate slots: {named}{more} hold the same thing; try fewer slots ({fewer}), train longer (steps), or "
-            f"in the last third of the steps sharing_penalty=0.02 (sharing_penalty_start; with learned slots and a "
-            f"broadcast decoder, else mask_penalty=0.001)"
-        ]
-
-    def _entropy(self) -> list[str]:
-        if not self.entropy > SOFT:
-            return []
-        return [
-            f"soft masks: their entropy is {self.entropy:.2f} of the most there can be, slots share the pixels instead "
-            f"of owning them; train longer (steps), or try mask_penalty=0.001"
-        ]
-
-    def _attention(self) -> list[str]:
-        if not self.attention_changes or not self.attention_changes[-1] > UNSETTLED:
-            return []
-        iterations = len(self.attention_changes) + 1
-        return [
-            f"attention does not settle: {self.attention_changes[-1]:.0%} of it moves to another slot in the last of "
-            f"{iterations} iterations; set iterations={iterations + 2}, or train longer (steps)"
-        ]
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    words = [str(number) for number in numbers]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-USED_SHARE = 0.005  # the smallest visible object covers 20 of 64 x 64 pixels
-BACKGROUND_SHARE = 0.1
-OVERLAP = 0.5
-NEAR = 0.1
-
-
-def owned_shares(masks: Tensor) -> Tensor:
-    """Share of the pixels that each slot owns (argmax of masks [B, K, H, W]): float32 [B, K], sums to 1."""
-    return _owned(masks) / masks[0, 0].numel()
-
-
-def mask_entropy(masks: Tensor) -> Tensor:
-    """Entropy over slots of masks [B, K, H, W], mean over pixels, divided by log K: float32 [B] in [0, 1].
-
-    0 where each pixel belongs to one slot, 1 where all slots share it evenly; 0 for a single slot.
-    """
-    slots = masks.shape[1]
-    if slots == 1:
-        return masks.new_zeros(len(masks))
-    return torch.special.entr(masks.float()).sum(dim=1).mean(dim=(1, 2)) / math.log(slots)
-
-
-def attention_changes(attention: Tensor) -> Tensor:
-    """Share of the attention [B, T, K, N] that goes to another slot than one iteration before: [B, T - 1] in [0, 1]."""
-    return (attention[:, 1:] - attention[:, :-1]).abs().sum(dim=2).mean(dim=2) / 2
-
-
-def background_slots(masks: Tensor, target: Tensor) -> Tensor:
-    """How many slots own more than a tenth of the true background each: float32 [B]; NaN where there is none.
-
-    Args:
-        masks: [B, K, H, W].
-        target: true masks, int64 [B, H, W], 0 = background.
-    """
-    background = target == 0
-    pixels = background.sum(dim=(1, 2))
-    shares = _owned(masks, background) / pixels[:, None]
-    return torch.where(pixels > 0, (shares > BACKGROUND_SHARE).sum(dim=1).float(), math.nan)
-
-
-def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
-    """Which pairs of slots hold the same thing: bool [B, K, K], true only above the diagonal.
-
-    Two slots are duplicates in an image if their masks overlap: where they hold more than half of a pixel together
-    (which must be 0.5 % of the image), the lesser one has more than half of what the greater has. Or if one of them is
-    used and their vectors are nearly equal: closer than a tenth of the root mean square distance of slots in the batch.
-
-    Args:
-        masks: [B, K, H, W] in [0, 1], sums to 1 over K.
-        slots: [B, K, D].
-    """
-    count, used = masks.shape[1], owned_shares(masks) > USED_SHARE
-    spread = (2 * (slots - slots.mean(dim=(0, 1))).square().sum(dim=2).mean()).sqrt()
-    differences = (slots[:, :, None] - slots[:, None]).square().sum(dim=3).sqrt()
-    found = (differences <= NEAR * spread) & (used[:, :, None] | used[:, None])
-    for one in range(count):
-        for other in range(one + 1, count):
-            lesser = torch.minimum(masks[:, one], masks[:, other])
-            greater = torch.maximum(masks[:, one], masks[:, other])
-            place = lesser + greater > 0.5
-            overlaps = (lesser * place).sum(dim=(1, 2)) > OVERLAP * (greater * place).sum(dim=(1, 2))
-            found[:, one, other] |= overlaps & (place.float().mean(dim=(1, 2)) > USED_SHARE)
-    return found.triu(diagonal=1)
-
-
-def _owned(masks: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Pixels that each slot owns, of those `counted` (bool [B, H, W]): int64 [B, K]."""
-    batch, slots = masks.shape[:2]
-    places = masks.argmax(dim=1) + slots * torch.arange(batch, device=masks.device)[:, None, None]
-    kept = places.flatten() if counted is None else places[counted]
-    return torch.bincount(kept, minlength=batch * slots).view(batch, slots)
-
-
-MEAN_SIDE = 32  # the mean masks are kept in this size
-ENTROPY_BINS = 20
+            named += f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+            found.append(
+                f"duplicate slots: {named or f'{self.duplicates_per_image:.1f} pairs in each image, always others'} "
+                f"hold the same thing; use fewer slots ({fewer}), train longer (steps), or set sharing_penalty=0.02 "
+                f"for the last third of the steps (sharing_penalty_start; with learned slots and a broadcast decoder, "
+                f"otherwise mask_penalty=0.001)"
+            )
+        if self.entropy > SOFT:
+            found.append(
+                f"soft masks: their entropy is {self.entropy:.2f} of the highest possible, so slots share pixels "
+                f"instead of owning them; train longer (steps), or try mask_penalty=0.001"
+            )
+        if self.attention_changes and self.attention_changes[-1] > UNSETTLED:
+            iterations = len(self.attention_changes) + 1
+            found.append(
+                f"attention does not settle: {self.attention_changes[-1]:.0%} of it moves to another slot in the last "
+                f"of {iterations} iterations; set iterations={iterations + 2}, or train longer (steps)"
+            )
+        return found
 
 
 class SlotDiagnostics(Metric):
-    """Gathers how a model uses its slots; memory does not grow with the number of images.
+    """Measures how a model uses its slots, as a torchmetrics class in constant memory.
 
     Args:
-        slots: number of slots K of the model.
-        iterations: of its slot attention.
+        slots: number of slots of the model, K.
+        iterations: of its slot attention, T.
+
+    Example:
+        >>> masks = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).expand(4, 2, 8, 8)  # slot 0 takes all
+        >>> gathered = SlotDiagnostics(slots=2, iterations=1)
+        >>> gathered.update(masks, torch.randn(4, 2, 16), masks.flatten(2)[:, None])
+        >>> diagnosis = gathered.compute()
+        >>> diagnosis.slots_used, diagnosis.warnings()[0].partition(":")[0]
+        (1.0, 'slots have collapsed')
     """
 
     full_state_update = False
@@ -310,7 +316,7 @@ class SlotDiagnostics(Metric):
 
     @classmethod
     def of(cls, model: SlotModel) -> "SlotDiagnostics":
-        """With nothing gathered yet, for a model."""
+        """An empty one for a model."""
         return cls(model.slots, model.encoder.slot_attention.iterations)
 
     def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
@@ -320,7 +326,7 @@ class SlotDiagnostics(Metric):
             masks: [B, K, H, W] in [0, 1], sums to 1 over K.
             slots: [B, K, D].
             attention: [B, T, K, N], softmax over K.
-            target: true masks, int64 [B, H, W], 0 = background, where there are any.
+            target: true masks, int64 [B, H, W], 0 = background, if known.
         """
         masks = masks.float()
         shares, entropy = owned_shares(masks), mask_entropy(masks)
@@ -371,12 +377,12 @@ class SlotDiagnostics(Metric):
         )
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Removes all images."""
         super().reset()
         self._before = None
 
     def _compare(self, owners: Tensor, target: Tensor | None) -> None:
-        """Adds how alike the segmentation of each image is to that of the image before."""
+        """Adds the ARI between the segmentations of each image and the one before it."""
         now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
         row = now if self._before is None else torch.cat([self._before, now])
         self._before = now[-1:]

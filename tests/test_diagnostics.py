@@ -1,0 +1,345 @@
+"""How a model uses its slots is measured and named; most tests make masks that do just one thing wrong."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import slotlab
+from slotlab import checkpoints
+from slotlab.data import open_data
+from slotlab.diagnostics import (
+    SlotDiagnostics,
+    attention_changes,
+    background_slots,
+    duplicates,
+    mask_entropy,
+    owned_shares,
+)
+from slotlab.evaluation import diagnose
+from slotlab.models import with_slots
+
+SIDE, IMAGES, SLOTS = 24, 40, 5
+
+
+def hard(owners, slots):
+    return F.one_hot(owners, slots).movedim(-1, 1).float()
+
+
+def test_owned_shares_are_those_of_the_pixels():
+    owners = torch.tensor([[[0, 0, 2, 0]], [[1, 1, 1, 1]]])
+    assert torch.equal(owned_shares(hard(owners, 4)), torch.tensor([[0.75, 0, 0.25, 0], [0, 1, 0, 0]]))
+
+
+def test_entropy_is_0_for_owned_pixels_and_1_for_shared_ones():
+    owned = hard(torch.randint(0, 5, (1, 8, 8)), 5)
+    masks = torch.cat([owned, torch.full((1, 5, 8, 8), 0.2), 0.5 * owned + 0.1])
+    entropy = mask_entropy(masks)
+    assert entropy[0] == 0
+    assert entropy[1] == pytest.approx(1)
+    assert 0.4 < entropy[2] < 0.8
+    assert mask_entropy(torch.ones(2, 1, 4, 4)).tolist() == [0, 0]
+
+
+def test_attention_change_is_the_share_that_moves():
+    first = hard(torch.zeros(1, 2, 5, dtype=torch.int64), 3).flatten(2)
+    moved = first.clone()
+    moved[0, :, 0] = torch.tensor([0.0, 1.0, 0.0])  # one of ten features goes to another slot
+    attention = torch.stack([first, first, moved, moved], dim=1)
+    assert torch.allclose(attention_changes(attention), torch.tensor([[0.0, 0.1, 0.0]]))
+    assert attention_changes(attention[:, :1]).shape == (1, 0)
+
+
+def test_only_large_pieces_of_the_background_count_and_only_the_background():
+    target = torch.zeros(3, 10, 10, dtype=torch.int64)
+    target[:, 5:] = 1
+    target[2] = 1
+    owners = torch.zeros(3, 10, 10, dtype=torch.int64)
+    owners[:, 5:] = torch.arange(1, 6)[:, None]  # five slots in the object
+    owners[0, 0, :5] = 6  # a tenth of the background
+    owners[1, 0] = 6  # a fifth
+    found = background_slots(hard(owners, 7), target)
+    assert found[:2].tolist() == [1, 2]
+    assert found[2].isnan()
+
+
+def test_two_slots_that_share_an_object_are_duplicates_whoever_owns_it():
+    slots = torch.eye(4)[None].expand(2, -1, -1)
+    masks = hard(torch.zeros(2, 8, 8, dtype=torch.int64), 4)
+    masks[0, :, 2:5, 2:5] = torch.tensor([0.0, 0.0, 0.6, 0.4])[:, None, None]
+    masks[1, :, 2:5, 2:5] = torch.tensor([0.0, 0.0, 0.9, 0.1])[:, None, None]
+    found = duplicates(masks, slots)
+    assert found.nonzero().tolist() == [[0, 2, 3]]
+
+
+def test_slots_with_nearly_the_same_vector_are_duplicates_if_one_is_used():
+    slots = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
+    slots[0, 3] = slots[0, 1] + 0.01
+    used, unused = torch.ones(1, 8, 8, dtype=torch.int64), torch.zeros(1, 8, 8, dtype=torch.int64)
+    assert duplicates(hard(used, 4), slots).nonzero().tolist() == [[0, 1, 3]]
+    assert not duplicates(hard(unused, 4), slots).any()
+
+
+def test_soft_edges_and_what_is_common_to_all_slots_make_no_duplicates():
+    """Two halves whose masks fade into each other; vectors that differ by little beside what they share."""
+    ramp = torch.linspace(-4, 4, 16).sigmoid().expand(1, 1, 16, 16)
+    masks = torch.cat([ramp, 1 - ramp], dim=1)
+    slots = 100 + torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    assert not duplicates(masks, slots).any()
+
+
+def true_squares(images=IMAGES, objects=3):
+    """True masks: squares of 6 pixels at places of their own, the same number in each image."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.zeros(images, SIDE, SIDE, dtype=torch.int64)
+    for image in target:
+        for label in range(1, objects + 1):
+            y, x = torch.randint(0, SIDE - 6, (2,), generator=random).tolist()
+            image[y : y + 6, x : x + 6] = label
+    return target
+
+
+def soft(owners, slots=SLOTS):
+    """Masks that leave some of each pixel to the other slots."""
+    return 0.95 * hard(owners, slots) + 0.05 / slots
+
+
+def warned(found, name):
+    """The warning of this name."""
+    return next((warning for warning in found.warnings() if warning.startswith(f"{name}: ")), "")
+
+
+def diagnosed(masks, target=None, attention=None, vectors=None, batch=16):
+    images, slots = masks.shape[:2]
+    if attention is None:
+        last = F.adaptive_avg_pool2d(masks, 8).flatten(2)
+        attention = torch.stack([last, last], dim=1)
+    if vectors is None:
+        vectors = torch.randn(images, slots, 8, generator=torch.Generator().manual_seed(1))
+    gathered = SlotDiagnostics(slots, attention.shape[1])
+    for first in range(0, images, batch):
+        part = slice(first, first + batch)
+        gathered.update(masks[part], vectors[part], attention[part], None if target is None else target[part])
+    return gathered.compute()
+
+
+@pytest.fixture(scope="module")
+def target():
+    return true_squares()
+
+
+@pytest.fixture
+def good(target):
+    """Each object has a slot, now this, now that; the background has slot 0."""
+    random = torch.Generator().manual_seed(2)
+    owners = torch.zeros_like(target)
+    for image, true in zip(owners, target, strict=True):
+        for label, slot in enumerate((torch.randperm(SLOTS - 1, generator=random) + 1)[:3].tolist(), start=1):
+            image[true == label] = slot
+    return owners
+
+
+def test_a_model_that_finds_the_objects_raises_no_warning(good, target):
+    found = diagnosed(soft(good), target)
+    assert found.warnings() == []
+    assert 3.5 < found.slots_used <= 4
+    assert found.background_slots == 1
+    assert found.dead_slots == []
+    assert found.entropy < 0.3
+    assert found.likeness == pytest.approx(found.true_likeness, abs=0.1)
+    assert found.objects == pytest.approx(3, abs=0.2)
+
+
+def test_masks_that_ignore_the_image_are_tiling(target):
+    tiles = torch.arange(SIDE)[None, :, None].expand(IMAGES, SIDE, SIDE) * 4 // SIDE
+    found = diagnosed(soft(tiles), target)
+    assert found.likeness == pytest.approx(1)
+    assert set(found.mean_masks.unique().tolist()) == {0, 1}  # seen at a glance
+    assert "seed=1" in warned(found, "slots tile the picture")
+
+
+def test_similar_images_are_not_called_tiling(good, target):
+    """Neighbouring frames of a video: masks agree because the true ones do."""
+    found = diagnosed(soft(good[:1].expand(IMAGES, -1, -1)), target[:1].expand(IMAGES, -1, -1))
+    assert found.likeness == pytest.approx(1)
+    assert not warned(found, "slots tile the picture")
+
+
+def test_one_slot_that_takes_all_is_a_collapse(target):
+    found = diagnosed(soft(torch.full_like(target, 2)), target)
+    assert found.slots_used == 1
+    assert [warning.partition(":")[0] for warning in found.warnings()] == ["slots have collapsed"]
+
+
+@pytest.mark.parametrize(("last", "named"), [(3, "4 is never used"), (2, "3 and 4 are never used")])
+def test_dead_slots_are_named_with_the_setting_to_try(good, target, last, named):
+    found = diagnosed(soft(good.clamp(max=last)), target)
+    assert found.dead_slots == list(range(last + 1, SLOTS))
+    assert named in warned(found, "dead slots")
+    assert f"set slots={last + 1}" in warned(found, "dead slots")
+    few = slice(0, 4)  # images, too few to call a slot dead
+    assert not warned(diagnosed(soft(good[few].clamp(max=last)), target[few]), "dead slots")
+
+
+def test_two_slots_on_the_same_objects_are_named(good, target):
+    masks = soft(torch.where(good > 1, 1, good))
+    masks[:, 2] = masks[:, 1] = (masks[:, 1] + masks[:, 2]) / 2
+    found = diagnosed(masks, target)
+    assert found.duplicate_pairs[0][:2] == (1, 2)
+    assert "1 and 2 (in 100% of the images)" in warned(found, "duplicate slots")
+    assert "slots=4" in warned(found, "duplicate slots")
+
+
+def test_two_slots_with_the_same_vector_are_named(good, target):
+    vectors = torch.randn(IMAGES, SLOTS, 8, generator=torch.Generator().manual_seed(1))
+    vectors[:, 4] = vectors[:, 0]
+    found = diagnosed(soft(good), target, vectors=vectors)
+    assert found.duplicate_pairs == [(0, 4, 1.0)]
+
+
+def test_duplicates_are_noticed_where_slots_have_no_place_of_their_own(good, target):
+    """Each image has other duplicates, so that no pair stands out."""
+    random = torch.Generator().manual_seed(3)
+    masks = torch.stack([soft(one[None])[0][torch.randperm(SLOTS, generator=random)] for one in good])
+    vectors = torch.randn(IMAGES, SLOTS, 8, generator=random)
+    for image in vectors:
+        pairs = torch.randperm(SLOTS, generator=random)
+        image[pairs[1:3]] = image[pairs[:1]]
+    found = diagnosed(masks, target, vectors=vectors)
+    assert found.duplicates_per_image > 1.5
+    assert warned(found, "duplicate slots")
+
+
+def test_a_background_in_pieces_is_named(good, target):
+    half = torch.arange(SIDE)[None, None].expand_as(good) < SIDE // 2
+    found = diagnosed(soft(torch.where((target == 0) & half, 4, good)), target)
+    assert found.background_slots == pytest.approx(2, abs=0.1)
+    assert "mask_penalty=0.001" in warned(found, "the background is split")
+
+
+def test_masks_that_no_slot_owns_are_called_soft(good, target):
+    found = diagnosed(0.2 * soft(good) + 0.8 / SLOTS, target)
+    assert found.entropy > 0.8
+    assert warned(found, "soft masks")
+
+
+def test_attention_that_still_moves_is_named(good, target):
+    masks = soft(good)
+    last = F.adaptive_avg_pool2d(masks, 8).flatten(2)
+    attention = torch.stack([last, last, last.roll(1, dims=1)], dim=1)
+    found = diagnosed(masks, target, attention)
+    assert found.attention_changes[0] == 0
+    assert "iterations=5" in warned(found, "attention does not settle")
+    assert found.numbers()["attention_change"] == found.attention_changes[1]
+
+
+def test_more_objects_than_slots_are_noticed(target):
+    target = true_squares(objects=7)
+    assert "slots=8" in warned(diagnosed(soft(target.clamp(max=4)), target), "too few slots")
+
+
+def test_without_true_masks_what_needs_them_is_left_out(good):
+    numbers = diagnosed(soft(good)).numbers()
+    assert not {"background_slots", "true_likeness", "objects"} & numbers.keys()
+    assert {"slots_used", "mask_entropy", "attention_change", "likeness", "dead_slots", "duplicates"} <= numbers.keys()
+
+
+def test_the_batch_size_makes_no_difference(good, target):
+    vectors = torch.randn(IMAGES, SLOTS, 8, generator=torch.Generator().manual_seed(1))
+    one, other = (diagnosed(soft(good), target, vectors=vectors, batch=size).numbers() for size in (1, 40))
+    for name in ("slots_used", "mask_entropy", "likeness", "true_likeness", "background_slots"):
+        assert one[name] == pytest.approx(other[name]), name
+
+
+def test_a_single_image_slot_or_iteration_is_no_error():
+    found = diagnosed(torch.ones(1, 1, 8, 8), attention=torch.ones(1, 1, 1, 16))
+    assert found.warnings() == []
+    assert found.slots_used == 1
+    assert not {"likeness", "attention_change"} & found.numbers().keys()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_preset):
+    torch.manual_seed(0)
+    return slotlab.create_model(tiny_preset).eval()
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "diffusion"])
+def test_an_evaluation_holds_the_same_diagnosis(kind, model, diffusion_run, squares):
+    chosen = with_slots(model if kind == "autoencoder" else checkpoints.load(diffusion_run))
+    data = open_data(squares, split="all", resolution=16, count=24)
+    numbers, evaluation = diagnose(chosen, data, seed=2).numbers(), slotlab.evaluate(chosen, data, seed=2)
+    assert evaluation.diagnostics.pop("mask_source") == ("masks" if kind == "autoencoder" else "attention")
+    assert evaluation.diagnostics.keys() == numbers.keys()
+    for name in ("slots_used", "mask_entropy", "attention_change", "likeness", "background_slots", "duplicates"):
+        assert evaluation.diagnostics[name] == pytest.approx(numbers[name], abs=1e-4), name
+    assert evaluation.slots_used == pytest.approx(numbers["slots_used"])
+    content = json.loads(json.dumps(evaluation.to_json()))
+    assert content["diagnostics"]["slots_used_counts"] == numbers["slots_used_counts"]
+    assert content["warnings"] == evaluation.warnings
+
+
+def test_a_model_whose_decoder_ignores_its_slots_is_caught(model, squares):
+    """All of a trained model works, but the masks are the same for each image."""
+
+    class Tiles(torch.nn.Module):
+        def forward(self, slots, poses=None):
+            painted, _, pictures = decoder(slots, poses)
+            tiles = torch.arange(16)[None, :, None].expand(len(slots), 16, 16) // 4
+            return painted, torch.nn.functional.one_hot(tiles, 4).movedim(-1, 1).float(), pictures
+
+    decoder, data = model.decoder, open_data(squares, split="all", resolution=16)
+    model.decoder = Tiles()
+    try:
+        assert warned(diagnose(model, data), "slots tile the picture")
+    finally:
+        model.decoder = decoder
+
+
+def test_a_model_without_slots_has_no_diagnosis(latents_run, squares):
+    data = open_data(squares, split="all", resolution=16, count=4)
+    evaluation = slotlab.evaluate(checkpoints.load(latents_run), data)
+    assert evaluation.diagnostics == {}
+    assert evaluation.warnings == []
+    content = evaluation.to_json()
+    assert content["slots_used"] is None
+    json.dumps(content, allow_nan=False)
+
+
+@pytest.mark.parametrize("source", ["masks", "attention"])
+def test_slot_diffusion_is_diagnosed_from_the_shell(run_slotlab, diffusion_run, squares, tmp_path, source):
+    words = ["--data", squares, "--split", "all", "--count", 24, "--mask-source", source, "--threads", 1]
+    words += ["--json", tmp_path / "found.json", "--out", tmp_path / "look.png"]
+    status, printed, err = run_slotlab("diagnose", diffusion_run, *words)
+    assert status == 0, err
+    for part in ("slots used", "mask entropy", "attention change", "likeness", "dead slots", "protocol: data"):
+        assert part in printed
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["diagnostics"]["mask_source"] == source
+    assert found["protocol"]["images"] == found["diagnostics"]["images"] == 24
+    for warning in found["warnings"]:
+        assert f"warning: {warning}" in printed
+    picture = Image.open(tmp_path / "look.png")
+    assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 50
+
+
+def test_the_figure_is_written_into_the_run_folder(run_slotlab, diffusion_run, squares):
+    status, printed, err = run_slotlab("diagnose", diffusion_run, "--data", squares / "images")
+    assert status == 0, err
+    assert (diffusion_run / "diagnostics.png").is_file()
+    assert "diagnostics.png" in printed
+    assert "background slots" not in printed
+
+
+def test_bad_input_ends_with_one_sentence(run_slotlab, latents_run, diffusion_run, squares, tmp_path):
+    for words, message in [
+        (["diagnose", latents_run, "--data", squares], "latent-autoencoder has no slots"),
+        (["diagnose", diffusion_run, "--data", tmp_path / "nowhere"], "nowhere: no such file or folder"),
+        (["diagnose", diffusion_run, "--data", squares, "--mask-source", "decoder"], "mask_source: unknown 'decoder'"),
+    ]:
+        status, _, err = run_slotlab(*words)
+        assert status == 2
+        assert message in err
+        assert "Traceback" not in err
