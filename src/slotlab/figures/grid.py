@@ -1,9 +1,11 @@
-"""A grid of labelled cells on white: column headings, row labels, captions, and a colour scale at the foot."""
+"""The grid of labelled cells that all figures use, the colours of slots and objects, and what a cell can show."""
 
+import base64
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,15 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from slotlab.files import replacing
 from slotlab.metrics.functional import contingency, intersection_over_union_of
 
 Colour = tuple[int, int, int]
 Colours = Mapping[int, Colour]
 
 BACKGROUND: Colour = (158, 158, 158)
-# The first seven are Okabe and Ito's. Each of the others was taken from a grid of RGB values so that its smallest
-# distance in OKLab to all before it, to the background, to black and to white is largest, where the distance is the
-# least of those seen with normal, protanope and deuteranope eyes (Machado et al. 2009).
+# The first seven are Okabe and Ito's. Each of the others maximises its smallest OKLab distance to all
+# before it, the background, black and white, as seen by normal, protanope and deuteranope eyes
+# (Machado et al. 2009).
 PALETTE: tuple[Colour, ...] = tuple(
     (code >> 16, code >> 8 & 255, code & 255)
     for code in (
@@ -32,65 +35,65 @@ PALETTE: tuple[Colour, ...] = tuple(
 
 
 def palette_colour(number: int) -> Colour:
-    """The colour of object or slot `number` (0 or more); the 32 colours repeat after the last."""
+    """The colour of object or slot `number` (0 or more); the 32 colours repeat."""
     return PALETTE[number % len(PALETTE)]
 
 
-def true_colours(mask: Tensor) -> dict[int, Colour]:
-    """Colours of a true mask: the background (0) neutral, the objects in the order of their ids.
+def slot_colours(slots: Iterable[int]) -> dict[int, Colour]:
+    """A colour for each slot, the same in every image; for images without a true mask."""
+    return {slot: palette_colour(slot) for slot in slots}
 
-    Args:
-        mask: [H, W], any integer dtype; 0 = background. Gaps between ids use up no colours.
+
+def true_colours(mask: Tensor) -> dict[int, Colour]:
+    """Colours of a true mask [H, W]: grey for the background (0), then a colour per object by id.
+
+    Example:
+        >>> import torch
+        >>> true_colours(torch.tensor([[0, 7], [0, 9]]))
+        {0: (158, 158, 158), 7: (0, 114, 178), 9: (230, 159, 0)}
     """
     objects = [label for label in mask.unique().tolist() if label != 0]
     return {0: BACKGROUND} | {label: palette_colour(place) for place, label in enumerate(objects)}
 
 
-def slot_colours(labels: Iterable[int]) -> dict[int, Colour]:
-    """Colours of segments where there is no truth to match: each label has its own, the same in every image."""
-    return {label: palette_colour(label) for label in labels}
-
-
 def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[int] = ()) -> dict[int, Colour]:
     """Colours of a predicted segmentation that agree with `true_colours(reference)`.
 
-    Predicted and true segments, background included, are matched one to one so that the sum of their intersections
-    over union is largest (Hungarian matching); a matched segment gets the colour of its true one. Those left over get
-    colours that the truth does not use, the largest first. How the predicted labels are numbered makes no difference.
+    Predicted and true segments, background included, are matched one to one by the largest sum of
+    intersections over union (Hungarian matching). The segments left over get colours that the truth
+    does not use, the largest segment first. The numbering of the predicted labels does not matter.
 
     Args:
         segmentation: [H, W], integers >= 0.
-        reference: [H, W], integers; 0 = background.
-        labels: further labels that get a colour although they own no pixel.
+        reference: true mask [H, W], integers; 0 = background.
+        labels: further labels that need a colour although they own no pixel.
 
     Raises:
-        ValueError: the two do not have the same shape.
+        ValueError: the two differ in shape.
+
+    Example:
+        >>> import torch
+        >>> true = torch.tensor([[0, 0, 1, 1]])
+        >>> matched_colours(5 * (1 - true), true) == {5: BACKGROUND, 0: palette_colour(0)}
+        True
     """
-    names, predicted = _by_size(segmentation)
+    found, places, sizes = segmentation.cpu().unique(return_inverse=True, return_counts=True)
+    first = [int((places == place).flatten().int().argmax()) for place in range(len(found))]
+    order = sorted(range(len(found)), key=lambda place: (-int(sizes[place]), first[place]))
+    names = [int(found[place]) for place in order]
     true_names, true = reference.cpu().unique(return_inverse=True)
-    overlap = intersection_over_union_of(contingency(predicted[None], true[None]))[0].numpy()
+    overlap = intersection_over_union_of(contingency(places[None], true[None]))[0].numpy()[order]
     known = true_colours(reference)
     colours: dict[int, Colour] = {}
     for row, column in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
         if overlap[row, column] > 0:
             colours[names[row]] = known[int(true_names[column])]
-    fresh = len(known) - 1
+    unused = len(known) - 1
     for label in [*names, *labels]:
         if label not in colours:
-            colours[label] = palette_colour(fresh)
-            fresh += 1
+            colours[label] = palette_colour(unused)
+            unused += 1
     return colours
-
-
-def _by_size(segmentation: Tensor) -> tuple[list[int], Tensor]:
-    """Labels from the largest segment to the smallest (ties: the first met comes first), and the map renumbered so."""
-    labels, places, sizes = segmentation.cpu().unique(return_inverse=True, return_counts=True)
-    flat = places.flatten()
-    first = torch.full((len(labels),), flat.numel()).scatter_reduce(0, flat, torch.arange(flat.numel()), "amin")
-    order = sorted(range(len(labels)), key=lambda place: (-int(sizes[place]), int(first[place])))
-    rank = torch.empty(len(labels), dtype=torch.int64)
-    rank[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(labels))
-    return [int(labels[place]) for place in order], rank[places]
 
 
 CELL = 128
@@ -99,27 +102,33 @@ OUTLINE = (255, 255, 255)
 DIMMING = 0.45
 
 
-def cell_size(picture: Tensor, cell: int = CELL) -> tuple[int, int]:
-    """(width, height) in pixels at which an image or label map [..., H, W] has a longer side of `cell`."""
-    height, width = picture.shape[-2:]
+def cell_size(image: Tensor, cell: int = CELL) -> tuple[int, int]:
+    """(width, height) in pixels at which an image or label map [..., H, W] has a longer side of `cell`.
+
+    Example:
+        >>> import torch
+        >>> cell_size(torch.zeros(3, 32, 64))
+        (128, 64)
+    """
+    height, width = image.shape[-2:]
     scale = cell / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def photograph(image: Tensor, size: tuple[int, int]) -> Image.Image:
-    """An image [3, H, W] in [0, 1] (clamped; NaN is black) as RGB, smoothly resized to `size` (width, height)."""
+    """An image [3, H, W] in [0, 1] (clamped; NaN is black), smoothly resized to `size` (width, height)."""
     return _resized(_levels(image), size, Image.Resampling.BICUBIC)
 
 
 def label_map(segmentation: Tensor, colours: Colours, size: tuple[int, int]) -> Image.Image:
-    """A segmentation [H, W] in flat colours with hard edges; every pixel shows, so no lines are drawn between them."""
+    """A segmentation [H, W] in flat colours with hard edges, at `size` (width, height)."""
     return Image.fromarray(_painted(_enlarged(segmentation, size), colours))
 
 
 def overlay(
     image: Tensor, segmentation: Tensor, colours: Colours, size: tuple[int, int], opacity: float = 0.5
 ) -> Image.Image:
-    """A segmentation [H, W] blended over its image [3, H, W], with thin outlines; `opacity` in [0, 1] of the colour."""
+    """A segmentation [H, W] blended over its image [3, H, W], with thin outlines; `opacity` in [0, 1]."""
     labels = _enlarged(segmentation, size)
     return laid_over(photograph(image, size), labels, Image.fromarray(_painted(labels, colours)), opacity)
 
@@ -127,32 +136,36 @@ def overlay(
 def laid_over(photo: Image.Image, labels: np.ndarray, painted: Image.Image, opacity: float = 0.5) -> Image.Image:
     """The painted `labels` [h, w] blended over a photograph of the same size, with thin outlines."""
     blended = np.array(Image.blend(photo, painted, opacity))
-    blended[_edges(labels)] = OUTLINE
+    edges = np.zeros(labels.shape, dtype=bool)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    blended[edges] = OUTLINE
     return Image.fromarray(blended)
 
 
 def palette_map(labels: np.ndarray, colours: Colours | None = None) -> Image.Image:
-    """Labels uint8 [h, w] as a palette image: its values are the labels, its colours those of `palette_colour`.
+    """Labels uint8 [h, w] as a palette image whose values are the labels.
 
-    `colours` gives some labels another colour.
+    Colours are those of `palette_colour`, except for the labels in `colours`.
     """
-    picture = Image.fromarray(labels)
-    levels = [level for label in range(256) for level in (colours or {}).get(label, palette_colour(label))]
-    picture.putpalette(levels)
-    return picture
+    image = Image.fromarray(labels)
+    image.putpalette([level for label in range(256) for level in (colours or {}).get(label, palette_colour(label))])
+    return image
 
 
 def cut_out(image: Tensor, mask: Tensor, size: tuple[int, int], *, soft: bool = True) -> Image.Image:
-    """An image [3, H, W] seen through a mask [H, W] in [0, 1], over a light checker that stands for "nothing here".
+    """An image [3, H, W] seen through a mask [H, W] in [0, 1], over a light checker that means "nothing here".
 
     Args:
-        image: the picture.
-        mask: how much of it to show at each pixel.
+        image: values in [0, 1].
+        mask: how much of the image to show at each pixel.
         size: (width, height) of the result.
         soft: resize the mask smoothly; otherwise keep the edges of its pixels.
     """
     method = Image.Resampling.BILINEAR if soft else Image.Resampling.NEAREST
-    return Image.composite(photograph(image, size), _checker(size), _resized(_levels(mask), size, method))
+    rows, columns = np.indices((size[1], size[0])) // 8
+    checker = Image.fromarray(np.where((rows + columns) % 2 == 0, *CHECKER).astype(np.uint8)).convert("RGB")
+    return Image.composite(photograph(image, size), checker, _resized(_levels(mask), size, method))
 
 
 def heat_map(values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.Image:
@@ -177,7 +190,7 @@ def inferno() -> np.ndarray:
 
 
 def _levels(values: Tensor, top: float = 1.0) -> Image.Image:
-    """Values [H, W] or [3, H, W] as a grey or RGB picture: 0 to `top` becomes 0 to 255; NaN is 0."""
+    """Values [H, W] or [3, H, W] as a grey or RGB image: 0 to `top` becomes 0 to 255; NaN is 0."""
     numbers = np.nan_to_num(values.detach().float().cpu().numpy(), nan=0.0)
     levels = np.rint(255 * (numbers / top).clip(0, 1)).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)) if levels.ndim == 3 else levels)
@@ -203,20 +216,6 @@ def _painted(labels: np.ndarray, colours: Colours) -> np.ndarray:
     return np.array([colours[int(label)] for label in present], dtype=np.uint8)[places.reshape(labels.shape)]
 
 
-def _edges(labels: np.ndarray) -> np.ndarray:
-    """Where a label differs from the one to its right or below: one pixel wide, bool [h, w]."""
-    edges = np.zeros(labels.shape, dtype=bool)
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edges[:-1] |= labels[:-1] != labels[1:]
-    return edges
-
-
-def _checker(size: tuple[int, int], square: int = 8) -> Image.Image:
-    rows, columns = np.indices((size[1], size[0])) // square
-    levels = np.where((rows + columns) % 2 == 0, *CHECKER).astype(np.uint8)
-    return Image.fromarray(levels).convert("RGB")
-
-
 INK: Colour = (30, 30, 30)
 FAINT: Colour = (115, 115, 115)
 MARGIN, GAP, LINE = 12, 6, 17
@@ -224,9 +223,8 @@ TEXT, SMALL = 13, 11
 BAR = 128
 
 
-@dataclass(frozen=True)
-class Heading:
-    """What stands above a column: a title, a fainter second line, and a chip of the colour used elsewhere."""
+class Heading(NamedTuple):
+    """What is above a column: a title, a fainter second line, and a chip of the colour used elsewhere."""
 
     title: str
     note: str = ""
@@ -234,17 +232,15 @@ class Heading:
     faint: bool = False
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A picture in a grid and, if any, the lines below it."""
+class Cell(NamedTuple):
+    """An image in a grid and, if any, the lines below it."""
 
     image: Image.Image
     caption: str = ""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The colour scale at the foot of a grid: what the "inferno" colours stand for, from 0 to `top`."""
+class Scale(NamedTuple):
+    """The colour scale below a grid: what the "inferno" colours stand for, from 0 to `top`."""
 
     title: str
     top: float
@@ -256,16 +252,18 @@ def grid(
     labels: Sequence[str] = (),
     scale: Scale | None = None,
 ) -> Image.Image:
-    """Puts equally large cells into a labelled grid.
+    """Puts equally large cells into a labelled grid on white.
 
     Args:
         rows: the cells of each row, as many as `headings`; None leaves a place empty.
         headings: of the columns.
-        labels: of the rows, drawn to their left; none leaves no room for them.
+        labels: of the rows, drawn to their left.
         scale: drawn below the grid.
 
-    Returns:
-        An RGB picture on white.
+    Example:
+        >>> square = Cell(Image.new("RGB", (64, 64)), "a caption")
+        >>> grid([[square, square], [square, None]], [Heading("left"), Heading("right")]).size
+        (158, 215)
     """
     cells = [cell for row in rows for cell in row if cell is not None]
     width, height = cells[0].image.size
@@ -277,19 +275,24 @@ def grid(
     left = MARGIN + (max(text_width(label, TEXT) for label in labels) + 2 * GAP if labels else 0)
     top = MARGIN + LINE * (2 if any(heading.note for heading in headings) else 1) + GAP
     line = height + caption + GAP
-    right = left + len(headings) * column - GAP + MARGIN
+    right, bottom = left + len(headings) * column - GAP + MARGIN, top + len(rows) * line - GAP + MARGIN
     if scale:
-        right = max(right, left + _scale_width(scale) + MARGIN)
-    bottom = top + len(rows) * line - GAP + MARGIN
+        words, end = f"{scale.title}   0", f"{scale.top:g}"
+        bar = left + text_width(words, SMALL) + GAP
+        right = max(right, bar + BAR + GAP + text_width(end, SMALL) + MARGIN)
     page = Image.new("RGB", (right, bottom + (2 * LINE if scale else 0)), "white")
     draw = ImageDraw.Draw(page)
-    for number, heading in enumerate(headings):
-        _draw_heading(draw, left + number * column, MARGIN, heading)
+    for number, (title, note, chip, faint) in enumerate(headings):
+        x = left + number * column
+        draw.text((x, MARGIN + LINE), note, FAINT, font(SMALL))
+        if chip:
+            draw.rectangle((x, MARGIN + 2, x + 10, MARGIN + 12), fill=chip)
+            x += 16
+        draw.text((x, MARGIN), title, FAINT if faint else INK, font(TEXT))
     for number, row in enumerate(rows):
         above = top + number * line
         if labels:
-            label = labels[number]
-            draw.text((MARGIN, above + height // 2), label, INK, font(TEXT), anchor="lm")
+            draw.text((MARGIN, above + height // 2), labels[number], INK, font(TEXT), anchor="lm")
         for place, cell in enumerate(row):
             if cell is not None:
                 x = left + place * column
@@ -297,7 +300,10 @@ def grid(
                 for offset, text in enumerate(cell.caption.split("\n")):
                     draw.text((x, above + height + 3 + offset * (LINE - 3)), text, FAINT, font(SMALL))
     if scale:
-        _draw_scale(page, draw, left, bottom - GAP, scale)
+        y = bottom - GAP
+        draw.text((left, y + 6), words, FAINT, font(SMALL), anchor="lm")
+        page.paste(Image.fromarray(inferno()[None]).resize((BAR, 10)), (bar, y + 1))
+        draw.text((bar + BAR + GAP, y + 6), end, FAINT, font(SMALL), anchor="lm")
     return page
 
 
@@ -308,7 +314,7 @@ def text_width(text: str, size: int) -> int:
 
 @lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans as it comes with matplotlib (it has ±, × and Greek), else the one that comes with Pillow."""
+    """DejaVu Sans, which comes with matplotlib (it has ±, × and Greek), else the font that Pillow brings."""
     import matplotlib
 
     try:
@@ -317,23 +323,19 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         return ImageFont.load_default(size)
 
 
-def _draw_heading(draw: ImageDraw.ImageDraw, x: int, y: int, heading: Heading) -> None:
-    ink = FAINT if heading.faint else INK
-    if heading.note:
-        draw.text((x, y + LINE), heading.note, FAINT, font(SMALL))
-    if heading.chip:
-        draw.rectangle((x, y + 2, x + 10, y + 12), fill=heading.chip)
-        x += 16
-    draw.text((x, y), heading.title, ink, font(TEXT))
+def write_png(image: Image.Image, path: Path) -> None:
+    """Writes an image as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="png")
 
 
-def _scale_width(scale: Scale) -> int:
-    return text_width(f"{scale.title}   0", SMALL) + GAP + BAR + GAP + text_width(f"{scale.top:g}", SMALL)
+def data_uri(image: Image.Image) -> str:
+    """An image as the `src` of an `img` in HTML.
 
-
-def _draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, scale: Scale) -> None:
-    title = f"{scale.title}   0"
-    draw.text((x, y + 6), title, FAINT, font(SMALL), anchor="lm")
-    x += text_width(title, SMALL) + GAP
-    page.paste(Image.fromarray(inferno()[None]).resize((BAR, 10)), (x, y + 1))
-    draw.text((x + BAR + GAP, y + 6), f"{scale.top:g}", FAINT, font(SMALL), anchor="lm")
+    Example:
+        >>> data_uri(Image.new("RGB", (1, 1)))[:32]
+        'data:image/png;base64,iVBORw0KGg'
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
