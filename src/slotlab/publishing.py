@@ -28,6 +28,7 @@ from slotlab.errors import CheckpointError, ConfigError
 from slotlab.evaluation import Evaluator
 from slotlab.evaluation import outputs as outputs_of
 from slotlab.figures.composition import concept_picture, contact_sheet
+from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import replacing
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
@@ -44,7 +45,7 @@ from slotlab.released import (
     released_names,
     write_manifest,
 )
-from slotlab.reporting.previews import outputs, write_png
+from slotlab.reporting.previews import batch_output
 from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_line
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
@@ -161,7 +162,7 @@ class ImageScores:
 def example_picture(model: Model, dataset: SlotDataset, places: list[int], seed: int = 0) -> Image.Image:
     """A row for each image of `dataset` at `places`: what the model makes of it, beside the truth."""
     batch = dataset.batch(places)
-    return reconstruction_grid(batch["image"].cpu(), outputs(model, batch, seed), batch.get("mask"), cell=CELL)
+    return reconstruction_grid(batch["image"].cpu(), batch_output(model, batch, seed), batch.get("mask"), cell=CELL)
 
 
 KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")

@@ -1,4 +1,4 @@
-"""What the tests of reporting look at: a tiny run folder as a training leaves it, and model outputs made by hand."""
+"""What the tests of reporting look at: a tiny run folder as training leaves it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from slotlab import checkpoints
 from slotlab.config import DataSettings, RunConfig
-from slotlab.models import SlotAutoencoder, SlotOutput
+from slotlab.models import SlotAutoencoder
 
 SCORE = {"mean": 0.5, "standard_error": 0.01, "count": 4, "degenerate": 1}
 NAMES = ("ari", "fg_ari", "miou", "mbo")
@@ -87,19 +87,3 @@ def write_run(
     for step in (100, 200, 300, 400):
         Image.new("RGB", (8, 8), (step // 2, 0, 0)).save(folder / "previews" / f"step-{step:08d}.png")
     return folder
-
-
-def made_output(batch: int = 2, slots: int = 4, size: int = 32, *, pictures: bool = True) -> SlotOutput:
-    """A `SlotOutput` of random numbers, with the sums that the type promises."""
-    generator = torch.Generator().manual_seed(0)
-    masks = (6 * torch.rand(batch, slots, size, size, generator=generator)).softmax(dim=1)
-    images = torch.rand(batch, slots, 3, size, size, generator=generator)
-    attention = torch.randn(batch, 3, slots, size * size // 4, generator=generator).softmax(dim=2)
-    return SlotOutput(
-        slots=torch.zeros(batch, slots, 8),
-        attention=attention,
-        attention_grid=(size // 2, size // 2),
-        masks=masks,
-        reconstruction=(masks[:, :, None] * images).sum(dim=1),
-        slot_images=images if pictures else None,
-    )

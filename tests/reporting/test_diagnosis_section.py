@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from slotlab.diagnostics import Diagnosis
 from slotlab.figures.curves import PER_ROW, diagnosis_figure, figure_image, slot_use_figure
-from slotlab.reporting import write_report
+from slotlab.reporting.report import write_report
 from slotlab.reporting.sections import diagnosis_section, explained
 
 

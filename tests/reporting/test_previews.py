@@ -9,7 +9,7 @@ from slotlab.config import DataSettings, RunConfig
 from slotlab.data import open_data
 from slotlab.evaluation import evaluate
 from slotlab.models.randomness import seeded_generator
-from slotlab.reporting.previews import draw_curves, draw_preview, outputs
+from slotlab.reporting.previews import batch_output, draw_curves, draw_preview
 from slotlab.training.checkpoint import Run
 
 ROW = {"step": 7.0, "train_loss": 1.0, "validation_loss": 0.5, "ari": 0.1}
@@ -53,8 +53,8 @@ def test_training_goes_on_as_if_nothing_had_been_drawn(state):
 
 def test_outputs_are_those_that_are_scored(state):
     batch = state.validation.batch([0, 2])
-    output = outputs(state.model, batch, seed=5)
-    single = outputs(state.model, state.validation.batch([2]), seed=5)
+    output = batch_output(state.model, batch, seed=5)
+    single = batch_output(state.model, state.validation.batch([2]), seed=5)
     torch.testing.assert_close(output.masks[1:], single.masks)
     with torch.inference_mode():
         scored = state.model.eval()(batch["image"], [seeded_generator(5, int(i)) for i in batch["index"]])

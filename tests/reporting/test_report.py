@@ -12,8 +12,8 @@ from reporting_samples import metrics_json, write_data, write_run
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
 from slotlab.metrics import Score
-from slotlab.reporting import Picture, Section, write_report
-from slotlab.reporting.report import render_report
+from slotlab.reporting.report import render_report, write_report
+from slotlab.reporting.sections import Picture, Section
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 

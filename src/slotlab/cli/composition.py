@@ -109,8 +109,8 @@ def show_concepts(
     from slotlab.composition import ConceptLibrary
     from slotlab.composition.library import PICTURE_FILE
     from slotlab.figures.composition import concept_picture
+    from slotlab.figures.grid import write_png
     from slotlab.released import is_released, library_folder
-    from slotlab.reporting.previews import write_png
     from slotlab.reporting.tables import concept_table
 
     folder = library_folder(library)
@@ -170,8 +170,8 @@ def compose(
     from slotlab.errors import DataError
     from slotlab.fidelity import open_network
     from slotlab.figures.composition import contact_sheet
+    from slotlab.figures.grid import write_png
     from slotlab.released import is_released, library_folder, model_folder
-    from slotlab.reporting.previews import write_png
     from slotlab.reporting.sections import SHEET_PICTURE
     from slotlab.reporting.tables import composition_table
     from slotlab.training.checkpoint import weights_of

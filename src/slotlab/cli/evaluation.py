@@ -101,10 +101,10 @@ def diagnose(
     from slotlab.checkpoints import load
     from slotlab.evaluation import diagnose_steps
     from slotlab.figures.curves import diagnosis_figure, figure_image
+    from slotlab.figures.grid import write_png
     from slotlab.files import write_json
     from slotlab.models import with_slots
     from slotlab.released import is_released, model_folder
-    from slotlab.reporting.previews import write_png
     from slotlab.reporting.sections import diagnosis_table
     from slotlab.reporting.tables import protocol_line
 

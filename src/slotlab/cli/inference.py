@@ -99,8 +99,8 @@ def show(
     [bold]slotlab show photo.png --model runs/first --out figures[/bold]
     """
     from slotlab.checkpoints import load
+    from slotlab.figures.grid import write_png
     from slotlab.figures.slots import DEFAULT_MODEL, show
-    from slotlab.reporting.previews import write_png
 
     names = model or [DEFAULT_MODEL]
     figures = {(name, image): out / f"{image.stem}-{Path(name).name}.png" for name in names for image in images}

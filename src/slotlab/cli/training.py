@@ -77,7 +77,7 @@ def runs(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder 
     """
     from rich.console import Console
 
-    from slotlab.reporting.runs import run_folders, run_table
+    from slotlab.reporting.run_list import run_folders, run_table
 
     found = run_folders(folder)
     if found:

@@ -1,4 +1,4 @@
-"""Pictures of how a model uses its slots."""
+"""Curves of a training run, and charts of how a model uses its slots."""
 
 import io
 import math
@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import ArrayLike
 from PIL import Image
 
 from slotlab.diagnostics import Diagnosis
@@ -24,20 +23,25 @@ SCORES = {
     "posterior_ari": ("ARI, posterior masks", "#009e73", ":"),
     "posterior_fg_ari": ("FG-ARI, posterior masks", "#cc79a7", ":"),
 }
-LOG_RATIO = 4.0  # a loss that falls by more than this is drawn on a log scale
-FEW = 25  # up to so many points are marked one by one
+LOG_RATIO = 4.0
+FEW = 25  # up to this many points are marked
 
 
 def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder masks") -> Figure:
-    """Train and validation loss, and beside them ARI and FG-ARI where the run has them, against steps.
+    """Training and validation loss against steps, and beside them ARI and FG-ARI if the run has them.
 
-    The loss is drawn on a log scale where it falls by more than a factor of 4. Epochs stand along the top; minutes
-    instead, where the data never ends. Cells that a row lacks, and values that are not finite, are left out.
+    A loss that falls by more than a factor of 4 is drawn on a log scale. The top axis shows epochs, or
+    minutes if the data is endless. Missing values and values that are not finite are left out.
 
     Args:
         rows: as in `history.csv` (`slotlab.training.checkpoint.read_history`); may be empty.
         title: above the figure.
         masks: what the model's masks are called (`SlotOutput.titles`).
+
+    Example:
+        >>> figure = loss_curves([{"step": 1, "train_loss": 0.5}, {"step": 2, "train_loss": 0.4}])
+        >>> [axes.get_ylabel() for axes in figure.axes], figure_image(figure).size
+        (['loss'], (660, 484))
     """
     scored = any(_points(rows, name)[0] for name in SCORES)
     width = 10.5 if scored else 6.0
@@ -60,7 +64,7 @@ def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder mask
 
 
 def figure_image(figure: Figure, dots_per_inch: int = 110) -> Image.Image:
-    """A matplotlib figure as an RGB picture."""
+    """A matplotlib figure as an RGB image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     return Image.open(buffer).convert("RGB")
@@ -86,21 +90,16 @@ def _draw(axes: Axes, rows: Sequence[Row], lines: dict[str, tuple[str, str, str]
 
 
 def _second_axis(axes: Axes, rows: Sequence[Row]) -> None:
-    """Epochs along the top, or minutes where an epoch is longer than the run."""
+    """Epochs along the top, or minutes if an epoch is longer than the run."""
     last = rows[-1]
     epochs, minutes = last.get("epoch", 0.0), last.get("seconds", 0.0) / 60
     label, reached = ("epoch", epochs) if epochs >= 1 else ("minutes", minutes)
     if reached <= 0 or not math.isfinite(reached) or last.get("step", 0) <= 0:
         return
     rate = reached / last["step"]
-
-    def from_steps(steps: ArrayLike) -> np.ndarray:
-        return np.asarray(steps) * rate
-
-    def to_steps(values: ArrayLike) -> np.ndarray:
-        return np.asarray(values) / rate
-
-    top = axes.secondary_xaxis("top", functions=(from_steps, to_steps))
+    top = axes.secondary_xaxis(
+        "top", functions=(lambda steps: np.asarray(steps) * rate, lambda values: np.asarray(values) / rate)
+    )
     top.set_xlabel(label, fontsize=8.5, color="0.4")
     top.tick_params(labelsize=8, colors="0.4")
     top.spines["top"].set_color("0.7")
@@ -112,16 +111,12 @@ def _points(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
 
 
 BLUE, FAINT = "#0072b2", "0.4"
-PER_ROW = 12  # mean masks in a row
+PER_ROW = 12  # mean masks
 CELL = 1.15  # inches
 
 
 def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
-    """Bars: in how many images each slot is used, and how many slots are used in an image.
-
-    Args:
-        numbers: of `Diagnosis.numbers()`.
-    """
+    """Bars of `Diagnosis.numbers()`: how often each slot is used, and how many slots an image uses."""
     figure = Figure(figsize=(8.5, 2.6), facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_use(left, numbers["slot_use"])
@@ -130,16 +125,16 @@ def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
 
 
 def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
-    """Where each slot owns the pixels, and below it how slots, masks and attention behave.
+    """The mean mask of each slot, and below it how slots, masks and attention behave.
 
-    Slots that tile show sharp bright tiles: they own the same place in each image. Slots that follow objects show dim
-    blobs, and one slot that has the background shows nearly everything.
+    Slots that tile show sharp bright tiles: they own the same place in each image. Slots that follow
+    objects show dim blobs, and a slot that holds the background is bright nearly everywhere.
     """
     lines = math.ceil(diagnosis.slots / PER_ROW)
     columns = min(diagnosis.slots, PER_ROW)
     figure = Figure(figsize=(11, 3.4 + lines * (CELL + 0.45)), facecolor="white", layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9))
-    above, below = (figure.add_subfigure(half) for half in (halves[0], halves[1]))
+    above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     panels = above.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -151,9 +146,7 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
     _draw_use(use, diagnosis.use)
     _draw_entropy(entropy, diagnosis)
     _draw_changes(change, diagnosis.attention_changes)
-    what = (
-        "where each slot owns the pixels: in no image (black) to in all (yellow); and the share of the pixels it owns"
-    )
+    what = "where each slot owns the pixels, in no image (black) to all (yellow), and its share of the pixels"
     above.suptitle(f"{title}\n{what}" if title else what, fontsize=9.5)
     return figure
 
@@ -168,8 +161,8 @@ def _draw_use(axes: Axes, use: Sequence[float]) -> None:
     axes.bar(range(len(use)), use, color=BLUE)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _label(axes, "slot", "images in which it is used")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(axes, "slot", "images in which it is used")
 
 
 def _draw_entropy(axes: Axes, diagnosis: Diagnosis) -> None:

@@ -1,6 +1,5 @@
-"""One picture as a model sees it: what the studio shows, a figure for notebooks, and its scores."""
+"""Figures of what a model makes of images: reconstructions, segmentations, slots and attention."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,82 +38,85 @@ from slotlab.models import AutoencoderOutput, Model, SlotOutput, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
-EMPTY_SHARE = 0.002  # below what data sets ask of a visible object: 20 pixels of 64x64 are 0.005
+DEFAULT_MODEL = "scenes-64"
+EMPTY_SHARE = 0.002  # of the image; the smallest object that data sets call visible has 20 of 64x64 pixels: 0.005
 ERROR_TOP = 0.5
 
 
 def reconstruction_grid(
     images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None = None, *, cell: int = CELL
 ) -> Image.Image:
-    """A row per image: image, ceiling (if known), reconstruction, error, true objects (if given), masks, attention.
+    """A row per image: image, ceiling (if known), reconstruction, error, true objects (if given), segmentations.
 
-    Below the segmentations stand the scores of that one image (ARI, FG-ARI, mIoU by the "clevrtex" definition, mBO).
+    Below each segmentation are its scores on that one image: ARI, FG-ARI, mIoU ("clevrtex") and mBO.
     An output without slots has no segmentations.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
-        output: what the model made of them.
-        mask: true masks, int64 [B, H, W], 0 = background; predicted segments then take the colours of the objects
-            they match best. Without, each slot has its own colour, the same in every row.
-        cell: longer side of a picture in pixels.
+        output: the model's output for these images.
+        mask: true masks, int64 [B, H, W], 0 = background. Predicted segments then take the colour of
+            the object they match best; without, each slot has one colour in all rows.
+        cell: longer side of a cell in pixels.
 
     Raises:
-        ValueError: `images`, `output` and `mask` are not of the same images.
+        ValueError: `images`, `output` and `mask` differ in shape.
     """
     _check(images, output, mask)
     size = cell_size(images, cell)
-    painted = {output.titles["reconstruction"]: output.reconstruction}
-    if isinstance(output, SlotOutput) and output.ceiling is not None:
-        painted = {"autoencoder": output.ceiling, **painted}
-    segmentations = _segmentations(output) if isinstance(output, SlotOutput) else {}
-    slots = output.masks.shape[1] if isinstance(output, SlotOutput) else 0
-    captions = [_scores(segmentation, mask) for segmentation in segmentations.values()]
+    painted = {"image": images}
+    segmentations, true_heading, slots = {}, [], 0
+    if isinstance(output, SlotOutput):
+        painted |= {} if output.ceiling is None else {"autoencoder": output.ceiling}
+        segmentations, slots = output.cpu().segmentations(), output.masks.shape[1]
+        true_heading = [] if mask is None else ["true objects"]
+    painted[output.titles["reconstruction"]] = output.reconstruction
+    captions = [_captions(segmentation, mask) for segmentation in segmentations.values()]
     rows = []
     for number, image in enumerate(images):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
-        row = [Cell(photograph(picture[number], size)) for picture in (images, *painted.values())]
+        true = None if mask is None else mask[number]
+        row = [Cell(photograph(shown[number], size)) for shown in painted.values()]
         row.append(Cell(heat_map(error, size, ERROR_TOP)))
-        if mask is not None and segmentations:
-            row.append(Cell(label_map(mask[number], true_colours(mask[number]), size)))
+        if true is not None and true_heading:
+            row.append(Cell(label_map(true, true_colours(true), size)))
         for segmentation, caption in zip(segmentations.values(), captions, strict=True):
-            colours = _colours(segmentation[number], None if mask is None else mask[number], slots)
+            colours = _colours(segmentation[number], true, slots)
             row.append(Cell(label_map(segmentation[number], colours, size), caption[number]))
         rows.append(row)
-    true_heading = ["true objects"] if mask is not None and segmentations else []
-    headings = [Heading(title) for title in ["image", *painted, "error", *true_heading, *segmentations]]
+    headings = [Heading(title) for title in [*painted, "error", *true_heading, *segmentations]]
     return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
 
 
 def segmentation_grid(
     images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, opacity: float = 0.55, cell: int = CELL
 ) -> Image.Image:
-    """A row per image: the image, then true objects (if given), masks and attention masks laid over it.
+    """A row per image: the image, then true objects (if given) and each segmentation laid over it.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
-        output: what the model made of them.
+        output: the model's output for these images.
         mask: true masks, int64 [B, H, W], 0 = background, to match colours with.
         opacity: of the colours over the image, in [0, 1].
-        cell: longer side of a picture in pixels.
+        cell: longer side of a cell in pixels.
 
     Raises:
-        ValueError: `images`, `output` and `mask` are not of the same images.
+        ValueError: `images`, `output` and `mask` differ in shape.
     """
     _check(images, output, mask)
-    titles = _segmentations(output)
+    segmentations = output.cpu().segmentations()
+    size = cell_size(images, cell)
     rows = []
     for number, image in enumerate(images):
         true = None if mask is None else mask[number]
-        size = cell_size(image, cell)
         row = [Cell(photograph(image, size))]
         if true is not None:
             row.append(Cell(overlay(image, true, true_colours(true), size, opacity)))
-        for segmentation in titles.values():
+        for segmentation in segmentations.values():
             colours = _colours(segmentation[number], true, output.masks.shape[1])
             row.append(Cell(overlay(image, segmentation[number], colours, size, opacity)))
         rows.append(row)
     true_heading = ["true objects"] if mask is not None else []
-    return grid(rows, [Heading(title) for title in ["image", *true_heading, *titles]])
+    return grid(rows, [Heading(title) for title in ["image", *true_heading, *segmentations]])
 
 
 def slot_grid(
@@ -126,19 +128,19 @@ def slot_grid(
     threshold: float = 0.5,
     cell: int = CELL,
 ) -> Image.Image:
-    """A column per slot, in the order of the slots, and three rows: its picture raw, times its mask, and thresholded.
+    """A column per slot in three rows: the slot's image raw, times its mask, and thresholded by its mask.
 
-    Each heading has the chip of the slot's colour in the segmentations and the share of pixels it owns; a slot that
-    owns less than 0.2 % is marked as empty. Where the decoder makes no slot pictures, the image itself is cut out, by
-    the mask and by the pixels that the slot owns: such masks are too soft for a threshold.
+    A heading has the chip of the slot's colour and the share of pixels it owns; a slot that owns less
+    than 0.2 % is marked as empty. If the decoder makes no slot images, the image itself is cut out by
+    the mask and by the pixels that the slot owns (such masks are too soft for a threshold).
 
     Args:
         image: [3, H, W] in [0, 1].
-        output: what the model made of the batch that `image` is in.
+        output: the model's output for the batch that `image` is in.
         index: the image's place in that batch.
-        mask: its true mask [H, W], if colours are to match the true objects'.
-        threshold: the last row shows a pixel where the slot's mask exceeds this.
-        cell: longer side of a picture in pixels.
+        mask: its true mask [H, W], to match colours with.
+        threshold: the last row shows a pixel if the slot's mask exceeds this.
+        cell: longer side of a cell in pixels.
 
     Raises:
         ValueError: `image` or `mask` does not fit `output`.
@@ -146,27 +148,21 @@ def slot_grid(
     _check(image[None], output, None if mask is None else mask[None], index)
     size = cell_size(image, cell)
     segmentation = output.segmentation("masks")[index].cpu()
-    first = [
-        Cell(photograph(image, size), "image"),
-        Cell(photograph(output.reconstruction[index], size), output.titles["reconstruction"]),
-        Cell(
-            label_map(segmentation, _colours(segmentation, mask, output.masks.shape[1]), size),
-            output.titles["masks"],
-        ),
-    ]
-    labels = ["raw", "× mask", f"mask > {threshold:g}"]
-    drawn = output.slot_images is not None
-    rows: list[list[Cell | None]] = [[cell] for cell in first]
-    for slot, alpha in enumerate(output.masks[index]):
-        picture = image if output.slot_images is None else output.slot_images[index, slot]
-        rows[0].append(Cell(photograph(picture, size)))
-        rows[1].append(Cell(cut_out(picture, alpha, size)))
-        shown = alpha > threshold if drawn else segmentation == slot
-        rows[2].append(Cell(cut_out(picture, shown.float(), size, soft=False)))
-    headings = [Heading("all slots"), *_slot_headings(segmentation, output, mask)]
-    if not drawn:  # the raw row would show the image again and again
-        rows, labels = [[first[0], *rows[1][1:]], [first[2], *rows[2][1:]]], [labels[1], "owned pixels"]
-    return grid(rows, headings, labels)
+    colours = _colours(segmentation, mask, output.masks.shape[1])
+    whole = Cell(photograph(image, size), "image")
+    owners = Cell(label_map(segmentation, colours, size), output.titles["masks"])
+    headings = [Heading("all slots"), *_slot_headings(segmentation, colours)]
+    if output.slot_images is None:
+        soft = [Cell(cut_out(image, alpha, size)) for alpha in output.masks[index]]
+        owned = [Cell(cut_out(image, (segmentation == slot).float(), size, soft=False)) for slot in range(len(soft))]
+        return grid([[whole, *soft], [owners, *owned]], headings, ["× mask", "owned pixels"])
+    painted = Cell(photograph(output.reconstruction[index], size), output.titles["reconstruction"])
+    rows = [[whole], [painted], [owners]]
+    for own, alpha in zip(output.slot_images[index], output.masks[index], strict=True):
+        rows[0].append(Cell(photograph(own, size)))
+        rows[1].append(Cell(cut_out(own, alpha, size)))
+        rows[2].append(Cell(cut_out(own, (alpha > threshold).float(), size, soft=False)))
+    return grid(rows, headings, ["raw", "× mask", f"mask > {threshold:g}"])
 
 
 def attention_grid(
@@ -182,72 +178,37 @@ def attention_grid(
 
     Args:
         image: [3, H, W] in [0, 1].
-        output: what the model made of the batch that `image` is in.
+        output: the model's output for the batch that `image` is in.
         index: the image's place in that batch.
-        mask: its true mask [H, W], if the colour chips are to match the true objects'.
+        mask: its true mask [H, W], to match the colour chips with.
         top: attention shown as brightest; 1 is all of a feature's attention.
-        cell: longer side of a picture in pixels.
+        cell: longer side of a cell in pixels.
 
     Raises:
         ValueError: `image` or `mask` does not fit `output`.
     """
     _check(image[None], output, None if mask is None else mask[None], index)
     size = cell_size(image, cell)
-    iterations = output.attention.shape[1]
     last = output.segmentation("attention")[index].cpu()
     colours = _colours(last, mask, output.masks.shape[1])
-    rows: list[list[Cell | None]] = []
-    for iteration in range(iterations):
+    rows = []
+    for iteration in range(output.attention.shape[1]):
         maps = output.attention_masks(iteration)[index]
         owners = label_map(maps.argmax(dim=0), colours, size)
         rows.append([Cell(owners), *(Cell(glow(image, values, size, top)) for values in maps)])
-    headings = [Heading("strongest slot"), *_slot_headings(last, output, mask)]
-    labels = [f"iteration {number + 1}" for number in range(iterations)]
+    headings = [Heading("strongest slot"), *_slot_headings(last, colours)]
+    labels = [f"iteration {number + 1}" for number in range(len(rows))]
     return grid(rows, headings, labels, Scale("attention of a slot (sums to 1 over slots)", top))
 
 
-def segmentation_colours(
-    segmentation: Tensor,
-    reference: Tensor | None = None,
-    *,
-    image: Tensor | None = None,
-    background: bool = False,
-    opacity: float = 0.5,
-    cell: int = CELL,
-) -> Image.Image:
-    """A segmentation in colours that can be compared with those of another.
+def share_of_image(share: float) -> str:
+    """The share of an image that a slot owns, in words.
 
-    Args:
-        segmentation: [H, W], integers >= 0.
-        reference: the true mask [H, W], 0 = background; segments take the colours of the true ones they match best
-            (`slotlab.figures.grid.matched_colours`), so that numbering makes no difference. Without, each label
-            has its own colour.
-        image: [3, H, W] in [0, 1] to blend the colours over, with thin outlines.
-        background: `segmentation` is itself a true mask: its 0 is the background and gets the neutral grey.
-        opacity: of the colours over the image, in [0, 1].
-        cell: longer side of the picture in pixels.
-
-    Raises:
-        ValueError: the shapes do not agree.
+    Example:
+        >>> share_of_image(0.25), share_of_image(0.004), share_of_image(0.001)
+        ('25% of image', '0.4% of image', 'empty')
     """
-    for name, other in (("reference", reference), ("image", image)):
-        if other is not None and other.shape[-2:] != segmentation.shape:
-            raise ValueError(f"{name}: {list(other.shape)} does not fit a segmentation {list(segmentation.shape)}")
-    size = cell_size(segmentation, cell)
-    if background:
-        colours = true_colours(segmentation)
-    elif reference is not None:
-        colours = matched_colours(segmentation, reference)
-    else:
-        colours = slot_colours(segmentation.unique().tolist())
-    if image is None:
-        return label_map(segmentation, colours, size)
-    return overlay(image, segmentation, colours, size, opacity)
-
-
-def _segmentations(output: SlotOutput) -> dict[str, Tensor]:
-    """The segmentations of an output under their titles, on the CPU."""
-    return {title: owners.cpu() for title, owners in output.segmentations().items()}
+    return "empty" if share < EMPTY_SHARE else f"{share:.{0 if share >= 0.01 else 1}%} of image"
 
 
 def _colours(segmentation: Tensor, mask: Tensor | None, count: int) -> dict[int, Colour]:
@@ -255,39 +216,42 @@ def _colours(segmentation: Tensor, mask: Tensor | None, count: int) -> dict[int,
     return slot_colours(slots) if mask is None else matched_colours(segmentation, mask.cpu(), slots)
 
 
-def _slot_headings(segmentation: Tensor, output: SlotOutput, mask: Tensor | None) -> list[Heading]:
-    colours = _colours(segmentation, mask, output.masks.shape[1])
+def _slot_headings(segmentation: Tensor, colours: dict[int, Colour]) -> list[Heading]:
     headings = []
-    for slot in range(output.masks.shape[1]):
-        share = float((segmentation == slot).float().mean())
-        empty = share < EMPTY_SHARE
-        note = "empty" if empty else f"{share:.{0 if share >= 0.01 else 1}%} of image"
+    for slot in range(len(colours)):
+        note = share_of_image(float((segmentation == slot).float().mean()))
+        empty = note == "empty"
         headings.append(Heading(f"slot {slot}", note, None if empty else colours[slot], faint=empty))
     return headings
 
 
-def _scores(prediction: Tensor, mask: Tensor | None) -> Sequence[str]:
+def mask_scores(predicted: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """ARI, FG-ARI, mIoU ("clevrtex") and mBO of each image: float64 [B].
+
+    Args:
+        predicted: segmentations, int64 [B, H, W].
+        mask: true masks, int64 [B, H, W], 0 = background.
+    """
+    return {
+        "ARI": adjusted_rand_index(predicted, mask),
+        "FG-ARI": adjusted_rand_index(predicted, mask, foreground_only=True),
+        "mIoU": mean_iou(predicted, mask),
+        "mBO": mean_best_overlap(predicted, mask),
+    }
+
+
+def _captions(predicted: Tensor, mask: Tensor | None) -> list[str]:
     if mask is None:
-        return [""] * len(prediction)
-    mask = mask.cpu()
-    columns = (
-        adjusted_rand_index(prediction, mask),
-        adjusted_rand_index(prediction, mask, foreground_only=True),
-        mean_iou(prediction, mask),
-        mean_best_overlap(prediction, mask),
-    )
-    return [
-        f"ARI {ari:z.2f}  FG-ARI {foreground:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
-        for ari, foreground, iou, best in torch.stack(columns, dim=1).tolist()
-    ]
+        return [""] * len(predicted)
+    columns = torch.stack(list(mask_scores(predicted, mask.cpu()).values()), dim=1).tolist()
+    return [f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}" for ari, fg, iou, best in columns]
 
 
 def _check(
     images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None, index: int | None = None
 ) -> None:
     """Raises a ValueError unless images [B, 3, H, W] and masks [B, H, W] fit `output` (or its image `index`)."""
-    expected = [len(images), *output.reconstruction.shape[1:]]
-    count = len(output.reconstruction)
+    count, expected = len(output.reconstruction), [len(images), *output.reconstruction.shape[1:]]
     if index is None and len(images) != count:
         raise ValueError(f"images: {len(images)} images, but the output is of {count}")
     if index is not None and not -count <= index < count:
@@ -298,18 +262,15 @@ def _check(
         raise ValueError(f"mask: {list(mask.shape)} does not fit the output's {[expected[0], *expected[2:]]}")
 
 
-DEFAULT_MODEL = "scenes-64"
-
-
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a model with slots makes of one picture; all on the CPU.
+    """One image and what a model makes of it; all on the CPU.
 
     Attributes:
         image: [3, R, R] in [0, 1], as the model sees it.
-        output: of a batch with this image alone.
-        mask: its true mask, int64 [R, R], 0 = background; None where nobody knows.
-        finer: which source of masks fits objects best, of `slotlab.models.output.MASK_SOURCES`.
+        output: the model's output for a batch of this image.
+        mask: its true mask, int64 [R, R], 0 = background; None if unknown.
+        finer: the source of masks that fits objects best, one of `slotlab.models.output.MASK_SOURCES`.
     """
 
     image: Tensor
@@ -321,27 +282,17 @@ class Look:
         """The slot that owns each pixel by the finest masks, int64 [R, R]."""
         return self.output.segmentation(self.finer)[0]
 
-    def segmentations(self) -> dict[str, Tensor]:
-        """The slot that owns each pixel, int64 [R, R], by the title of each source of masks."""
-        return {title: owners[0] for title, owners in self.output.segmentations().items()}
-
     def scores(self) -> dict[str, dict[str, float]]:
-        """ARI, FG-ARI, mIoU ("clevrtex") and mBO of each kind of masks; empty without a true mask."""
+        """ARI, FG-ARI, mIoU and mBO by title of the masks; empty without a true mask."""
         if self.mask is None:
             return {}
-        true, found = self.mask[None], {}
-        for name, segmentation in self.segmentations().items():
-            predicted = segmentation[None]
-            found[name] = {
-                "ARI": float(adjusted_rand_index(predicted, true)),
-                "FG-ARI": float(adjusted_rand_index(predicted, true, foreground_only=True)),
-                "mIoU": float(mean_iou(predicted, true)),
-                "mBO": float(mean_best_overlap(predicted, true)),
-            }
-        return found
+        return {
+            title: {name: float(score) for name, score in mask_scores(predicted, self.mask[None]).items()}
+            for title, predicted in self.output.segmentations().items()
+        }
 
     def errors(self) -> dict[str, float]:
-        """How far the reconstruction is from the picture: MSE as sum and as mean, and PSNR in dB."""
+        """Error of the reconstruction: MSE (sum and mean) and PSNR in dB."""
         painted, image = self.output.reconstruction.clamp(0, 1), self.image[None]
         return {
             "MSE (sum)": float(squared_error(painted, image)),
@@ -349,42 +300,53 @@ class Look:
             "PSNR (dB)": float(peak_signal_to_noise_ratio(painted, image)),
         }
 
-    def figure(self, *, cell: int = 128) -> Image.Image:
-        """Picture, reconstruction, error and segmentations with scores; the slots; and attention by iteration.
-
-        Args:
-            cell: side of a picture in pixels.
-        """
-        mask = None if self.mask is None else self.mask[None]
-        return _stacked(
-            reconstruction_grid(self.image[None], self.output, mask, cell=cell),
+    def figure(self, *, cell: int = CELL) -> Image.Image:
+        """Reconstruction and segmentations with scores, then the slots, then attention by iteration."""
+        parts = (
+            reconstruction_grid(
+                self.image[None], self.output, None if self.mask is None else self.mask[None], cell=cell
+            ),
             slot_grid(self.image, self.output, mask=self.mask, cell=cell),
             attention_grid(self.image, self.output, mask=self.mask, cell=cell),
         )
+        page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+        top = 0
+        for part in parts:
+            page.paste(part, (0, top))
+            top += part.height
+        return page
 
 
 @torch.inference_mode()
 def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop: float = 1.0) -> Look:
-    """Takes one picture apart; the slots have the numbers of `slotlab.composition.edits.read_scene`.
+    """Runs a model on one image; its slots have the numbers of `slotlab.composition.edits.read_scene`.
 
     Args:
-        model: with slots; put into evaluation mode for the time.
-        image: a file, a tensor [3, H, W] in [0, 1], pixels, or a Pillow picture; see `slotlab.data.images.prepared`.
-        mask: the true mask, integers [H, W] or a mask file, of the same size; 0 = background.
+        model: any model with slots; it is in evaluation mode while it runs.
+        image: a file, a tensor [3, H, W] in [0, 1], an array uint8 [H, W, 3] or a Pillow image; see
+            `slotlab.data.images.prepared`.
+        mask: the true mask, integers [H, W] or a mask file, of the image's size; 0 = background.
         seed: of the initial slots, and of the noise of samples.
-        crop: side of the square as a fraction of the shorter side, above 0, at most 1.
+        crop: side of the centred square as a fraction of the shorter side, above 0, at most 1.
 
     Raises:
-        CheckpointError: a model without slots.
-        ConfigError: a crop out of range.
+        CheckpointError: the model has no slots.
+        ConfigError: `crop` is out of range.
         DataError: a file is missing or broken, or image and mask differ in size.
         ValueError: an array of another shape.
+
+    Example:
+        >>> import slotlab
+        >>> scene = slotlab.render([0], variant="plain")
+        >>> seen = look(slotlab.load("scenes-64"), scene.image[0], scene.mask[0])
+        >>> seen.owners().shape, list(seen.scores()["decoder masks"])
+        (torch.Size([64, 64]), ['ARI', 'FG-ARI', 'mIoU', 'mBO'])
     """
     model = with_slots(model)
-    picture, true = prepared(image, mask, resolution=model.resolution, crop=crop)
+    square, true = prepared(image, mask, resolution=model.resolution, crop=crop)
     with evaluating(model):
-        output = model(picture[None].to(next(model.parameters()).device), seeded_generator(seed))
-    return Look(picture, output.cpu(), true, model.finer_masks)
+        output = model(square[None].to(next(model.parameters()).device), seeded_generator(seed))
+    return Look(square, output.cpu(), true, model.finer_masks)
 
 
 def show(
@@ -394,36 +356,29 @@ def show(
     *,
     seed: int = 0,
     crop: float = 1.0,
-    cell: int = 128,
+    cell: int = CELL,
 ) -> Image.Image:
-    """A figure of one picture as a model sees it: the headless form of the studio's Look view.
-
-    In a notebook the figure shows itself: `slotlab.show("photo.png", model="runs/first")`.
+    """A figure of one image as a model sees it; a notebook displays it.
 
     Args:
         image: as for `look`.
         model: a model with slots, or what `slotlab.load` takes.
-        mask: the true mask, if known: then colours are matched to it, and the scores of this one picture are shown.
+        mask: the true mask, if known: colours are then matched to it, and the scores are shown.
         seed: of the initial slots, and of the noise of samples.
         crop: side of the centred square as a fraction of the shorter side.
-        cell: side of a picture in pixels.
+        cell: longer side of a cell in pixels.
 
     Raises:
         CheckpointError: there is no such model.
         ConfigError, DataError, ValueError: as `look`.
+
+    Example:
+        >>> import slotlab
+        >>> slotlab.show(slotlab.render([0], variant="plain").image[0], cell=32).mode
+        'RGB'
     """
     if isinstance(model, (str, Path)):
         from slotlab.checkpoints import load
 
         model = load(model)
     return look(model, image, mask, seed=seed, crop=crop).figure(cell=cell)
-
-
-def _stacked(*pictures: Image.Image) -> Image.Image:
-    """Pictures one below the other, on white."""
-    page = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        page.paste(picture, (0, top))
-        top += picture.height
-    return page

@@ -1,20 +1,19 @@
-"""Pictures of a model while it trains: a grid of the same validation images every so often, and the curves so far."""
+"""Figures drawn while a model trains: a grid of the same validation images, and the curves so far."""
 
 import dataclasses
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from slotlab.data import Batch
 from slotlab.evaluation import Evaluation
 from slotlab.figures.curves import figure_image, loss_curves
+from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
-from slotlab.files import replacing
 from slotlab.models import Model
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
@@ -30,32 +29,23 @@ def draw_preview(run: Run, images: int = 6) -> None:
 
     A preview that cannot be drawn or written is a warning: it never stops the training.
     """
-
-    def draw() -> None:
+    with _never_failing(f"step {run.step}: the preview"):
         batch = run.validation.batch(range(min(images, len(run.validation))))
-        output = outputs(run.model, batch, run.config.training.seed)
-        picture = reconstruction_grid(batch["image"].cpu(), output, batch.get("mask"))
-        write_png(picture, run.folder / PREVIEWS_FOLDER / f"step-{run.step:08d}.png")
-
-    _drawing("the preview", run.step, draw)
+        output = batch_output(run.model, batch, run.config.training.seed)
+        preview = reconstruction_grid(batch["image"].cpu(), output, batch.get("mask"))
+        write_png(preview, run.folder / PREVIEWS_FOLDER / f"step-{run.step:08d}.png")
 
 
 def draw_curves(run: Run, evaluation: Evaluation) -> None:
     """Draws the curves of all rows so far: `loss.png`. A failure is a warning."""
-
-    def draw() -> None:
+    with _never_failing(f"step {run.step}: the loss curves"):
         masks = mask_titles(evaluation.protocol).get("masks", "")
         write_png(figure_image(loss_curves(run.rows, run.config.preset, masks)), run.folder / CURVES_FILE)
 
-    _drawing("the loss curves", run.step, draw)
-
 
 @torch.inference_mode()
-def outputs(model: Model, batch: Batch, seed: int) -> Any:
-    """What a model makes of a batch, on the CPU, from the initial slots that `slotlab.evaluate` uses with `seed`.
-
-    The model's mode is restored; no global random numbers are drawn.
-    """
+def batch_output(model: Model, batch: Batch, seed: int) -> Any:
+    """A model's output for one batch, on the CPU; the same that `slotlab.evaluation.outputs` yields with `seed`."""
     with evaluating(model):
         generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
         output = model(batch["image"].to(next(model.parameters()).device), generators)
@@ -64,14 +54,9 @@ def outputs(model: Model, batch: Batch, seed: int) -> Any:
     return dataclasses.replace(output, **tensors)
 
 
-def write_png(picture: Image.Image, path: Path) -> None:
-    """Writes a picture as PNG, whole or not at all."""
-    with replacing(path) as temporary:
-        picture.save(temporary, format="png")
-
-
-def _drawing(what: str, step: int, draw: Callable[[], None]) -> None:
+@contextmanager
+def _never_failing(what: str) -> Iterator[None]:
     try:
-        draw()
-    except Exception as error:  # whatever goes wrong, hours of training are worth more than a picture
-        warnings.warn(f"step {step}: {what} could not be drawn: {error}", RuntimeWarning, stacklevel=2)
+        yield
+    except Exception as error:  # whatever goes wrong, hours of training are worth more than a figure
+        warnings.warn(f"{what} could not be drawn: {error}", RuntimeWarning, stacklevel=3)

@@ -20,7 +20,7 @@ from slotlab.evaluation import Evaluation
 from slotlab.files import replacing
 from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, SlotOutput
 from slotlab.models.fingerprint import fingerprint
-from slotlab.reporting.previews import outputs
+from slotlab.reporting.previews import batch_output
 from slotlab.reporting.sections import (
     Section,
     attention,
@@ -113,7 +113,7 @@ def write_report(
     else:
         metrics = _read_json(run / "metrics.json", f"write it anew with: {again}")
     batch = _validation_batch(config, data, images, device)
-    output = outputs(model, batch, config.training.seed)
+    output = batch_output(model, batch, config.training.seed)
     pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
     sections = [scores(metrics, again), reconstructions(pictures, output, mask)]
     if isinstance(output, SlotOutput):

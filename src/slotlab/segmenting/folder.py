@@ -19,10 +19,10 @@ from slotlab.data.images import read_upright
 from slotlab.data.loading import in_order
 from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
+from slotlab.figures.grid import write_png
 from slotlab.files import remove, replacing
 from slotlab.models import Model, SlotModel, with_slots
 from slotlab.models.fingerprint import fingerprint
-from slotlab.reporting.previews import write_png
 from slotlab.segmenting.image import (
     NO_SLOT,
     Fitting,

@@ -98,7 +98,7 @@ def _scores(seen: dict[str, Look]) -> str:
     rows, headings = [], ["ARI", "FG-ARI", "mIoU", "mBO"]
     for name, one in seen.items():
         scores, errors = one.scores(), one.errors()
-        for place, title in enumerate(one.segmentations()):
+        for place, title in enumerate(one.output.segmentations()):
             values = [f"{scores[title][heading]:z.3f}" for heading in headings] if scores else ["–"] * 4
             painted = [f"{errors['MSE (mean)']:.4f}", f"{errors['PSNR (dB)']:.1f}"] if place == 0 else ["", ""]
             rows.append([f"{name}, {title}", *values, *painted])

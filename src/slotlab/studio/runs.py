@@ -11,7 +11,7 @@ from PIL import Image
 from slotlab.errors import ConfigError
 from slotlab.figures.curves import figure_image, loss_curves
 from slotlab.reporting.report import REPORT_FILE, write_report
-from slotlab.reporting.runs import RunFolder, run_folders
+from slotlab.reporting.run_list import RunFolder, run_folders
 from slotlab.studio import components
 from slotlab.studio.components import WORK, View, note, politely, table, uri
 

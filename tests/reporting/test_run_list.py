@@ -5,8 +5,8 @@ import time
 import pytest
 
 from slotlab.errors import DataError
-from slotlab.reporting import runs as module
-from slotlab.reporting.runs import read_run_folder, run_folders
+from slotlab.reporting import run_list as module
+from slotlab.reporting.run_list import read_run_folder, run_folders
 
 
 @pytest.fixture

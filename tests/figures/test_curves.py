@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from slotlab.reporting import figure_image, loss_curves
+from slotlab.figures.curves import figure_image, loss_curves
 
 ROWS = [
     {

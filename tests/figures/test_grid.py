@@ -1,9 +1,24 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from slotlab.figures.grid import BACKGROUND, PALETTE, matched_colours, palette_colour, slot_colours, true_colours
+from slotlab.figures.grid import (
+    BACKGROUND,
+    PALETTE,
+    Cell,
+    Heading,
+    cut_out,
+    grid,
+    heat_map,
+    label_map,
+    matched_colours,
+    overlay,
+    palette_colour,
+    slot_colours,
+    true_colours,
+)
 
 
 def labelled(*rows: str) -> torch.Tensor:
@@ -61,3 +76,53 @@ def test_without_truth_a_slot_has_the_same_colour_everywhere():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="differ in shape"):
         matched_colours(TRUE, TRUE[:3])
+
+
+MASK = torch.zeros(2, 32, 32, dtype=torch.int64)
+MASK[:, 4:12, 4:12], MASK[:, 20:30, 8:28] = 1, 2
+
+
+def pixels(picture) -> np.ndarray:
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def test_attention_has_one_scale_for_all_slots():
+    low, high = torch.full((8, 8), 0.2), torch.full((8, 8), 1.0)
+    assert pixels(heat_map(low, (16, 16))).sum() < pixels(heat_map(high, (16, 16))).sum()
+    np.testing.assert_array_equal(pixels(heat_map(high, (16, 16))), pixels(heat_map(5 * high, (16, 16))))
+
+
+def test_segmentation_keeps_the_edges_of_pixels():
+    picture = pixels(label_map(MASK[0], true_colours(MASK[0]), (128, 128)))
+    assert picture.shape == (128, 128, 3)
+    assert tuple(picture[0, 0]) == BACKGROUND
+    assert tuple(picture[16, 16]) == tuple(picture[47, 47]) == PALETTE[0]
+    assert tuple(picture[48, 47]) == BACKGROUND
+
+
+def test_overlay_outlines_the_segments_and_shows_the_image():
+    black, white = (
+        pixels(overlay(torch.full((3, 32, 32), level), MASK[0], true_colours(MASK[0]), (128, 128)))
+        for level in (0.0, 1.0)
+    )
+    assert (black == 255).all(axis=2).sum() > 100
+    assert white.mean() > black.mean() + 60
+
+
+def test_images_keep_their_proportions():
+    assert label_map(torch.zeros(4, 8, dtype=torch.int64), {0: BACKGROUND}, (128, 64)).size == (128, 64)
+
+
+def test_cut_out_shows_the_image_only_where_the_mask_is():
+    mask = torch.zeros(8, 8)
+    mask[:, :4] = 1
+    picture = pixels(cut_out(torch.zeros(3, 8, 8), mask, (8, 8), soft=False))
+    assert (picture[:, :4] == 0).all()
+    assert (picture[:, 4:] > 200).all()
+
+
+def test_a_grid_may_have_gaps():
+    cell = Cell(label_map(torch.zeros(4, 4, dtype=torch.int64), {0: PALETTE[0]}, (16, 16)))
+    picture = pixels(grid([[cell, None], [cell, cell]], [Heading("a"), Heading("b")]))
+    assert (picture == PALETTE[0]).all(axis=2).sum() == 3 * 16 * 16

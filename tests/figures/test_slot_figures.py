@@ -3,15 +3,32 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from reporting_samples import made_output
 
-from slotlab.figures.grid import BACKGROUND, PALETTE, Cell, Heading, cut_out, grid, heat_map, label_map
-from slotlab.figures.slots import segmentation_grid
-from slotlab.reporting import attention_grid, reconstruction_grid, segmentation_colours, slot_grid
+from slotlab.figures.grid import (
+    PALETTE,
+)
+from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
+from slotlab.models import SlotOutput
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 MASK = torch.zeros(2, 32, 32, dtype=torch.int64)
 MASK[:, 4:12, 4:12], MASK[:, 20:30, 8:28] = 1, 2
+
+
+def made_output(batch: int = 2, slots: int = 4, size: int = 32, *, pictures: bool = True) -> SlotOutput:
+    """A `SlotOutput` of random numbers, with the sums that the type promises."""
+    generator = torch.Generator().manual_seed(0)
+    masks = (6 * torch.rand(batch, slots, size, size, generator=generator)).softmax(dim=1)
+    images = torch.rand(batch, slots, 3, size, size, generator=generator)
+    attention = torch.randn(batch, 3, slots, size * size // 4, generator=generator).softmax(dim=2)
+    return SlotOutput(
+        slots=torch.zeros(batch, slots, 8),
+        attention=attention,
+        attention_grid=(size // 2, size // 2),
+        masks=masks,
+        reconstruction=(masks[:, :, None] * images).sum(dim=1),
+        slot_images=images if pictures else None,
+    )
 
 
 def pixels(picture) -> np.ndarray:
@@ -65,52 +82,6 @@ def test_attention_grid_has_a_row_per_iteration():
     assert not_blank(three)
 
 
-def test_attention_has_one_scale_for_all_slots():
-    low, high = torch.full((8, 8), 0.2), torch.full((8, 8), 1.0)
-    assert pixels(heat_map(low, (16, 16))).sum() < pixels(heat_map(high, (16, 16))).sum()
-    np.testing.assert_array_equal(pixels(heat_map(high, (16, 16))), pixels(heat_map(5 * high, (16, 16))))
-
-
-def test_permuted_labels_give_the_same_picture():
-    order = torch.tensor([2, 0, 1])
-    for options in ({}, {"image": IMAGES[0]}):
-        plain = segmentation_colours(MASK[0], MASK[0], **options)
-        renamed = segmentation_colours(order[MASK[0]], MASK[0], **options)
-        np.testing.assert_array_equal(pixels(plain), pixels(renamed))
-    true = segmentation_colours(MASK[0], background=True)
-    np.testing.assert_array_equal(pixels(true), pixels(segmentation_colours(order[MASK[0]], MASK[0])))
-
-
-def test_segmentation_keeps_the_edges_of_pixels():
-    picture = pixels(segmentation_colours(MASK[0], background=True, cell=128))
-    assert picture.shape == (128, 128, 3)
-    assert tuple(picture[0, 0]) == BACKGROUND
-    assert tuple(picture[16, 16]) == tuple(picture[47, 47]) == PALETTE[0]
-    assert tuple(picture[48, 47]) == BACKGROUND
-
-
-def test_overlay_outlines_the_segments_and_shows_the_image():
-    black, white = (
-        pixels(segmentation_colours(MASK[0], background=True, image=torch.full((3, 32, 32), level)))
-        for level in (0.0, 1.0)
-    )
-    assert (black == 255).all(axis=2).sum() > 100
-    assert white.mean() > black.mean() + 60
-
-
-def test_pictures_keep_their_proportions():
-    assert label_map(torch.zeros(4, 8, dtype=torch.int64), {0: BACKGROUND}, (128, 64)).size == (128, 64)
-    assert segmentation_colours(torch.zeros(4, 8, dtype=torch.int64)).size == (128, 64)
-
-
-def test_cut_out_shows_the_image_only_where_the_mask_is():
-    mask = torch.zeros(8, 8)
-    mask[:, :4] = 1
-    picture = pixels(cut_out(torch.zeros(3, 8, 8), mask, (8, 8), soft=False))
-    assert (picture[:, :4] == 0).all()
-    assert (picture[:, 4:] > 200).all()
-
-
 def test_segmentation_grid_lays_segments_over_the_images():
     assert not_blank(segmentation_grid(IMAGES, made_output(), MASK, cell=64))
     assert segmentation_grid(IMAGES, made_output(), cell=64).width >= 3 * 64
@@ -134,15 +105,8 @@ def test_more_slots_than_colours():
         (lambda output: reconstruction_grid(IMAGES, output, MASK[0]), "mask: .* does not fit"),
         (lambda output: slot_grid(IMAGES[0], output, 2), "index: 2 is not among the 2 images"),
         (lambda output: attention_grid(IMAGES[0], output, mask=MASK[0, :4]), "mask: .* does not fit"),
-        (lambda output: segmentation_colours(MASK[0], MASK[0, :4]), "reference: .* does not fit"),
     ],
 )
 def test_what_does_not_fit_is_named(draw, message):
     with pytest.raises(ValueError, match=message):
         draw(made_output())
-
-
-def test_a_grid_may_have_gaps():
-    cell = Cell(label_map(torch.zeros(4, 4, dtype=torch.int64), {0: PALETTE[0]}, (16, 16)))
-    picture = pixels(grid([[cell, None], [cell, cell]], [Heading("a"), Heading("b")]))
-    assert (picture == PALETTE[0]).all(axis=2).sum() == 3 * 16 * 16
