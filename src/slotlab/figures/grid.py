@@ -276,9 +276,9 @@ def grid(
     top = MARGIN + LINE * (2 if any(heading.note for heading in headings) else 1) + GAP
     line = height + caption + GAP
     right, bottom = left + len(headings) * column - GAP + MARGIN, top + len(rows) * line - GAP + MARGIN
+    words, end = (f"{scale.title}   0", f"{scale.top:g}") if scale else ("", "")
+    bar = left + text_width(words, SMALL) + GAP
     if scale:
-        words, end = f"{scale.title}   0", f"{scale.top:g}"
-        bar = left + text_width(words, SMALL) + GAP
         right = max(right, bar + BAR + GAP + text_width(end, SMALL) + MARGIN)
     page = Image.new("RGB", (right, bottom + (2 * LINE if scale else 0)), "white")
     draw = ImageDraw.Draw(page)
