@@ -26,14 +26,14 @@ lint: .make/installed-dev  ## ruff: rules and format
 types: .make/installed-dev  ## pyright
 	$(BIN)/pyright
 
-# Other people's code is not part of this project; where a clone is at hand, it takes part:
+# No code of others is part of this project. A clone takes part in the benchmarks if it is there:
 #   git clone https://github.com/evelinehong/slot-attention-pytorch $(PEER) && git -C $(PEER) checkout 1518c23
 PEER ?= ../slot-attention-pytorch
 WITH_PEER = $(if $(wildcard $(PEER)/model.py),--peer $(PEER))
 MEASURE := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
 
-bench: .make/installed-dev  ## what takes how long on this CPU; the tables of README.md, docs/speed.md
+bench: .make/installed-dev  ## speed on this CPU; rewrites the tables of docs/speed.md
 	$(MEASURE)/reference.py $(WITH_PEER) --rounds 2 --csv $(RESULTS)/reference.csv
 	$(MEASURE)/scenes.py --batch 64 --rounds 3 --supersample 1 --csv $(RESULTS)/scenes.csv
 	$(MEASURE)/loader.py --csv $(RESULTS)/loader.csv
@@ -42,13 +42,13 @@ bench: .make/installed-dev  ## what takes how long on this CPU; the tables of RE
 	$(MEASURE)/training.py scenes-32 scenes-64 scenes-64-latents scenes-64-diffusion --csv $(RESULTS)/training.csv
 	$(MEASURE)/gradient.py --threads 1 --csv $(RESULTS)/gradient.csv
 	$(MEASURE)/denoiser.py --rounds 5 --csv $(RESULTS)/denoiser.csv
-	$(MEASURE)/sampler_speed.py --csv $(RESULTS)/sampler-speed.csv
+	$(MEASURE)/sampling.py scenes-64-diffusion --speed --csv $(RESULTS)/sampler-speed.csv
 	$(MEASURE)/startup.py --rounds 3 --csv $(RESULTS)/startup.csv
 	$(MEASURE)/segment.py --images 1000 --csv $(RESULTS)/segment.csv
 	$(MEASURE)/studio.py --repeats 3 --csv $(RESULTS)/studio.csv
 	$(MEASURE)/tables.py
 
-bench-long: .make/installed-dev  ## hours: every speed-up left out, 10,000 images, loss curves, the time to objects
+bench-long: .make/installed-dev  ## hours: each speed-up switched off, 10,000 images, loss curves, time to objects
 	$(MEASURE)/reference.py $(WITH_PEER) --ablation --rounds 2 --csv $(RESULTS)/ablation.csv
 	$(MEASURE)/segment.py --images 10000 --csv $(RESULTS)/segment-10000.csv
 	$(MEASURE)/loss_curves.py
@@ -56,7 +56,7 @@ bench-long: .make/installed-dev  ## hours: every speed-up left out, 10,000 image
 	$(MEASURE)/time_to_objects.py $(WITH_PEER) --minutes $(MINUTES)
 	$(MEASURE)/tables.py
 
-weights: .make/installed  ## the trained models in the package, of the runs $(RUNS)/NAME: docs/weights.md
+weights: .make/installed  ## the bundled models, from the runs $(RUNS)/NAME: docs/weights.md
 	for name in scenes-64 scenes-64-diffusion textured-64 textured-128; do \
 		$(BIN)/slotlab publish $(RUNS)/$$name --to src/slotlab/weights/$$name || exit 1; \
 	done

@@ -1,24 +1,31 @@
-"""Quality of samples against the number of denoiser evaluations, for each sampler; and of masks against the timestep.
+"""Quality and speed of slot diffusion's samples, by sampler and number of steps.
 
-    python benchmarks/sampling.py runs/diffusion --data scenes:plain --max-objects 6
+    python benchmarks/sampling.py runs/diffusion --max-objects 6       # quality
+    python benchmarks/sampling.py scenes-64-diffusion --speed          # speed
 
-Protocol. The first `--images` test images are encoded once; every sampler starts from the same noise, which depends on
-the image alone, and paints the same slots. MSE is the mean squared error between sample and image, values in [0, 1];
-"ceiling" is that of the autoencoder, which no sampler can better. FD-efficientnet-lite0 is the squared Frechet
-distance between samples and images, KD the kernel distance in the same features; with this few images FD is biased by
-about the "chance" printed, which is the same for all rows. "against reference" divides by ancestral sampling (DDPM)
-with as many steps as the schedule has. The reference comes first and takes most of the time.
+Quality. The first `--images` test images are encoded once. Every sampler starts from the same noise and paints the same
+slots. MSE is the mean squared error between sample and image, values in [0, 1]; "ceiling" is the autoencoder's own
+reconstruction, which no sampler can beat. FD-efficientnet-lite0 is the squared Frechet distance between samples and
+images, KD the kernel distance in the same features; with few images FD is biased by about the "chance" printed, equal
+for all rows. "against reference" divides by ancestral sampling (DDPM) with as many steps as the schedule has, which
+comes first and takes most of the time. If the data has true masks, a second table scores the cross-attention masks
+read at several timesteps.
 
-The second table has the scores of the cross-attention masks, where the data has true ones, read at several timesteps.
+Speed. A turn paints `--batch-size` images from slots in memory: all steps of the denoiser, then the autoencoder's
+decoder, in float32. The contenders take turns in one process, after a turn that is not counted; the table has the
+median time of one image. One contender recomputes the keys and values of the slots at each step.
 """
 
 import argparse
 import csv
 import platform
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from contest import rows_of, take_turns, write
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +34,9 @@ from slotlab.fidelity import SetStatistics, batch_statistics, compare, open_netw
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap
 from slotlab.models import SlotDiffusion
 from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import sample
 
+STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (25,)}
 STEPS = {"dpm-solver++": (5, 10, 15, 20, 25, 50), "ddim": (10, 25, 50, 100), "ddpm": (25, 100)}
 COLUMNS: list[str] = ["sampler", "steps", "mse", "fd", "kd", "seconds_per_image"]
 MASK_TIMESTEPS = (0, 50, 250, 500, 750)
@@ -36,11 +45,14 @@ BATCH = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="folder of a slot-diffusion model")
+    parser.add_argument("run", help="a slot diffusion model: its folder or name")
+    parser.add_argument("--speed", action="store_true", help="measure speed instead of quality")
+    parser.add_argument("--batch-size", type=int, default=16, help="for --speed")
+    parser.add_argument("--rounds", type=int, default=3, help="for --speed")
     parser.add_argument("--data", default="scenes:plain")
     parser.add_argument("--max-objects", type=int, help="for scenes")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
@@ -48,6 +60,13 @@ def main() -> None:
     model = slotlab.load(options.run, options.device)
     if not isinstance(model, SlotDiffusion):
         parser.error(f"{options.run} holds a {model.kind}, which does not sample")
+    if options.speed:
+        measure_speed(model, options)
+    else:
+        measure_quality(model, options)
+
+
+def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
     scene_options = {} if options.max_objects is None else {"max_objects": options.max_objects}
     data = slotlab.open_data(
         options.data, split="test", resolution=model.resolution, count=options.images, **scene_options
@@ -126,6 +145,41 @@ def show(row: dict[str, float | str], reference: dict[str, float | str]) -> None
         f"{row['seconds_per_image']:.3f} s/image",
         flush=True,
     )
+
+
+def measure_speed(model: SlotDiffusion, options: argparse.Namespace) -> None:
+    model.eval()
+    size = (options.batch_size, model.slots, model.encoder.slot_attention.dim)
+    slots = torch.randn(size, generator=seeded_generator(0)).to(options.device)
+    steps: dict[str, Callable[[], Tensor]] = {}
+    for sampler, counts in STEPS_TIMED.items():
+        for count in counts:
+            name = f"slotlab, {sampler}, {count} steps"
+            steps[name] = partial(model.generate, slots, count, sampler, seeded_generator(0))
+    recomputed = "slots recomputed each step, dpm-solver++, 25 steps"
+    steps[recomputed] = partial(paint_recomputed, model, slots, 25)
+    timings = take_turns(steps, options.rounds)
+    for timing in timings.values():
+        timing.count = options.batch_size
+    work = f"sampling, {options.run}, {model.resolution}x{model.resolution}, batch {options.batch_size}"
+    work += f", {options.threads} threads"
+    write(rows_of(work, timings, "images/s", against=recomputed), options.csv)
+
+
+@torch.no_grad()
+def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
+    """As `generate`, but the keys and values of the slots are computed at each step."""
+    autoencoder = model.autoencoder
+    shape = (len(slots), autoencoder.latent_channels, *(autoencoder.latent_size,) * 2)
+    latents = sample(
+        lambda latents, timesteps: model.denoiser(latents, timesteps, slots),
+        shape,
+        model.schedule,
+        steps=steps,
+        generator=seeded_generator(0),
+        device=slots.device,
+    )
+    return autoencoder.decode(latents).clamp(0, 1)
 
 
 if __name__ == "__main__":

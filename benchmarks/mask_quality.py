@@ -1,40 +1,51 @@
-"""Quality of masks of images that are not square, for each way of fitting them into the square that a model takes.
+"""Quality of the masks of `slotlab segment`: by the fit of images that are not square, and by the width of sigma.
 
-    python benchmarks/fitting.py runs/slots --max-objects 6
+    python benchmarks/mask_quality.py scenes-64 scenes-64-diffusion --max-objects 6     # fits
+    python benchmarks/mask_quality.py scenes-64 textured-64 textured-128 --sigmas       # sigma of posterior masks
 
-Protocol. The first `--images` test scenes are rendered at 256x256 and cut to a centred window of each shape, so that
-true masks are known. The window goes through `slotlab.segmenting`: fitted, taken apart, and the soft masks (of the
-source that `slotlab segment` uses by default) brought back to the window's size before the argmax. Scores are those of
-the window at its own size. With "crop" the pixels that the model does not see are one more segment. "letterbox, black
-bars" is what is often done; `slotlab segment` repeats the border pixels instead.
+Fits. The first `--images` test scenes are rendered at 256x256 and cut to a centred window of each shape. A window goes
+through `slotlab.segmenting`: fitted into the model's square, segmented, and the soft masks (of the default source)
+brought back to the window's size before the argmax. Scores are of the window at its own size. With "crop" the pixels
+outside the square are one more segment. "letterbox, black bars" is common practice; `slotlab segment` repeats the
+border pixels instead.
+
+Sigmas. The 200 validation scenes of each model's preset; `pixel_sigma` is set at inference, since training does not
+depend on it; masks by argmax, mIoU as CLEVRTex defines it.
 """
 
 import argparse
 import csv
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import slotlab
 from slotlab.composition.slots import with_slots
+from slotlab.config import run_config
 from slotlab.data.images import to_pixels
+from slotlab.evaluation import evaluate
 from slotlab.metrics import SegmentationScores
 from slotlab.models import SlotModel
 from slotlab.segmenting import fitting
 from slotlab.segmenting.image import owners_of, take_apart
+from slotlab.training.setup import open_split
 
 SIDE, BATCH = 256, 20
 WINDOWS = {"1:1": (256, 256), "4:3": (256, 192), "3:4": (192, 256), "16:9": (256, 144), "9:16": (144, 256)}
 BLACK = "letterbox, black bars"
 FITS = ("letterbox", BLACK, "stretch", "crop")
+SIGMAS = (None, 0.4, 0.3, 0.2, 0.1)  # None: the decoder's masks
+SCORES = ("ari", "fg_ari", "miou", "mbo")
 COLUMNS = ("model", "window", "fit", "ari", "fg_ari", "miou", "mbo", "standard_error_ari")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="folders of models with slots")
+    parser.add_argument("runs", nargs="+", help="models with slots: folders or names")
+    parser.add_argument("--sigmas", action="store_true", help="compare sigmas instead of fits")
     parser.add_argument("--data", default="scenes:plain")
     parser.add_argument("--max-objects", type=int, help="for scenes")
     parser.add_argument("--images", type=int, default=200)
@@ -42,6 +53,28 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    rows, columns = compare_sigmas(options.runs) if options.sigmas else compare_fits(options)
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def compare_sigmas(names: list[str]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    rows = []
+    print(f"| model | sigma | {' | '.join(SCORES)} |")
+    for name in names:
+        scenes = open_split(run_config(name), "val")
+        for sigma in SIGMAS:
+            result = evaluate(slotlab.create_model(name, pretrained=True, pixel_sigma=sigma), scenes)
+            means = {score: round((result.posterior or result.masks)[score].mean, 4) for score in SCORES}
+            rows.append({"model": name, "sigma": sigma, **means})
+            print(f"| `{name}` | {sigma} | {' | '.join(f'{mean:.3f}' for mean in means.values())} |", flush=True)
+    return rows, ("model", "sigma", *SCORES)
+
+
+def compare_fits(options: argparse.Namespace) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     scene_options = {} if options.max_objects is None else {"max_objects": options.max_objects}
     data = slotlab.open_data(options.data, split="test", resolution=SIDE, count=options.images, **scene_options)
     rows = []
@@ -69,11 +102,7 @@ def main() -> None:
                     f"{window:8}{fit:24}{ari:>14}{means['fg_ari']:9.3f}{means['miou']:8.3f}{means['mbo']:8.3f}",
                     flush=True,
                 )
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+    return rows, COLUMNS
 
 
 def score(model: SlotModel, data: slotlab.data.SlotDataset, width: int, height: int, fit: str) -> dict:
