@@ -1,4 +1,4 @@
-"""slotlab: learn to take pictures apart into objects (slots), without labels; measure it; look at it."""
+"""slotlab: object-centric learning. Learn objects (slots) from unlabelled images, score them, and edit them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,15 @@ if TYPE_CHECKING:
 
 # Names load when first used, so that `import slotlab` and `slotlab --help` do not wait for torch.
 _HOMES = {
-    "create_model": "slotlab.checkpoints",
-    "evaluate": "slotlab.evaluation",
-    "list_models": "slotlab.checkpoints",
-    "load": "slotlab.checkpoints",
-    "load_library": "slotlab.composition",
-    "open_data": "slotlab.data",
-    "publish": "slotlab.publishing",
-    "render": "slotlab.scenes",
-    "save": "slotlab.checkpoints",
-    "segment": "slotlab.segmenting",
-    "segment_image": "slotlab.segmenting",
-    "show": "slotlab.figures.slots",
-    "train": "slotlab.runs",
+    "slotlab.checkpoints": ("create_model", "list_models", "load", "save"),
+    "slotlab.composition": ("load_library",),
+    "slotlab.data": ("open_data",),
+    "slotlab.evaluation": ("evaluate",),
+    "slotlab.figures.slots": ("show",),
+    "slotlab.publishing": ("publish",),
+    "slotlab.runs": ("train",),
+    "slotlab.scenes": ("render",),
+    "slotlab.segmenting": ("segment", "segment_image"),
 }
 
 __all__ = [
@@ -51,8 +47,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
     raise AttributeError(f"module 'slotlab' has no attribute {name!r}")
 
 

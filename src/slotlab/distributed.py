@@ -1,4 +1,4 @@
-"""Devices, processes and precision: one Fabric, from the command line's wishes or from torchrun or SLURM."""
+"""Devices, processes and precision; works under torchrun and SLURM."""
 
 import os
 import signal
@@ -16,42 +16,47 @@ from slotlab.errors import ConfigError, SlotlabError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-BACKENDS = ("gloo", "nccl", "connection")  # what their messages name when a process is gone
+BACKENDS = ("gloo", "nccl", "connection")  # named in messages about a lost process
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of how many processes this one is; 0 of 1 where there is no other."""
+    """Rank of this process, and the number of all."""
 
     rank: int
     count: int
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """Whether this process writes and prints for all."""
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """This process's contiguous part of `total` things; the parts of all processes make up the whole."""
+        """This process's contiguous part of `total` items; the parts of all processes make up the whole.
+
+        Example:
+            >>> [list(Place(rank, 2).share(5)) for rank in (0, 1)]
+            [[0, 1], [2, 3, 4]]
+        """
         return range(total * self.rank // self.count, total * (self.rank + 1) // self.count)
 
 
 def place_among_processes() -> Place:
-    """Where this process stands in the process group, if one was joined."""
+    """The place of this process; 0 of 1 outside of a process group."""
     if dist.is_available() and dist.is_initialized():
         return Place(dist.get_rank(), dist.get_world_size())
     return Place(0, 1)
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here; at once where there is one."""
+    """Returns when every process has called it."""
     if place_among_processes().count > 1:
         dist.barrier()
 
 
 def from_first(value: T) -> T:
-    """What the first process gives, in every process; the others' values are not used."""
+    """The value of the first process, in every process."""
     if place_among_processes().count == 1:
         return value
     values = [value]
@@ -60,7 +65,7 @@ def from_first(value: T) -> T:
 
 
 def from_all(values: list[T]) -> list[T]:
-    """The lists of all processes, one after the other, in every process."""
+    """The concatenated lists of all processes, in every process."""
     place = place_among_processes()
     if place.count == 1:
         return values
@@ -70,16 +75,12 @@ def from_all(values: list[T]) -> list[T]:
 
 
 class ProcessLost(SlotlabError):
-    """Another process of this command has ended or can no longer be reached."""
+    """Another process of this command ended or cannot be reached."""
 
 
 @contextmanager
 def naming_lost_processes(remedy: Callable[[], str]) -> Iterator[None]:
-    """Turns what the backend says when a process is gone into one sentence, with a remedy.
-
-    Raises:
-        ProcessLost: in every process that was waiting for the one that is gone.
-    """
+    """Turns a backend's error about a lost process into `ProcessLost` with a remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -87,7 +88,7 @@ def naming_lost_processes(remedy: Callable[[], str]) -> Iterator[None]:
             raise
         place = place_among_processes()
         raise ProcessLost(
-            f"process {place.rank} of {place.count}: another process has ended or cannot be reached; see what it says. "
+            f"process {place.rank} of {place.count}: another process has ended or cannot be reached; see its message. "
             f"{remedy()}"
         ) from error
 
@@ -116,17 +117,17 @@ def noticing_stop() -> Iterator[threading.Event]:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[str, Place]]:
-    """Joins the processes that `torchrun` started, if it did, for the time of the block.
+    """Joins the processes of `torchrun`, if it runs, until the block ends.
 
     Args:
         device: "auto", "cpu" or "cuda".
 
     Yields:
-        The device of this process, and its place.
+        The device of this process and its place.
     """
     fabric = make_fabric(device, 1, 1, "fp32")
     try:
-        with naming_lost_processes(lambda: "Give the command again"):
+        with naming_lost_processes(lambda: "Run the command again"):
             yield str(fabric.device), place_among_processes()
     finally:
         if place_among_processes().count > 1:
@@ -140,16 +141,19 @@ def make_fabric(
     precision: Literal["auto", "fp32", "bf16"],
     parameters_without_gradient: bool = False,
 ) -> "Fabric":
-    """Launches Fabric.
+    """Launches Fabric: `devices` processes on each of `nodes` machines, or those of `torchrun` or SLURM.
 
-    Under `torchrun` the processes are those it started, whatever `devices` and `nodes` say; elsewhere Fabric starts
-    `devices` processes on each of `nodes` machines (SLURM's tasks are recognised). `parameters_without_gradient`: some
-    parameters may lack one in some steps, for which processes must not wait.
+    Args:
+        accelerator: "auto", "cpu" or "cuda".
+        devices: processes on this machine.
+        nodes: machines.
+        precision: "auto" is bfloat16 on devices where it is fast.
+        parameters_without_gradient: some steps give no gradient to some parameters.
 
     Raises:
-        ConfigError: an accelerator that is not there, or not as often; or a precision that it lacks.
+        ConfigError: an accelerator or precision that is not available, or too few devices.
     """
-    from lightning_fabric import Fabric  # takes seconds to load, and is needed by those who compute only
+    from lightning_fabric import Fabric  # takes seconds to load
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     if accelerator == "auto":
@@ -157,7 +161,7 @@ def make_fabric(
     if accelerator not in ("cpu", "cuda"):
         raise ConfigError(f"accelerator: must be auto, cpu or cuda, not {accelerator!r}")
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("accelerator: no CUDA device is to be seen; use cpu, or install a CUDA build of torch")
+        raise ConfigError("accelerator: no CUDA device is available; use cpu, or install a CUDA build of torch")
     if accelerator == "cuda" and precision == "bf16" and not computes_bf16(accelerator):
         raise ConfigError(
             f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; use precision=fp32, or "
@@ -171,7 +175,8 @@ def make_fabric(
             raise ConfigError(f"{name}: must be 1 or more, not {value}")
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         present = torch.cuda.device_count()
-        raise ConfigError(f"devices: {devices} processes, but CUDA devices for {present} of them; start {present}")
+        raise ConfigError(f"devices: {devices} processes, but {present} CUDA devices; start {present}")
+    use_bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(accelerator))
     strategy = DDPStrategy(
         process_group_backend="nccl" if accelerator == "cuda" else "gloo",
         find_unused_parameters=parameters_without_gradient,
@@ -181,18 +186,14 @@ def make_fabric(
         devices=devices,
         num_nodes=nodes,
         strategy=strategy if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if _use_bf16(accelerator, precision) else "32-true",
+        precision="bf16-mixed" if use_bf16 else "32-true",
     )
     fabric.launch()
     return fabric
 
 
-def _use_bf16(accelerator: str, precision: str) -> bool:
-    return computes_bf16(accelerator) if precision == "auto" else precision == "bf16"
-
-
 def computes_bf16(accelerator: str) -> bool:
-    """Whether the device has bfloat16 arithmetic of its own; emulated, it is slower than float32."""
+    """Whether the device has native bfloat16; emulated bfloat16 is slower than float32."""
     if accelerator == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -21,7 +21,12 @@ class CheckpointError(SlotlabError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as `; did you mean 'resnet'?`, or the list of what there is when nothing is near."""
+    """A hint at the nearest known word, or the list of all if none is near.
+
+    Example:
+        >>> nearest("resnt", ["cnn", "resnet"])
+        "; did you mean 'resnet'?"
+    """
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"

@@ -85,7 +85,7 @@ def test_slot_0_learns_to_paint_the_background_where_others_have_it():
 
 
 def test_a_model_that_paints_no_slots_cannot_have_a_background_penalty():
-    with pytest.raises(ValueError, match="the picture of each slot"):
+    with pytest.raises(ValueError, match="the image of each slot"):
         background_penalty(output(torch.full((1, 2, 2, 2), 0.5)), torch.zeros(1, 3, 2, 2))
 
 

@@ -101,22 +101,9 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 DIAGNOSED = ("slots_used", "mask_entropy", "attention_change")
-COLUMNS: tuple[str, ...] = (
-    "step",
-    "epoch",
-    "images",
-    "seconds",
-    "train_loss",
-    "validation_loss",
-    "learning_rate",
-    "gradient_norm",
-    "images_per_second",
-    "ari",
-    "fg_ari",
-    "attention_ari",
-    "attention_fg_ari",
-    "posterior_ari",
-    "posterior_fg_ari",
+COLUMNS = (
+    *("step", "epoch", "images", "seconds", "train_loss", "validation_loss", "learning_rate", "gradient_norm"),
+    *("images_per_second", "ari", "fg_ari", "attention_ari", "attention_fg_ari", "posterior_ari", "posterior_fg_ari"),
     *DIAGNOSED,
 )
 Row = dict[str, float]
@@ -167,39 +154,22 @@ def read_history(folder: Path) -> list[Row]:
 
 @dataclass
 class Run:
-    """The state of a training run in one process.
-
-    Attributes:
-        folder: the run folder.
-        config: all settings.
-        fabric: processes and device.
-        trained: the model that the optimiser updates.
-        average: the moving average of its weights, if one is kept.
-        optimizer: Adam or AdamW.
-        train_data: the training images.
-        validation: the validation images.
-        step: number of updates so far.
-        seconds: time they took.
-        best_loss: lowest validation loss so far.
-        rows: rows of the history.
-        losses: training losses since the last row.
-        gradient_norm: of the last update, before clipping.
-    """
+    """The state of a training run in one process."""
 
     folder: Path
     config: RunConfig
     fabric: "Fabric"
-    trained: Model
-    average: AveragedModel | None
+    trained: Model  # updated by the optimiser
+    average: AveragedModel | None  # of its weights
     optimizer: Optimizer
     train_data: SlotDataset
     validation: SlotDataset
     step: int = 0
     seconds: float = 0.0
-    best_loss: float = math.inf
-    rows: list[Row] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    best_loss: float = math.inf  # lowest of the validations
+    rows: list[Row] = field(default_factory=list)  # of the history
+    losses: list[Tensor] = field(default_factory=list)  # of training, since the last row
+    gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last update, before clipping
 
     def __post_init__(self) -> None:
         self.provenance = provenance()  # once: the source tree may change while the run trains

@@ -1,4 +1,4 @@
-"""What makes a step faster or smaller at the same result, and can be left out: `training.without`."""
+"""Optimiser, schedules, moving average, and the speed-ups that `training.without` can leave out."""
 
 import math
 from collections.abc import Collection
@@ -14,12 +14,12 @@ from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffus
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
-    """Adam or AdamW over all parameters that are not frozen, those of the slot encoder in a group of their own.
+    """Adam or AdamW over all trainable parameters; the slot encoder's are a separate group.
 
-    The fused form updates all parameters in one call, on CPU too; it differs from PyTorch's default by rounding.
+    The fused form updates all parameters in one call; it differs from the default by rounding.
 
     Raises:
-        ConfigError: a learning rate for the encoder of a model that has none.
+        ConfigError: `encoder_learning_rate` for a model without a slot encoder.
     """
     encoder = getattr(model, "encoder", None)
     if encoder is None and settings.encoder_learning_rate is not None:
@@ -38,7 +38,13 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Learning rate of update number `step` (from 0): linear warm-up, then the schedule."""
+    """Learning rate of update number `step` (from 0): linear warm-up, then the schedule.
+
+    Example:
+        >>> settings = TrainingSettings(learning_rate=1.0, warmup_steps=4, schedule="exponential", half_life=2)
+        >>> [learning_rate(step, settings) for step in (0, 3, 4, 6, 8)]
+        [0.25, 1.0, 1.0, 0.5, 0.25]
+    """
     peak = settings.learning_rate
     if step < settings.warmup_steps:
         return peak * (step + 1) / settings.warmup_steps
@@ -53,32 +59,37 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 
 def slot_noise(step: int, settings: TrainingSettings) -> float:
-    """Noise on bi-level slot starts in update number `step` (from 0): a half cosine from 1 to 0 (Jia et al. 2023)."""
+    """Noise on bi-level slot starts in update number `step`: a half cosine from 1 to 0 (Jia et al. 2023).
+
+    Example:
+        >>> [round(slot_noise(step, TrainingSettings(slot_noise_steps=100)), 2) for step in (0, 50, 100)]
+        [1.0, 0.5, 0.0]
+    """
     if step >= settings.slot_noise_steps:
         return 0.0
     return (1 + math.cos(math.pi * step / settings.slot_noise_steps)) / 2
 
 
 def make_average(model: nn.Module, settings: TrainingSettings) -> AveragedModel | None:
-    """Exponential moving average of the weights, or None where `ema_decay` is 0."""
+    """Exponential moving average of the weights; None if `ema_decay` is 0."""
     if settings.ema_decay == 0:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
 
 
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
-    """Gives each parameter group the learning rate `value`, or its share of it."""
+    """Sets each parameter group to its share of the learning rate `value`."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["peak_share"]
 
 
 def memory_format(without: Collection[str]) -> torch.memory_format:
-    """The layout of images and convolutions."""
+    """The memory layout of images and convolutions."""
     return torch.contiguous_format if "channels-last" in without else torch.channels_last
 
 
 def arrange(model: Model, device: torch.device, without: Collection[str]) -> Model:
-    """The model on `device`, computing as `without` leaves it."""
+    """Moves the model to `device` and applies all speed-ups but `without`."""
     if isinstance(model, SlotAutoencoder):
         model.decoder.factored = "factored-convolution" not in without
         model.decoder.in_parts = "parts" not in without

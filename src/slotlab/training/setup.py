@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, TrainingSettings, read_run_config
@@ -43,67 +42,40 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
 def check_settings(model: Model, config: RunConfig, processes: int) -> None:
     """Raises ConfigError if training settings do not suit the kind of model, or each other."""
     settings = config.training
-    is_latents, paints = isinstance(model, LatentAutoencoder), isinstance(model, SlotAutoencoder)
-    diffusion = model if isinstance(model, SlotDiffusion) else None
     starts = config.model.get("slot_attention", {}).get("initialisation", "gaussian")
-    needs_painting = ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss")
-    faults = [
-        (
-            settings.batch_size % (settings.accumulate * processes),
-            f"training.accumulate: batch_size={settings.batch_size} does not divide into {settings.accumulate} equal "
-            f"parts in each of {processes} processes",
-        ),
-        (
-            is_latents and settings.mask_penalty,
-            "training.mask_penalty: a latent autoencoder has no masks; leave it out",
-        ),
-        *(
-            (
-                not paints and getattr(settings, name),
-                f"training.{name}: needs the decoder of a slot autoencoder; leave it out",
-            )
-            for name in needs_painting
-        ),
-        (
-            settings.cross_attention_loss and diffusion is None,
-            "training.cross_attention_loss: only slot diffusion has cross-attention; leave it out",
-        ),
-        (
-            settings.cross_attention_loss and diffusion is not None and diffusion.empty_slot is not None,
-            "training.cross_attention_loss: with slot_dropout or guidance_dropout the denoiser would learn to look at "
-            "empty slots; leave one of them out",
-        ),
-        (
-            is_latents and settings.encoder_steps is not None,
-            "training.encoder_steps: this model has no slot encoder; leave it out",
-        ),
-        (
-            settings.freezes_encoder and settings.start_from is None,
-            f"training.encoder_steps: would freeze slots that learned for {settings.encoder_steps} steps only; "
-            f"add start_from=MODEL, or encoder_steps=none",
-        ),
-        *(
-            (
-                getattr(settings, name) and starts == "gaussian",
-                f"training.{name}: makes slot 0 the background, but random slots are interchangeable; "
-                f"add initialisation=learned, or use mask_penalty=0.001 instead",
-            )
-            for name in needs_painting[:2]
-        ),
-        (
-            settings.slot_noise_steps and starts != "bi-level",
-            "training.slot_noise_steps: only bi-level slot starts take noise; add initialisation=bi-level",
-        ),
-        (
-            diffusion is not None and "pretrained" not in config.model.get("autoencoder", {}),
+
+    def refuse(key: str, why: str, fault: object) -> None:
+        if fault:
+            raise ConfigError(f"training.{key}: {why}")
+
+    uneven = f"batch_size={settings.batch_size} does not divide into {settings.accumulate} equal parts"
+    in_each = f"{uneven} in each of {processes} processes"
+    refuse("accumulate", in_each, settings.batch_size % (settings.accumulate * processes))
+    if isinstance(model, LatentAutoencoder):
+        refuse("mask_penalty", "a latent autoencoder has no masks; leave it out", settings.mask_penalty)
+        no_encoder = "this model has no slot encoder; leave it out"
+        refuse("encoder_steps", no_encoder, settings.encoder_steps is not None)
+    if not isinstance(model, SlotAutoencoder):
+        for key in ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss"):
+            refuse(key, "needs the decoder of a slot autoencoder; leave it out", getattr(settings, key))
+    if settings.cross_attention_loss:
+        only = "only slot diffusion has cross-attention; leave it out"
+        refuse("cross_attention_loss", only, not isinstance(model, SlotDiffusion))
+        both = "with slot_dropout or guidance_dropout the denoiser would learn to look at empty slots; leave one out"
+        refuse("cross_attention_loss", both, getattr(model, "empty_slot", None) is not None)
+    early = f"would freeze slots after {settings.encoder_steps} steps: add start_from=MODEL, or encoder_steps=none"
+    refuse("encoder_steps", early, settings.freezes_encoder and settings.start_from is None)
+    for key in ("background_penalty", "sharing_penalty"):
+        random = "random slots are interchangeable; add initialisation=learned, or use mask_penalty=0.001 instead"
+        refuse(key, random, getattr(settings, key) and starts == "gaussian")
+    noise = "only bi-level slot starts take noise; add initialisation=bi-level"
+    refuse("slot_noise_steps", noise, settings.slot_noise_steps and starts != "bi-level")
+    if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
+        raise ConfigError(
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
             "(`slotlab train scenes-64-latents --out runs/latents`) and add autoencoder.pretrained=runs/latents; "
-            "a folder or hub name of an AutoencoderKL, VQModel or AutoencoderTiny of diffusers works too",
-        ),
-    ]
-    for fault, message in faults:
-        if fault:
-            raise ConfigError(message)
+            "a folder or hub name of an AutoencoderKL, VQModel or AutoencoderTiny of diffusers works too"
+        )
 
 
 def check_data(data: SlotDataset, processes: int) -> None:
@@ -183,9 +155,9 @@ def start_from(source: str, model: Model, settings: TrainingSettings, average: M
     if average is not None:
         checkpoints.take_parts(average, source)
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
-    fresh = [name for name, part in model.named_children() if name not in taken and _learns(part)]
+    fresh = [
+        name
+        for name, part in model.named_children()
+        if name not in taken and any(parameter.requires_grad for parameter in part.parameters())
+    ]
     return f"starting from {source}: {', '.join(parts)}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
-
-
-def _learns(part: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in part.parameters())
