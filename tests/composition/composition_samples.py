@@ -11,9 +11,9 @@ from slotlab.models import SlotOutput
 
 
 def made_up_table(images=20, slots=5, dim=6, seed=0, dropped=()):
-    """Slot 0 of each image is the background; the others are around one of three centres, far apart.
+    """Slot 0 of each image is the background; the others are near one of three centres.
 
-    `dropped`: (image, slot) pairs that are missing. Image numbers are 100 + 3 * position.
+    `dropped`: (image, slot) pairs left out. Image numbers are 100 + 3 * position.
     """
     random = np.random.default_rng(seed)
     rows = [(image, slot) for image in range(images) for slot in range(slots) if (image, slot) not in dropped]
@@ -70,7 +70,7 @@ def scene_of(owners, seed=0, width=8):
 
 
 def blobs(preset, places, sharpness=100):
-    """A model whose slots begin with x, y, width, height and colour, and the scene of slots at `places`.
+    """A model whose slots begin with x, y, width, height and colour, and a scene of such slots.
 
     A slot's logit falls with the distance from its place in units of its size. The model can also
     move and resize slots.

@@ -10,7 +10,7 @@ from slotlab.data import open_data
 
 @pytest.fixture(scope="module")
 def model(tiny_preset):
-    """An untrained model whose slots differ: with the small weights of a fresh one, one slot would own everything."""
+    """An untrained model with larger weights in the decoder, so that its slots differ."""
     model = seeded_model(tiny_preset)
     with torch.no_grad():
         model.decoder.to_rgb_and_mask.weight.mul_(30)

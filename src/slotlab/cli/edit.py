@@ -26,7 +26,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class EditWords:
-    """The edits of a command line, in the order in which they are done; see `slotlab edit --help` for each form."""
+    """The edits of a command line, in the order in which they are done; `FORMS` has their forms."""
 
     keep: Sequence[int] = ()
     remove: Sequence[int] = ()

@@ -1,4 +1,4 @@
-"""Compositions: new images painted from slots of different images, written to a resumable folder."""
+"""Compositions: new images painted from slots of different images, in a resumable folder."""
 
 import json
 import math
@@ -27,7 +27,7 @@ CHOSEN = "chosen"  # the protocol's name if concepts were named
 
 
 class Plan(NamedTuple):
-    """Image `number` is painted from the slots in `rows` of the library; the protocol asked for `wanted` of them."""
+    """Image `number` is painted from `rows` of the library; the protocol wanted `wanted` rows."""
 
     number: int
     rows: tuple[int, ...]
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
 
 def report(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
-    """One member drawn uniformly from each concept, background included; no two slots come from one image.
+    """One member of each concept, background included, drawn uniformly from different images.
 
     Raises:
         ConfigError: the library has too few images for that.
@@ -86,12 +86,12 @@ def shuffle(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
 
 
 def scene(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
-    """One background and objects that do not collide, as many as an image of the library has, drawn uniformly.
+    """One background, and as many objects as an image of the library has, which do not collide.
 
-    Each object is drawn uniformly from all object slots, up to 50 times while it comes from an
-    image already used or collides: two slots collide if the distance of their centres is less than
-    the sum of their radii, the radius of a disc of the slot's area. An object without a free place
-    is left out; `Plan.wanted` counts it. Slots keep their places.
+    All are drawn uniformly. An object is drawn up to 50 times while it comes from an image already
+    used or collides: two slots collide if the distance of their centres is less than the sum of
+    their radii, the radius of a disc of the slot's area. An object without a free place is left
+    out; `Plan.wanted` counts it. Slots keep their places.
 
     Raises:
         ConfigError: the library has no object slots.
@@ -122,10 +122,10 @@ def scene(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
 
 
 def chosen(library: ConceptLibrary, concepts: Sequence[int], count: int, seed: int = 0) -> list[Plan]:
-    """One member drawn uniformly from each of the `concepts`, which may repeat; no two come from one image.
+    """One member of each of the `concepts`, which may repeat, drawn from different images.
 
     Raises:
-        ConfigError: no concept is named, there is no such concept, or the library has too few images.
+        ConfigError: no concept is named, a concept is missing, or the library has too few images.
     """
     if not concepts:
         raise ConfigError("concepts: name at least one")
@@ -155,7 +155,7 @@ PROTOCOLS: dict[str, Callable[[ConceptLibrary, int, int], list[Plan]]] = {
 def _one_of_each(
     index: np.ndarray, concepts: Sequence[np.ndarray], random: np.random.Generator
 ) -> tuple[int, ...] | None:
-    """A row from each concept's members, no two of one image; None if the images drawn leave no other."""
+    """A row of each concept, no two of one image; None if the images drawn leave no other."""
     rows: list[int] = []
     for members in concepts:
         for _ in range(TRIES):
@@ -185,9 +185,9 @@ def compose(
 ) -> Path:
     """Paints compositions into the folder `out`; call it again with the same arguments to resume.
 
-    Writes `composition.json` (the settings), `compositions.jsonl` (the source of each image's slots)
-    and `images/000000.png` and so on. What is random in an image depends on `seed` and its number
-    only. Several processes take turns with the batches and paint what one would.
+    Writes `composition.json` (the settings), `compositions.jsonl` (the source of each image's
+    slots) and `images/000000.png` and so on. What is random in an image depends on `seed` and its
+    number only. Several processes take turns with the batches and paint what one would.
 
     Args:
         model: the library's model.
@@ -205,8 +205,8 @@ def compose(
 
     Raises:
         CheckpointError: the library is another model's.
-        ConfigError: an unknown protocol, a value out of range, a library too small for the protocol,
-            or `out` holds something else.
+        ConfigError: an unknown protocol, a value out of range, a library too small for the
+            protocol, or `out` holds something else.
 
     Example:
         >>> import slotlab, tempfile
@@ -243,7 +243,7 @@ def compose_steps(
     concepts: Sequence[int] | None = None,
     weights: str | None = None,
 ) -> Generator[int, None, Path]:
-    """`compose` step by step: yields the number of images done, or found done, since the last step."""
+    """`compose` step by step: yields the number of images done since the last step."""
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: unknown {protocol!r}{nearest(protocol, PROTOCOLS)}")
     for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):

@@ -1,11 +1,15 @@
-"""Edits: take one image apart into slots, change the slots, and paint the result."""
+"""Edits: take one image apart into slots, change the slots, and paint the result.
+
+Edits take a `Scene` or the `EditedSlots` of earlier edits and return new `EditedSlots`. They raise
+ConfigError for a slot number that does not exist or was removed, and for slots of another model.
+"""
 
 import math
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from dataclasses import replace as with_values
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +60,7 @@ class Scene:
         return self.masks.argmax(dim=0)
 
     def slot_at(self, x: int, y: int) -> int:
-        """The slot that owns the pixel in column `x`, row `y` (from the top left); ConfigError outside the image."""
+        """The slot that owns the pixel in column `x`, row `y`; ConfigError outside the image."""
         height, width = self.masks.shape[-2:]
         if not (0 <= x < width and 0 <= y < height):
             raise ConfigError(f"pixel ({x}, {y}): the image has {width}x{height} pixels, counted from 0")
@@ -69,7 +73,7 @@ class EditedSlots:
 
     Attributes:
         slots: [J, D].
-        numbers: the number of each slot: its own in the scene, or the next free one if it was added.
+        numbers: the number of each slot: its own in the scene, or the next free one if added.
         next_number: the number that the next added slot gets; removed slots keep theirs.
     """
 
@@ -122,11 +126,7 @@ def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) 
 
 
 def keep(scene: Scene | EditedSlots, slots: Collection[int]) -> EditedSlots:
-    """Leaves out all slots but these; they stay in the scene's order.
-
-    Raises:
-        ConfigError: no such slot, or none is named.
-    """
+    """Leaves out all slots but these, at least one; they stay in the scene's order."""
     edit = _edited(scene)
     rows = sorted({edit.row(slot) for slot in slots})
     if not rows:
@@ -135,22 +135,14 @@ def keep(scene: Scene | EditedSlots, slots: Collection[int]) -> EditedSlots:
 
 
 def remove(scene: Scene | EditedSlots, slots: Collection[int]) -> EditedSlots:
-    """Leaves slots out; `paint_edit` says what is painted in their place.
-
-    Raises:
-        ConfigError: no such slot, or none would be left.
-    """
+    """Leaves slots out, but not all. `paint_edit` says what shows in their place."""
     edit = _edited(scene)
     gone = {edit.row(slot) for slot in slots}
     return keep(edit, [number for row, number in enumerate(edit.numbers) if row not in gone])
 
 
 def add(scene: Scene | EditedSlots, other: Scene | EditedSlots, slot: int) -> EditedSlots:
-    """Adds slot number `slot` of another scene; it gets the next free number, `numbers[-1]`.
-
-    Raises:
-        ConfigError: no such slot, or a scene of another model.
-    """
+    """Adds slot number `slot` of another scene; it gets the next free number, `numbers[-1]`."""
     edit = _edited(scene)
     vector = _fitting(edit, _edited(other).vector(slot))
     number = edit.next_number
@@ -160,21 +152,13 @@ def add(scene: Scene | EditedSlots, other: Scene | EditedSlots, slot: int) -> Ed
 def swap(
     scene: Scene | EditedSlots, other: Scene | EditedSlots, slot: int, other_slot: int
 ) -> tuple[EditedSlots, EditedSlots]:
-    """Exchanges a slot of one scene for one of another; returns both.
-
-    Raises:
-        ConfigError: no such slot, or a scene of another model.
-    """
+    """Exchanges a slot of one scene for one of another; returns both."""
     ours, theirs = _edited(scene), _edited(other)
     return replace(ours, slot, theirs.vector(other_slot)), replace(theirs, other_slot, ours.vector(slot))
 
 
 def replace(scene: Scene | EditedSlots, slot: int, vector: Tensor) -> EditedSlots:
-    """Puts `vector` [D], such as a member of a concept, in the place of a slot.
-
-    Raises:
-        ConfigError: no such slot, or a vector of another model.
-    """
+    """Puts `vector` [D], such as a member of a concept, in the place of a slot."""
     edit = _edited(scene)
     slots, row = edit.slots.clone(), edit.row(slot)
     slots[row] = _fitting(edit, vector)
@@ -182,11 +166,7 @@ def replace(scene: Scene | EditedSlots, slot: int, vector: Tensor) -> EditedSlot
 
 
 def interpolate(scene: Scene | EditedSlots, slot: int, vector: Tensor, amount: float) -> EditedSlots:
-    """Moves a slot along the straight line to `vector` [D]: 0 is the slot, 1 the vector.
-
-    Raises:
-        ConfigError: no such slot, a vector of another model, or an amount outside [0, 1].
-    """
+    """Moves a slot towards `vector` [D] on a line: `amount` 0 is the slot, 1 the vector."""
     edit = _edited(scene)
     if not 0 <= amount <= 1:
         raise ConfigError(f"amount: must be from 0 (the slot) to 1 (the other), not {amount!r}")
@@ -194,23 +174,13 @@ def interpolate(scene: Scene | EditedSlots, slot: int, vector: Tensor, amount: f
 
 
 def move(model: Model, scene: Scene | EditedSlots, slot: int, dx: float, dy: float) -> EditedSlots:
-    """Moves a slot's object by fractions of the image's side, `dx` to the right and `dy` down.
-
-    Raises:
-        ConfigError: no such slot, a model that cannot move slots, or a centre outside the image.
-    """
-    edit: Any = getattr(model, "move", None) or _cannot("move")
-    return replace(scene, slot, edit(_edited(scene).vector(slot), dx, dy))
+    """Moves an object by fractions of the side, `dx` right and `dy` down, if the model can."""
+    return replace(scene, slot, _ability(model, "move")(_edited(scene).vector(slot), dx, dy))
 
 
 def resize(model: Model, scene: Scene | EditedSlots, slot: int, factor: float) -> EditedSlots:
-    """Makes a slot's object `factor` times as large.
-
-    Raises:
-        ConfigError: no such slot, a model that cannot resize slots, or a size out of its range.
-    """
-    edit: Any = getattr(model, "resize", None) or _cannot("resize")
-    return replace(scene, slot, edit(_edited(scene).vector(slot), factor))
+    """Makes an object `factor` times as large, if the model can."""
+    return replace(scene, slot, _ability(model, "resize")(_edited(scene).vector(slot), factor))
 
 
 def take_background(edit: Scene | EditedSlots, scene: Scene, other: Scene) -> EditedSlots:
@@ -220,9 +190,6 @@ def take_background(edit: Scene | EditedSlots, scene: Scene, other: Scene) -> Ed
         edit: the slots to change: `scene`, or what earlier edits made of it.
         scene: as it was read; shows which slot is the background.
         other: as it was read with the same model.
-
-    Raises:
-        ConfigError: an earlier edit removed the background, or a scene of another model.
     """
     return replace(edit, background_slot(scene), other.slots[background_slot(other)])
 
@@ -257,11 +224,13 @@ def _fitting(edit: EditedSlots, vector: Tensor) -> Tensor:
     return vector.to(edit.slots)
 
 
-def _cannot(edit: str) -> NoReturn:
-    raise ConfigError(
-        f"{edit}: this model's slots have no pose that its decoder reads; train one with "
-        "slot_attention.frame=relative and decoder.position=relative"
-    )
+def _ability(model: Model, edit: str) -> Any:
+    if not hasattr(model, edit):
+        raise ConfigError(
+            f"{edit}: this model's slots have no pose that its decoder reads; train one with "
+            "slot_attention.frame=relative and decoder.position=relative"
+        )
+    return getattr(model, edit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,12 +270,12 @@ def paint_edit(
     *,
     sampling: SamplingSettings | None = None,
 ) -> Edited:
-    """Paints a scene before and after an edit, with the same noise, and measures what changed outside the edit.
+    """Paints a scene before and after an edit, and measures what changed outside the edit.
 
     Where a slot has left pixels, a slot autoencoder paints the scene's background, if one slot owns
     more than half of the border pixels. What another object had behind them stays cut off. After a
     removal, slot diffusion leaves out the slots that own no pixel of the scene, because some may
-    resemble the removed object; their masks are then 0.
+    resemble the removed object; their masks are then 0. Before and after have the same noise.
 
     Args:
         model: the model that read the scene.
@@ -319,8 +288,7 @@ def paint_edit(
 
     Raises:
         CheckpointError: the model has no slots.
-        ConfigError: slots of another model, or sampling settings that are out of range or for a model
-            that does not sample.
+        ConfigError: sampling settings that are out of range or for a model that does not sample.
 
     Example:
         >>> import slotlab
@@ -344,7 +312,7 @@ def paint_edit_steps(
     *,
     sampling: SamplingSettings | None = None,
 ) -> Generator[Step, None, Edited]:
-    """`paint_edit` step by step: yields (step, steps, image [3, R, R] so far) for each step of a model that samples."""
+    """`paint_edit` step by step: yields (step, steps, image [3, R, R] so far) while sampling."""
     slot_model = with_slots(model)
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
@@ -382,11 +350,11 @@ def _paint_steps(
 def _paint_on_background(
     model: SlotAutoencoder, scene: Scene, edit: EditedSlots, changed: Collection[int], masks_before: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The image [3, R, R] and masks [J, R, R] of an edit, with the background where changed slots left pixels.
+    """The image [3, R, R] and masks [J, R, R] of an edit, with the background in vacated pixels.
 
     The masks were trained with all slots present. Without an object, the second largest mask in its
-    place is often that of a slot that resembles it and owned nothing before. So the background takes
-    the share of the other slots in every pixel that changed slots have left.
+    place is often that of a slot that resembles it and owned nothing before. So the background
+    takes the share of the other slots in every pixel that changed slots have left.
     """
     image, masks, layers = (result[0].cpu() for result in model.decode(edit.slots[None].to(_device(model))))
     background = background_slot(scene)
@@ -406,7 +374,7 @@ def _paint_on_background(
 
 
 def _shown(scene: Scene, edit: EditedSlots, changed: Collection[int], masks_before: Tensor) -> list[int]:
-    """Rows of an edit that slot diffusion paints: all, or after a removal those of slots that own pixels or changed."""
+    """Rows that slot diffusion paints: all, or after a removal those that own pixels or changed."""
     everything = list(range(len(edit.numbers)))
     if {*range(len(scene.slots))} <= {*edit.numbers}:
         return everything

@@ -1,4 +1,4 @@
-"""The concept library: slots of many images, grouped into concepts, in a folder that knows its model."""
+"""The concept library: slots of many images grouped into concepts, saved in a folder."""
 
 import hashlib
 import warnings
@@ -106,9 +106,9 @@ def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
 
 
 def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, float]]:
-    """The number of clusters with the highest mean silhouette, and the silhouette of each number tried.
+    """The number of clusters with the highest mean silhouette, and the silhouettes of all tried.
 
-    The silhouettes are of a random sample of at most 4,000 slots [N, D].
+    They are of a random sample of at most 4,000 slots [N, D].
 
     Raises:
         ConfigError: fewer than three slots.
@@ -130,7 +130,7 @@ def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, f
 
 @dataclass(eq=False)
 class ConceptLibrary:
-    """Slots and the concept of each: concept 0 holds the background slots, 1..K-1 are clusters of the object slots.
+    """Slots and their concepts: 0 holds the background slots, 1..K-1 are clusters of the others.
 
     Attributes:
         table: the slots and their origin.
@@ -166,7 +166,7 @@ class ConceptLibrary:
             seed: of K-means.
 
         Raises:
-            ConfigError: `concepts` is out of range, or there are fewer object slots than clusters.
+            ConfigError: `concepts` is below 2, or there are fewer object slots than clusters.
         """
         _check_number(concepts)
         background = table.background
@@ -267,11 +267,7 @@ class ConceptLibrary:
             )
 
     def dataset(self, data: str | None = None) -> SlotDataset:
-        """Opens the data that the library was fitted to, from `data` if it has moved.
-
-        Raises:
-            DataError: it is missing, or the library does not say where it is.
-        """
+        """Opens the data that the library was fitted to, from `data` if it moved; else DataError."""
         spec = data or self.sources.get("data")
         if spec is None:
             raise DataError("the library does not say where its data is")
@@ -281,11 +277,7 @@ class ConceptLibrary:
             raise DataError(f"{error}. The library was fitted to {spec}, which is needed to show its slots") from error
 
     def rounded(self) -> "ConceptLibrary":
-        """A copy with slots rounded to float16, which `save` writes in half the size.
-
-        Raises:
-            CheckpointError: a slot is out of float16's range.
-        """
+        """A copy with slots rounded to float16, which `save` writes in half the size."""
         slots = _halves(self.slots).astype(np.float32)
         if not np.isfinite(slots).all():
             raise CheckpointError("slots: some values are not finite in float16")
@@ -315,7 +307,8 @@ class ConceptLibrary:
         """Reads a library; with `model`, checks that the slots are that model's.
 
         Raises:
-            CheckpointError: the library is missing, damaged, of a newer version or of another model.
+            CheckpointError: the library is missing, damaged, newer than this slotlab, or another
+                model's.
         """
         folder = Path(folder)
         remedy = f"make a library with: slotlab concepts fit RUN --data DATA --out {folder}"
@@ -349,16 +342,11 @@ def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary
     """Loads a concept library.
 
     Args:
-        name: its folder, or a name that `slotlab.load` takes, for the library that comes with that model.
+        name: its folder, or a name that `slotlab.load` takes, for the library of that model.
         model: if given, the library must be this model's.
 
     Raises:
         CheckpointError: an unknown name, or as `ConceptLibrary.load`.
-
-    Example:
-        >>> import slotlab
-        >>> slotlab.load_library("scenes-64").facts["chosen_by"]
-        'number of slots'
     """
     return ConceptLibrary.load(library_folder(name), model)
 
@@ -444,7 +432,7 @@ def _purity(table: SlotTable) -> dict[str, float] | None:
 
 
 def _attributes(table: SlotTable, concept: np.ndarray, concepts: int) -> dict[str, Any]:
-    """For shape and material, where known: each concept's most common one, and the purity of the object concepts.
+    """The most common shape and material of each concept, and the purity of the object concepts.
 
     Purity is the share of slots on true objects whose attribute is the most common one of their
     concept (Manning et al. 2008, section 16.3); "one concept" is the purity if all were in one.

@@ -1,4 +1,4 @@
-"""The distance of compositions to real images, beside what reconstructions and shuffled slots reach."""
+"""The distance of compositions to real images, beside reconstructions and shuffled slots."""
 
 import json
 import warnings
@@ -15,31 +15,24 @@ from slotlab.data import SlotDataset
 from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
 from slotlab.evaluation import outputs
-from slotlab.fidelity import (
-    FeatureNet,
-    FidelityWarning,
-    FrechetResult,
-    SetStatistics,
-    compare,
-    folder_statistics,
-    open_network,
-)
+from slotlab.fidelity import FidelityWarning, FrechetResult, SetStatistics, compare, folder_statistics, open_network
 from slotlab.files import read_json, remove, write_json
 from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint
 from slotlab.models.randomness import seeded_generator
-from slotlab.progress import finish
+from slotlab.progress import Stage, finish, stage
 
-SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
-DONE_FILE = "protocol.json"
+SCORES_FILE, SCORE_FOLDER, DONE_FILE = "scores.json", "score", "protocol.json"
 REAL, RECONSTRUCTIONS, SHUFFLE = "real", "reconstructions", "shuffle"
 
 
 @dataclass(frozen=True)
 class CompositionScores:
-    """Distances to real images of the composition (by its protocol's name), "reconstructions" and "shuffle".
+    """Distances to real images of a composition, of reconstructions and of shuffled slots.
 
-    `protocol` says what they were measured on, as JSON values.
+    Attributes:
+        protocol: what they were measured on, as JSON values.
+        results: by the composition's protocol, "reconstructions" and "shuffle".
     """
 
     protocol: dict[str, Any]
@@ -61,12 +54,12 @@ def score_compositions(
     device: str = "cpu",
     beside: str | Path | None = None,
 ) -> CompositionScores:
-    """Scores the finished composition in `out` against real images, and writes `scores.json` there.
+    """Scores the finished composition in `out` against real images; writes `scores.json` there.
 
     Also scored are reconstructions of the real images (as many as there are compositions, if there
-    are that many), the best that the decoder can reach, and the `shuffle` protocol. Their images and
-    features are kept in the folder `beside` and used again for the same library, data and seed.
-    Several processes paint together; the first one measures.
+    are that many), the best that the decoder can reach, and the `shuffle` protocol. Their images
+    and features are kept in the folder `beside`, and used again for the same library, data and
+    seed. Several processes paint together; the first one measures.
 
     Args:
         model: the composition's model.
@@ -79,8 +72,8 @@ def score_compositions(
         beside: by default `out/score`; several compositions of a library can share one folder.
 
     Raises:
-        ConfigError: `out` holds no composition, an unfinished one, or one of another library; or the
-            network is unknown.
+        ConfigError: `out` holds no composition, an unfinished one, or one of another library; or
+            the network is unknown.
         CheckpointError: the library is another model's, or the network cannot be loaded.
         DataError: an image cannot be read.
     """
@@ -100,11 +93,11 @@ def score_compositions_steps(
     inception: str | Path | None = None,
     device: str = "cpu",
     beside: str | Path | None = None,
-) -> Generator[int, None, CompositionScores]:
-    """`score_compositions` step by step: yields the number of images painted since the last step."""
+) -> Generator[Stage, None, CompositionScores]:
+    """`score_compositions` step by step: yields (what is done, images done, images in all)."""
     out = Path(out)
-    again = f"make a composition with: slotlab compose RUN LIBRARY --out {out}"
-    settings = read_json(out / SETTINGS_FILE, again, ConfigError)
+    remedy = f"make a composition with: slotlab compose RUN LIBRARY --out {out}"
+    settings = read_json(out / SETTINGS_FILE, remedy, ConfigError)
     if settings["library"]["identity"] != library.identity:
         raise ConfigError(f"{out}: composed from another library; give that one, or compose again")
     library.check(model)
@@ -127,78 +120,73 @@ def score_compositions_steps(
             for old in (done, folder / REAL, folder / RECONSTRUCTIONS, folder / SHUFFLE, *folder.glob("*.npz")):
                 remove(old)
         wait_for_all()
-        yield from _write_real(model, dataset, folder, count, seed, batch_size)
+        real = _write_real(model, dataset, folder, count, seed, batch_size)
+        yield from stage("reconstructing real images", len(dataset), real)
         wait_for_all()
         if is_first:
             write_json(done, protocol)
     folders = {settings["protocol"]: out / IMAGES_FOLDER, RECONSTRUCTIONS: folder / RECONSTRUCTIONS}
     if settings["protocol"] != SHUFFLE:
-        folders[SHUFFLE] = yield from compose_steps(
+        shuffled = compose_steps(
             model,
             library,
             folder / SHUFFLE,
-            protocol="shuffle",
+            protocol=SHUFFLE,
             count=count,
             seed=seed,
             batch_size=batch_size,
             weights=settings["model"].get("weights"),
         )
+        folders[SHUFFLE] = yield from stage("composing shuffled slots", count, shuffled)
     scores = None
     if is_first:
-        scores = _measure(folders, folder, dataset, settings, open_network(features, inception, device))
+        network = open_network(features, inception, device)
+        found: dict[str, SetStatistics] = {}
+        for name, images in {REAL: folder / REAL, **folders}.items():
+            file = folder / f"{name}-{network.name}.npz"
+            if folder in images.parents and file.is_file():
+                found[name] = SetStatistics.load(file)
+                if found[name].information.fingerprint == network.fingerprint:
+                    continue
+            split = str(dataset.describe()["split"]) if name == REAL else None
+            yield f"features of {name}", 0, None
+            found[name] = folder_statistics(images, network, split)
+            if folder in images.parents:
+                found[name].save(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FidelityWarning)  # the results carry their notes
+            results = {name: compare(found[REAL], found[name]) for name in folders}
+        first = results[settings["protocol"]]
+        measured = {
+            "distance": first.name,
+            "features": first.real.network,
+            "features_fingerprint": first.real.fingerprint,
+            "resize": "clean",
+            "real": {**dataset.describe(), "images": first.real.count},
+            "generated": {name: result.generated.count for name, result in results.items()},
+            "composition": settings,
+        }
+        scores = CompositionScores(measured, results)
         write_json(out / SCORES_FILE, scores.to_json())
     return cast(CompositionScores, from_first(scores))
-
-
-def _measure(
-    folders: dict[str, Path], kept_in: Path, dataset: SlotDataset, settings: dict[str, Any], network: FeatureNet
-) -> CompositionScores:
-    """Distances of each folder of images to the real ones; statistics of folders in `kept_in` are kept there."""
-
-    def statistics(name: str, images: Path, split: str | None = None) -> SetStatistics:
-        keep, kept = kept_in in images.parents, kept_in / f"{name}-{network.name}.npz"
-        if keep and kept.is_file():
-            found = SetStatistics.load(kept)
-            if found.information.fingerprint == network.fingerprint:
-                return found
-        made = folder_statistics(images, network, split)
-        if keep:
-            made.save(kept)
-        return made
-
-    real = statistics(REAL, kept_in / REAL, str(dataset.describe()["split"]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FidelityWarning)  # the results carry their notes
-        results = {name: compare(real, statistics(name, images)) for name, images in folders.items()}
-    first = results[settings["protocol"]]
-    measured = {
-        "distance": first.name,
-        "features": first.real.network,
-        "features_fingerprint": first.real.fingerprint,
-        "resize": "clean",
-        "real": {**dataset.describe(), "images": first.real.count},
-        "generated": {name: result.generated.count for name, result in results.items()},
-        "composition": settings,
-    }
-    return CompositionScores(measured, results)
 
 
 @torch.inference_mode()
 def _write_real(
     model: Model, dataset: SlotDataset, folder: Path, count: int, seed: int, batch_size: int
 ) -> Generator[int, None, None]:
-    """Writes the real images, and what the model paints of the first `count` of them, into folders below `folder`."""
+    """Writes the real images, and reconstructions of the first `count`, into two folders."""
     slot_model = with_slots(model)
     position = place_among_processes().share(len(dataset)).start
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed, segment_only=True):
         images = batch["image"]
-        for place, image in enumerate(images, start=position):
-            write_image(image, folder / REAL / f"{place:06d}.png")
         wanted = max(0, min(len(images), count - position))
+        painted = images[:0]
         if wanted:
             generators = [seeded_generator(seed, int(index), 1) for index in batch["index"][:wanted]]
             painted, _ = slot_model.paint(output.slots[:wanted], generator=generators)
-            for place, image in enumerate(painted, start=position):
-                write_image(image, folder / RECONSTRUCTIONS / f"{place:06d}.png")
+        for name, group in ((REAL, images), (RECONSTRUCTIONS, painted)):
+            for number, image in enumerate(group, start=position):
+                write_image(image, folder / name / f"{number:06d}.png")
         position += len(images)
         yield len(images)

@@ -31,7 +31,7 @@ ATTRIBUTES = ("shape", "material")
 
 @dataclass(eq=False)
 class SlotTable:
-    """N slots in the order of their images; slots that own less than 0.2 % of an image are left out.
+    """N slots in the order of their images, without those that own less than 0.2 % of an image.
 
     Attributes:
         slots: float32 [N, D].
@@ -39,12 +39,12 @@ class SlotTable:
         index: int64 [N], the image's number in its data set (`Sample["index"]`).
         number: int64 [N], the number of the slot in its image, 0..K-1.
         area: float32 [N] in (0, 1], the share of the image's pixels that the slot owns.
-        centre: float32 [N, 2] in [-1, 1], mean x (to the right) and y (down) of these pixels.
+        centre: float32 [N, 2] in [-1, 1], mean x (right) and y (down) of these pixels.
         background: bool [N], true for one slot of each image.
-        truth: int64 [N], the id of the true segment with which the slot shares the most pixels; None
+        truth: int64 [N], the id of the true segment that shares the most pixels with the slot; None
             for data without true masks.
         truth_share: float32 [N] in (0, 1], the share of the slot's pixels inside that segment.
-        shape: int64 [N], shape of the true object as an index into `facts["names"]["shape"]`, -1 for
+        shape: int64 [N], index into `facts["names"]["shape"]` of the true object's shape, -1 for
             the background; None for data that does not describe its objects.
         material: int64 [N], its material in the same form.
         facts: origin of the slots, as JSON values: `model`, `fingerprint`, `data`, `seed`,
@@ -162,7 +162,7 @@ def background_rank(owned: Tensor, kept: Tensor) -> Tensor:
 def _rows(
     output: SlotOutput, owners: Tensor, batch: Batch, position: int, dataset: SlotDataset
 ) -> dict[str, np.ndarray]:
-    """The rows of one batch, whose first image is at `position`; `owners` [B, H, W] is the slot of each pixel."""
+    """The rows of one batch, whose first image is at `position`; `owners` are int64 [B, H, W]."""
     count, slots = output.slots.shape[:2]
     height, width = owners.shape[1:]
     if not bool(torch.isfinite(output.slots).all()):
@@ -188,7 +188,7 @@ def _rows(
 
 
 def _attributes(index: list[int], truth: list[int], dataset: KnowsObjects) -> dict[str, np.ndarray]:
-    """Shape and material of each slot's true object, "" for none; nothing if the data has no such metadata."""
+    """Shape and material of each slot's true object, "" for none; empty without such metadata."""
     numbers = sorted({*index})
     try:
         objects = dict(zip(numbers, dataset.objects(numbers), strict=True))
@@ -206,7 +206,7 @@ def _centres(masks: Tensor) -> Tensor:
 
 
 def _truth(owners: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    """The true id [B, K] with which each slot shares the most pixels, and the share of its pixels [B, K]."""
+    """The true id [B, K] that shares the most pixels with each slot, and their share [B, K]."""
     ids, shares = [], []
     for owner, true in zip(owners, mask, strict=True):
         labels, places = true.unique(return_inverse=True)
