@@ -15,7 +15,14 @@ from slotlab.data import SlotDataset
 from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
 from slotlab.evaluation import outputs
-from slotlab.fidelity import FidelityWarning, FrechetResult, SetStatistics, compare, folder_statistics, open_network
+from slotlab.fidelity import (
+    FidelityWarning,
+    FrechetResult,
+    SetStatistics,
+    compare,
+    folder_statistics_steps,
+    open_network,
+)
 from slotlab.files import read_json, remove, write_json
 from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint
@@ -149,8 +156,8 @@ def score_compositions_steps(
                 if found[name].information.fingerprint == network.fingerprint:
                     continue
             split = str(dataset.describe()["split"]) if name == REAL else None
-            yield f"features of {name}", 0, None
-            found[name] = folder_statistics(images, network, split)
+            features_steps = folder_statistics_steps(images, network, split)
+            found[name] = yield from stage(f"features of {name}", None, features_steps)
             if folder in images.parents:
                 found[name].save(file)
         with warnings.catch_warnings():
