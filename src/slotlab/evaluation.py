@@ -217,19 +217,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores a model on a data set, on the model's device and in float32.
 
-    The batch size does not change the scores. Each of several processes scores its share of the
-    images, and all return the scores of the whole.
-
-    Args:
-        model: the model to score.
-        dataset: from `slotlab.open_data`, at the model's resolution.
-        batch_size: images per batch.
-        seed: for the initial slots, and for the noise of samples.
-        weights: which weights these are, for the protocol, e.g. "moving average".
-
-    Raises:
-        DataError: an image cannot be read.
-        ValueError: the images have another size than the model's.
+    Takes the arguments of `outputs` and raises its errors. Of several processes, each scores its
+    share of the images, and all return the scores of the whole. `weights` says in the protocol
+    which weights these are, e.g. "moving average".
 
     Example:
         >>> import slotlab
@@ -257,11 +247,11 @@ def diagnose(
 ) -> "Diagnosis":
     """Measures how a model uses its slots; the numbers equal the `diagnostics` of `evaluate`.
 
-    Each of several processes takes its share of the images, and all return the whole diagnosis.
+    Takes the arguments of `outputs` and raises its errors. Some numbers need true masks.
 
     Args:
         model: the model to diagnose.
-        dataset: from `slotlab.open_data`, at the model's resolution. Some numbers need true masks.
+        dataset: from `slotlab.open_data`, at the model's resolution.
         mask_source: "masks", "attention" or "posterior"; by default `model.finer_masks`. "attention"
             needs no sampling.
         batch_size: images per batch.
@@ -269,8 +259,6 @@ def diagnose(
 
     Raises:
         ConfigError: the model has no such masks.
-        DataError: an image cannot be read.
-        ValueError: the images have another size than the model's.
     """
     return finish(diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed))
 

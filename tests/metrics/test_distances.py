@@ -53,10 +53,6 @@ class TestFeatureStatistics:
         assert statistics.mean.dtype == torch.float64
         assert statistics.covariance.abs().max() < 1e-20
 
-    def test_one_image_has_no_covariance(self):
-        with pytest.raises(DataError, match="needs at least 2 images, not 1"):
-            _ = gathered(features(0, 1)).covariance
-
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_not_finite(self, value):
         values = features(0, 10)
@@ -115,10 +111,6 @@ class TestFrechetDistance:
         assert chance_distance(torch.zeros(3, 3), 5, 5) == 0
         assert chance_distance(torch.diag(torch.tensor([2.0, 0.0])), 10, 10) == pytest.approx((2 + 1) / 5)
 
-    def test_not_finite(self):
-        with pytest.raises(DataError, match="NaN or infinity"):
-            frechet_distance(torch.zeros(3), torch.eye(3) * math.nan, torch.zeros(3), torch.eye(3))
-
 
 def clean_fid_kernel(a, b):
     """KID over one subset that holds everything, after Binkowski et al., equation 4, with loops."""
@@ -148,12 +140,6 @@ class TestKernelDistance:
         values = features(0, 400) / 10
         mean, deviation = kernel_distance(values[:200], values[200:], subset_size=100)
         assert abs(mean) < deviation
-
-    def test_bad_input(self):
-        with pytest.raises(DataError, match="at least 2 images on each side"):
-            kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
-        with pytest.raises(DataError, match="NaN or infinity"):
-            kernel_distance(torch.full((5, 3), math.nan), torch.zeros(5, 3))
 
 
 class TestFeatureSample:

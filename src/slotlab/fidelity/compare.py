@@ -73,7 +73,6 @@ def compare_folders(
     mixed_sizes: bool = False,
     device: str = "cpu",
     batch_size: int = 16,
-    workers: int = 2,
 ) -> FrechetResult:
     """Compares two folders of images: clean-FID and KID with the default features.
 
@@ -87,7 +86,6 @@ def compare_folders(
         mixed_sizes: allow images of several sizes within a folder.
         device: where the feature net runs.
         batch_size: images per call of the net.
-        workers: threads that read and resize.
 
     Raises:
         DataError: a folder is missing or empty, an image is broken or the only one, sizes are
@@ -98,9 +96,7 @@ def compare_folders(
     Warns:
         FidelityWarning: for each of the result's notes.
     """
-    return finish(
-        compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device, batch_size, workers)
-    )
+    return finish(compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device, batch_size))
 
 
 def compare_folders_steps(
@@ -112,7 +108,6 @@ def compare_folders_steps(
     mixed_sizes: bool = False,
     device: str = "cpu",
     batch_size: int = 16,
-    workers: int = 2,
 ) -> Generator[tuple[str, int, int | None], None, FrechetResult]:
     """`compare_folders` as a generator: yields what is done, images done, and images in all."""
     sides = Path(real), Path(generated)
@@ -125,7 +120,7 @@ def compare_folders_steps(
             _check_same_net(known.information, next(iter(totals)), (network.name, network.fingerprint))
         for side, total in totals.items():
             named = split if side == sides[0] else None
-            steps = folder_statistics_steps(side, network, named, mixed_sizes, batch_size, workers)
+            steps = folder_statistics_steps(side, network, named, mixed_sizes, batch_size)
             done = 0
             while side not in opened:
                 try:

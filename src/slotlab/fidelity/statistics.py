@@ -148,7 +148,6 @@ def folder_statistics(
     split: str | None = None,
     mixed_sizes: bool = False,
     batch_size: int = 16,
-    workers: int = 2,
 ) -> SetStatistics:
     """Statistics of the images in a folder and below it, in constant memory.
 
@@ -158,12 +157,11 @@ def folder_statistics(
         split: what the protocol says of it, e.g. "val".
         mixed_sizes: allow images of several sizes; each is resized to the net's input.
         batch_size: images per call of the net.
-        workers: threads that read and resize.
 
     Raises:
         DataError: the folder is missing or empty, an image is broken, or sizes are mixed.
     """
-    return finish(folder_statistics_steps(folder, network, split, mixed_sizes, batch_size, workers))
+    return finish(folder_statistics_steps(folder, network, split, mixed_sizes, batch_size))
 
 
 def folder_statistics_steps(
@@ -172,14 +170,13 @@ def folder_statistics_steps(
     split: str | None = None,
     mixed_sizes: bool = False,
     batch_size: int = 16,
-    workers: int = 2,
 ) -> Generator[int, None, SetStatistics]:
     """`folder_statistics` as a generator: yields the number of images of each batch."""
     paths = list_images(folder)
 
     def batches() -> Iterable[list[Resized]]:
         batch, first = [], (0, 0)
-        images = in_order(lambda path: _read(path, network.side), paths, workers)
+        images = in_order(lambda path: _read(path, network.side), paths)
         for number, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
             size = image[1]
             first = size if number == 1 else first

@@ -94,9 +94,6 @@ class ReconstructionError(PerImageMetric):
     Args:
         reduction: "sum" (the MSE of CLEVRTex) or "mean" over channels and pixels.
 
-    Raises:
-        ConfigError: the reduction has another name.
-
     Example:
         >>> metric = ReconstructionError("mean")
         >>> metric.update(torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, 3, 8, 8))
@@ -139,7 +136,21 @@ class PeakSignalToNoiseRatio(PerImageMetric):
         self._add(values, torch.isposinf(values), torch.isposinf(values))
 
 
-class AdjustedRandIndex(PerImageMetric):
+class LabelMapMetric(PerImageMetric):
+    """Base of the metrics of one value from a contingency table; undefined images are left out."""
+
+    higher_is_better = True
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
+        values, degenerate = self._values(contingency(predicted, target))
+        self._add(values[None], degenerate[None], torch.isnan(values)[None])
+
+    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class AdjustedRandIndex(LabelMapMetric):
     """Mean ARI; images with fewer than two true segments, which score 0 or 1, are degenerate.
 
     Args:
@@ -152,27 +163,19 @@ class AdjustedRandIndex(PerImageMetric):
         1.0
     """
 
-    higher_is_better = True
-
     def __init__(self, foreground_only: bool = False) -> None:
         super().__init__(of="fg_ari" if foreground_only else "ari")
         self.foreground_only = foreground_only
 
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
-        table = contingency(predicted, target)
-        values = adjusted_rand_index_of(table, self.foreground_only)[None]
-        self._add(values, degenerate_of(table, self.foreground_only)[None], torch.isnan(values))
+    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        return adjusted_rand_index_of(table, self.foreground_only), degenerate_of(table, self.foreground_only)
 
 
-class MeanIoU(PerImageMetric):
-    """Mean mIoU; images for which it is undefined are degenerate and left out.
+class MeanIoU(LabelMapMetric):
+    """Mean mIoU; images for which it is undefined are degenerate.
 
     Args:
-        definition: one of `MEAN_IOU_DEFINITIONS`, see `slotlab.metrics.functional.mean_iou`.
-
-    Raises:
-        ConfigError: there is no such definition.
+        definition: one of `MEAN_IOU_DEFINITIONS`, see `mean_iou`; ConfigError for another.
 
     Example:
         >>> metric = MeanIoU("ground-truth")
@@ -181,21 +184,18 @@ class MeanIoU(PerImageMetric):
         0.75
     """
 
-    higher_is_better = True
-
     def __init__(self, definition: str = "clevrtex") -> None:
         check_definition(definition)
         super().__init__(of=f"miou_{definition}")
         self.definition = definition
 
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
-        values = mean_iou_of(contingency(predicted, target), self.definition)[None]
-        self._add(values, torch.isnan(values), torch.isnan(values))
+    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        values = mean_iou_of(table, self.definition)
+        return values, torch.isnan(values)
 
 
-class MeanBestOverlap(PerImageMetric):
-    """Mean mBO; images without a true object are degenerate and left out.
+class MeanBestOverlap(LabelMapMetric):
+    """Mean mBO; images without a true object are degenerate.
 
     Args:
         background: count the true background as an object too.
@@ -207,27 +207,21 @@ class MeanBestOverlap(PerImageMetric):
         0.5
     """
 
-    higher_is_better = True
-
     def __init__(self, background: bool = False) -> None:
         super().__init__(of="mbo_with_background" if background else "mbo")
         self.background = background
 
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
-        values = mean_best_overlap_of(contingency(predicted, target), self.background)[None]
-        self._add(values, torch.isnan(values), torch.isnan(values))
+    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        values = mean_best_overlap_of(table, self.background)
+        return values, torch.isnan(values)
 
 
 class SegmentationScores(PerImageMetric):
     """ARI, FG-ARI, mIoU and mBO from one contingency table per batch; read them together.
 
     Args:
-        definition: of mIoU, see `slotlab.metrics.functional.mean_iou`.
+        definition: of mIoU, see `mean_iou`; ConfigError for an unknown one.
         background: whether mBO counts the true background as an object.
-
-    Raises:
-        ConfigError: there is no such definition.
 
     Example:
         >>> scores = SegmentationScores()
@@ -248,14 +242,9 @@ class SegmentationScores(PerImageMetric):
     def update(self, predicted: Tensor, target: Tensor) -> None:
         """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
         table = contingency(predicted, target)
-        values = torch.stack(
-            [
-                adjusted_rand_index_of(table),
-                adjusted_rand_index_of(table, foreground_only=True),
-                mean_iou_of(table, self.definition),
-                mean_best_overlap_of(table, self.background),
-            ]
-        )
+        aris = adjusted_rand_index_of(table), adjusted_rand_index_of(table, foreground_only=True)
+        overlaps = mean_iou_of(table, self.definition), mean_best_overlap_of(table, self.background)
+        values = torch.stack([*aris, *overlaps])
         undefined = torch.isnan(values)
         degenerate = undefined.clone()
         degenerate[0] |= degenerate_of(table)
