@@ -120,8 +120,10 @@ def score(model: SlotModel, data: slotlab.data.SlotDataset, width: int, height: 
             bars = np.ones(squares.shape[1:3], dtype=bool)
             bars[y:bottom, x:right] = False
             squares[:, bars] = 0
-        for parts, true in zip(take_apart(model, squares, model.finer_masks, seed=0), truth[window], strict=True):
-            owners = owners_of(fitted.onto_image(mask) for mask in parts.masks)
+        for (_, masks, _), true in zip(
+            take_apart(model, squares, model.finer_masks, seed=0), truth[window], strict=True
+        ):
+            owners = owners_of(fitted.onto_image(mask) for mask in masks)
             scores.update(torch.from_numpy(owners)[None], torch.from_numpy(true)[None])
     return scores.compute()
 

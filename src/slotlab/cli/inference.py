@@ -19,8 +19,8 @@ from slotlab.cli.options import (
     SquareCrop,
     app,
     command,
-    progress_bar,
     say,
+    shown,
     speaks,
 )
 from slotlab.errors import ConfigError
@@ -56,23 +56,14 @@ def segment(
     more than 67 million pixels, are skipped and listed.
     """
     from slotlab.checkpoints import load
+    from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
-    from slotlab.segmenting import segment
+    from slotlab.segmenting import find_inputs, segment_steps
 
     loaded = load(model, device)
-    with progress_bar() as progress:
-        task = progress.add_task("segmenting", total=None)
-        listing = segment(
-            loaded,
-            images,
-            out=out,
-            fit=fit,
-            mask_source=mask_source,
-            seed=seed,
-            batch_size=batch_size,
-            on_start=lambda total: progress.update(task, total=total),
-            on_image=lambda _: progress.advance(task),
-        )
+    total = len(place_among_processes().share(len(find_inputs(images)[0])))
+    steps = segment_steps(loaded, images, out=out, fit=fit, mask_source=mask_source, seed=seed, batch_size=batch_size)
+    listing = shown("segmenting", total, steps)
     if not speaks():
         return
     if json is not None:

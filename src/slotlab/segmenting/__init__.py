@@ -1,6 +1,17 @@
-"""Images as people have them, taken apart: one in memory, or folders of any size into files."""
+"""Segments a user's own images into objects: one in memory, or folders of any size into files."""
 
-from slotlab.segmenting.folder import Listing, Outcome, segment
+from slotlab.segmenting.folder import Outcome, SegmentedFolder, find_inputs, segment, segment_steps
 from slotlab.segmenting.image import FITS, Fitting, SegmentedImage, fitting, segment_image
 
-__all__ = ["FITS", "Fitting", "Listing", "Outcome", "SegmentedImage", "fitting", "segment", "segment_image"]
+__all__ = [
+    "FITS",
+    "Fitting",
+    "Outcome",
+    "SegmentedFolder",
+    "SegmentedImage",
+    "find_inputs",
+    "fitting",
+    "segment",
+    "segment_image",
+    "segment_steps",
+]
