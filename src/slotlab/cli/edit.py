@@ -13,7 +13,7 @@ from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
 
 WHOLE, NUMBER = r"(-?\d+)", r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-# A file's name may have colons and equals signs of its own.
+# The name of a file may contain colons and equals signs.
 FORMS = {
     "swap": ("K=IMAGE:J", f"{WHOLE}=(.+):{WHOLE}"),
     "replace": ("K=LIBRARY:CONCEPT", f"{WHOLE}=(.+):{WHOLE}"),

@@ -195,7 +195,7 @@ def take_background(edit: Scene | EditedSlots, scene: Scene, other: Scene) -> Ed
 
 
 def background_slot(scene: Scene) -> int:
-    """The number of the slot that owns the most border pixels; the largest one of equals."""
+    """The slot that owns the most border pixels; if several do, the largest of them."""
     owned = F.one_hot(scene.segmentation(), len(scene.slots)).permute(2, 0, 1)[None]
     return int(background_rank(owned, torch.ones(owned.shape[:2], dtype=torch.bool)).argmax())
 

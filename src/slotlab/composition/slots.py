@@ -21,10 +21,9 @@ from slotlab.progress import finish
 SMALLEST_SHARE = 0.002
 RULES = {
     "dropped": f"slots that own less than {SMALLEST_SHARE:.1%} of the pixels",
-    "background": "of an image's other slots, the one that owns the most pixels of the picture's outermost rows and "
-    "columns; of equals the largest",
+    "background": "the kept slot that owns the most pixels of the image's border; if several do, the largest of them",
     "owner of a pixel": "argmax of the masks",
-    "centre": "mean place of the pixels owned",
+    "centre": "mean position of the pixels owned",
 }
 ATTRIBUTES = ("shape", "material")
 
