@@ -1,10 +1,9 @@
-"""What `make demo` runs: the whole path from an empty folder to discovered objects, with the commands it takes.
+"""The whole path from an empty folder to discovered objects, with the commands that it takes; `make demo` runs it.
 
-First it trains a model for three to ten minutes; then the models that come with slotlab, which trained for longer, take
-scenes apart that they never saw, compose new ones, and remove an object from one.
+    python examples/demo.py --out runs/quick steps=200        # or: make demo ARGS="steps=200 --out runs/quick"
 
-Goes on where an interrupted demo stopped. Options, also as `make demo ARGS="..."`: --out FOLDER, --preset NAME,
-and key=value changes to the preset, e.g. `make demo ARGS="steps=200 --out runs/quick"`.
+First it trains a model for three to ten minutes. Then the bundled models, which trained for longer, segment scenes that
+they never saw, compose new ones, and remove an object from one. Re-run the same command to resume.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from slotlab.reporting.tables import evaluate_command
 
 
 def main() -> None:
-    """Renders scenes, trains, evaluates on scenes never seen, makes the report; then the models in the box."""
+    """Trains, evaluates on new scenes and makes the report; then runs the bundled models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the run folder (default: runs/demo)")
     parser.add_argument("--preset", default="scenes-32", help="which recipe (default: scenes-32)")
@@ -38,17 +37,17 @@ def main() -> None:
     slotlab(*scored, "--split", "test", "--count", arguments.images)
     slotlab("report", run)
     trained = time.monotonic()
-    pictures = models_in_the_box(run / "in-the-box")
+    figures = bundled_models(run / "bundled")
     ended = time.monotonic()
     print(
         f"\nDone: training and report in {(trained - started) / 60:.1f} minutes, the rest in {ended - trained:.0f} s."
     )
     print(f"Open in a browser: {(run / 'report.html').resolve()}")
-    print("What longer training reaches:", *(f"  {picture.resolve()}" for picture in pictures), sep="\n")
+    print("What longer training reaches:", *(f"  {figure.resolve()}" for figure in figures), sep="\n")
 
 
-def models_in_the_box(out: Path) -> list[Path]:
-    """Trained models on scenes that no training saw; returns the pictures to look at."""
+def bundled_models(out: Path) -> list[Path]:
+    """Runs the bundled models on scenes that no training saw; returns the figures to look at."""
     overlay, image = segmented("scenes-64", "plain", out)
     textured, _ = segmented("textured-128", "textured", out)
     largest = largest_object(overlay.with_name(f"{image.stem}_segmentation.png"))
@@ -73,9 +72,9 @@ def segmented(model: str, variant: str, out: Path) -> tuple[Path, Path]:
 
 
 def largest_object(segmentation: Path) -> int:
-    """The slot that owns the most pixels but for the background's."""
-    with Image.open(segmentation) as picture:
-        return int(np.bincount(np.asarray(picture).flat).argsort()[-2])
+    """The slot that owns the most pixels after the background's."""
+    with Image.open(segmentation) as image:
+        return int(np.bincount(np.asarray(image).flat).argsort()[-2])
 
 
 def slotlab(*words: object) -> None:
