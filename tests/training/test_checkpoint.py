@@ -1,10 +1,19 @@
 import errno
+import sys
 
 import pytest
 
 from slotlab import checkpoints
 from slotlab.checkpoints import create_model, load
-from slotlab.training.checkpoint import newest_checkpoint, prune_checkpoints, step_folder, write_checkpoint
+from slotlab.training.checkpoint import (
+    History,
+    newest_checkpoint,
+    provenance,
+    prune_checkpoints,
+    read_history,
+    step_folder,
+    write_checkpoint,
+)
 
 
 @pytest.fixture
@@ -43,3 +52,27 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before_it(model, tmp_path, m
     assert load(newest_checkpoint(tmp_path)).slots == 4
     prune_checkpoints(tmp_path, keep=2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_rows_after_the_checkpoint_that_is_gone_on_from_are_dropped(tmp_path):
+    both = [{"step": 1.0, "train_loss": 2.0}, {"step": 2.0, "train_loss": 1.0}]
+    history = History(tmp_path, [])
+    history.write(both)
+    history.close()
+    History(tmp_path, both[:1]).close()
+    assert read_history(tmp_path) == both[:1]
+    History(tmp_path, []).close()
+    assert not (tmp_path / "history.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["/usr/bin/slotlab", "train", "--out", "my runs/first"], "slotlab train --out 'my runs/first'"),
+        (["/somewhere/slotlab/__main__.py", "train", "scenes-32"], "slotlab train scenes-32"),
+        (["train.py", "5"], "train.py 5"),
+    ],
+)
+def test_the_command_can_be_pasted_into_a_shell(monkeypatch, words, command):
+    monkeypatch.setattr(sys, "argv", words)
+    assert provenance()["command"] == command

@@ -13,7 +13,7 @@ from slotlab.checkpoints import load
 from slotlab.config import run_config
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.training import checkpoint
-from slotlab.training.checkpoint import History, newest_checkpoint, read_history
+from slotlab.training.checkpoint import newest_checkpoint, read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, train_steps
 
 
@@ -26,13 +26,6 @@ def run(squares, tiny_preset, tmp_path_factory):
     return fit(config(tiny_preset, squares), tmp_path_factory.mktemp("run") / "whole")
 
 
-def test_history_says_how_the_slots_are_used(run):
-    for row in read_history(run):
-        assert 1 <= row["slots_used"] <= 4
-        assert 0 <= row["mask_entropy"] <= 1
-        assert 0 <= row["attention_change"] <= 1
-
-
 def test_a_run_leaves_all_that_a_person_needs(run):
     present = {path.name for path in run.iterdir()}
     expected = {"config.json", "model.safetensors", "training.json", "run.json", "history.csv", "tensorboard"}
@@ -41,6 +34,8 @@ def test_a_run_leaves_all_that_a_person_needs(run):
     row = read_history(run)[-1]
     assert row["epoch"] == pytest.approx(12 / 8)
     assert {"train_loss", "validation_loss", "ari", "fg_ari", "learning_rate", "gradient_norm"} <= row.keys()
+    assert 1 <= row["slots_used"] <= 4
+    assert all(0 <= row[name] <= 1 for name in ("mask_entropy", "attention_change"))
     training = json.loads((run / "training.json").read_text())
     assert training["steps"] == 12
     assert training["train_data"]["split"] == "train"
@@ -70,28 +65,10 @@ def test_a_stopped_run_goes_on_exactly(squares, tiny_preset, tmp_path, ema):
         assert torch.equal(tensor, weights(parts)[name]), name
 
 
-def test_where_an_epoch_is_long_each_checkpoint_is_validated(squares, tiny_preset, tmp_path):
-    run = fit(
-        config(tiny_preset, squares, "batch_size=1", "steps=6", "evaluate_every=0", "checkpoint_every=3"),
-        tmp_path / "run",
-    )
-    assert [row["step"] for row in read_history(run)] == [3, 6]
-
-
-def test_epochs_are_images_seen_of_those_there_are(squares, tiny_preset, tmp_path):
-    run = fit(config(tiny_preset, squares, "train_count=10", "batch_size=4", "steps=5"), tmp_path / "run")
-    assert read_history(run)[-1]["epoch"] == 2.0
-
-
-def test_rows_after_the_checkpoint_that_is_gone_on_from_are_dropped(tmp_path):
-    both = [{"step": 1.0, "train_loss": 2.0}, {"step": 2.0, "train_loss": 1.0}]
-    history = History(tmp_path, [])
-    history.write(both)
-    history.close()
-    History(tmp_path, both[:1]).close()
-    assert read_history(tmp_path) == both[:1]
-    History(tmp_path, []).close()
-    assert not (tmp_path / "history.csv").exists()
+def test_each_checkpoint_is_validated_if_an_epoch_is_longer(squares, tiny_preset, tmp_path):
+    changes = ("train_count=4", "batch_size=1", "steps=6", "evaluate_every=0", "checkpoint_every=3")
+    run = fit(config(tiny_preset, squares, *changes), tmp_path / "run")
+    assert [(row["step"], row["epoch"]) for row in read_history(run)] == [(3, 0.75), (6, 1.5)]
 
 
 def test_the_commit_is_that_of_the_code_that_began(squares, tiny_preset, tmp_path, monkeypatch):

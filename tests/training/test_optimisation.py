@@ -1,7 +1,12 @@
-import pytest
+from typing import get_args
 
-from slotlab.config import TrainingSettings
-from slotlab.training.optimisation import learning_rate, slot_noise
+import pytest
+from training_runs import fit
+
+from slotlab.config import Speedup, TrainingSettings, run_config
+from slotlab.errors import ConfigError
+from slotlab.training.checkpoint import read_history
+from slotlab.training.optimisation import learning_rate
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():
@@ -14,12 +19,27 @@ def test_cosine_falls_from_the_peak_to_the_final_rate():
     assert [learning_rate(step, settings) for step in (10, 60, 110)] == pytest.approx([1, 0.6, 0.2])
 
 
-def test_exponential_halves_every_half_life():
-    settings = TrainingSettings(warmup_steps=0, learning_rate=1.0, schedule="exponential", half_life=50)
-    assert [learning_rate(step, settings) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0.25])
+@pytest.fixture(scope="module")
+def losses(tiny_preset, squares, tmp_path_factory):
+    def run(*changes):
+        folder = tmp_path_factory.mktemp("speedups") / "run"
+        settings = run_config(tiny_preset, [f"data.source={squares}", "broadcast=8", *changes])
+        fit(settings, folder)
+        return [row[name] for row in read_history(folder) for name in ("train_loss", "validation_loss")]
+
+    return run
 
 
-def test_slot_noise_falls_from_one_to_none():
-    settings = TrainingSettings(slot_noise_steps=100)
-    assert [slot_noise(step, settings) for step in (0, 50, 100, 1000)] == pytest.approx([1, 0.5, 0, 0])
-    assert slot_noise(0, TrainingSettings()) == 0
+@pytest.fixture(scope="module")
+def fast(losses):
+    return losses("precision=fp32")
+
+
+@pytest.mark.parametrize("name", [*get_args(Speedup), list(get_args(Speedup))], ids=str)
+def test_without_a_speedup_the_losses_are_the_same(name, fast, losses):
+    assert losses("precision=fp32", f"without={name}") == pytest.approx(fast, rel=1e-4)
+
+
+def test_an_unknown_speedup_is_named(tiny_preset):
+    with pytest.raises(ConfigError, match=r"training.without.0: .*'kept-memory'.*magic"):
+        run_config(tiny_preset, ["without=magic"])
