@@ -13,7 +13,6 @@ from slotlab.data import open_data
 from slotlab.studio import open_models, running
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-RELATIVE = {"slot_attention.frame": "relative", "decoder.position": "relative"}
 
 
 @pytest.fixture(scope="session")
@@ -28,19 +27,13 @@ def plain_model(tiny_preset, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def relative_model(tiny_preset, tmp_path_factory):
-    """A model with relative frames and posterior masks: a slot's mask falls with the distance from its place."""
+def posterior_model(tiny_preset, tmp_path_factory):
+    """The folder of a model with posterior masks."""
     torch.manual_seed(0)
-    model = create_model(tiny_preset, **RELATIVE, **{"decoder.broadcast": 16}, pixel_sigma=0.2)
-    decoder = model.decoder
+    model = create_model(tiny_preset, pixel_sigma=0.2)
     with torch.no_grad():
-        for parameter in decoder.parameters():
-            parameter.zero_()
-        decoder.position.embedding.weight[:4] = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-        for channel in range(4):
-            decoder.body[0].weight[channel, channel, 1, 1] = 1
-            decoder.to_rgb_and_mask.weight[0, channel, 1, 1] = -100
-    save(model, folder := tmp_path_factory.mktemp("models") / "relative")
+        model.decoder.to_rgb_and_mask.weight.mul_(30)
+    save(model, folder := tmp_path_factory.mktemp("models") / "posterior")
     return folder
 
 
@@ -54,9 +47,12 @@ def library(plain_model, squares, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shelf(plain_model, relative_model, diffusion_run, library):
-    """The three models, loaded."""
-    return open_models([plain_model, relative_model, diffusion_run], [library])
+def models(plain_model, posterior_model, diffusion_run, library):
+    """The three models, loaded. The second one can move and resize slots: it notes the numbers in them."""
+    opened = open_models([plain_model, posterior_model, diffusion_run], [library])
+    opened[1].model.move = lambda slot, dx, dy: torch.cat([slot.new_tensor([dx, dy]), slot[2:]])
+    opened[1].model.resize = lambda slot, factor: torch.cat([slot[:2], slot.new_tensor([factor]), slot[3:]])
+    return opened
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +62,9 @@ def runs(diffusion_run):
 
 
 @pytest.fixture(scope="session")
-def studio(shelf, runs):
+def studio(models, runs):
     """The address of a running studio."""
-    with running(shelf, runs) as address:
+    with running(models, runs) as address:
         yield address
 
 

@@ -47,5 +47,5 @@ def test_concepts_are_put_together_kept_and_downloaded(visit, library):
     assert [int(known.concept[row]) for row in rows] == [0, 2, 2]
     page.locator("#sl-tray .sl-drop").first.click()
     expect(page.locator("#sl-tray .sl-card")).to_have_count(1)
-    choose_model(page, "relative")
+    choose_model(page, "posterior")
     expect(page.locator("#sl-compose-missing")).to_contain_text("There is no concept library of this model")

@@ -26,7 +26,7 @@ def test_the_slot_under_the_pointer_is_selected_everywhere(visit):
     expect(page.locator("#sl-look .sl-slot")).to_have_count(4)
     said = page.locator("#sl-look .sl-said")
     frame(page, "sl-look", "Error").hover()
-    expect(said).to_contain_text(re.compile(r"Slot \d: .* of the picture"))
+    expect(said).to_contain_text(re.compile(r"Slot \d: .* of the image"))
     assert page.locator("#sl-look .sl-slot.sl-hovered").count() == 1
     page.mouse.move(0, 0)
     expect(said).to_contain_text("Point at an object")
@@ -65,8 +65,8 @@ def test_new_scenes_and_own_pictures_are_looked_at(visit):
     page.locator("#sl-upload-render").click()
     expect(page.locator("#sl-look .sl-group-title")).to_have_text("Plain scene 123, 5 objects")
     upload(page, encoded(noise()))
-    expect(page.locator("#sl-look .sl-group-title")).to_have_text("Your picture")
-    expect(page.locator("#sl-look-scores")).to_contain_text("Nobody knows the true objects")
+    expect(page.locator("#sl-look .sl-group-title")).to_have_text("Your image")
+    expect(page.locator("#sl-look-scores")).to_contain_text("The true objects of this image are unknown")
     name, content = download(page, "sl-look-save")
     assert name == "plain.png"
     assert Image.open(io.BytesIO(content)).width > 500
@@ -80,11 +80,11 @@ def test_pictures_are_pasted_one_after_another(visit):
         carried.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
         document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: carried}));
     }"""
-    picture = frame(page, "sl-look", "Picture").locator("img")
+    picture = frame(page, "sl-look", "Image").locator("img")
     for seed in range(2):
         before = picture.get_attribute("src")
         page.evaluate(paste, base64.b64encode(encoded(noise(seed=seed))).decode())
-        expect(page.locator("#sl-look .sl-group-title")).to_have_text("Your picture")
+        expect(page.locator("#sl-look .sl-group-title")).to_have_text("Your image")
         expect(picture).not_to_have_attribute("src", before)
         expect(page.get_by_text("Drop File Here").first).to_be_visible()
 

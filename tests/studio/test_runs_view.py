@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 from visiting import tab
 
 from slotlab.reporting.report import write_report
-from slotlab.studio.runs import runs_view
+from slotlab.studio.runs_view import runs_view
 
 
 def test_runs_are_watched_while_they_train(visit, runs):

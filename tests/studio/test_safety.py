@@ -110,13 +110,13 @@ def test_too_large_a_file_is_not_taken(studio):
     assert "Traceback" not in said
 
 
-def test_work_waits_in_a_bounded_queue_and_nothing_is_left_behind(shelf, monkeypatch):
+def test_work_waits_in_a_bounded_queue_and_nothing_is_left_behind(models, monkeypatch):
     monkeypatch.setattr(app, "WAITING", 3)
     hold = threading.Event()
-    held = shelf[0].model.encoder.register_forward_hook(lambda *_: hold.wait(20) and None)
+    held = models[0].model.encoder.register_forward_hook(lambda *_: hold.wait(20) and None)
     try:
         hold.set()
-        with running(shelf[:1]) as address:
+        with running(models[:1]) as address:
             hold.clear()
             folder = Path(os.environ["GRADIO_TEMP_DIR"])
             function = event_of(address, "sl-look-save", "click")

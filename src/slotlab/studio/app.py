@@ -1,8 +1,11 @@
-"""The studio: one page on the local address, made of views that call the public API."""
+"""The studio's page: the image and the model on one side, the views in tabs, served on this computer only."""
 
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,59 +14,71 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
+from filelock import FileLock, Timeout
 from gradio.themes import Default
 
 from slotlab.data.images import MOST_BYTES
 from slotlab.errors import ConfigError
 from slotlab.studio import components
-from slotlab.studio.components import AT_ONCE, WORK, politely, upload_folder
-from slotlab.studio.compose import compose_view
-from slotlab.studio.edit import edit_view
-from slotlab.studio.look import compare_view, look_view
-from slotlab.studio.panel import EXAMPLES, picture_panel
-from slotlab.studio.runs import runs_view
-from slotlab.studio.state import Loaded, Source
+from slotlab.studio.components import ASSETS, AT_ONCE, WORK, with_messages
+from slotlab.studio.compose_view import compose_view
+from slotlab.studio.edit_view import edit_view
+from slotlab.studio.image_chooser import EXAMPLES, ChosenImage, image_choosers
+from slotlab.studio.loaded_models import LoadedModel
+from slotlab.studio.look_view import compare_view, look_view
+from slotlab.studio.runs_view import runs_view
 
 LOCAL = "127.0.0.1"
-WAITING = 32  # most requests that wait; the next one is told to come back
-SESSIONS = 64  # most pages whose state is kept
-WORDS = "See the objects that a model finds, take them in hand, put them elsewhere."
+WAITING = 32  # requests in the queue; further ones are refused
+SESSIONS = 64  # open pages whose state is kept
+SUMMARY = "See the objects that a model finds, edit them, and compose new images."
+PREFIX = "slotlab-studio-"
+IN_USE = "in-use"  # a file in the upload folder, locked while its studio runs
+YOUNG = 60.0  # seconds in which the lock of a new folder may still be missing
 
 
-def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
+def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
     """The page for some models.
 
     Args:
-        shelf: from `open_models`; the first is shown first.
+        models: from `open_models`; the first is shown first.
         runs: a folder of training runs to show, if any.
     """
-    find = {loaded.name: loaded for loaded in shelf}.__getitem__
-    first = (shelf[0], next(iter(EXAMPLES.values())))
+    find = {model.name: model for model in models}.__getitem__
+    first = (models[0], next(iter(EXAMPLES.values())))
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
-        gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{WORDS}</p></div>')
-        source, active = gr.State(first[1]), gr.State("Look")
-        refreshed = gr.State({})  # for what each view was last
+        gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{SUMMARY}</p></div>')
+        image, active = gr.State(first[1]), gr.State("Look")
+        refreshed = gr.State({})  # by view: the model and image that it shows
         with gr.Row():
             with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
-                panel = picture_panel(shelf)
+                model = gr.Dropdown(
+                    [one.name for one in models],
+                    value=models[0].name,
+                    label="Model",
+                    info="The model that looks at the image.",
+                    visible=len(models) > 1,
+                    elem_id="sl-model",
+                )
+                with gr.Column() as images:
+                    choosers = image_choosers("sl-upload")
             with gr.Column(scale=4, min_width=320), gr.Tabs():
-                with gr.Tab("Look") as look_tab:
-                    look = look_view(first, source, panel.model, find)
-                with gr.Tab("Edit") as edit_tab:
-                    edit = edit_view(panel.model, find)
-                with gr.Tab("Compose") as compose_tab:
-                    compose = compose_view(panel.model, find, shelf)
-                with gr.Tab("Compare") as compare_tab:
-                    compare = compare_view(shelf)
-                with gr.Tab("Runs") as runs_tab:
-                    watch = runs_view(runs)
-        views = {look_tab: look, edit_tab: edit, compose_tab: compose, compare_tab: compare, runs_tab: watch}
+                views = {}
+                for name, make in (
+                    ("Look", lambda: look_view(first, image, model, find)),
+                    ("Edit", lambda: edit_view(model, find)),
+                    ("Compose", lambda: compose_view(model, find, models)),
+                    ("Compare", lambda: compare_view(models)),
+                    ("Runs", lambda: runs_view(runs)),
+                ):
+                    with gr.Tab(name) as tab:
+                        views[tab] = make()
 
-        def shown(name: str, chosen: Source, now: str, before: dict[str, list[Any]]) -> list[Any]:
-            given = {"model": name, "picture": chosen}
+        def shown(name: str, chosen: ChosenImage, now: str, before: dict[str, list[Any]]) -> list[Any]:
+            choice = {"model": name, "image": chosen}
             after, values = dict(before), []
             for view in views.values():
-                wanted = [given[what] for what in view.of]
+                wanted = [choice[what] for what in view.of]
                 if view.name == now and before.get(now) != wanted:
                     values += view.refresh(find(name), chosen)
                     after[now] = wanted
@@ -72,59 +87,50 @@ def build(shelf: Sequence[Loaded], runs: Path | None = None) -> gr.Blocks:
             return [after, *values]
 
         def opened(name: str) -> tuple[Any, ...]:
-            pictures, models = name in (look.name, edit.name, compare.name), name != watch.name and len(shelf) > 1
-            return name, gr.Column(visible=pictures or models), gr.Column(visible=pictures)
+            takes_image = name in ("Look", "Edit", "Compare")
+            takes_model = name != "Runs" and len(models) > 1
+            return name, gr.Column(visible=takes_image or takes_model), gr.Column(visible=takes_image)
 
-        inputs = [panel.model, source, active, refreshed]
+        inputs = [model, image, active, refreshed]
         outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
-        for chooser in panel.choosers:
-            made = chooser.event(politely(chooser.make), chooser.inputs, source, **WORK)
-            made.success(politely(shown), inputs, outputs, **WORK)
-        panel.model.input(politely(shown), inputs, outputs, **WORK)
+        for chooser in choosers:
+            made = chooser.event(with_messages(chooser.make), chooser.inputs, image, **WORK)
+            made.success(with_messages(shown), inputs, outputs, **WORK)
+        model.input(with_messages(shown), inputs, outputs, **WORK)
         for tab, view in views.items():
-            told = tab.select(partial(opened, view.name), None, [active, side, panel.pictures], **AT_ONCE)
-            told.success(politely(shown), inputs, outputs, **WORK)
+            selected = tab.select(partial(opened, view.name), None, [active, side, images], **AT_ONCE)
+            selected.success(with_messages(shown), inputs, outputs, **WORK)
     return page
 
 
 @contextmanager
-def running(shelf: Sequence[Loaded], runs: Path | None = None, port: int | None = None) -> Iterator[str]:
-    """Serves the page on the local address while the block runs, and yields where.
-
-    What browsers upload lies in a temporary folder of its own, see `upload_folder`.
+def running(models: Sequence[LoadedModel], runs: Path | None = None, port: int | None = None) -> Iterator[str]:
+    """Serves the page on this computer while the block runs, and yields its address.
 
     Args:
-        shelf: from `open_models`.
+        models: from `open_models`.
         runs: a folder of training runs to show, if any.
         port: by default the first free one from 7860.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port cannot be used.
     """
-    with upload_folder() as folder, _environment("GRADIO_TEMP_DIR", str(folder)):
-        page = build(shelf, runs)
+    with upload_folder() as folder:
+        before = os.environ.get("GRADIO_TEMP_DIR")
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        page = build(models, runs)
         try:
-            yield _launched(page, port)
+            yield _launch(page, port)
         finally:
             page.close(verbose=False)
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if before is not None:
+                os.environ["GRADIO_TEMP_DIR"] = before
 
 
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _launched(page: gr.Blocks, port: int | None) -> str:
-    """Starts serving in threads of their own, and returns the address."""
+def _launch(page: gr.Blocks, port: int | None) -> str:
     page.queue(max_size=WAITING, api_open=False)
+    font, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     try:
         _, address, _ = page.launch(
             server_name=LOCAL,
@@ -140,15 +146,27 @@ def _launched(page: gr.Blocks, port: int | None) -> str:
             max_file_size=MOST_BYTES,
             max_threads=8,
             state_session_capacity=SESSIONS,
-            theme=Default(
-                primary_hue="indigo",
-                neutral_hue="slate",
-                font=["system-ui", "sans-serif"],
-                font_mono=["ui-monospace", "monospace"],
-            ),
-            css=components.style(),
-            head=components.head(),
+            theme=Default(primary_hue="indigo", neutral_hue="slate", font=font, font_mono=mono),
+            css=(ASSETS / "studio.css").read_text(encoding="utf-8"),
+            head=components.page_head(),
         )
     except OSError as error:
-        raise ConfigError(f"port {port}: cannot be used ({error}); name another with --port") from None
+        raise ConfigError(f"port {port}: cannot be used ({error}); choose another with --port") from None
     return str(address)
+
+
+@contextmanager
+def upload_folder() -> Iterator[Path]:
+    """A temporary folder while the block runs; also removes those that killed studios of this user left."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, FileLock(Path(name) / IN_USE):
+        user = Path(name).stat().st_uid
+        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+            with suppress(OSError, Timeout):
+                status = folder.lstat()
+                if status.st_uid == user and time.time() - status.st_mtime > YOUNG and not folder.is_symlink():
+                    with FileLock(folder / IN_USE, blocking=False):
+                        pass
+                    shutil.rmtree(folder)
+        uploads = Path(name) / "uploads"
+        uploads.mkdir()
+        yield uploads

@@ -1,74 +1,74 @@
-"""What the Edit view shows of an edit, and the files that it gives."""
+"""One user's edits of one image: the steps that can be undone, what is selected, the figures and the files."""
 
-import dataclasses
 import io
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slotlab.composition import edits
-from slotlab.composition.edits import Edited, EditedSlots, Scene, take_background
+from slotlab.composition.edits import Edited, EditedSlots, Scene
 from slotlab.errors import ConfigError
-from slotlab.figures import grid
 from slotlab.figures.composition import write_edit
 from slotlab.figures.grid import slot_colours
 from slotlab.models.randomness import seeded_generator
-from slotlab.studio.components import THUMBNAIL, Payload, colours_of, pane, photograph, share_in_words, uri
-from slotlab.studio.state import Loaded
+from slotlab.studio.loaded_models import LoadedModel
+from slotlab.studio.slot_figure import group, pane, photograph, slot_card
 
 MOST_STEPS = 50
+COPY_OFFSET = 0.12  # of the side: where a copy is put if the model can move it
+HINT = "Click on an object to select it. Delete removes it, Ctrl+Z undoes the last step."
+KEYS = {"Delete": "sl-remove", "Backspace": "sl-remove", "z": "sl-undo", "Z": "sl-redo", "y": "sl-redo"}
 
 
 class Painter:
-    """Paints one thing at a time for one user, who may stop it."""
+    """Paints one edit at a time for one user, who may stop it."""
 
     def __init__(self) -> None:
-        self._busy, self._stop = threading.Lock(), threading.Event()
+        self._busy, self.stopping = threading.Lock(), False
 
     def stop(self) -> None:
-        """Ends the painting that goes on, if any."""
-        self._stop.set()
+        """Asks the painting in progress to end after its current step."""
+        self.stopping = True
 
     @contextmanager
-    def painting(self) -> Iterator[threading.Event]:
-        """Yields what is set when this painting is to end; ConfigError while another goes on."""
+    def painting(self) -> Iterator[None]:
+        """Encloses one painting; ConfigError while another is in progress."""
         if not self._busy.acquire(blocking=False):
             raise ConfigError("The last edit is still being painted: wait, or stop it first.")
+        self.stopping = False
         try:
-            self._stop = threading.Event()
-            yield self._stop
+            yield
         finally:
             self._busy.release()
 
 
 @dataclass(frozen=True, eq=False)
 class Editing:
-    """A scene, the plans of all steps (the first is the scene as read), and where among them the user is.
+    """The steps of an edit and the selection.
 
     Attributes:
-        scene: as it was read.
-        plans: one per step that can be undone or redone.
-        at: place of the current plan.
-        done: what was done in each step, in words.
+        scene: the image as it was read.
+        steps: the slots after each step that can be undone or redone, and a description; the first is the scene.
+        at: the current step.
         selected: number of the selected slot.
         placing: the next click says where the selected object goes.
-        painted: the current plan, painted; None until it has been.
-        other: a second scene, to take objects from, and the slot selected in it.
-        other_selected: number of the slot selected in the other scene.
-        painter: the same for all steps.
+        painted: the current step, painted; None until it is.
+        other: a second scene to take objects from.
+        other_selected: number of the slot selected in it.
+        painter: shared by all steps.
     """
 
     scene: Scene
-    plans: tuple[EditedSlots, ...]
+    steps: tuple[tuple[EditedSlots, str], ...]
     at: int = 0
-    done: tuple[str, ...] = ("as it is",)
     selected: int | None = None
     placing: bool = False
     painted: Edited | None = None
@@ -77,196 +77,174 @@ class Editing:
     painter: Painter = field(default_factory=Painter)
 
     @property
-    def plan(self) -> EditedSlots:
-        """The slots as they are now."""
-        return self.plans[self.at]
+    def slots(self) -> EditedSlots:
+        """The slots of the current step."""
+        return self.steps[self.at][0]
 
     def chosen(self) -> int:
-        """The selected slot; ConfigError if there is none now."""
-        if self.selected is None or self.selected not in self.plan.numbers:
-            raise ConfigError("Select an object first: click on it in the picture, or on its slot below.")
+        """The selected slot; ConfigError if there is none."""
+        if self.selected is None or self.selected not in self.slots.numbers:
+            raise ConfigError("Select an object first: click on it in the image, or on its slot below.")
         return self.selected
 
-    def giver(self) -> tuple[Scene, int]:
+    def source(self) -> tuple[Scene, int]:
         """The other scene and the slot selected in it; ConfigError if there is none."""
         if self.other is None or self.other_selected is None:
-            raise ConfigError("Choose another picture first, and click on the object in it that you want.")
+            raise ConfigError("Choose another image first, and click on the object in it that you want.")
         return self.other, self.other_selected
 
-    def with_plan(self, plan: EditedSlots, words: str, selected: int | None) -> "Editing":
-        """One step further; what had been undone is forgotten."""
-        plans, done = (*self.plans[: self.at + 1], plan), (*self.done[: self.at + 1], words)
-        if len(plans) > MOST_STEPS:  # the scene as read stays the first
-            plans, done = (plans[0], *plans[2:]), (done[0], *done[2:])
-        return dataclasses.replace(
-            self, plans=plans, done=done, at=len(plans) - 1, selected=selected, placing=False, painted=None
-        )
+    def with_step(self, slots: EditedSlots, description: str, selected: int | None) -> "Editing":
+        """One step further; steps that were undone are dropped."""
+        steps = (*self.steps[: self.at + 1], (slots, description))
+        if len(steps) > MOST_STEPS:
+            steps = (steps[0], *steps[2:])
+        return replace(self, steps=steps, at=len(steps) - 1, selected=selected, placing=False, painted=None)
 
     def at_step(self, at: int) -> "Editing":
-        """Another step of those done; ConfigError where there is none."""
-        if at < 0:
-            raise ConfigError("There is nothing to undo.")
-        if at >= len(self.plans):
-            raise ConfigError("There is nothing to redo.")
-        kept = self.selected if self.selected in self.plans[at].numbers else None
-        return dataclasses.replace(self, at=at, selected=kept, placing=False, painted=None)
+        """Another of the steps; ConfigError if there is none."""
+        if not 0 <= at < len(self.steps):
+            raise ConfigError(f"There is nothing to {'undo' if at < 0 else 'redo'}.")
+        kept = self.selected if self.selected in self.steps[at][0].numbers else None
+        return replace(self, at=at, selected=kept, placing=False, painted=None)
 
 
 def begin(scene: Scene) -> Editing:
     """A scene before the first edit."""
-    return Editing(scene, (edits.keep(scene, range(len(scene.slots))),))
+    return Editing(scene, ((edits.keep(scene, range(len(scene.slots))), "unchanged"),))
 
 
-def begin_again(editing: Editing) -> Editing:
-    """The scene before the first edit again; the other picture stays."""
-    return dataclasses.replace(
-        begin(editing.scene),
-        other=editing.other,
-        other_selected=editing.other_selected,
-        painter=editing.painter,
-    )
+def begin_again(now: Editing) -> Editing:
+    """The scene before the first edit; the other image stays."""
+    return replace(begin(now.scene), other=now.other, other_selected=now.other_selected, painter=now.painter)
 
 
-def remove(editing: Editing) -> Editing:
-    """Leaves the selected slot out."""
-    slot = editing.chosen()
-    return editing.with_plan(edits.remove(editing.plan, [slot]), f"slot {slot} removed", None)
+def remove(now: Editing) -> Editing:
+    """Removes the selected slot."""
+    slot = now.chosen()
+    return now.with_step(edits.remove(now.slots, [slot]), f"slot {slot} removed", None)
 
 
-def duplicate(editing: Editing) -> Editing:
-    """Adds the selected slot once more."""
-    slot = editing.chosen()
-    plan = edits.add(editing.plan, editing.plan, slot)
-    copy = plan.numbers[-1]
-    return editing.with_plan(plan, f"slot {slot} duplicated as slot {copy}", copy)
+def duplicate(now: Editing, loaded: LoadedModel) -> Editing:
+    """Adds the selected slot once more; beside itself if the model can move slots."""
+    slot = now.chosen()
+    slots = edits.add(now.slots, now.slots, slot)
+    copy = slots.numbers[-1]
+    if loaded.can_move:
+        offset = COPY_OFFSET if _centre(now, slot)[0] < 0.5 else -COPY_OFFSET
+        slots = edits.move(loaded.model, slots, copy, offset, 0.0)
+    return now.with_step(slots, f"slot {slot} duplicated as slot {copy}", copy)
 
 
-def replace_by_other(editing: Editing) -> Editing:
+def replace_by_other(now: Editing) -> Editing:
     """Puts the object selected in the other scene in the place of the selected one."""
-    slot, (other, theirs) = editing.chosen(), editing.giver()
-    plan = edits.replace(editing.plan, slot, other.slots[theirs])
-    return editing.with_plan(plan, f"slot {slot} replaced by the other picture's slot {theirs}", slot)
+    slot, (other, theirs) = now.chosen(), now.source()
+    slots = edits.replace(now.slots, slot, other.slots[theirs])
+    return now.with_step(slots, f"slot {slot} replaced by slot {theirs} of the other image", slot)
 
 
-def add_other(editing: Editing) -> Editing:
+def add_other(now: Editing) -> Editing:
     """Adds the object selected in the other scene."""
-    other, theirs = editing.giver()
-    plan = edits.add(editing.plan, other, theirs)
-    return editing.with_plan(plan, f"the other picture's slot {theirs} added as {plan.numbers[-1]}", plan.numbers[-1])
+    other, theirs = now.source()
+    slots = edits.add(now.slots, other, theirs)
+    added = slots.numbers[-1]
+    return now.with_step(slots, f"slot {theirs} of the other image added as slot {added}", added)
 
 
-def swap_background(editing: Editing) -> Editing:
+def take_background(now: Editing) -> Editing:
     """Takes the other scene's background."""
-    if editing.other is None:
-        raise ConfigError("Choose another picture first, whose background is to be taken.")
-    plan = take_background(editing.plan, editing.scene, editing.other)
-    return editing.with_plan(plan, "background of the other picture", editing.selected)
+    if now.other is None:
+        raise ConfigError("Choose another image first, whose background you want.")
+    slots = edits.take_background(now.slots, now.scene, now.other)
+    return now.with_step(slots, "background of the other image", now.selected)
 
 
-def replace_by_concept(editing: Editing, loaded: Loaded, concept: int, seed: int) -> Editing:
+def replace_by_concept(now: Editing, loaded: LoadedModel, concept: int, seed: int) -> Editing:
     """Puts a member of a concept, drawn by the seed, in the place of the selected slot."""
-    slot, library = editing.chosen(), loaded.library
-    if library is None:
+    slot = now.chosen()
+    if loaded.library is None:
         raise ConfigError("There is no concept library of this model; start the studio with --library.")
-    rows = library.members[concept]
-    row = rows[int(torch.randint(len(rows), (), generator=seeded_generator(seed)))]
-    plan = edits.replace(editing.plan, slot, torch.tensor(library.slots[row]))
-    return editing.with_plan(plan, f"slot {slot} replaced by a member of concept {concept}", slot)
+    slots = edits.replace(now.slots, slot, loaded.library.draw(concept, seeded_generator(seed)))
+    return now.with_step(slots, f"slot {slot} replaced by a member of concept {concept}", slot)
 
 
-def move_to(editing: Editing, x: float, y: float) -> Editing:
+def move_to(now: Editing, loaded: LoadedModel, x: float, y: float) -> Editing:
     """Moves the selected object's centre to a place, in fractions of the side from the top left."""
-    raise ConfigError("The objects of this model cannot be moved: its slots have no place of their own.")
+    slot = now.chosen()
+    from_x, from_y = _centre(now, slot)
+    return now.with_step(edits.move(loaded.model, now.slots, slot, x - from_x, y - from_y), f"slot {slot} moved", slot)
 
 
-def resize(editing: Editing, factor: float) -> Editing:
+def resize(now: Editing, loaded: LoadedModel, factor: float) -> Editing:
     """Makes the selected object larger or smaller."""
-    raise ConfigError("The objects of this model cannot be resized: its slots have no size of their own.")
+    slot = now.chosen()
+    slots = edits.resize(loaded.model, now.slots, slot, factor)
+    return now.with_step(slots, f"slot {slot} resized by {factor:g}", slot)
 
 
-HINT = "Click on an object to select it. Delete removes it, Ctrl+Z takes the last step back."
-KEYS = {"Delete": "sl-remove", "Backspace": "sl-remove", "z": "sl-undo", "Z": "sl-redo", "y": "sl-redo"}
+def _centre(now: Editing, slot: int) -> tuple[float, float]:
+    """The centre (x, y) of a slot's painted mask, in fractions of the side."""
+    if now.painted is None:
+        raise ConfigError("The last edit was not painted: undo it first.")
+    mask = now.painted.masks[now.slots.row(slot)]
+    places = (torch.arange(len(mask)) + 0.5) / len(mask)
+    total = mask.sum().clamp(min=1e-6)
+    return float((mask.sum(dim=0) * places).sum() / total), float((mask.sum(dim=1) * places).sum() / total)
 
 
-def edit_figure(editing: Editing, preview: Tensor | None = None, said: str = "") -> Payload:
-    """Before and after, with the slots of after; `preview` is a picture that is still being painted."""
-    painted = editing.painted
-    scene, plan = editing.scene, editing.plan
-    before = scene.image if painted is None else painted.before
-    panes = [pane("Before", photograph(before), scene.segmentation(), note="the scene's own slots, painted")]
-    if preview is not None:
-        panes.append(pane("After", photograph(preview), None, note=said))
-    elif painted is not None:
-        panes.append(pane("After", photograph(painted.image), painted.segmentation(), note=editing.done[editing.at]))
-    numbers = range(max(plan.next_number, len(scene.slots)))
+def edit_figure(now: Editing, preview: Tensor | None = None, progress: str = "") -> dict[str, Any]:
+    """Before and after with the slots of after; or a `preview` [3, R, R] of what is being painted, and its progress."""
+    scene, painted, description = now.scene, now.painted, now.steps[now.at][1]
+    before = photograph(scene.image if painted is None else painted.before)
+    panes = [pane("Before", before, scene.segmentation(), note="the unedited slots, painted")]
     slots = []
+    if preview is not None:
+        panes.append(pane("After", photograph(preview), note=progress))
     if painted is not None:
-        slots = [
-            _slot(painted.image, number, mask, painted.segmentation() == number)
-            for number, mask in zip(plan.numbers, painted.masks, strict=True)
-        ]
-    where = f"Now click where the centre of slot {editing.selected} shall be."
-    group = {
-        "title": "",
-        "text": "",
-        "size": scene.image.shape[-1],
-        "colours": colours_of(slot_colours(numbers)),
-        "panes": panes,
-        "slots": slots,
-    }
+        owners = painted.segmentation()
+        if preview is None:
+            panes.append(pane("After", photograph(painted.image), owners, note=description))
+        masks = zip(now.slots.numbers, painted.masks, strict=True)
+        slots = [slot_card(number, painted.image, mask, owners) for number, mask in masks]
+    colours = slot_colours(range(max(now.slots.next_number, len(scene.slots))))
+    where = f"Now click where the centre of slot {now.selected} should be."
     return {
-        "groups": [group],
-        "hint": where if editing.placing else said or HINT,
-        "selected": editing.selected,
+        "groups": [group(scene.image.shape[-1], colours, panes, slots)],
+        "hint": where if now.placing else progress or HINT,
+        "selected": now.selected,
         "keep": True,
-        "placing": editing.placing,
+        "placing": now.placing,
         "keys": KEYS,
         "large": True,
     }
 
 
-def other_figure(scene: Scene | None, selected: int | None) -> Payload:
-    """The picture to take objects from."""
-    if scene is None:
-        return {"groups": []}
+def other_figure(scene: Scene) -> dict[str, Any]:
+    """The image to take objects from."""
     owners = scene.segmentation()
-    slots = [_slot(scene.image, number, mask, owners == number) for number, mask in enumerate(scene.masks)]
-    group = {
-        "title": "",
-        "text": "",
-        "size": scene.image.shape[-1],
-        "colours": colours_of(slot_colours(range(len(scene.slots)))),
-        "panes": [pane("The other picture", photograph(scene.image), owners)],
-        "slots": slots,
-    }
-    return {"groups": [group], "hint": "Click on the object to take.", "selected": selected, "keep": True}
+    slots = [slot_card(number, scene.image, mask, owners) for number, mask in enumerate(scene.masks)]
+    panes = [pane("Other image", photograph(scene.image), owners)]
+    one = group(scene.image.shape[-1], slot_colours(range(len(slots))), panes, slots)
+    return {"groups": [one], "hint": "Click on the object to take.", "selected": None, "keep": True}
 
 
-def edit_files(editing: Editing) -> dict[str, bytes]:
+def edit_files(now: Editing) -> dict[str, bytes]:
     """The files that `slotlab edit` writes of this edit, by name."""
-    if editing.painted is None:
-        return {}
+    if now.painted is None:
+        raise ConfigError("The last edit was not painted: undo it first.")
     with tempfile.TemporaryDirectory(prefix="slotlab-edit-") as folder:
-        write_edit(Path(folder), editing.scene, editing.painted)
+        write_edit(Path(folder), now.scene, now.painted)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
-    """Files as a zip archive."""
+def zipped(files: Mapping[str, bytes | str]) -> bytes:
+    """Files as a zip archive.
+
+    Example:
+        >>> zipfile.ZipFile(io.BytesIO(zipped({"a.txt": "hello"}))).read("a.txt")
+        b'hello'
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
-
-
-def _slot(image: Tensor, number: int, mask: Tensor, owned: Tensor) -> Payload:
-    share = float(owned.float().mean())
-    words = share_in_words(share)
-    return {
-        "number": number,
-        "share": words,
-        "empty": words == "owns nothing",
-        "picture": uri(grid.cut_out(image, mask, (THUMBNAIL, THUMBNAIL))),
-        "raw": None,
-    }

@@ -1,4 +1,4 @@
-// A grid of pictures to choose from. value: {cards: [{id, image | images, title, note}], drop, empty}
+// A grid of images to choose from. value: {cards: [{id, image | images, title, note}], drop, empty}
 (() => {
   window.slotlab = window.slotlab || {};
   window.slotlab.cards = (element, props, choose, drop, watch) => {

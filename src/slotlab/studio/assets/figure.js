@@ -1,4 +1,4 @@
-// A picture taken apart: panes side by side, a strip of slots below them, and one selection for all.
+// An image and its slots: panes side by side, a strip of slots below them, and one selection for all.
 //
 // value: {opacity, frames, groups: [{title, note, size, colours, panes, slots}]}
 //   pane: {title, note, image, tint, frames: [{labels, heat}]}; labels: base64 of size*size slot numbers, row by row;
@@ -207,7 +207,7 @@
       const bar = make("div", "sl-bar");
       if (value.opacity !== undefined) {
         bar.append(
-          slider("Colours over the picture", "0 % shows the picture alone, 100 % the segments alone.", 0, 1, 0.05, kept.opacity, (now) => {
+          slider("Colours over the image", "0 % shows the image alone, 100 % the segments alone.", 0, 1, 0.05, kept.opacity, (now) => {
             kept.opacity = now;
             redraw();
             return `${Math.round(100 * now)} %`;
@@ -216,7 +216,7 @@
       }
       if (value.frames > 1) {
         bar.append(
-          slider("Iteration of slot attention", "Slots look at the picture several times: see attention form.", 1, value.frames, 1, value.frames, (now) => {
+          slider("Iteration of slot attention", "See attention form from iteration to iteration.", 1, value.frames, 1, value.frames, (now) => {
             kept.frame = now - 1;
             redraw();
             return `${now} of ${value.frames}`;

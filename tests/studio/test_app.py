@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from slotlab.studio.components import PREFIX, YOUNG, upload_folder
+from slotlab.studio.app import PREFIX, YOUNG, upload_folder
 
 
 @pytest.fixture

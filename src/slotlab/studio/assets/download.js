@@ -1,20 +1,20 @@
-// Hands a file to the browser, without leaving one on the server; and takes pasted pictures to the upload field.
+// Gives the browser a file without keeping one on the server; and puts pasted images into the upload field.
 (() => {
   window.slotlab = window.slotlab || {};
-  window.slotlab.courier = (element, props, watch) => {
+  window.slotlab.download = (element, props, watch) => {
     watch("value", () => {
-      const { name, type, content } = props.value || {};
+      const { name, content } = props.value || {};
       if (!name) return;
       const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
       const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([bytes], { type }));
+      link.href = URL.createObjectURL(new Blob([bytes]));
       link.download = name;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10000);
     });
   };
 
-  // The field is not in the page while the section it is in is closed.
+  // Gradio removes the field from the page while its section is closed.
   async function uploadField() {
     const find = () => document.querySelector("#sl-upload input[type=file]");
     if (!find()) document.querySelector("#sl-upload-section > button")?.click();

@@ -1,0 +1,224 @@
+"""The Edit view: remove, copy, replace, move and add objects, and see the edited image painted."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+import gradio as gr
+
+from slotlab.composition.edits import Edited, paint_edit, paint_edit_steps, read_scene
+from slotlab.errors import ConfigError
+from slotlab.models.sampling import SAMPLERS, SamplingSettings
+from slotlab.studio import components, edit_session
+from slotlab.studio.components import AT_ONCE, WORK, View, button, note, with_messages
+from slotlab.studio.edit_session import Editing
+from slotlab.studio.image_chooser import ChosenImage, image_choosers
+from slotlab.studio.loaded_models import LoadedModel
+
+MOST_SAMPLING_STEPS = 100
+BETWEEN_PREVIEWS = 0.2  # seconds, at least
+TOOLS = "Select an object first. Remove deletes it, Duplicate adds a copy. Start again undoes all edits."
+FILES = "PNG: the edited image. Slots: their vectors and numbers. All: these, masks, and a labelled figure."
+NO_LIBRARY = "No concepts: start the studio with --library FOLDER to draw objects from a concept library."
+
+
+def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
+    """Builds the view."""
+    state = gr.State(None)
+    with gr.Row(elem_classes="sl-tools"):
+        remove, duplicate = button("Remove", "sl-remove"), button("Duplicate", "sl-duplicate")
+        move = button("Move", "sl-move", visible=False)
+        undo, redo = button("Undo", "sl-undo", min_width=80), button("Redo", "sl-redo", min_width=80)
+        restart = button("Start again", "sl-restart", min_width=100)
+        stop = button("Stop painting", "sl-stop", variant="stop", min_width=110, visible=False)
+    gr.HTML(note(TOOLS))
+    status = gr.HTML(note(""), elem_id="sl-edit-status")
+    figure = components.figure(elem_id="sl-edit")
+    with gr.Row(elem_classes="sl-tools", visible=False) as resizing:
+        size = gr.Slider(0.5, 2.0, value=1.25, step=0.05, label="Size", info="Factor.", elem_id="sl-size")
+        resize = button("Resize", "sl-resize")
+    with gr.Accordion("Objects from elsewhere", open=False, elem_id="sl-elsewhere"), gr.Row():
+        with gr.Column(min_width=240):
+            choosers = image_choosers("sl-other-upload")
+        with gr.Column(min_width=260):
+            other = components.figure(elem_id="sl-other", elem_classes="sl-small")
+            put = button("Replace the selected object by it", "sl-put")
+            add = button("Add it to the scene", "sl-add")
+            background = button("Take this image's background", "sl-background")
+        with gr.Column(min_width=220):
+            no_library = gr.HTML(note(NO_LIBRARY), elem_id="sl-no-library")
+            with gr.Column(visible=False) as concepts:
+                concept = gr.Dropdown(
+                    [], label="Concept", info="One of its members replaces the selected object.", elem_id="sl-concept"
+                )
+                member = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another member.")
+                draw = button("Replace the selected object", "sl-draw")
+    with gr.Accordion("Sampling", open=False, visible=False, elem_id="sl-sampling") as sampling, gr.Row():
+        steps = gr.Slider(
+            1, MOST_SAMPLING_STEPS, value=5, step=1, label="Steps", info="More take longer.", elem_id="sl-steps"
+        )
+        sampler = gr.Dropdown(list(SAMPLERS), value="dpm-solver++", label="Sampler", info="How noise is removed.")
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another sample.")
+        again = gr.Button("Paint again", min_width=100, elem_id="sl-again")
+    with gr.Row(elem_classes="sl-tools"):
+        saves = {
+            "edited.png": button("Download PNG", "sl-save-png"),
+            "slots.npz": button("Download slots (.npz)", "sl-save-npz"),
+            "edit.zip": button("Download all (.zip)", "sl-save-all"),
+        }
+    gr.HTML(note(FILES))
+    download = components.download()
+    settings, painting = [state, model, steps, sampler, seed], [state, figure, status, stop]
+
+    def painted(
+        now: Editing, then: Editing, loaded: LoadedModel, steps: int, sampler: str, seed: float | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Paints the step `then`, with previews if the model samples; if the user stops it, `now` stays."""
+        if loaded.sampling is None:
+            yield _finished(then, paint_edit(loaded.model, then.scene, then.slots))
+            return
+        chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
+        previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
+        shown_at = 0.0
+        with now.painter.painting():
+            while not now.painter.stopping:
+                try:
+                    done, total, image = next(previews)
+                except StopIteration as end:
+                    yield _finished(then, end.value)
+                    return
+                if monotonic() - shown_at > BETWEEN_PREVIEWS:
+                    progress = f"Painting: step {done} of {total}."
+                    preview = edit_session.edit_figure(then, image, progress)
+                    yield gr.skip(), preview, note(progress), gr.Button(visible=True)
+                    shown_at = monotonic()
+        yield gr.skip(), edit_session.edit_figure(now), note("Stopped; nothing was changed."), gr.Button(visible=False)
+
+    def acting(change: Callable[..., Editing]) -> Callable[..., Iterator[tuple[Any, ...]]]:
+        """An event's function that changes the slots and paints them."""
+
+        def act(now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, *more: Any) -> Any:
+            now, loaded = _begun(now), find(name)
+            yield from painted(now, change(now, loaded, *more), loaded, steps, sampler, seed)
+
+        return with_messages(act)
+
+    def by_concept(now: Editing, loaded: LoadedModel, number: int, member: float | None) -> Editing:
+        return edit_session.replace_by_concept(now, loaded, number, int(member or 0))
+
+    for clicked, change, more in (
+        (remove, lambda now, _: edit_session.remove(now), []),
+        (duplicate, edit_session.duplicate, []),
+        (undo, lambda now, _: now.at_step(now.at - 1), []),
+        (redo, lambda now, _: now.at_step(now.at + 1), []),
+        (restart, lambda now, _: edit_session.begin_again(now), []),
+        (again, lambda now, _: now, []),
+        (put, lambda now, _: edit_session.replace_by_other(now), []),
+        (add, lambda now, _: edit_session.add_other(now), []),
+        (background, lambda now, _: edit_session.take_background(now), []),
+        (resize, edit_session.resize, [size]),
+        (draw, by_concept, [concept, member]),
+    ):
+        clicked.click(acting(change), [*settings, *more], painting, **WORK)
+
+    def pointed(now: Editing | None, event: gr.EventData) -> tuple[Any, ...]:
+        before = _begun(now)
+        now = replace(before, selected=event.slot, placing=False)
+        return now, edit_session.edit_figure(now) if before.placing else gr.skip(), note(_status(now))
+
+    def placed(
+        now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, event: gr.EventData
+    ) -> Iterator[tuple[Any, ...]]:
+        now, loaded = _begun(now), find(name)
+        side = now.scene.image.shape[-1]
+        moved = edit_session.move_to(now, loaded, (event.x + 0.5) / side, (event.y + 0.5) / side)
+        yield from painted(now, moved, loaded, steps, sampler, seed)
+
+    def moving(now: Editing | None) -> tuple[Any, ...]:
+        now = _begun(now)
+        now.chosen()
+        now = replace(now, placing=not now.placing)
+        return now, edit_session.edit_figure(now), note(_status(now))
+
+    figure.choose(with_messages(pointed), state, [state, figure, status], **AT_ONCE)
+    figure.place(with_messages(placed), settings, painting, **WORK)
+    move.click(with_messages(moving), state, [state, figure, status], **AT_ONCE)
+    stop.click(lambda now: now.painter.stop(), state, None, **AT_ONCE)
+
+    def read_other(now: Editing | None, name: str, chosen: ChosenImage) -> tuple[Any, ...]:
+        scene = _scene(find(name), chosen)
+        return replace(_begun(now), other=scene, other_selected=None), edit_session.other_figure(scene)
+
+    def other_pointed(now: Editing | None, event: gr.EventData) -> Editing:
+        return replace(_begun(now), other_selected=event.slot)
+
+    other_image = gr.State(None)
+    for chooser in choosers:
+        made = chooser.event(with_messages(chooser.make), chooser.inputs, other_image, **WORK)
+        made.success(with_messages(read_other), [state, model, other_image], [state, other], **WORK)
+    other.choose(with_messages(other_pointed), state, state, **AT_ONCE)
+    for name, save in saves.items():
+        save.click(with_messages(_saver(name)), state, download, **WORK)
+
+    def refresh(loaded: LoadedModel, chosen: ChosenImage) -> tuple[Any, ...]:
+        now = edit_session.begin(_scene(loaded, chosen))
+        now = replace(now, painted=paint_edit(loaded.model, now.scene, now.slots))
+        defaults = loaded.sampling or SamplingSettings()
+        sizes = [] if loaded.library is None else loaded.library.sizes
+        names = [
+            (f"{f'concept {number}' if number else 'background'}: {size:,} members", number)
+            for number, size in enumerate(sizes)
+            if size
+        ]
+        return (
+            now,
+            edit_session.edit_figure(now),
+            note("Nothing is selected."),
+            gr.Button(visible=False),
+            gr.Button(visible=loaded.can_move),
+            gr.Row(visible=loaded.can_move),
+            gr.Accordion(visible=loaded.sampling is not None),
+            gr.Slider(value=min(defaults.steps, MOST_SAMPLING_STEPS)),
+            gr.Dropdown(value=defaults.sampler),
+            gr.HTML(visible=not names),
+            gr.Column(visible=bool(names)),
+            gr.Dropdown(choices=names, value=names[-1][1] if names else None),
+            components.NO_GROUPS,
+        )
+
+    outputs = [*painting, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other]
+    return View("Edit", outputs, refresh)
+
+
+def _scene(loaded: LoadedModel, chosen: ChosenImage) -> edit_session.Scene:
+    return read_scene(loaded.model, chosen.at(loaded.model.resolution)[0])
+
+
+def _begun(now: Editing | None) -> Editing:
+    if now is None:
+        raise ConfigError("Choose an image first.")
+    return now
+
+
+def _finished(now: Editing, painted: Edited) -> tuple[Any, ...]:
+    now = replace(now, painted=painted)
+    return now, edit_session.edit_figure(now), note(_status(now)), gr.Button(visible=False)
+
+
+def _status(now: Editing) -> str:
+    if now.placing:
+        return f"Click where the centre of slot {now.selected} should be, or Move again to cancel."
+    selected = "Nothing is selected." if now.selected is None else f"Slot {now.selected} is selected."
+    if now.painted is None or not now.painted.changed:
+        return selected
+    error = f"Mean squared error outside the edited region: {now.painted.outside_error:.2g}."
+    return f"{selected} {now.steps[now.at][1].capitalize()}. {error}"
+
+
+def _saver(name: str) -> Callable[[Editing | None], dict[str, str]]:
+    def save(now: Editing | None) -> dict[str, str]:
+        files = edit_session.edit_files(_begun(now))
+        return components.file(name, edit_session.zipped(files) if name.endswith(".zip") else files[name])
+
+    return save

@@ -1,0 +1,88 @@
+"""The models that the studio shows, each with its concept library."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slotlab.checkpoints import load
+from slotlab.composition import ConceptLibrary, fingerprint
+from slotlab.composition.library import LIBRARY_FILE
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.models import SlotDiffusion, SlotModel, with_slots
+from slotlab.models.sampling import SamplingSettings
+from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model under the name that the page shows, and its concept library, if it has one."""
+
+    name: str
+    model: SlotModel
+    library: ConceptLibrary | None = None
+
+    @property
+    def sampling(self) -> SamplingSettings | None:
+        """The default sampling settings; None for a model that paints in one step."""
+        return self.model.sampling if isinstance(self.model, SlotDiffusion) else None
+
+    @property
+    def can_move(self) -> bool:
+        """Whether objects can be moved and resized."""
+        return hasattr(self.model, "move")
+
+    def describe(self) -> str:
+        """One line on the model."""
+        kind = "slot diffusion" if self.sampling else "slot autoencoder"
+        iterations, side = self.model.describe()["iterations"], self.model.resolution
+        return f"{kind}, {side} × {side} pixels, {self.model.slots} slots, {iterations} iterations"
+
+
+def open_models(
+    models: Sequence[str | Path], libraries: Sequence[str | Path] = (), device: str = "cpu"
+) -> list[LoadedModel]:
+    """Loads models, and gives each library to the model that it was fitted to.
+
+    Args:
+        models: what `slotlab.load` takes.
+        libraries: folders, or names of trained models; a library in a model's own folder needs no mention.
+        device: where the models run.
+
+    Raises:
+        CheckpointError: a model or library is missing or damaged, a model has no slots, or a library fits no model.
+        ConfigError: no model is named.
+
+    Example:
+        >>> [loaded] = open_models(["scenes-64"])
+        >>> loaded.describe()
+        'slot autoencoder, 64 × 64 pixels, 7 slots, 3 iterations'
+        >>> loaded.library.concepts, loaded.can_move
+        (7, False)
+    """
+    if not models:
+        raise ConfigError("no model to show: name one with --model")
+    loaded = [with_slots(load(source, device), source) for source in models]
+    fingerprints = [fingerprint(model) for model in loaded]
+    found: dict[int, ConceptLibrary] = {}
+    for place, source in enumerate(models):
+        if (model_folder(source) / LIBRARY_FOLDER / LIBRARY_FILE).is_file():
+            library = ConceptLibrary.load(library_folder(model_folder(source)))
+            if library.table.facts["fingerprint"] == fingerprints[place]:
+                found[place] = library
+    for folder in libraries:
+        library = ConceptLibrary.load(library_folder(folder))
+        wanted = library.table.facts["fingerprint"]
+        if wanted not in fingerprints:
+            raise CheckpointError(
+                f"{folder}: a library of another model than those named; fit one with: slotlab concepts fit "
+                f"{models[0]} --data DATA --out LIBRARY"
+            )
+        found[fingerprints.index(wanted)] = library
+    names = [Path(source).name or str(source) for source in models]
+    numbered = [
+        f"{name} ({names[:place].count(name) + 1})" if name in names[:place] else name
+        for place, name in enumerate(names)
+    ]
+    return [
+        LoadedModel(name, model, found.get(at)) for at, (name, model) in enumerate(zip(numbered, loaded, strict=True))
+    ]

@@ -1,0 +1,95 @@
+"""The Look and Compare views: one image as one model sees it, and as all loaded models do."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+from torch.nn import functional as F
+
+from slotlab.figures.slots import Look, look
+from slotlab.studio import components
+from slotlab.studio.components import WORK, View, note, table, with_messages
+from slotlab.studio.image_chooser import ChosenImage
+from slotlab.studio.loaded_models import LoadedModel
+from slotlab.studio.slot_figure import look_group
+
+SCORES = ["ARI", "FG-ARI", "mIoU", "mBO"]
+LOOK_HINT = "Point at an object to see its slot in every pane; click to keep it selected, press Escape to clear."
+COMPARE_HINT = "Point at a place to see which slot each model has there; click to keep it, press Escape to clear."
+ONE_MODEL = "Only one model is loaded. To compare several: slotlab studio --model runs/first --model runs/second"
+NO_TRUTH = "The true objects of this image are unknown, so there are no scores."
+
+
+def look_view(
+    first: tuple[LoadedModel, ChosenImage], image: gr.State, model: gr.Dropdown, find: Callable[[str], LoadedModel]
+) -> View:
+    """Builds the Look view, filled before the first click."""
+    content, scores = _look(*first)
+    figure = components.figure(content, elem_id="sl-look")
+    below = gr.HTML(scores, elem_id="sl-look-scores")
+    save = components.button("Save as a figure (PNG)", "sl-look-save", elem_classes="sl-alone")
+    gr.HTML(note("The figure contains all of this, every slot, and the attention of every iteration."))
+    download = components.download()
+
+    def saved(name: str, chosen: ChosenImage) -> dict[str, str]:
+        return components.file(f"{name}.png", components.png(_seen(find(name), chosen).figure()))
+
+    save.click(with_messages(saved), [model, image], download, **WORK)
+    return View("Look", [figure, below], _look)
+
+
+def compare_view(models: Sequence[LoadedModel]) -> View:
+    """Builds the Compare view."""
+    gr.HTML(note(ONE_MODEL), visible=len(models) < 2, elem_id="sl-compare-one")
+    scores = gr.HTML(elem_id="sl-compare-scores")
+    figure = components.figure(elem_id="sl-compare", elem_classes="sl-slim")
+
+    def refresh(_: LoadedModel, image: ChosenImage) -> tuple[Any, ...]:
+        seen = [(model, _seen(model, image)) for model in models]
+        rows, groups = [], []
+        reference = seen[0][1].owners()[None, None].float()
+        for model, one in seen:
+            rows += [[f"{model.name}, {title}", *values] for title, values in _score_rows(one)]
+            side = one.image.shape[-1]
+            colours = F.interpolate(reference, (side, side), mode="nearest")[0, 0].long()
+            groups.append(look_group(one, title=model.name, text=model.describe(), reference=colours))
+        caption = (
+            "Scores of this one image, at each model's resolution; 1 is best. ARI counts the background, FG-ARI does "
+            "not. A dash: the true objects are unknown."
+        )
+        frames = max(one.output.attention.shape[1] for _, one in seen)
+        content = {"opacity": 0.45, "frames": frames, "hint": COMPARE_HINT, "groups": groups}
+        return table(["", *SCORES, "MSE (mean)", "PSNR (dB)"], rows, caption), content
+
+    return View("Compare", [scores, figure], refresh)
+
+
+def _seen(model: LoadedModel, image: ChosenImage) -> Look:
+    return look(model.model, *image.at(model.model.resolution))
+
+
+def _look(model: LoadedModel, image: ChosenImage) -> tuple[dict[str, Any], str]:
+    seen = _seen(model, image)
+    frames = seen.output.attention.shape[1]
+    group = look_group(seen, title=image.title.capitalize(), text=f"{model.name}: {model.describe()}")
+    content = {"opacity": 0.45, "frames": frames, "hint": LOOK_HINT, "groups": [group]}
+    errors = seen.errors().items()
+    error = ", ".join(f"{name} {value:.{1 if value >= 10 else 4}f}" for name, value in errors)
+    if seen.mask is None:
+        return content, note(f"{NO_TRUTH} Reconstruction: {error}.")
+    caption = (
+        f"Scores of this one image, {seen.image.shape[-1]} pixels wide; 1 is best. ARI counts the background, FG-ARI "
+        f"does not: read them together. Reconstruction: {error}."
+    )
+    return content, table(["", *SCORES], [[title, *values[:4]] for title, values in _score_rows(seen)], caption)
+
+
+def _score_rows(seen: Look) -> list[tuple[str, list[str]]]:
+    """For each source of masks its title, four scores, and in the first row the errors of the reconstruction."""
+    scores, errors = seen.scores(), seen.errors()
+    rows = []
+    for place, title in enumerate(seen.output.segmentations()):
+        values = [f"{scores[title][score]:z.3f}" for score in SCORES] if scores else ["–"] * len(SCORES)
+        painted = [f"{errors['MSE (mean)']:.4f}", f"{errors['PSNR (dB)']:.1f}"] if place == 0 else ["", ""]
+        rows.append((title, [*values, *painted]))
+    return rows

@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from slotlab.composition.edits import Edited, Scene
+from slotlab.errors import ConfigError
+from slotlab.models import SlotOutput
+from slotlab.studio import edit_session
+from slotlab.studio.edit_session import MOST_STEPS, Painter
+
+
+@pytest.fixture
+def begun():
+    masks = torch.full((1, 3, 4, 4), 1 / 3)
+    output = SlotOutput(torch.eye(3)[None], torch.full((1, 1, 3, 16), 1 / 3), (4, 4), masks, torch.zeros(1, 3, 4, 4))
+    return edit_session.begin(Scene(torch.zeros(3, 4, 4), output))
+
+
+def test_one_edit_is_painted_at_a_time_and_can_be_stopped():
+    painter = Painter()
+    with painter.painting():
+        painter.stop()
+        with pytest.raises(ConfigError, match="still being painted"), painter.painting():
+            pass
+        assert painter.stopping, "the refused one changes nothing"
+    with painter.painting():
+        assert not painter.stopping
+
+
+def test_starting_again_keeps_the_other_image_and_the_painter(begun):
+    other = replace(begun.scene)
+    edited = edit_session.remove(replace(begun, selected=1, other=other, other_selected=2))
+    again = edit_session.begin_again(edited)
+    assert edited.slots.numbers == (0, 2)
+    assert again.slots.numbers == (0, 1, 2)
+    assert again.source() == (other, 2)
+    assert again.painter is edited.painter is begun.painter
+
+
+def test_a_new_edit_drops_what_was_undone_and_the_first_step_always_stays(begun):
+    now = begun
+    for _ in range(MOST_STEPS + 5):
+        now = edit_session.remove(replace(now.at_step(0), selected=0))
+    assert len(now.steps) == 2
+    for number in range(MOST_STEPS + 5):
+        now = now.with_step(now.slots, f"edit {number}", None)
+    assert len(now.steps) == MOST_STEPS
+    assert now.at_step(0).slots.numbers == (0, 1, 2)
+    with pytest.raises(ConfigError, match="nothing to undo"):
+        now.at_step(-1)
+    with pytest.raises(ConfigError, match="nothing to redo"):
+        now.at_step(MOST_STEPS)
+
+
+def test_objects_are_moved_from_the_centre_of_their_mask(begun, models):
+    masks = torch.zeros(3, 4, 4)
+    masks[1, :, 3] = 1  # the last column: its centre is at (0.875, 0.5)
+    empty = torch.zeros(3, 4, 4)
+    painted = Edited(empty, empty, masks, begun.slots, frozenset(), empty[0].bool(), 0.0)
+    moved = edit_session.move_to(replace(begun, selected=1, painted=painted), models[1], 0.375, 0.75)
+    assert moved.slots.vector(1)[:2].tolist() == pytest.approx([-0.5, 0.25])
+    with pytest.raises(ConfigError, match="move: this model"):
+        edit_session.move_to(replace(begun, selected=1, painted=painted), models[0], 0.375, 0.75)
