@@ -293,23 +293,16 @@ class SlotDiagnostics(Metric):
         self.slots = slots
         self._before: Tensor | None = None
         shapes: dict[str, tuple[int, ...]] = {
-            "images": (),
             "used": (slots + 1,),
             "use": (slots,),
             "shares": (slots,),
-            "entropy": (),
             "entropies": (ENTROPY_BINS,),
             "changes": (iterations - 1,),
-            "pairs": (),
-            "likeness": (),
-            "true_likeness": (),
-            "masked": (),
-            "objects": (),
-            "background": (),
-            "with_background": (),
             "duplicates": (slots, slots),
             "mean_masks": (slots, MEAN_SIDE, MEAN_SIDE),
         }
+        shapes |= dict.fromkeys(("images", "entropy", "pairs", "likeness", "true_likeness"), ())
+        shapes |= dict.fromkeys(("masked", "objects", "background", "with_background"), ())
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("most_objects", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")

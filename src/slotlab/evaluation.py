@@ -62,19 +62,13 @@ class Evaluation:
         return {source: scores for source, scores in sources.items() if scores}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `metrics.json`: each mean under its name; standard errors and counts in "details".
-
-        NaN and infinity become None, because JSON has neither.
-        """
+        """The content of `metrics.json`: means by name, and "details"; NaN and infinity are None."""
         groups = {"masks": self.masks, "attention": self.attention, **self.segmentation}
         groups["reconstruction"] = self.reconstruction
-        content: dict[str, Any] = {"protocol": self.protocol}
-        content |= {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
-        content["details"] = {
-            group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()
-        }
-        content |= {"loss": self.loss, "slots_used": self.slots_used}
-        return _finite(content | {"diagnostics": self.diagnostics, "warnings": self.warnings})
+        details = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()}
+        means = {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
+        rest = {name: getattr(self, name) for name in ("loss", "slots_used", "diagnostics", "warnings")}
+        return _finite({"protocol": self.protocol, **means, "details": details, **rest})
 
     def write(self, path: str | Path) -> None:
         """Writes `to_json()` to a file, whole or not at all."""

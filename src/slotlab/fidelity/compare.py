@@ -58,10 +58,9 @@ class FrechetResult:
         return {**asdict(self), "notes": list(self.notes), "protocol": self.protocol()}
 
     def __str__(self) -> str:
-        numbers = (
-            f"{self.name} {self.distance:.4g}   {self.kernel_name} {self.kernel:.4g} ± {self.kernel_deviation:.2g}"
-        )
-        return "\n".join([numbers, self.protocol(), *(f"note: {note}" for note in self.notes)])
+        kernel = f"{self.kernel_name} {self.kernel:.4g} ± {self.kernel_deviation:.2g}"
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([f"{self.name} {self.distance:.4g}   {kernel}", self.protocol(), *notes])
 
 
 def compare_folders(

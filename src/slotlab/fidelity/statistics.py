@@ -52,25 +52,15 @@ def clean_resize(pixels: NDArray[np.uint8], size: int = 299) -> NDArray[np.float
 
 @dataclass
 class SetInformation:
-    """Where a set of images comes from.
-
-    Attributes:
-        source: the folder, or what the caller named.
-        split: split of a data set, if known.
-        network: name of the feature net.
-        fingerprint: of the net's weights.
-        count: number of images.
-        resolution: (W, H); None if the images differ in size.
-        jpegs: number of JPEG files.
-    """
+    """Where a set of images comes from, and the feature net that looked at it."""
 
     source: str
     split: str | None
     network: str
-    fingerprint: str
-    count: int
-    resolution: tuple[int, int] | None
-    jpegs: int
+    fingerprint: str  # of the net's weights
+    count: int  # of images
+    resolution: tuple[int, int] | None  # (W, H); None if the images differ in size
+    jpegs: int  # number of JPEG files
 
 
 @dataclass

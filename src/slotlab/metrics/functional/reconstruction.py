@@ -51,9 +51,6 @@ def peak_signal_to_noise_ratio(reconstruction: Tensor, image: Tensor) -> Tensor:
     Returns:
         float64 [B] in dB; infinite for an exact reconstruction.
 
-    Raises:
-        ValueError: as for `squared_error`.
-
     Example:
         >>> peak_signal_to_noise_ratio(torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 3, 4, 4))
         tensor([6.0206], dtype=torch.float64)

@@ -47,20 +47,16 @@ def contingency(predicted: Tensor, target: Tensor) -> Tensor:
     step = max(1, CHUNK_PIXELS.get(target.device.type, CHUNK_PIXELS["cpu"]) // pixels)
     pairs = zip(predicted.split(step), target.split(step), strict=True)
     tables = [_count(some_predicted, some_target) for some_predicted, some_target in pairs] if images else []
-    rows = max((table.shape[1] for table in tables), default=1)
-    columns = max((table.shape[2] for table in tables), default=1)
     if not tables:
-        return target.new_zeros((0, rows, columns), dtype=torch.int64)
+        return target.new_zeros((0, 1, 1), dtype=torch.int64)
+    rows, columns = (max(table.shape[side] for table in tables) for side in (1, 2))
     return torch.cat([F.pad(table, (0, columns - table.shape[2], 0, rows - table.shape[1])) for table in tables])
 
 
 def _checked(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The two label maps as [B, N], or a ValueError that says what is wrong with them."""
     for name, labels in (("predicted", predicted), ("target", target)):
         if labels.dtype not in INTEGERS + UNSIGNED:
-            raise ValueError(
-                f"`{name}` must hold integer segment ids, not {labels.dtype}; take the argmax of soft masks"
-            )
+            raise ValueError(f"`{name}` must hold integer segment ids, not {labels.dtype}; use argmax of soft masks")
     if predicted.shape != target.shape:
         raise ValueError(
             f"`predicted` and `target` differ in shape: {tuple(predicted.shape)} and {tuple(target.shape)}; "
@@ -125,9 +121,6 @@ def adjusted_rand_index(predicted: Tensor, target: Tensor, foreground_only: bool
     Returns:
         float64 [B], in [-1, 1]. Equal to `sklearn.metrics.adjusted_rand_score`.
 
-    Raises:
-        ValueError: the label maps cannot be compared (see `contingency`).
-
     Source: Hubert and Arabie, "Comparing partitions", 1985, equation 5, in the pair-counting form.
 
     Example:
@@ -164,9 +157,6 @@ def degenerate(target: Tensor, foreground_only: bool = False) -> Tensor:
 
     Returns:
         bool [B].
-
-    Raises:
-        ValueError: `target` is not a label map.
 
     Example:
         >>> degenerate(torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]]))
@@ -207,7 +197,6 @@ def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") ->
         of nothing else.
 
     Raises:
-        ValueError: the label maps cannot be compared (see `contingency`).
         ConfigError: there is no such definition.
 
     Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265. Its count of
@@ -249,9 +238,6 @@ def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = Fals
 
     Returns:
         float64 [B], in [0, 1]; NaN for an image without a true object.
-
-    Raises:
-        ValueError: the label maps cannot be compared (see `contingency`).
 
     Source: Pont-Tuset et al., "Multiscale Combinatorial Grouping", arXiv 1503.00848, section 5, as
     used by DINOSAUR, arXiv 2209.14860.
