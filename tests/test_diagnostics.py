@@ -1,4 +1,4 @@
-"""How a model uses its slots is measured and named; most tests make masks that do just one thing wrong."""
+"""How a model uses its slots; most tests make masks that do just one thing wrong."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_slots_with_nearly_the_same_vector_are_duplicates_if_one_is_used():
 
 
 def test_soft_edges_and_what_is_common_to_all_slots_make_no_duplicates():
-    """Two halves whose masks fade into each other; vectors that differ by little beside what they share."""
+    """Halves whose masks fade into each other; vectors that share most of what they are."""
     ramp = torch.linspace(-4, 4, 16).sigmoid().expand(1, 1, 16, 16)
     masks = torch.cat([ramp, 1 - ramp], dim=1)
     slots = 100 + torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])

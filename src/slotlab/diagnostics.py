@@ -1,4 +1,4 @@
-"""Signs that a model does not find objects: collapsed, dead or duplicate slots, tiling, a split background."""
+"""Signs that a model does not find objects: collapsed or duplicate slots, tiling and more."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,8 @@ def owned_shares(masks: Tensor) -> Tensor:
     """Share of the pixels that each slot owns (argmax of masks [B, K, H, W]): float32 [B, K].
 
     Example:
-        >>> owned_shares(torch.tensor([[0.9, 0.6, 0.7, 0.2], [0.1, 0.4, 0.3, 0.8]]).view(1, 2, 2, 2))
+        >>> first = torch.tensor([[0.9, 0.6], [0.7, 0.2]])
+        >>> owned_shares(torch.stack([first, 1 - first])[None])
         tensor([[0.7500, 0.2500]])
     """
     return _owned(masks) / masks[0, 0].numel()
@@ -86,8 +87,8 @@ def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
 
     Two slots are duplicates if their masks overlap: over the pixels of which they hold more than
     half together (at least 0.5 % of the image), the lesser one has more than half of what the
-    greater has. Or if one of them is used and their vectors are nearly equal: closer than a tenth of
-    the root mean square distance of slots in the batch.
+    greater has. Or if one of them is used and their vectors are nearly equal: closer than a tenth
+    of the root mean square distance of slots in the batch.
 
     Args:
         masks: [B, K, H, W] in [0, 1], sums to 1 over K.
@@ -178,7 +179,7 @@ class Diagnosis:
 
     @property
     def duplicate_pairs(self) -> list[tuple[int, int, float]]:
-        """Pairs of slots that are duplicates in more than 30 % of the images, with that share; worst first."""
+        """Pairs that are duplicates in more than 30 % of the images, with that share; worst first."""
         pairs = [(one, other, share) for one, row in enumerate(self.duplicates) for other, share in enumerate(row)]
         return sorted((pair for pair in pairs if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
 

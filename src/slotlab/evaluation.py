@@ -1,4 +1,4 @@
-"""One pass over a data set, and what is measured on it: scores of a model, and how it uses its slots."""
+"""One pass over a data set, and what is measured on it: scores, and how a model uses its slots."""
 
 import math
 from collections.abc import Generator, Iterator
@@ -62,7 +62,7 @@ class Evaluation:
         return {source: scores for source, scores in sources.items() if scores}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `metrics.json`: means by name, and "details"; NaN and infinity are None."""
+        """The content of `metrics.json`: means by name, "details"; None for NaN and infinity."""
         groups = {"masks": self.masks, "attention": self.attention, **self.segmentation}
         groups["reconstruction"] = self.reconstruction
         details = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()}
@@ -218,7 +218,7 @@ def evaluate(
     Example:
         >>> import slotlab
         >>> model = slotlab.load("scenes-64")
-        >>> data = slotlab.open_data("scenes:plain", split="test", resolution=64, count=2, max_objects=6)
+        >>> data = slotlab.open_data("scenes:plain", resolution=64, count=2, max_objects=6)
         >>> slotlab.evaluate(model, data).masks["fg_ari"].count
         2
     """
@@ -246,8 +246,8 @@ def diagnose(
     Args:
         model: the model to diagnose.
         dataset: from `slotlab.open_data`, at the model's resolution.
-        mask_source: "masks", "attention" or "posterior"; by default `model.finer_masks`. "attention"
-            needs no sampling.
+        mask_source: "masks", "attention" or "posterior"; by default `model.finer_masks`.
+            "attention" needs no sampling.
         batch_size: images per batch.
         seed: for the initial slots.
 
@@ -260,7 +260,7 @@ def diagnose(
 def diagnose_steps(
     model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
 ) -> "Generator[int, None, Diagnosis]":
-    """`diagnose` as a generator: yields the number of images of each batch, returns the diagnosis."""
+    """`diagnose` as a generator: yields the number of images of each batch."""
     from slotlab.diagnostics import SlotDiagnostics
 
     source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Layers(nn.Module):
-    """Stands in for the layers of the published Inception: [B, 3, 299, 299] in [-1, 1] to [B, D, 1, 1]."""
+    """Stand-in for the published layers: [B, 3, 299, 299] in [-1, 1] to [B, D, 1, 1]."""
 
     def __init__(self, dimension: int):
         super().__init__()

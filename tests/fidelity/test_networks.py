@@ -96,7 +96,7 @@ def test_efficientnet_folds_its_norms_and_pads_as_tensorflow():
     network = EfficientNetLite0(weights)
     pictures = torch.rand(2, 3, 224, 224) * 255
     assert network(pictures).shape == (2, 32)
-    # The stem by itself: stride 2 on an even side pads one row below and one column to the right only.
+    # Stride 2 on an even side pads one row below and one column to the right only.
     padded = torch.nn.functional.pad(pictures, (0, 1, 0, 1))
     expected = torch.nn.functional.batch_norm(
         torch.nn.functional.conv2d(padded, weights["_conv_stem.weight"], stride=2),

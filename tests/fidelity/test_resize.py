@@ -13,7 +13,7 @@ def picture(height, width):
 
 
 def weights(before, after):
-    """Per output sample: first input sample and the normalised bicubic weights (a = -0.5), widened when shrinking."""
+    """Per output sample: first input sample, and bicubic weights, widened when shrinking."""
     scale = before / after
     wide = max(scale, 1.0)
     for index in range(after):

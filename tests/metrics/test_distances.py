@@ -33,7 +33,7 @@ def distance(a, b):
 
 
 def clean_fid_formula(a, b):
-    """The distance after clean-fid's formula: NumPy's mean and cov, SciPy's sqrtm of the product."""
+    """clean-fid's formula: NumPy's mean and cov, SciPy's sqrtm of the product."""
     (mean_a, mean_b), (a, b) = (a.mean(0), b.mean(0)), (np.cov(a, rowvar=False), np.cov(b, rowvar=False))
     root = linalg.sqrtm(a @ b)
     return np.sum((mean_a - mean_b) ** 2) + np.trace(a) + np.trace(b) - 2 * np.trace(root).real

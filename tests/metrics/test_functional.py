@@ -175,7 +175,7 @@ def test_degenerate():
 
 
 def evaluator_miou(predicted, target):
-    """The three means after the evaluator's definition: binary masks, Hungarian, pairs with any mask not empty."""
+    """The three means by the evaluator's definition, from binary masks."""
     slots = max(predicted.max(), target.max()) + 1
     one_hot = [np.stack([labels == i for i in range(slots)]) for labels in (predicted, target)]
     iou = np.zeros((slots, slots))

@@ -1,4 +1,4 @@
-"""How close generated images are to real ones: Frechet distance (clean-FID) and kernel distance (KID) of folders."""
+"""How close generated images are to real ones: Frechet (clean-FID) and kernel distance (KID)."""
 
 from slotlab.fidelity.compare import (
     FidelityWarning,

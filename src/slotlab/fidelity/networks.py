@@ -75,7 +75,7 @@ def open_network(
 
 
 def cached_file() -> Path:
-    """Where the downloaded Inception is kept: slotlab's folder in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Where the downloaded Inception is kept: slotlab/ in $XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slotlab" / FILE_NAME
 
 

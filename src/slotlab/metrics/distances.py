@@ -1,4 +1,4 @@
-"""Frechet and kernel distance of two sets of features, and what they need of a stream of features."""
+"""Frechet and kernel distance of two sets of features, and the statistics they need."""
 
 import math
 
@@ -170,7 +170,7 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Kernel distance (KID): the unbiased squared MMD with kernel (x . y / D + 1)^3, over subsets.
 
-    Unlike the Frechet distance it has no bias from the number of images; it can be slightly below 0.
+    Unlike the Frechet distance it has no bias from the number of images; it can be below 0.
 
     Args:
         features_a: floating [N, D], N >= 2.

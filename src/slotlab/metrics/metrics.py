@@ -66,7 +66,7 @@ class PerImageMetric(Metric):
         self.add_state(self._state, torch.zeros(4, values, dtype=torch.float64), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor, degenerate: Tensor, undefined: Tensor) -> None:
-        """Adds float64 [V, B] values; counts `degenerate` and leaves out `undefined`, bool [V, B]."""
+        """Adds float64 [V, B]; counts `degenerate`, leaves out `undefined`, bool [V, B]."""
         values = values.masked_fill(undefined, 0.0)
         sums = torch.stack([values, values.square(), (~undefined).double(), degenerate.double()]).sum(2)
         state: Tensor = getattr(self, self._state)

@@ -73,7 +73,7 @@ def _checked(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count(predicted: Tensor, target: Tensor) -> Tensor:
-    """The table of one chunk of images, [B, P, T] with P and T one more than the chunk's largest ids."""
+    """The table of one chunk of images, [B, P, T]; P and T are its largest ids + 1."""
     extremes = torch.stack([x.long() for labels in (predicted, target) for x in torch.aminmax(labels)]).tolist()
     for name, low in (("predicted", extremes[0]), ("target", extremes[2])):
         if low < 0:
@@ -95,7 +95,7 @@ def _count(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _ranks(labels: Tensor) -> Tensor:
-    """Each image's ids [B, N] replaced by their rank in that image; rank 0 is kept for id 0, present or not."""
+    """Each image's ids [B, N] replaced by their rank in it; rank 0 is kept for id 0."""
     ordered, order = torch.sort(labels, dim=1)
     starts = torch.cat([ordered[:, :1] != 0, ordered[:, 1:] != ordered[:, :-1]], dim=1)
     return torch.empty_like(order).scatter_(1, order, starts.cumsum(dim=1))
@@ -270,7 +270,7 @@ def check_definition(definition: str) -> None:
 
 
 def _matched_iou(iou: Tensor) -> Tensor:
-    """The IoU that each true mask gets in the best one-to-one matching: float64 [B, T], 0 for an unmatched one."""
+    """Each true mask's IoU in the best one-to-one matching: float64 [B, T]; 0 if unmatched."""
     values = iou.cpu().numpy()
     matched = np.zeros((values.shape[0], values.shape[2]))
     for image, scores in enumerate(values):  # each at most slots x objects: microseconds
