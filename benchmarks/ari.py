@@ -1,9 +1,10 @@
-"""Time to score masks: slotlab's ARI against scikit-learn in a loop and the one-hot einsum of other code bases.
+"""Speed of ARI and the other mask scores, against scikit-learn in a loop and one-hot einsum.
 
-    python benchmarks/ari.py [--images 10000] [--size 128] [--segments 11] [--threads 2] [--rounds 5]
+    python benchmarks/ari.py [--images 10000] [--size 128] [--segments 11] [--threads 2]
 
-Protocol. All take turns, so that a busy machine slows all of them; the table shows the median of each, as a rate. The
-slower two are timed on 200 images. Scores are compared with those of scikit-learn.
+Protocol. All take turns, so that a busy machine slows all of them; the table shows the median of
+each, as a rate. The slower two are timed on 200 images. Scores are compared with those of
+scikit-learn.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from slotlab.metrics.functional import (
 
 
 def label_maps(images: int, size: int, segments: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two label maps of 11 x 11 cells per image that agree on about 70 % of the cells, int64 [images, size, size]."""
+    """Two label maps of 11 x 11 cells that agree on about 70 % of the cells, int64 [images, size, size]."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(0, segments, (images, 11, 11), generator=generator)
     other = torch.randint(0, segments, target.shape, generator=generator)

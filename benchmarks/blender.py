@@ -1,16 +1,19 @@
-"""Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot from textured scenes, and fine-tuned.
+"""Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot, and fine-tuned.
 
-    python benchmarks/blender.py FOLDER                  # 40 minutes of two cores; stop and start again at will
+    python benchmarks/blender.py FOLDER            # 40 minutes of two cores; re-run to resume
 
-FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is laid out. They are not
-CLEVRTex, and what is measured on them cannot be compared with what is published of it.
+FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is
+laid out. They are not CLEVRTex, and what is measured on them cannot be compared with what is
+published of it.
 
-Two models: the released `textured-128`, which has never seen FOLDER, and `blender-128`, which is the same, trained on
-with the training part of FOLDER by the same settings. Both are scored on textured scenes too.
+Two models: the released `textured-128`, which has never seen FOLDER, and `blender-128`, which is
+the same, trained on with the training part of FOLDER by the same settings. Both are scored on
+textured scenes too.
 
-Protocol: splits by sorted index (first 10 % test, next 10 % validation, rest training), crop 0.8; scores of the moving
-average of the weights on the whole test split and on 500 test scenes with textures; masks by argmax, mIoU as CLEVRTex
-defines it; one seed. Results: results/blender.csv, mean and standard error over images.
+Protocol: splits by sorted index (first 10 % test, next 10 % validation, rest training), crop 0.8;
+scores of the moving average of the weights on the whole test split and on 500 test scenes with
+textures; masks by argmax, mIoU as CLEVRTex defines it; one seed. Results: results/blender.csv, mean
+and standard error over images.
 """
 
 import argparse
@@ -70,7 +73,7 @@ def main() -> None:
 
 
 def trained(run: Path, data: Path) -> Path:
-    """Trains the released model on with Blender scenes, as it was with textured ones, from where `run` is."""
+    """Fine-tunes the released model on Blender scenes, from the newest checkpoint of `run`."""
     config = run_config(PRESET, {"data.source": str(data), "train_count": 0, "start_from": PRESET})
     return fit(config, run, resume=(run / "run.json").is_file())
 

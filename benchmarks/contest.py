@@ -1,8 +1,9 @@
-"""What the speed benchmarks share: contenders that take turns, and the one form of table that they leave.
+"""Shared by the speed benchmarks: contenders that take turns, and the form of their tables.
 
-Ratios of times measured one after the other lie on a machine that others use too; so contenders take turns, A B A B,
-and medians are compared. `Rival` gives a contender a process of its own, where memory settings or peaks matter.
-`tables.py` makes the tables of the documentation from the CSV files.
+Ratios of times measured one after the other lie on a machine that others use too; so contenders
+take turns, A B A B, and medians are compared. `Rival` runs a contender in its own process, where
+memory settings or peaks matter. `tables.py` makes the tables of the documentation from the CSV
+files.
 """
 
 import csv
@@ -83,7 +84,7 @@ def take_turns(steps: Mapping[str, Step], rounds: int, warm_up: int = 1) -> dict
 
 
 class Rival:
-    """A contender in a process of its own, which does a step when it is told to.
+    """A contender in its own process, which does a step on request.
 
     Args:
         make: a function of the script; called in the new process, it gives the step.
@@ -99,7 +100,7 @@ class Rival:
         self.timing = Timing()
 
     def step(self, counts: bool = True) -> None:
-        """Does a step, and counts its time unless it is a warm-up; the peak of memory is that of all steps."""
+        """Does a step, timed unless it is a warm-up; the memory peak is over all steps."""
         self._end.send(None)
         wall, processor, peak, result = self._end.recv()
         self.timing.peak_mib = peak
@@ -126,7 +127,7 @@ def rivals_take_turns(rivals: Mapping[str, Rival], rounds: int, warm_up: int = 1
 
 def _serve(end: Connection, make: Callable[..., Step], arguments: Sequence[object], threads: int) -> None:
     torch.set_num_threads(threads)
-    torch.nn.Conv2d(8, 8, 3)(torch.rand(1, 8, 8, 8)).sum().backward()  # so that libraries count for nobody
+    torch.nn.Conv2d(8, 8, 3)(torch.rand(1, 8, 8, 8)).sum().backward()  # so libraries do not count
     step, timing = make(*arguments), Timing()
     before = peak_memory()
     while True:
@@ -139,7 +140,7 @@ def _serve(end: Connection, make: Callable[..., Step], arguments: Sequence[objec
 
 
 def peak_memory() -> float:
-    """The most MiB that this process had: allocated on its GPU, or resident, as Linux counts it from the start."""
+    """Peak memory of this process in MiB: allocated on its GPU, else resident since its start."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")

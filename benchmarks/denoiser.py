@@ -1,13 +1,14 @@
-"""Our denoiser against the U-Net of `diffusers` of equal width and depth, and sampling with and without cached slots.
+"""Our denoiser against the U-Net of `diffusers` of equal width and depth; and cached slots.
 
     python benchmarks/denoiser.py                    # the small U-Net: 16x16 latents
-    python benchmarks/denoiser.py --preset report    # the report's: 32x32 latents, 79 million parameters
+    python benchmarks/denoiser.py --preset report    # 32x32 latents, 79 million parameters
 
-Protocol. A training step is forward, mean squared error, backward and an Adam update in float32 on random latents and
-slots; a sampling step is one evaluation of the denoiser without gradients. Each contender has a process of its own and
-they take turns; the table shows the median of wall time and of the time that the process had on its processors (which
-other programs on the machine disturb less; for CUDA both are the same). Peak memory is the most that a process had
-resident beyond what it had once the model was built (for CUDA: allocated).
+Protocol. A training step is forward, mean squared error, backward and an Adam update in float32 on
+random latents and slots; a sampling step is one evaluation of the denoiser without gradients. Each
+contender has a process of its own and they take turns; the table shows the median of wall time and
+of the time that the process had on its processors (which other programs on the machine disturb
+less; for CUDA both are the same). Peak memory is the most that a process had resident beyond what
+it had once the model was built (for CUDA: allocated).
 """
 
 import argparse
@@ -32,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class DiffusersUNet(nn.Module):
-    """`UNet2DConditionModel` with the widths, levels, heads and transformer layers of a `Denoiser`."""
+    """`UNet2DConditionModel` with the widths, levels, heads and layers of a `Denoiser`."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""How models use their slots: the numbers of `slotlab diagnose` side by side, for docs/diagnostics.md.
+"""The numbers of `slotlab diagnose` for several models, for docs/diagnostics.md.
 
     python benchmarks/diagnostics.py runs/slots runs/diffusion --untrained scenes-64 --max-objects 6
 
-Protocol. The first `--images` test images; initial slots from seed 0; masks of the source that fits objects better. A
-name after `--untrained` is a preset, whose model has random weights from seed 0: what the numbers are when nothing was
-learned.
+Protocol. The first `--images` test images; initial slots from seed 0; masks of the source that fits
+objects better. A name after `--untrained` is a preset, whose model has random weights from seed 0:
+what the numbers are when nothing was learned.
 """
 
 import argparse

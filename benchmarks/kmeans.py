@@ -2,10 +2,10 @@
 
     python benchmarks/kmeans.py [--slots 500000] [--clusters 64] [--rounds 3] [--threads 2]
 
-Protocol. Slots are drawn: 40 Gaussian clusters of unequal size in 64 dimensions, float32, with as many points again
-between two of them, so that the answer is not obvious. All contenders begin with k-means++ and take turns with the same
-seed; inertia is the mean squared distance of all slots to their centroid. Lloyd takes long and is run `--lloyd-rounds`
-times, always after slotlab.
+Protocol. Slots are drawn: 40 Gaussian clusters of unequal size in 64 dimensions, float32, with as
+many points again between two of them, so that the answer is not obvious. All contenders begin with
+k-means++ and take turns with the same seed; inertia is the mean squared distance of all slots to
+their centroid. Lloyd takes long and is run `--lloyd-rounds` times, always after slotlab.
 """
 
 import argparse

@@ -1,11 +1,12 @@
 """Training images per second from image files, an HDF5 file and the packed cache.
 
-    python benchmarks/loader.py [--data PATH] [--resolution 128] [--batch-size 64] [--images 512] [--rounds 5]
+    python benchmarks/loader.py [--data PATH] [--resolution 128] [--batch-size 64] [--images 512]
 
-Protocol. By default 400 synthetic photographs of 320x240 are written as CLEVRTex lays them out (PNG). Shuffled training
-batches of images and masks from the train split with the format's own crop; two batches to warm up, then `--images`
-images a turn; sources take turns; files are in the page cache; one torch thread. Processor time is that of the process
-that trains, without the worker's.
+Protocol. By default 400 synthetic photographs of 320x240 are written as CLEVRTex lays them out
+(PNG). Shuffled training batches of images and masks from the train split with the format's own
+crop; two batches to warm up, then `--images` images a turn; sources take turns; files are in the
+page cache; one torch thread. Processor time is that of the process that trains, without the
+worker's.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def take(stream: Iterator[Batch], batches: int) -> None:
 
 
 def write_photographs(root: Path, count: int) -> str:
-    """CLEVRTex's layout and sizes (320x240 RGB PNG, palette masks), with the spectrum and grain of photographs."""
+    """CLEVRTex's layout and sizes (320x240 RGB, palette masks), with the spectrum of photographs."""
     rng = np.random.default_rng(0)
     root.mkdir()
     for index in range(count):

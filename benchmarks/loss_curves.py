@@ -1,20 +1,23 @@
 """Whether the fast path learns as plain PyTorch does: the losses of the first steps, side by side.
 
     python benchmarks/loss_curves.py                       # 64x64, 7 slots, batch 2, 200 steps
-    python benchmarks/loss_curves.py --full --steps 20     # the report's configuration: 128x128, 11 slots, batch 8
-    python benchmarks/loss_curves.py --draw                # the picture again, from the CSV files
+    python benchmarks/loss_curves.py --full --steps 20     # the report's: 128x128, 11 slots, batch 8
+    python benchmarks/loss_curves.py --draw                # the figure again, from the CSV files
 
-Protocol. The preset slot-attention-clevrtex on scenes:textured (3 to 6 objects; --full: 3 to 10), the same weights,
-batches and starts of slots for all; gradients clipped and Adam as the preset says, at a learning rate of 4e-4 after 20
-steps of linear warm-up (the preset's 10,000 would leave nothing to see). Contenders, each in a process of its own, take
-turns step by step:
+Protocol. The preset slot-attention-clevrtex on scenes:textured (3 to 6 objects; --full: 3 to 10),
+the same weights, batches and starts of slots for all; gradients clipped and Adam as the preset
+says, at a learning rate of 4e-4 after 20 steps of linear warm-up (the preset's 10,000 would leave
+nothing to see). Contenders, each in its own process, take turns step by step:
 
-    plain           the forward written down as papers do (see reference.py), float32, PyTorch's default Adam
-    slotlab         all speed-ups, float32: what `slotlab train` does on a CPU
-    slotlab, bf16   the same under bfloat16 autocast: what it does on a GPU
-    other starts    plain with other random starts of slots: how far apart chance alone takes two trainings
+    plain           the forward pass written as papers do (see reference.py), float32, PyTorch's
+                    default Adam
+    slotlab         the fast path, float32
+    slotlab, bf16   the same under bfloat16 autocast, as on a GPU
+    other starts    plain with other random initial slots: how far apart chance alone takes two
+                    trainings
 
-The CSV files have a line per step; the picture shows losses, and differences from plain relative to its loss.
+The CSV files have a line per step; the figure shows losses, and differences from plain relative to
+its loss.
 """
 
 import argparse
@@ -116,7 +119,7 @@ def main() -> None:
 
 
 def differences(full: bool, rows: Rows) -> list[dict[str, object]]:
-    """How far the losses of each contender are from those of plain, in percent: at first, and of all steps together."""
+    """Difference of each contender's losses from plain, in percent: at first, and over all steps."""
     first = rows[:FIRST]
     found = {name: max(abs(one[name] - one["plain"]) / one["plain"] for one in first) for name in CONTENDERS[1:]}
     means = {name: abs(sum(one[name] for one in rows) / sum(one["plain"] for one in rows) - 1) for name in found}

@@ -1,16 +1,16 @@
-"""Quality of the masks of `slotlab segment`: by the fit of images that are not square, and by the width of sigma.
+"""Quality of masks: by the fit of images that are not square, and by the width of sigma.
 
     python benchmarks/mask_quality.py scenes-64 scenes-64-diffusion --max-objects 6     # fits
-    python benchmarks/mask_quality.py scenes-64 textured-64 textured-128 --sigmas       # sigma of posterior masks
+    python benchmarks/mask_quality.py scenes-64 textured-64 textured-128 --sigmas     # sigma
 
-Fits. The first `--images` test scenes are rendered at 256x256 and cut to a centred window of each shape. A window goes
-through `slotlab.segmenting`: fitted into the model's square, segmented, and the soft masks (of the default source)
-brought back to the window's size before the argmax. Scores are of the window at its own size. With "crop" the pixels
-outside the square are one more segment. "letterbox, black bars" is common practice; `slotlab segment` repeats the
-border pixels instead.
+Fits. The first `--images` test scenes are rendered at 256x256 and cut to a centred window of each
+shape. A window goes through `slotlab.segmenting`: fitted into the model's square, segmented, and
+the soft masks (of the default source) brought back to the window's size before the argmax. Scores
+are of the window at its own size. With "crop" the pixels outside the square are one more segment.
+"letterbox, black bars" is common practice; `slotlab segment` repeats the border pixels instead.
 
-Sigmas. The 200 validation scenes of each model's preset; `pixel_sigma` is set at inference, since training does not
-depend on it; masks by argmax, mIoU as CLEVRTex defines it.
+Sigmas. The 200 validation scenes of each model's preset; `pixel_sigma` is set at inference, since
+training does not depend on it; masks by argmax, mIoU as CLEVRTex defines it.
 """
 
 import argparse

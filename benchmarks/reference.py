@@ -1,23 +1,27 @@
-"""The reference step: slot attention at 128x128 with 11 slots and batch 8, against plain PyTorch and a peer's code.
+"""The reference step: slot attention at 128x128, 11 slots, batch 8, against plain PyTorch.
 
     python benchmarks/reference.py
-    git clone https://github.com/evelinehong/slot-attention-pytorch peer && git -C peer checkout 1518c23
+    git clone https://github.com/evelinehong/slot-attention-pytorch peer  # commit 1518c23
     python benchmarks/reference.py --peer peer
 
-Protocol. A step is forward, squared error, backward and an Adam update in float32, on random images that are in memory
-and in the processor's own layout. Two architectures: "report", the preset slot-attention-clevrtex, whose decoder
-broadcasts at full resolution; "published", that of Locatello et al. 2020 (an encoder of four 5x5 convolutions at full
-resolution, slots broadcast to 8x8, four transposed convolutions). The contenders:
+Protocol. A step is forward, squared error, backward and an Adam update in float32, on random images
+that are in memory and in the processor's own layout. Two architectures: "report", the preset
+slot-attention-clevrtex, whose decoder broadcasts at full resolution; "published", that of Locatello
+et al. 2020 (an encoder of four 5x5 convolutions at full resolution, slots broadcast to 8x8, four
+transposed convolutions). The contenders:
 
-    plain       slotlab's layers and weights, applied as they are written down: every slot tiled over the grid, every
-                convolution on all of it, float32 in NCHW, PyTorch's default Adam and allocator
-    peer        `SlotAttentionAutoEncoder` of --peer with 11 slots, as its train.py calls it; "published" is its form
-    slotlab     as `slotlab train` does it, in float32; and in bfloat16, where the processor has that
+    plain       slotlab's layers and weights, applied literally: every slot tiled over the grid,
+                every convolution on all of it, float32 in NCHW, PyTorch's default Adam and
+                allocator
+    peer        `SlotAttentionAutoEncoder` of --peer with 11 slots, as its train.py calls it;
+        "published" is its form
+    slotlab     as `slotlab train` does it, in float32; and in bfloat16 if the processor has it
     without ... the same less one speed-up, and with decoder.checkpointing (--ablation)
 
-Each has a process of its own and they take turns; the table has the medians of wall and processor time, and the most
-memory that a process had resident beyond what it had once the model was built; arithmetic is counted by torch. Plain
-and slotlab start from the same weights and see the same images and starts of slots; their losses are compared.
+Each runs in its own process and they take turns. The table has medians of wall and processor time,
+and the peak resident memory beyond what the process had once the model was built; torch counts the
+arithmetic. Plain and slotlab have the same weights, images and initial slots; their losses are
+compared.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""Whether an object that is removed from a picture is gone, against the same scene rendered without it.
+"""Whether a removed object is gone, against the same scene rendered without it.
 
     python benchmarks/removal.py scenes-64 scenes-64-diffusion --scenes 100
 
-Protocol. Of the first `--scenes` test scenes each object that a slot found (intersection over union of at least
-0.5 with its mask, by the masks that fit objects best, and not by the background's slot) is removed: its slot is left
-out and the rest painted by `paint_edit`, seed 0. The truth is the scene rendered without that object and its shadow.
-Errors are mean squared errors of values in [0, 1], mean over objects: `before`, of the unedited painting, and `after`,
-in the object's mask; `behind` is `after` where another object was behind it (of objects with at least 8 such pixels);
-`elsewhere`, of the edited painting in all other pixels. `gone`: the share of objects whose error
-in the mask became less than half of what it was. "the other slots": what they paint by themselves.
+Protocol. Of the first `--scenes` test scenes each object that a slot found (intersection over union
+of at least 0.5 with its mask, by the masks that fit objects best, and not by the background's slot)
+is removed: its slot is left out and the rest painted by `paint_edit`, seed 0. The truth is the
+scene rendered without that object and its shadow. Errors are mean squared errors of values in [0,
+1], mean over objects: `before`, of the unedited painting, and `after`, in the object's mask;
+`behind` is `after` where another object was behind it (of objects with at least 8 such pixels);
+`elsewhere`, of the edited painting in all other pixels. `gone`: the share of objects whose error in
+the mask became less than half of what it was. "the other slots": what they paint by themselves.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def finder(scene: Scene, there: Tensor) -> int | None:
 
 
 def compared(before: Tensor, after: Tensor, truth: Tensor, there: Tensor, behind: Tensor) -> tuple[float, ...]:
-    """Squared errors of pictures [3, R, R]: both within `there` [R, R], of `after` in `behind`, and outside `there`."""
+    """Squared errors of images [3, R, R]: before and after within `there`, within `behind`, elsewhere."""
     error_before, error_after = ((picture - truth).square().mean(dim=0) for picture in (before, after))
     hidden = float(error_after[behind].mean()) if int(behind.sum()) >= BEHIND else math.nan
     return (

@@ -1,8 +1,8 @@
 """Scenes rendered per second: variants, resolutions, supersampling, devices, threads.
 
-Protocol: each row renders batches of `--batch` scenes with new indices (nothing is cached), once to warm up, then
-`--rounds` times; the median counts. It includes drawing layouts, re-drawing scenes in which an object hides, masks and
-metadata. On a GPU the clock stops after a synchronisation.
+Protocol: each row renders batches of `--batch` scenes with new indices (nothing is cached), once to
+warm up, then `--rounds` times; the median counts. It includes drawing layouts, re-drawing scenes in
+which an object hides, masks and metadata. On a GPU the clock stops after a synchronisation.
 
     python benchmarks/scenes.py --threads 1
     python benchmarks/scenes.py --device cuda --batch 1024

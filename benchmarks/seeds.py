@@ -1,12 +1,13 @@
-"""How much a recipe depends on its seed: a released model beside runs of its preset with other seeds.
+"""How much a recipe depends on its seed: a released model beside runs with other seeds.
 
     slotlab train textured-64 --out runs/textured-64-seed1 seed=1 --threads 2
     slotlab train textured-64 --out runs/textured-64-seed2 seed=2 --threads 2
     python benchmarks/seeds.py textured-64 runs/textured-64-seed1 runs/textured-64-seed2
 
-Protocol: 500 test scenes of the preset's data; masks by argmax, mIoU as CLEVRTex defines it; moving average of the
-weights where the preset has one, the released ones in float16. Writes the mean over images of each run
-(results/seeds-PRESET.csv), and prints a table with mean and standard deviation over the runs.
+Protocol: 500 test scenes of the preset's data; masks by argmax, mIoU as CLEVRTex defines it; moving
+average of the weights where the preset has one, the released ones in float16. Writes the mean over
+images of each run (results/seeds-PRESET.csv), and prints a table with mean and standard deviation
+over the runs.
 """
 
 import argparse

@@ -3,13 +3,14 @@
     python benchmarks/segment.py [--model scenes-64] [--images 1000 10000] [--threads 2]
     python benchmarks/segment.py --sheet data/unseen --model scenes-64 --out sheet.png
 
-Speed. Test scenes, written as PNG files of --size pixels (a thousand different ones, then copies), are segmented by the
-command in its own process, which writes eleven files for each image with seven slots. The time is that of the
-whole command, start included; memory is the peak resident memory of the process.
+Speed. Test scenes, written as PNG files of --size pixels (a thousand different ones, then copies),
+are segmented by the command in its own process, which writes eleven files for each image with seven
+slots. The time is that of the whole command, start included; memory is the peak resident memory of
+the process.
 
-Sheet. Every image of a folder, unselected, with its overlay below. docs/images/segmented.png was made from
-`slotlab scenes write data/unseen --variant plain --max-objects 6 --count 32 --size 64 --seed 777`: 32 scenes of a seed
-that no training or validation scene has.
+Sheet. Every image of a folder, unselected, with its overlay below. docs/images/segmented.png was
+made from `slotlab scenes write data/unseen --variant plain --max-objects 6 --count 32 --size 64
+--seed 777`: 32 scenes of a seed that no training or validation scene has.
 """
 
 import argparse

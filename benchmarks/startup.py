@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--rounds 7]
 
-Protocol. Each command runs in a new process, in turns, its files in the page cache; the first round is not counted.
-Processor time is that of the process and its children.
+Protocol. Each command runs in a new process, in turns, its files in the page cache; the first round
+is not counted. Processor time is that of the process and its children.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""How long the studio takes to show something: the page's first picture, an edit, a sampled edit's first preview.
+"""How long the studio takes to show its first image, an edit, and a sampled edit's preview.
 
-Starts `slotlab studio` with the models in the box, visits it with Chromium (driven by Playwright), and takes the time
-from the click until the page shows the answer. Prints medians and worst cases; says so where there is no Chromium.
+Starts `slotlab studio` with the bundled models, visits it with Chromium (driven by Playwright), and
+takes the time from the click until the page shows the answer. Prints medians and worst cases; says
+so where there is no Chromium.
 """
 
 import argparse

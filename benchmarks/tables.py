@@ -1,10 +1,11 @@
-"""The tables of speed in the documentation, from the CSV files that the benchmarks left in `benchmarks/results`.
+"""Writes the tables of docs/speed.md from the CSV files in `benchmarks/results`.
 
     python benchmarks/tables.py            # writes them into docs/speed.md
     python benchmarks/tables.py --check    # only says whether they are up to date
 
-A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. NAME is that of a CSV file, or `headlines`:
-slotlab beside another contender at the same work, a line for each of HEADLINES that can be compared.
+A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. NAME is a CSV file's, or
+`headlines`:
+slotlab beside another contender, a line for each of HEADLINES that can be compared.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def table(name: str, results: Path) -> str:
 
 
 def headlines(lines: list[Line], ours: str, other: str | None) -> list[tuple[str, ...]]:
-    """A row for each work with a ratio, or that slotlab did alone; what was counted, not timed, is left out."""
+    """A row for each work with a ratio, or that slotlab did alone; counts are left out."""
     rows, timed = [], [line for line in lines if line["rounds"] != "0"]
     for work in dict.fromkeys(line["work"] for line in timed):
         same = [line for line in timed if line["work"] == work]
@@ -92,7 +93,7 @@ def headlines(lines: list[Line], ours: str, other: str | None) -> list[tuple[str
 
 
 def ratio_of(mine: Line, their: Line | None) -> str:
-    """How many times as fast slotlab is; a lower bound above 1 if the other contender was stopped early."""
+    """How many times as fast slotlab is; a lower bound if the other was stopped early."""
     if their is None or "not reached" in mine["contender"]:
         return ""
     ours, others = float(mine["value"]), float(their["value"])

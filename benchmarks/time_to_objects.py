@@ -1,24 +1,26 @@
-"""How long until a model finds objects: from an empty folder to ARI >= 0.6 and FG-ARI >= 0.8 on held-out scenes.
+"""Time from an empty folder to ARI >= 0.6 and FG-ARI >= 0.8 on held-out scenes.
 
     python benchmarks/time_to_objects.py --minutes 60
-    git clone https://github.com/evelinehong/slot-attention-pytorch peer && git -C peer checkout 1518c23
+    git clone https://github.com/evelinehong/slot-attention-pytorch peer  # commit 1518c23
     python benchmarks/time_to_objects.py --minutes 60 --peer peer
-    python benchmarks/time_to_objects.py --draw            # tables and picture again, from what was recorded
+    python benchmarks/time_to_objects.py --draw       # tables and figure from recorded scores
 
-Protocol. scenes:plain and scenes:textured at 64x64, 3 to 6 objects, 7 slots; the same training scenes for all, rendered
-as they are needed, in the time that counts. The first 200 validation scenes are scored every so often, also in the
-time that counts; loading Python and torch does not count. A contender has reached the goal at the first validation at
-which both scores of one kind of its masks (of the peer: decoder) are there. It is stopped
-then, after `--minutes`, or when its recipe ends. Each has a process of its own, one after the other:
+Protocol. scenes:plain and scenes:textured at 64x64, 3 to 6 objects, 7 slots; all train on the same
+scenes. The time counts rendering and the regular scoring of the first 200 validation scenes, but
+not loading Python and torch. A contender reaches the goal at the first validation at which both
+scores of one source of its masks (of the peer: decoder) do. It is stopped then, after `--minutes`,
+or when its recipe ends. Each runs in its own process, one after the other:
 
-    slotlab         its default recipe: the presets of --stages one after the other, each started from the one before
-    report          the preset slot-attention-clevrtex (the report's learning rate, batch and sizes) at 64x64
-    peer            `SlotAttentionAutoEncoder` of --peer, trained as its train.py does; the stride of its fourth
-                    transposed convolution is 1, without which it would paint 128x128 and cut a corner out
+    slotlab         its default recipe: the presets of --stages, each started from the one before
+    report          the preset slot-attention-clevrtex (the report's learning rate, batch and sizes)
+        at 64x64
+    peer            `SlotAttentionAutoEncoder` of --peer, trained as its train.py does; the stride
+                    of its fourth transposed convolution is 1, without which it would paint 128x128
+                    and cut a corner out
 
-Curves and scores are those of the kind of masks that is nearer to the goals. Scores at other than 64x64, of a first
-stage, are recorded but do not count. Given again, the command goes on where it was interrupted; with more --minutes it
-goes on too. The time between the last validation and an interruption is not counted, as its work is lost.
+Curves and scores are of the source of masks that is nearer to the goals. Scores at other sizes than
+64x64, of a first stage, are recorded but do not count. Re-run the same command, also with more
+--minutes, to resume. The time between the last validation and an interruption does not count.
 """
 
 import argparse
@@ -67,7 +69,7 @@ class Enough(Exception):
 
 @dataclass
 class Curve:
-    """What a contender has reached after how many seconds; the file is written anew with each row."""
+    """The scores of a contender after so many seconds; each row rewrites the file."""
 
     path: Path
     minutes: float
@@ -76,7 +78,7 @@ class Curve:
         self.rows = read(self.path)
 
     def begin(self, stage: str, step: int) -> None:
-        """Starts the clocks where the stage goes on; what an interrupted run scored after that is forgotten."""
+        """Starts the clocks where the stage resumes; drops later scores of an interrupted run."""
         self.rows = [one for one in self.rows if one["stage"] != stage or one["step"] <= step]
         last = self.rows[-1] if self.rows else {"seconds": 0.0, "processor": 0.0}
         self.stage = stage

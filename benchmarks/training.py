@@ -1,11 +1,12 @@
 """Training speed and peak memory of each preset.
 
-    python benchmarks/training.py [--threads 2] [--rounds 3] [--device cpu] [--batch-size 8] [PRESET ...]
+    python benchmarks/training.py [--threads 2] [--rounds 3] [--device cpu] [PRESET ...]
 
-Protocol: one process per preset, so that peaks do not mix; random images of the preset's resolution already in memory
-(loading is measured by loader.py), a whole update (forward, backward, clipping, Adam) as `slotlab train` does it,
-float32 unless the device is a GPU (bfloat16); the median over `--rounds` after one step to warm up. Peak memory is what
-the process had at most beyond what it had once the model was built (CPU), or that of the allocator (CUDA).
+Protocol: one process per preset, so that peaks do not mix; random images of the preset's resolution
+already in memory (loading is measured by loader.py), a whole update (forward, backward, clipping,
+Adam) as `slotlab train` does it, float32 unless the device is a GPU (bfloat16); the median over
+`--rounds` after one step to warm up. Peak memory is what the process had at most beyond what it had
+once the model was built (CPU), or that of the allocator (CUDA).
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""The whole path from an empty folder to discovered objects, with the commands that it takes; `make demo` runs it.
+"""The whole path from an empty folder to discovered objects; `make demo` runs it.
 
-    python examples/demo.py --out runs/quick steps=200        # or: make demo ARGS="steps=200 --out runs/quick"
+    python examples/demo.py --out runs/quick steps=200
 
-First it trains a model for three to ten minutes. Then the bundled models, which trained for longer, segment scenes that
-they never saw, compose new ones, and remove an object from one. Re-run the same command to resume.
+First it trains a model for three to ten minutes. Then the bundled models, which trained for longer,
+segment scenes that they never saw, compose new ones, and remove an object from one. Re-run the same
+command to resume.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def bundled_models(out: Path) -> list[Path]:
 
 
 def segmented(model: str, variant: str, out: Path) -> tuple[Path, Path]:
-    """Scores a model on eight new scenes and segments three; returns the first one's overlay, and its image."""
+    """Scores a model on eight new scenes and segments three; returns the first overlay and image."""
     scenes, segments = out / f"scenes-{variant}", out / f"segments-{variant}"
     slotlab(
         "scenes", "write", scenes, "--variant", variant, "--count", 8, "--size", 256, "--seed", 1, "--max-objects", 6

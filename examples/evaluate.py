@@ -2,8 +2,8 @@
 
     python examples/evaluate.py --model scenes-64 --data scenes:plain --count 500
 
-Prints every score with its standard error and the protocol that it belongs to. The second part computes FG-ARI by hand
-in a loop over the data set.
+Prints every score with its standard error and the protocol that it belongs to. The second part
+computes FG-ARI by hand in a loop over the data set.
 """
 
 import argparse

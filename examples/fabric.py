@@ -1,8 +1,8 @@
-"""Train a slotlab model inside Lightning Fabric: several devices and mixed precision around your own loop.
+"""Train a slotlab model inside Lightning Fabric: devices and precision around your own loop.
 
     python examples/fabric.py --steps 200 --devices 1 --precision bf16-mixed
 
-slotlab models are plain `nn.Module`s, so the same lines work in a LightningModule's `training_step`.
+slotlab models are `nn.Module`s, so the same lines work in a LightningModule's `training_step`.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     python examples/own_decoder.py --steps 20
 
-A decoder turns slots [B, K, D] into a reconstruction [B, 3, R, R], masks [B, K, R, R] that sum to 1 over K, and one
-image per slot [B, K, 3, R, R]. Metrics, figures, report, composition and edits then work with it.
+A decoder turns slots [B, K, D] into a reconstruction [B, 3, R, R], masks [B, K, R, R] that sum to 1
+over K, and one image per slot [B, K, 3, R, R]. Metrics, figures, report, composition and edits then
+work with it.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from slotlab.models.slot_autoencoder import DECODERS
 
 
 class MLPDecoder(nn.Module):
-    """An MLP that paints each pixel from its slot and its place, as in DINOSAUR (Seitzer et al. 2022), on pixels."""
+    """An MLP that paints each pixel from its slot and its place, as DINOSAUR (2022) does features."""
 
     def __init__(self, slot_dim: int, resolution: int, width: int = 128) -> None:
         super().__init__()

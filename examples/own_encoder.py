@@ -2,8 +2,9 @@
 
     python examples/own_encoder.py --steps 20
 
-An encoder turns pixels [B, 3, H, W] in [-1, 1] into features [B, C, h, w] and says C (`out_channels`) and H / h
-(`stride`). Once it is registered, presets and `key=value` settings know it.
+An encoder turns pixels [B, 3, H, W] in [-1, 1] into features [B, C, h, w] and says C
+(`out_channels`) and H / h (`stride`). Once it is registered, presets and `key=value` settings know
+it.
 """
 
 import argparse

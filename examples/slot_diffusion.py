@@ -1,10 +1,10 @@
-"""Train slot diffusion in plain PyTorch: a denoiser that paints images from slots, in the latents of an autoencoder.
+"""Train slot diffusion in plain PyTorch: a denoiser that paints images from slots.
 
-    python examples/slot_diffusion.py --out runs/my-diffusion     # 5,000 steps, about an hour of one CPU core
+    python examples/slot_diffusion.py --out runs/my-diffusion     # 5,000 steps, an hour of one core
     python examples/slot_diffusion.py --steps 2 --batch-size 2
 
-The autoencoder and the slot encoder begin with bundled weights. `slotlab train scenes-64-diffusion` does the same with
-checkpoints, validation, previews and an average of the weights.
+The autoencoder and the slot encoder begin with bundled weights. `slotlab train scenes-64-diffusion`
+does the same with checkpoints, validation, previews and an average of the weights.
 """
 
 import argparse

@@ -9,11 +9,12 @@ VARIANTS = ("plain", "textured")
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training: a preset with changes, for a share of the budget; it starts from the stage before it.
+    """A part of a training: a preset with changes, for a share of the budget.
 
-    `name`: of its runs; recipes share a stage by naming it alike. `scaled`: settings counted in steps, as shares of
-    the stage's steps. `variant`: what it is trained on, where that is not what the recipe is trained for. `timed_as`:
-    a stage whose steps do the same arithmetic, which so gets as many.
+    `name`: of its runs; recipes share a stage by naming it alike. `scaled`: settings counted in
+    steps, as shares of the stage's steps. `variant`: what it is trained on, where that is not what
+    the recipe is trained for. `timed_as`: a stage whose steps do the same arithmetic, which so gets
+    as many.
     """
 
     name: str
@@ -28,8 +29,8 @@ class Stage:
 Stages = tuple[Stage, ...]
 
 _WARM_UP = {"warmup_steps": 0.045}
-# A textured ground is painted worse than a plain one: slot 0 needs a stronger pull, and longer, to keep it, and of two
-# slots that share an object none can be told to give way yet.
+# A textured ground is painted worse than a plain one: slot 0 needs a stronger pull, and longer, to
+# keep it, and of two slots that share an object none can be made to give way yet.
 _ON_TEXTURES = {
     "background_penalty": 0.004,
     "background_penalty_start": 0,
@@ -42,7 +43,7 @@ _ON_TEXTURES = {
 
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
-    """The first two fifths at 32x32, always on plain scenes, where slots learn soonest to follow objects."""
+    """The first two fifths at 32x32, on plain scenes, where slots learn soonest to follow objects."""
     shares = {"background_penalty_start": 0.055, "attention_loss_start": 0.23, **_WARM_UP, **(scaled or {})}
     return Stage(f"{name}-small", "scenes-32", 0.4, changes, shares, "plain", _timed(f"{name}-small"))
 
@@ -76,9 +77,10 @@ def _grown(name: str, changes: Changes, scaled: dict[str, float] | None = None) 
 
 
 def _decoded_by_diffusion() -> dict[str, Stages]:
-    """Slots as `learned` gets them, in fewer steps at 64x64; then a denoiser learns to decode them as they are.
+    """Slots as in `learned`, in fewer steps at 64x64; then a denoiser learns to decode them.
 
-    In so few steps the denoiser's gradient would only harm them: with some seeds slots gave up the ground.
+    In so few steps the denoiser's gradient would only harm them: with some seeds slots gave up the
+    ground.
     """
     small, slots, diffusion = _small("learned", {}), "diffusion-slots", "scenes-64-diffusion"
     shares = {"encoder_steps": 0.0, **_WARM_UP}
@@ -97,7 +99,8 @@ _BI_LEVEL: Changes = {"initialisation": "bi-level"}
 _RELATIVE: Changes = {"frame": "relative", "decoder.position": "relative"}
 
 RECIPES: dict[str, dict[str, Stages]] = {
-    # The report's form (random starts, full gradient, every layer at full resolution, its schedule) at our widths.
+    # The report's form (random starts, full gradient, every layer at full resolution, its schedule)
+    # at our widths.
     "report": dict.fromkeys(
         VARIANTS,
         (

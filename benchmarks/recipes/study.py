@@ -1,18 +1,20 @@
 """The study of recipes: equal time for each, three seeds, plain and textured scenes at 64x64.
 
-    python benchmarks/recipes/study.py --results NEW --work NEW     # six hours; stop and start again at will
-    python benchmarks/recipes/summary.py --results NEW              # table and curves of what is done
+    python benchmarks/recipes/study.py --results NEW --work NEW     # six hours; re-run to resume
+    python benchmarks/recipes/summary.py --results NEW              # table and curves
 
-A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training scenes of 3 to 6
-objects, of 128x128 rays, packed beforehand; no cell pays for rendering. Training is in float32, on any machine. The
-first cell of a recipe times its steps, and the budget divided by that is the number of steps of all its cells, so that
-a cell repeats exactly whatever else the machine does. Timed is in turns with the steps of 32x32 that most recipes begin
-with, three times: the median ratio to those counts, which a machine that is slower for a while does not change. Stages
-that cells share are trained once and count for each. The autoencoder of the diffusion recipe is trained once per
-variant, for `--latents-minutes`, and counts extra. Scores: 500 test scenes of the training variant, and of camouflage
-and outd, whose textures and shapes no recipe has seen; final weights (moving average where the recipe has one); every
-source of masks beside the others: decoder (for diffusion: cross-attention), attention, posterior. Curves are of the
-finest. A cell that is done has a line in scores.csv and is not run again.
+A cell is a recipe (recipes.py) trained on one variant with one seed. Protocol: 20,000 training
+scenes of 3 to 6 objects, of 128x128 rays, packed beforehand; no cell pays for rendering. Training
+is in float32, on any machine. The first cell of a recipe times its steps; the budget divided by
+that is the number of steps of all its cells, so a cell repeats exactly. Steps are timed in turns
+with the 32x32 steps that most recipes begin with, three times, and the median ratio counts, which a
+slow phase of the machine does not change. Stages that cells share are trained once and count for
+each. The autoencoder of the diffusion recipe is trained once per variant, for `--latents-minutes`,
+and counts extra. Scores: 500 test scenes of the training variant, and of camouflage and outd, whose
+textures and shapes no recipe has seen; final weights (moving average where the recipe has one);
+every source of masks beside the others: decoder (for diffusion: cross-attention), attention,
+posterior. Curves are of the best one. A finished cell has a line in scores.csv and is not run
+again.
 """
 
 import argparse
@@ -190,16 +192,17 @@ class Study:
 
 
 def finish(config: RunConfig, run: Path) -> None:
-    """Trains until the last step, from the newest checkpoint where there is one; a run that is done stays as it is."""
+    """Trains to the last step, from the newest checkpoint if there is one; skips a finished run."""
     known = run / "training.json"
     if not known.is_file() or json.loads(known.read_text())["steps"] < config.training.steps:
         fit(config, run, resume=(run / "run.json").is_file(), show_progress=True)
 
 
 def curve(runs: list[Path], step_seconds: list[float]) -> list[dict[str, Any]]:
-    """Validation scores of the finest masks over the seconds of a whole training, stage after stage.
+    """Validation scores of the best masks over the seconds of a whole training.
 
-    Seconds are steps by what one takes on a quiet machine, so that they do not tell what else a machine had to do.
+    Seconds are steps by what one takes on a quiet machine, so that they do not tell what else a
+    machine had to do.
     """
     points, before = [], 0.0
     for run, step_time in zip(runs, step_seconds, strict=True):

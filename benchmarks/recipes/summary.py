@@ -2,8 +2,8 @@
 
     python benchmarks/recipes/summary.py [--results benchmarks/results/recipes]
 
-Writes table.md (mean and standard deviation over the seeds) and docs/images/recipes.png (validation scores against
-training time: a line per recipe, with the range over its seeds shaded).
+Writes table.md (mean and standard deviation over the seeds) and docs/images/recipes.png (validation
+scores against training time: a line per recipe, with the range over its seeds shaded).
 """
 
 import argparse
@@ -71,7 +71,7 @@ def spread(cells: list[Row], name: str, factor: float = 1, digits: int = 3) -> s
 
 
 def draw(curves: list[Row], path: Path) -> None:
-    """ARI and FG-ARI of the finest masks against minutes of training, a row of pictures per variant."""
+    """ARI and FG-ARI of the best masks against minutes of training, a row of plots per variant."""
     shown = [variant for variant in VARIANTS if any(row["variant"] == variant for row in curves)]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(10, 3.4 * len(shown)), sharex=True, sharey=True, squeeze=False, layout="constrained"
