@@ -10,7 +10,7 @@ import torch
 from hub_server import TOKEN, hub_of
 from PIL import Image
 
-# In float32 on every machine: several tests compare two ways to the same result to within its rounding.
+# float32 on every machine: several tests compare two ways to one result, up to rounding.
 TINY_PRESET = """
 summary: for tests
 model:
@@ -70,13 +70,13 @@ training:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Exact repeats need one number of threads, which a command that a test runs in this process may have changed."""
+    """Exact repeats need one number of threads, which a command run by a test may change."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of 40 pictures 16x16: one to three coloured squares on grey, with id masks."""
+    """An image folder of 40 images 16x16: one to three coloured squares on grey, with masks."""
     folder = tmp_path_factory.mktemp("squares")
     random = np.random.default_rng(0)
     (folder / "images").mkdir()
@@ -169,7 +169,7 @@ def released(slots_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that stands for the Hugging Face Hub: its repositories are folders in it. One is logged in."""
+    """A folder that stands for the Hugging Face Hub, logged in; folders in it are repositories."""
     folder = tmp_path / "hub"
     folder.mkdir()
     with hub_of(folder) as address:
@@ -183,7 +183,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever connects, fails the test."""
+    """Any connection fails the test."""
 
     def connect(*address: object) -> None:
         raise AssertionError(f"connects to {address}")
@@ -195,7 +195,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_slotlab(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process: its status, what it printed, and what it complained of."""
+    """Runs the command line in this process: its status, stdout and stderr."""
     from slotlab.cli import main
 
     def run(*words: object) -> tuple[int, str, str]:

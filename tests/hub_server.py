@@ -1,4 +1,4 @@
-"""A folder that stands for the Hugging Face Hub: its HTTP interface, as far as downloads and uploads of models use it.
+"""Serves a folder as the Hugging Face Hub: the HTTP of downloads and uploads of models.
 
 `<folder>/<owner>/<name>/` is the newest revision of a repository; there is one branch, "main".
 """
@@ -17,7 +17,7 @@ TOKEN = "hf_test"
 
 @contextmanager
 def hub_of(folder: Path) -> Iterator[str]:
-    """Serves `folder`; yields the address to take for that of the hub. Writing needs the token `TOKEN`."""
+    """Serves `folder` as the hub; yields its address. Writing needs the token `TOKEN`."""
 
     class Handler(_Handler):
         root = folder

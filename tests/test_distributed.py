@@ -104,7 +104,7 @@ def test_commands_share_their_work_and_speak_once(tiny_preset, squares, tmp_path
 
 
 def test_when_a_process_dies_the_other_says_so_and_the_last_checkpoint_loads(tiny_preset, squares, tmp_path):
-    # torchrun ends the other when it sees that one is gone: here it looks seldom enough for the other to speak first.
+    # torchrun ends the other if it sees that one is gone; checked rarely, the other speaks first.
     done = in_processes(2, "die", tiny_preset, squares, tmp_path, monitor_interval=5)
     assert done.returncode != 0
     assert "another process has ended or cannot be reached" in done.stderr

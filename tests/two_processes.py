@@ -1,4 +1,4 @@
-"""What test_processes.py runs under torchrun: every kind of work that processes share, with results in a folder."""
+"""What test_distributed.py runs under torchrun: every kind of work that processes share."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from slotlab.training.loop import train_steps
 
 
 def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
-    """Trains two steps; evaluates, extracts, composes and scores, with counts that two does not divide."""
+    """Trains two steps; evaluates, extracts, composes and scores; with odd counts."""
     torch.set_num_threads(1)
     config = run_config(preset, {"data.source": data, "steps": 2, "checkpoint_every": 1})
     finish(train_steps(config, out / "run", accelerator="cpu"))

@@ -1,4 +1,4 @@
-"""slotlab: object-centric learning. Learn objects (slots) from unlabelled images, score them, and edit them."""
+"""slotlab: learn objects (slots) from unlabelled images, score them, edit them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -30,7 +30,7 @@ NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
 
 
 def list_models(pretrained: bool = False) -> list[str]:
-    """Names of presets for `create_model` and `slotlab train`, sorted; with `pretrained`, of bundled trained models.
+    """Names of presets, sorted; with `pretrained`, of the bundled trained models.
 
     Example:
         >>> "scenes-32" in list_models(), "scenes-64" in list_models(pretrained=True)
@@ -40,7 +40,7 @@ def list_models(pretrained: bool = False) -> list[str]:
 
 
 def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
-    """Makes an untrained model; with `pretrained`, a trained one with changes that keep its weights.
+    """Makes an untrained model, or a trained one with changes that keep its weights.
 
     Args:
         name: a preset (`list_models()`) or the path of a preset file; with `pretrained` a name as
@@ -148,8 +148,8 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
 
     Args:
         name: a folder that `slotlab train` or `save_pretrained` of diffusers wrote; a bundled model
-            of slotlab, or one on the hub as `hf:owner/name`; or `owner/name` of a diffusers model on
-            the hub. Slot diffusion gives its autoencoder.
+            of slotlab, or one on the hub as `hf:owner/name`; or `owner/name` of a diffusers model
+            on the hub. Slot diffusion gives its autoencoder.
         resolution: side of the images.
         subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
 
@@ -179,7 +179,7 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
 
 
 def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
-    """Loads an autoencoder of diffusers, from a `save_pretrained` folder or the hub; see `load_autoencoder`."""
+    """Loads an autoencoder of diffusers, from a folder or the hub; see `load_autoencoder`."""
     import diffusers
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -212,11 +212,11 @@ def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str
 
 
 def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
-    """Copies the parts (`encoder`, `decoder`, `denoiser`) of a saved model that have the form of `model`'s.
+    """Copies parts (`encoder`, `decoder`, `denoiser`) of a saved model if they have the same form.
 
-    Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A part
-    may also be smaller and grow (`grown`). Frozen parts are not copied: slot diffusion keeps its
-    autoencoder.
+    Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A
+    part may also be smaller and grow (`grown`). Frozen parts are not copied: slot diffusion keeps
+    its autoencoder.
 
     Returns:
         What grew in each part that was copied, in words.
@@ -250,8 +250,8 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
     """Makes the weights of a slot encoder or a broadcast decoder fit a larger one.
 
     Learned slot starts, two at least, become more: a new slot starts as one of the old ones plus
-    noise, but not as the first, which may be the background's. A decoder cell paints a whole multiple
-    of pixels on a side: each old pixel is repeated.
+    noise, but not as the first, which may be the background's. A decoder cell paints a whole
+    multiple of pixels on a side: each old pixel is repeated.
 
     Args:
         weights: state of the smaller part.

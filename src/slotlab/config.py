@@ -1,4 +1,4 @@
-"""What a training run is made of: model, data and training settings, from a preset and `key=value` changes."""
+"""Settings of a training run (model, data, training), from a preset and `key=value` changes."""
 
 import ast
 import inspect
@@ -180,8 +180,8 @@ def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -
 
     Args:
         preset: a name from `slotlab.list_models()`, or the path of a YAML file like those.
-        overrides: `{"steps": 100}` or `["steps=100"]`. A key may be shortened to an ending that only
-            one setting has: `slots=7` for `model.slot_attention.slots=7`. A training setting wins.
+        overrides: `{"steps": 100}` or `["steps=100"]`. A key may be shortened to an ending that
+            only one setting has: `slots=7` for `model.slot_attention.slots=7`. Training wins.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest is suggested), an ambiguous key, or a

@@ -33,7 +33,7 @@ class Place:
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """This process's contiguous part of `total` items; the parts of all processes make up the whole.
+        """This process's contiguous part of `total` items; all parts make up the whole.
 
         Example:
             >>> [list(Place(rank, 2).share(5)) for rank in (0, 1)]
@@ -95,7 +95,7 @@ def naming_lost_processes(remedy: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def noticing_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that work can end in order; a second Ctrl-C interrupts at once."""
+    """An event that Ctrl-C or SIGTERM sets, to end in order; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -141,7 +141,7 @@ def make_fabric(
     precision: Literal["auto", "fp32", "bf16"],
     parameters_without_gradient: bool = False,
 ) -> "Fabric":
-    """Launches Fabric: `devices` processes on each of `nodes` machines, or those of `torchrun` or SLURM.
+    """Launches Fabric: `devices` processes on `nodes` machines, or those of `torchrun` or SLURM.
 
     Args:
         accelerator: "auto", "cpu" or "cuda".

@@ -1,11 +1,11 @@
-"""The errors that slotlab raises on bad input: each message names the file or key at fault, and the remedy."""
+"""Errors that bad input causes: each message names the file or key at fault, and the remedy."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class SlotlabError(Exception):
-    """Base of all errors that bad input causes; the command line prints its message without a traceback."""
+    """Base of all errors on bad input; the command line prints its message without a traceback."""
 
 
 class DataError(SlotlabError):
@@ -17,7 +17,7 @@ class ConfigError(SlotlabError):
 
 
 class CheckpointError(SlotlabError):
-    """A model folder that is missing, damaged, or does not fit the model that its config describes."""
+    """A model folder that is missing or damaged, or whose weights do not fit its config."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -145,7 +145,7 @@ class Workspace:
     holds: str
 
     def check(self) -> bool:
-        """Whether the same work was begun here; False if the folder is new or empty. Writes nothing.
+        """Whether the same work was begun here; False if the folder is new or empty.
 
         Raises:
             ConfigError: the folder holds something else, or the same work with other settings.
@@ -165,6 +165,6 @@ class Workspace:
         return True
 
     def begin(self) -> None:
-        """Makes the folder, removes what a killed process left half-written, writes the settings."""
+        """Makes the folder, removes leftovers of a killed process, writes the settings."""
         remove_leftovers(self.folder)
         write_json(self.folder / self.file, self.settings)

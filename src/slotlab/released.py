@@ -1,7 +1,7 @@
 """Released models: unchanging folders, bundled with the package or on the Hugging Face Hub.
 
-A released folder is a model folder (`config.json`, `model.safetensors`) with scores, card, images, a
-concept library, and `manifest.json` with the SHA-256 of every file. `slotlab.publish` makes one.
+A released folder is a model folder (`config.json`, `model.safetensors`) with scores, card, images,
+a concept library, and `manifest.json` with the SHA-256 of every file. `slotlab.publish` makes one.
 """
 
 import re
@@ -26,11 +26,11 @@ def released_names() -> list[str]:
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model; a model on the hub is downloaded once, and later found without a network.
+    """The folder of a model; one on the hub is downloaded once, then found without a network.
 
     Args:
         name: a folder; else a name from `released_names()`; else `owner/name` of a model on the hub
-            (`hf:owner/name` if a folder has that name), with `@revision` for a branch, tag or commit.
+            (`hf:owner/name` if a folder has that name); `@revision` names a branch, tag or commit.
 
     Raises:
         CheckpointError: an unknown name (the nearest is suggested), or the hub cannot be reached.
@@ -56,7 +56,7 @@ def model_folder(name: str | Path) -> Path:
 
 
 def library_folder(name: str | Path) -> Path:
-    """The folder of a concept library: `name` itself, or the library of the released model of that name.
+    """The folder of a concept library: `name` itself, or the library of a released model.
 
     A model without a library gives its own folder, which `ConceptLibrary.load` refuses.
 
@@ -114,7 +114,7 @@ def machines_of(training: dict[str, Any]) -> str:
 
 
 def released_facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """`config`, `metrics` and `training` of a release, as JSON values; CheckpointError if one is missing or damaged."""
+    """`config`, `metrics` and `training` of a release; CheckpointError if one is damaged."""
     names = ("config", "metrics", "training")
     check(folder, *(f"{name}.json" for name in names))
     return {name: read_json(folder / f"{name}.json", _remedy(folder)) for name in names}

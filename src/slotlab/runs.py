@@ -58,7 +58,7 @@ def train(
 
 
 def fit(config: RunConfig, folder: str | Path, *, show_progress: bool = True, **options: Any) -> Path:
-    """Trains by a config: runs `train_steps(config, folder, **options)` with progress and previews."""
+    """Runs `train_steps(config, folder, **options)` with progress and previews."""
     from slotlab.distributed import place_among_processes
     from slotlab.reporting.previews import draw_curves, draw_preview
     from slotlab.training.console import TrainingProgress

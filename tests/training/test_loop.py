@@ -138,8 +138,8 @@ def test_two_processes_give_the_result_of_one(run, squares, tiny_preset, tmp_pat
     for row, single in zip(rows(tmp_path / "two"), rows(run), strict=True):
         for name in ("train_loss", "validation_loss", "ari", "fg_ari"):
             assert row[name] == pytest.approx(single[name], abs=1e-5), name
-    # Weights are compared by what they do: Adam turns the rounding noise of a gradient that is exactly 0, such as
-    # that of a constant added to all mask logits, into steps of full length.
+    # Compare outputs, not weights: Adam turns the rounding noise of a gradient that is exactly 0,
+    # such as that of a constant added to all mask logits, into steps of full length.
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     one, two = (load(folder)(images, torch.Generator().manual_seed(1)) for folder in (run, tmp_path / "two"))
     torch.testing.assert_close(two.reconstruction, one.reconstruction, atol=1e-4, rtol=0)

@@ -51,7 +51,7 @@ def test_sharing_costs_nothing_before_its_start():
 
 
 def two_slots(ground, thing, logits):
-    """An image whose left half is `ground`, as slot 0 paints it, and whose right half only slot 1 paints."""
+    """Left half `ground`, as slot 0 paints it; right half `thing`, which only slot 1 paints."""
     images = torch.cat([torch.full((1, 3, 2, 1), ground), torch.full((1, 3, 2, 1), thing)], dim=3)
     slot_images = torch.stack([torch.full_like(images, ground), images], dim=1)
     masks = torch.softmax(logits, dim=1)

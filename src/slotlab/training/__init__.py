@@ -1,1 +1,1 @@
-"""What turns a model and data into a run folder: objectives, optimisation, the loop, checkpoints."""
+"""From model and data to a run folder: objectives, optimisation, loop, checkpoints."""

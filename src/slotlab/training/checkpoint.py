@@ -231,7 +231,7 @@ class Run:
 
 
 def provenance() -> dict[str, Any]:
-    """What it takes to repeat a run, as JSON values: version, commit, command, torch, machine, threads, date."""
+    """What it takes to repeat a run: version, commit, command, torch, machine, date."""
     return {
         "slotlab": slotlab.__version__,
         "commit": _commit(),

@@ -13,7 +13,7 @@ from slotlab.training.resources import MEASURED, WARM_UP
 
 
 class TrainingProgress:
-    """A bar with step, loss, images/s and time left, and a line for each validation; without a terminal only lines.
+    """A progress bar, and a line for each validation; without a terminal only the lines.
 
     Args:
         steps: steps of the whole run.
@@ -64,7 +64,7 @@ class TrainingProgress:
             self.show_validation(run.rows[-1], event.evaluation.warnings)
 
     def show_validation(self, row: Row, warnings: Sequence[str]) -> None:
-        """Prints a line of scores; and a warning, once, if the validation before gave one of its kind too."""
+        """Prints scores; and each kind of warning once, when two validations in a row give it."""
         scores = "  ".join(
             f"{name.upper().replace('_', '-')} {row[name]:.3f}" for name in ("ari", "fg_ari") if name in row
         )

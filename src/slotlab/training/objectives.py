@@ -38,8 +38,8 @@ def background_weight(settings: TrainingSettings, step: int) -> float:
     objects that hardly stand out to the other slots.
 
     Example:
-        >>> settings = TrainingSettings(steps=10, background_penalty=1.0, final_background_penalty=0.0)
-        >>> background_weight(settings, 5)
+        >>> pull = {"background_penalty": 1.0, "final_background_penalty": 0.0}
+        >>> background_weight(TrainingSettings(steps=10, **pull), 5)
         0.5
     """
     first, start = settings.background_penalty, settings.background_penalty_start
@@ -48,7 +48,7 @@ def background_weight(settings: TrainingSettings, step: int) -> float:
 
 
 def mask_area_penalty(output: SlotOutput) -> Tensor:
-    """One minus the sum of the squared shares of the image that masks cover (Simpson's index); batch mean.
+    """One minus the summed squares of the masks' shares of the image (Simpson's index).
 
     0 if one slot has the whole image, 1 - 1/K if K slots share it evenly. Reconstruction is
     indifferent to how many slots paint a plain background; a small weight favours one. Small
@@ -85,7 +85,7 @@ def background_penalty(output: SlotOutput, images: Tensor) -> Tensor:
 
 
 def sharing_penalty(output: SlotOutput) -> Tensor:
-    """Sum of the square roots of the shares of the image that all slots but slot 0 cover; batch mean.
+    """Sum of the square roots of the shares of the image of all slots but slot 0.
 
     Two slots that each have half of an object cost sqrt(2) times one that has it all; the root is
     steepest for the smaller half, which gives way. Use it late, with slot 0 as background: earlier,
@@ -96,18 +96,18 @@ def sharing_penalty(output: SlotOutput) -> Tensor:
 
 
 def attention_disagreement(output: SlotOutput) -> Tensor:
-    """Cross-entropy of the last iteration's attention against the masks; mean over positions and batch.
+    """Cross-entropy of the last iteration's attention against the masks; mean over positions.
 
     The target, masks averaged to the grid of the attention, gets no gradient. Attention learns to
-    cover whole objects, and slots read all of them. SPOT (Kakogeorgiou et al. 2024, arXiv 2312.00648)
-    distils masks into attention too, but from a teacher.
+    cover whole objects, and slots read all of them. SPOT (Kakogeorgiou et al. 2024, arXiv
+    2312.00648) distils masks into attention too, but from a teacher.
     """
     target = F.adaptive_avg_pool2d(output.masks.detach().float(), output.attention_grid).flatten(2)
     return -(target * (output.attention[:, -1].float() + EPSILON).log()).sum(dim=1).mean()
 
 
 def cross_attention_disagreement(output: SlotOutput) -> Tensor:
-    """Cross-entropy of the denoiser's cross-attention against slot attention; mean over positions and batch.
+    """Cross-entropy of cross-attention against slot attention; mean over positions.
 
     The target, the last iteration's attention averaged to the grid of the cross-attention, gets no
     gradient. The denoiser learns to read each place's slot: its masks match the slots, and editing
@@ -125,7 +125,7 @@ def cross_attention_disagreement(output: SlotOutput) -> Tensor:
 
 
 def colour_error(output: SlotOutput, images: Tensor) -> Tensor:
-    """Squared error of colour without brightness, of values in [-1, 1]: summed over channels, mean over pixels.
+    """Squared error of colour without brightness, of values in [-1, 1]: summed over channels.
 
     Light and shade make up most of a scene's variance, so reconstruction learns colours long after
     shapes; but colours tell neighbouring objects apart.

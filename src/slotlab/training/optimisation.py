@@ -41,7 +41,8 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     """Learning rate of update number `step` (from 0): linear warm-up, then the schedule.
 
     Example:
-        >>> settings = TrainingSettings(learning_rate=1.0, warmup_steps=4, schedule="exponential", half_life=2)
+        >>> halving = {"schedule": "exponential", "half_life": 2}
+        >>> settings = TrainingSettings(learning_rate=1.0, warmup_steps=4, **halving)
         >>> [learning_rate(step, settings) for step in (0, 3, 4, 6, 8)]
         [0.25, 1.0, 1.0, 0.5, 0.25]
     """
@@ -59,10 +60,11 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 
 def slot_noise(step: int, settings: TrainingSettings) -> float:
-    """Noise on bi-level slot starts in update number `step`: a half cosine from 1 to 0 (Jia et al. 2023).
+    """Noise on bi-level slot starts at a step: a half cosine from 1 to 0 (Jia et al. 2023).
 
     Example:
-        >>> [round(slot_noise(step, TrainingSettings(slot_noise_steps=100)), 2) for step in (0, 50, 100)]
+        >>> settings = TrainingSettings(slot_noise_steps=100)
+        >>> [round(slot_noise(step, settings), 2) for step in (0, 50, 100)]
         [1.0, 0.5, 0.0]
     """
     if step >= settings.slot_noise_steps:

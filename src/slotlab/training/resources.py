@@ -48,7 +48,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explaining_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
-    """Turns a failed allocation into OutOfMemory; asks for `advice` when the memory is free again."""
+    """Turns a failed allocation into OutOfMemory; asks for `advice` when memory is free again."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -105,7 +105,7 @@ def bytes_for_gradient(model: Model, device: torch.device) -> int:
 
 
 def kept_bytes(module: nn.Module, compute: Callable[[], object]) -> int:
-    """Bytes that `compute` keeps for the gradient, without the module's parameters; shared memory counts once."""
+    """Bytes that `compute` keeps for the gradient, without the module's parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: dict[int, int] = {}
 

@@ -23,7 +23,7 @@ MOST_REMEMBERED = 100_000
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if there is one; ConfigError if the folder holds something else."""
+    """The checkpoint to resume from, if any; ConfigError if the folder holds something else."""
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
         before, now = (one.model_dump(exclude=CHANGEABLE) for one in (read_run_config(run_file), config))
@@ -136,7 +136,7 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
 
 
 def start_from(source: str, model: Model, settings: TrainingSettings, average: Model | None = None) -> str:
-    """Copies parts of another model into a model and its moving average, as `checkpoints.take_parts` does.
+    """Copies parts of another model into a model and its average; see `checkpoints.take_parts`.
 
     Returns:
         A sentence: which parts were taken, which of them grew, and which are fresh.
