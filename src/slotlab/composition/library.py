@@ -241,14 +241,12 @@ class ConceptLibrary:
         return rows[np.argsort(distance, kind="stable")[:count]]
 
     def members_of(self, concept: int) -> np.ndarray:
-        """Rows of a concept's slots; ConfigError if there is no such concept, or it is empty."""
+        """Rows of a concept's slots; ConfigError if there is no such concept."""
         if not 0 <= concept < self.concepts:
             raise ConfigError(
                 f"there is no concept {concept}; there are {self.concepts}, numbered 0 (the background) to "
                 f"{self.concepts - 1}"
             )
-        if not self.sizes[concept]:
-            raise ConfigError(f"concept {concept} has no members; choose another")
         return self.members[concept]
 
     def draw(self, concept: int, generator: torch.Generator) -> Tensor:
