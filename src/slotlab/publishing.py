@@ -1,38 +1,40 @@
-"""Releasing a trained model: rounded weights, scores, pictures, concept library and card, in a folder or on the hub."""
+"""Releases a trained model, to a folder or the hub: float16 weights, scores, figures, concept library, card."""
 
 import dataclasses
-import json
+import itertools
+import math
 import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
+from huggingface_hub import HfApi, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from safetensors import safe_open
 
 import slotlab
 from slotlab import checkpoints
 from slotlab.checkpoints import WEIGHTS_FILE
-from slotlab.composition import compose, fit_library
-from slotlab.composition.library import PICTURE_FILE
-from slotlab.config import RUN_FILE, DataSettings, RunConfig, preset_names, read_run_config, run_config, validated
+from slotlab.composition.compositions import compose_steps
+from slotlab.composition.library import PICTURE_FILE, fit_library_steps
+from slotlab.config import RUN_FILE, RunConfig, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.evaluation import Evaluator
-from slotlab.evaluation import outputs as outputs_of
-from slotlab.figures.composition import concept_picture, contact_sheet
+from slotlab.evaluation import Evaluator, outputs
+from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
-from slotlab.files import replacing
+from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
 from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion, SlotModel
+from slotlab.progress import finish
 from slotlab.released import (
     CARD_FILE,
     HUB_PREFIX,
@@ -50,7 +52,10 @@ from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_lin
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
 TEMPLATE = "card.md.jinja"
-OnProgress = Callable[[str, int, int], None]  # called with what is being made, how much is done, and of how much
+REMEDY = "only a trained run can be published; train on with --resume to write it"
+EXAMPLES, CELL = 8, 96
+Stage = tuple[str, int, int]  # what is being made, how much of it is done, and of how much
+T = TypeVar("T")
 EXAMPLES_FILE = "examples.json"
 WHAT_IT_IS = {
     SlotAutoencoder.kind: "Slot Attention with a spatial broadcast decoder "
@@ -62,9 +67,10 @@ WHAT_IT_IS = {
 
 
 def write_card(folder: Path, name: str) -> None:
-    """Writes `card.md` into a folder that holds all else, for a model that `slotlab.load` knows as `name`."""
+    """Writes `card.md` into an otherwise complete release of a model that `slotlab.load` knows as `name`."""
     facts = released_facts(folder)
     config, metrics, training = facts["config"], facts["metrics"], facts["training"]
+    protocol, titles = metrics["protocol"], mask_titles(metrics["protocol"])
     library = folder / LIBRARY_FOLDER / "library.json"
     data = [run["train_data"] for run in training["runs"] if "train_data" in run]
     learned_from = [described.get("source", described) for described in data]
@@ -78,18 +84,24 @@ def write_card(folder: Path, name: str) -> None:
     )
     environment.filters["score"] = _score
     text = environment.get_template(TEMPLATE).render(
+        header=ModelCardData(
+            license="apache-2.0",
+            library_name="slotlab",
+            pipeline_tag="image-segmentation" if titles else None,
+            tags=["object-centric-learning", "slot-attention" if titles else "autoencoder", "unsupervised"],
+        ).to_yaml(),
         name=name,
         what=WHAT_IT_IS[config["kind"]],
         config=config,
         metrics=metrics,
-        titles=mask_titles(metrics["protocol"]),
-        protocol=protocol_line(metrics["protocol"]).removeprefix("protocol: "),
-        evaluate_command=evaluate_command(name, training.get("data", metrics["protocol"]["data"]), metrics["protocol"]),
+        titles=titles,
+        protocol=protocol_line(protocol).removeprefix("protocol: "),
+        evaluate_command=evaluate_command(name, training.get("data", protocol["data"]), protocol),
         learned_from=list(dict.fromkeys(data["data"] for data in learned_from)),
         unknown=unknown,
         rendered=not unknown and all(data["kind"] == "scenes" for data in learned_from),
-        examples=json.loads((folder / EXAMPLES_FILE).read_text(encoding="utf-8")),
-        library=json.loads(library.read_text(encoding="utf-8")) if library.is_file() else None,
+        examples=read_json(folder / EXAMPLES_FILE, REMEDY),
+        library=read_json(library, REMEDY) if library.is_file() else None,
         runs=training["runs"],
         minutes=training["seconds"] / 60,
         machines=machines_of(training),
@@ -102,21 +114,12 @@ def write_card(folder: Path, name: str) -> None:
 
 def _parameters(weights: Path) -> int:
     """How many numbers a safetensors file holds."""
-    total = 0
     with safe_open(weights, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - not a dict
-            size = 1
-            for side in file.get_slice(name).get_shape():
-                size *= side
-            total += size
-    return total
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def _score(details: Mapping[str, Any], digits: int = 3) -> str:
     return f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"
-
-
-CELL = 96
 
 
 @dataclass
@@ -124,11 +127,15 @@ class ImageScores:
     """A score of each image of a data set, in its order.
 
     Attributes:
-        source: the masks to score, a model's `finer_masks`; none for a model without slots.
-        name: what is scored: FG-ARI of these masks, or the PSNR of the reconstruction where there are none, or no true
-            ones.
+        source: the masks to score, a model's `finer_masks`; None for a model without slots.
+        name: what is scored: FG-ARI of these masks, or PSNR without them or without true masks.
         index: the images' numbers in their data set.
         values: their scores; more is better.
+
+    Example:
+        >>> scores = ImageScores(index=[7, 8, 9], values=[0.5, 0.9, 0.1])
+        >>> scores.chosen(2)
+        {'first': [0, 1], 'best': [1, 0], 'worst': [2, 0]}
     """
 
     source: str | None = None
@@ -137,7 +144,7 @@ class ImageScores:
     values: list[float] = field(default_factory=list)
 
     def add(self, batch: Batch, output: Any) -> None:
-        """Adds the scores of a batch, given what a model made of it."""
+        """Adds the scores of a batch, as `slotlab.evaluation.outputs` yields it."""
         if self.source is not None and "mask" in batch:
             self.name = f"FG-ARI of the {output.titles.get(self.source, 'attention masks')}"
             target = batch["mask"].to(output.masks.device)
@@ -150,7 +157,7 @@ class ImageScores:
         self.values += values.tolist()
 
     def chosen(self, count: int) -> dict[str, list[int]]:
-        """Places of the `first` images, of the `best` and of the `worst`, the extreme one first; equals in order."""
+        """Places of the `first` images, the `best` and the `worst`, most extreme first; ties in order."""
         scores = torch.tensor(self.values, dtype=torch.float64)
         return {
             "first": list(range(min(count, len(scores)))),
@@ -159,25 +166,15 @@ class ImageScores:
         }
 
 
-def example_picture(model: Model, dataset: SlotDataset, places: list[int], seed: int = 0) -> Image.Image:
-    """A row for each image of `dataset` at `places`: what the model makes of it, beside the truth."""
-    batch = dataset.batch(places)
-    return reconstruction_grid(batch["image"].cpu(), batch_output(model, batch, seed), batch.get("mask"), cell=CELL)
-
-
 KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")
 
 
 def training_records(run: str | Path) -> list[dict[str, Any]]:
-    """What it took to train a run, in the order in which to do it; the run itself comes last.
+    """What it took to train a run: a record of each run that it started from, in order, and its own last.
 
-    Args:
-        run: a run folder.
-
-    Returns:
-        JSON values of each run: `out`, its folder in the commands; `command`; `preset`, and `preset_file` with its
-        content if it does not come with slotlab; and all that its `training.json` says. Of a run that this one began
-        with and that is no longer there, `out` alone. Absolute paths have become `runs/NAME` and `data/NAME`.
+    A record has `out` (the run's folder in commands), `command`, `preset`, `preset_file` (its content,
+    if the preset does not come with slotlab), and everything in `training.json`. A run that no longer
+    exists has `out` alone. Absolute paths become `runs/NAME` and `data/NAME`.
 
     Raises:
         CheckpointError: `run` is no run folder, or a file in it is damaged.
@@ -188,13 +185,18 @@ def training_records(run: str | Path) -> list[dict[str, Any]]:
 
 
 def portable(place: str, parent: str) -> str:
-    """A path that says nothing of the machine: an absolute one becomes `parent/NAME`; `kind:` before it stays."""
+    """A path that says nothing of the machine: an absolute one becomes `parent/NAME`; `kind:` is kept.
+
+    Example:
+        >>> portable("clevrtex:/home/me/clevrtex", "data"), portable("scenes:plain", "data")
+        ('clevrtex:data/clevrtex', 'scenes:plain')
+    """
     kind, colon, path = place.rpartition(":")
     return f"{kind}{colon}{parent}/{Path(path).name}" if Path(path).is_absolute() else place
 
 
 def portable_facts(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a data set says of itself (`describe`), and of the one that it was packed from, without absolute paths."""
+    """A data set's description without absolute paths, its own and that of the set it was packed from."""
     facts = {**described, "data": portable(str(described["data"]), "data")}
     if isinstance(facts.get("source"), Mapping):
         facts["source"] = portable_facts(facts["source"])
@@ -202,17 +204,17 @@ def portable_facts(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: dict[Path, str]) -> None:
-    """Adds the records of `run`, which a config calls `place`, after those of the runs that it began with."""
+    """Adds the record of `run`, which a config calls `place`, after those of the runs it started from."""
     if is_released(run):
         records |= {record["out"]: record for record in released_facts(run)["training"]["runs"]}
         return
-    config, training = read_run_config(run / RUN_FILE), _read(run / TRAINING_FILE)
+    config, training = read_run_config(run / RUN_FILE), read_json(run / TRAINING_FILE, REMEDY)
     parents = {
         parent: _folder_of(parent)
         for parent in (config.training.start_from, config.model.get("autoencoder", {}).get("pretrained"))
         if parent and names.get(Path(parent).resolve()) not in records
     }
-    # Those that are released first: their records' names stand in their commands, and others keep clear of them.
+    # Released runs first: their names are fixed, so the others must avoid them.
     for parent, folder in sorted(parents.items(), key=lambda one: not is_released(one[1])):
         if is_released(folder) or (folder / RUN_FILE).is_file():
             _collect(parent, folder, records, names)
@@ -236,7 +238,7 @@ def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: d
 
 
 def _folder_of(parent: str) -> Path:
-    """The folder of a run or model that a config names; as it is named, where nothing is there (any more)."""
+    """The folder of a run or model that a config names; the name itself if nothing is there any more."""
     if parent in released_names() or parent.startswith(HUB_PREFIX):
         try:
             return model_folder(parent)
@@ -246,14 +248,12 @@ def _folder_of(parent: str) -> Path:
 
 
 def _named(place: str, names: dict[Path, str], records: Mapping[str, object]) -> str:
-    """What stands for a run's folder in commands, another for each."""
+    """A name for a run's folder in commands, different for each run."""
     folder = Path(place).resolve()
     if folder not in names:
-        taken, name, count = {*names.values(), *records}, portable(place, "runs"), 0
-        names[folder] = name
-        while names[folder] in taken:
-            count += 1
-            names[folder] = f"{name}-{count}"
+        taken, name = {*names.values(), *records}, portable(place, "runs")
+        tries = (name if count == 0 else f"{name}-{count}" for count in itertools.count())
+        names[folder] = next(one for one in tries if one not in taken)
     return names[folder]
 
 
@@ -268,7 +268,7 @@ def _without_places(config: RunConfig, names: dict[Path, str], records: Mapping[
 
 
 def _changes(config: RunConfig) -> list[str] | None:
-    """The `key=value` words that make `config` of its preset; None if no preset of slotlab becomes it."""
+    """The `key=value` words that turn its preset into `config`; None if no preset of slotlab does."""
     if config.preset not in preset_names():
         return None
     wanted, given = dict(_settings(config.model_dump())), dict(_settings(run_config(config.preset).model_dump()))
@@ -289,7 +289,7 @@ def _settings(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[st
 
 
 def _kept_options(training: Mapping[str, Any]) -> list[str]:
-    """What was recorded of threads, device and processes, which change the last digits."""
+    """The options that change the last digits: threads, device and processes."""
     words, kept = shlex.split(training.get("command", "")), []
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word.partition("=")[0] in KEPT_OPTIONS:
@@ -298,21 +298,6 @@ def _kept_options(training: Mapping[str, Any]) -> list[str]:
     if threads and not any(word.startswith("--threads") for word in kept):
         kept += ["--threads", threads[1]]  # as many as the machine had cores
     return kept
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; only a run that was trained can be published") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); train on with --resume to write it") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object; train on with --resume to write it anew")
-    return content
-
-
-EXAMPLES = 8
 
 
 def prepare(
@@ -324,77 +309,81 @@ def prepare(
     images: int = 500,
     library_images: int = 1000,
     device: str | torch.device = "cpu",
-    on_progress: OnProgress | None = None,
 ) -> Path:
-    """Makes a released folder of a run. It appears when it is complete, in place of an earlier one.
+    """Makes a release of a run: a folder that appears when it is complete, in place of an earlier one.
 
-    It holds the weights in float16, and made with exactly those: the scores on the test split (`metrics.json`),
-    pictures of its first, best and worst images (`examples.json` says which), the concept library of the first images
-    of the train split with pictures of concepts and compositions (`concepts/`; none for a model without slots); and
-    how it was trained (`training.json`), a card of it all, and the SHA-256 of every file (`manifest.json`).
+    It holds the weights in float16; scores of these weights on the test split (`metrics.json`); figures
+    of the first, best and worst images (`examples.json` lists them); a concept library of images of the
+    train split with figures of concepts and compositions (`concepts/`, for models with slots); how it
+    was trained (`training.json`); `card.md`; and the SHA-256 of every file (`manifest.json`).
 
     Args:
         run: a run folder.
-        out: new, empty, or an earlier released folder.
-        name: what the card calls the model: a name that `slotlab.load` knows it by.
-        data: where the run's data is now, if not where it was.
-        images: how many images of the test split to score, at most.
-        library_images: how many images of the train split the library has the slots of, at most.
+        out: a new or empty folder, or an earlier release.
+        name: what the card calls the model: a name that `slotlab.load` takes.
+        data: where the run's data is now, if it was moved.
+        images: at most so many images of the test split are scored.
+        library_images: at most so many images of the train split are in the library.
         device: where the model runs.
-        on_progress: told what is being made, how much of it is done, and of how much.
 
     Returns:
         `out`.
 
     Raises:
-        CheckpointError: `run` is no run that was trained, or a file in it is damaged, or does not fit float16.
+        CheckpointError: `run` is no trained run, has a damaged file, or does not fit float16.
         ConfigError: `out` holds something else.
         DataError: the data cannot be read.
     """
+    steps = prepare_steps(run, out, name=name, data=data, images=images, library_images=library_images, device=device)
+    return finish(steps)
+
+
+def prepare_steps(
+    run: str | Path,
+    out: str | Path,
+    *,
+    name: str,
+    data: str | None = None,
+    images: int = 500,
+    library_images: int = 1000,
+    device: str | torch.device = "cpu",
+) -> Generator[Stage, None, Path]:
+    """`prepare` as a generator: yields the stage, how much of it is done, and of how much."""
     run, out = Path(run), Path(out)
     check_place(out)
     config, records = read_run_config(run / RUN_FILE), training_records(run)
     source = data or config.data.source
-    opening = _opening(config.data, source)
+    opening: dict[str, Any] = {"crop": config.data.crop, "skip_broken": config.data.skip_broken}
+    if source.startswith("scenes:"):
+        opening |= {name: getattr(config.data, name) for name in ("min_objects", "max_objects", "supersample")}
     with replacing(out) as folder:
         folder.mkdir()
         model = _rounded(checkpoints.load(run), folder).to(device)
-        _write_json(
-            folder / TRAINING_FILE,
-            {
-                "averaged_weights": records[-1]["averaged_weights"],
-                "seconds": round(sum(record.get("seconds", 0) for record in records), 1),
-                "runs": records,
-                "data": portable(source, "data"),
-            },
-        )
-        _evaluate(model, source, {**opening, "split": "test", "count": images}, folder, on_progress)
+        training = {
+            "averaged_weights": records[-1]["averaged_weights"],
+            "seconds": round(sum(record.get("seconds", 0) for record in records), 1),
+            "runs": records,
+            "data": portable(source, "data"),
+        }
+        write_json(folder / TRAINING_FILE, training)
+        dataset = open_data(source, resolution=model.resolution, **opening, split="test", count=images)
+        yield from _evaluate(model, dataset, folder)
         if not isinstance(model, LatentAutoencoder):
             opening |= {"split": "train", "count": library_images}
-            _fit_library(model, name, source, opening, folder / LIBRARY_FOLDER)
+            dataset = open_data(source, resolution=model.resolution, **opening)
+            sources = {"model": name, "data": portable(source, "data"), "opening": opening}
+            yield from _fit_library(model, dataset, folder / LIBRARY_FOLDER, sources)
         write_card(folder, name)
         write_manifest(folder)
     return out
 
 
 def check_place(out: Path) -> None:
-    """Raises ConfigError unless `out` is new, empty or an earlier release, and not the folder that one is in."""
+    """Raises ConfigError unless `out` is new, empty or an earlier release, and not the working directory."""
     if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
-
-
-def _opening(data: DataSettings, source: str) -> dict[str, Any]:
-    """How `slotlab.open_data` opens a run's data, but for split and count."""
-    opening: dict[str, Any] = {"crop": data.crop, "skip_broken": data.skip_broken}
-    if source.startswith("scenes:"):
-        opening |= {
-            "min_objects": data.min_objects,
-            "max_objects": data.max_objects,
-            "supersample": data.supersample,
-        }
-    return opening
 
 
 def _rounded(model: Model, folder: Path) -> Model:
@@ -402,69 +391,54 @@ def _rounded(model: Model, folder: Path) -> Model:
     checkpoints.save(model, folder, half=True)
     config = model.config
     for part in (config, config.get("autoencoder", {})):
-        if part.get("source"):  # where a pretrained autoencoder lay
+        if part.get("source"):  # the path of a pretrained autoencoder
             part["source"] = portable(part["source"], "runs")
-    _write_json(folder / checkpoints.CONFIG_FILE, config)
+    write_json(folder / checkpoints.CONFIG_FILE, config)
     return checkpoints.load(folder)
 
 
-def counted(on_progress: OnProgress | None, what: str, total: int) -> Callable[[int], None]:
-    """A function that adds up the images done and calls `on_progress` with the sum."""
-    done = 0
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        if on_progress is not None:
-            on_progress(what, done, total)
-
-    return tell
-
-
-def _evaluate(model: Model, source: str, opening: dict[str, Any], folder: Path, on_progress: OnProgress | None) -> None:
-    dataset = open_data(source, resolution=model.resolution, **opening)
+def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stage]:
     scores = ImageScores(None if isinstance(model, LatentAutoencoder) else model.finer_masks)
     evaluator = Evaluator(model, dataset, weights=weights_of(folder))
-    on_batch = counted(on_progress, "test images", len(dataset))
-    for batch, output in outputs_of(model, dataset):
+    for batch, output in outputs(model, dataset):
         evaluator.update(batch, output)
         scores.add(batch, output)
-        on_batch(len(batch["index"]))
+        yield "test images", len(scores.values), len(dataset)
     result = evaluator.compute()
     dataclasses.replace(result, protocol=portable_facts(result.protocol)).write(folder / "metrics.json")
-    chosen = scores.chosen(EXAMPLES)
     examples: dict[str, Any] = {"score": scores.name}
-    for group, places in chosen.items():
+    for group, places in scores.chosen(EXAMPLES).items():
         examples[group] = [{"image": scores.index[place], "score": scores.values[place]} for place in places]
-        write_png(example_picture(model, dataset, places), folder / f"{group}.png")
-    _write_json(folder / EXAMPLES_FILE, examples)
+        batch = dataset.batch(places)
+        figure = reconstruction_grid(batch["image"].cpu(), batch_output(model, batch, 0), batch.get("mask"), cell=CELL)
+        write_png(figure, folder / f"{group}.png")
+    write_json(folder / EXAMPLES_FILE, examples)
 
 
 def _fit_library(
-    model: SlotModel,
-    name: str,
-    source: str,
-    opening: dict[str, Any],
-    folder: Path,
-) -> None:
-    dataset = open_data(source, resolution=model.resolution, **opening)
-    library = fit_library(
-        model,
-        dataset,
-        folder,
-        sources={"model": name, "data": portable(source, "data"), "opening": opening},
-    )
+    model: SlotModel, dataset: SlotDataset, folder: Path, sources: dict[str, Any]
+) -> Generator[Stage, None, None]:
+    steps = fit_library_steps(model, dataset, folder, sources=sources)
+    library = yield from _staged(steps, "slots for the library", len(dataset))
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library = library.rounded()
     library.save(folder)
-    write_png(concept_picture(model, library, dataset), folder / PICTURE_FILE)
+    write_png(concept_figure(model, library, dataset), folder / PICTURE_FILE)
     with tempfile.TemporaryDirectory() as composed:
-        compose(model, library, composed, protocol="scene", count=EXAMPLES)
+        steps = compose_steps(model, library, composed, protocol="scene", count=EXAMPLES)
+        yield from _staged(steps, "compositions", EXAMPLES)
         write_png(contact_sheet(model, library, dataset, composed, count=EXAMPLES), folder / "compositions.png")
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _staged(steps: Generator[int, None, T], stage: str, total: int) -> Generator[Stage, None, T]:
+    """Runs a generator of counts as one stage, and returns its result."""
+    done = 0
+    while True:
+        try:
+            done += next(steps)
+        except StopIteration as end:
+            return end.value
+        yield stage, done, total
 
 
 def publish(
@@ -474,47 +448,57 @@ def publish(
     data: str | None = None,
     private: bool = False,
     device: str | torch.device = "cpu",
-    on_progress: OnProgress | None = None,
 ) -> str:
     """Publishes a run, or a released model again under another name.
 
     Args:
-        run: a run folder, see `prepare`; or the folder or name of a released model, which goes out as it is but for the
-            name on its card.
-        to: a new or empty folder, or that of an earlier release, whose last part becomes the name; or
+        run: a run folder, see `prepare`; or the folder or name of a released model, which is copied
+            unchanged but for the name on its card.
+        to: a new or empty folder, or an earlier release; its name is the model's name. Or
             `hf:owner/name`, which needs a login (`hf auth login`, or `HF_TOKEN`).
-        data: where the run's data is now, if not where it was.
+        data: where the run's data is now, if it was moved.
         private: make a new repository on the hub private.
         device: where the model runs.
-        on_progress: as for `prepare`.
 
     Returns:
         What `slotlab.load` takes: the folder, or `owner/name`.
 
     Raises:
-        CheckpointError: as `prepare`; a released file that was changed; or the hub refuses, or cannot be reached.
+        CheckpointError: as `prepare`; a released file was changed; or the hub refuses or is offline.
         ConfigError, DataError: as `prepare`.
     """
+    return finish(publish_steps(run, to, data=data, private=private, device=device))
+
+
+def publish_steps(
+    run: str | Path,
+    to: str | Path,
+    *,
+    data: str | None = None,
+    private: bool = False,
+    device: str | torch.device = "cpu",
+) -> Generator[Stage, None, str]:
+    """`publish` as a generator: yields the stage, how much of it is done, and of how much."""
     folder = model_folder(run)
     if not str(to).startswith(HUB_PREFIX):
         out = Path(to)
-        _release(folder, out, out.resolve().name, data, device, on_progress)
+        yield from _release(folder, out, out.resolve().name, data, device)
         return str(out)
     repository = str(to).removeprefix(HUB_PREFIX)
-    _make_repository(repository, private)  # first, as it shows whether one is logged in and may write there
+    with _hub(repository) as hub:  # first: it shows whether the user is logged in and may write there
+        hub.create_repo(repository, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "release"
-        _release(folder, out, repository, data, device, on_progress)
+        yield from _release(folder, out, repository, data, device)
         shutil.copy(out / CARD_FILE, out / "README.md")  # which the hub shows
-        _upload(repository, out)
+        with _hub(repository) as hub:
+            hub.upload_folder(repo_id=repository, folder_path=out, commit_message="slotlab publish")
     return repository
 
 
-def _release(
-    folder: Path, out: Path, name: str, data: str | None, device: str | torch.device, on_progress: OnProgress | None
-) -> None:
+def _release(folder: Path, out: Path, name: str, data: str | None, device: str | torch.device) -> Iterator[Stage]:
     if not is_released(folder):
-        prepare(folder, out, name=name, data=data, device=device, on_progress=on_progress)
+        yield from prepare_steps(folder, out, name=name, data=data, device=device)
         return
     check(folder)
     check_place(out)
@@ -524,27 +508,13 @@ def _release(
         write_manifest(copy)
 
 
-def _make_repository(repository: str, private: bool) -> None:
-    from huggingface_hub import HfApi
-
+@contextmanager
+def _hub(repository: str) -> Iterator[HfApi]:
     try:
-        HfApi().create_repo(repository, private=private, exist_ok=True)
+        yield HfApi()
     except Exception as error:  # offline, no login, no right to write, no such owner: errors of several libraries
-        raise _refused(repository, error) from None
-
-
-def _upload(repository: str, folder: Path) -> None:
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="slotlab publish")
-    except Exception as error:
-        raise _refused(repository, error) from None
-
-
-def _refused(repository: str, error: Exception) -> CheckpointError:
-    reason = str(error).strip().partition("\n")[0]
-    return CheckpointError(
-        f"{HUB_PREFIX}{repository}: not published ({reason}); log in with: hf auth login, as someone who may write "
-        "there, or publish to a folder"
-    )
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{HUB_PREFIX}{repository}: not published ({reason}); log in with: hf auth login, as someone who may "
+            "write there, or publish to a folder"
+        ) from None

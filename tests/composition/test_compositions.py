@@ -10,7 +10,7 @@ from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compose_step
 from slotlab.composition.compositions import origin, paint_plans, read_plans
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.figures.composition import concept_picture, contact_sheet
+from slotlab.figures.composition import concept_figure, contact_sheet
 
 
 @pytest.fixture
@@ -190,15 +190,15 @@ def test_what_cannot_be_composed_is_refused_and_nothing_is_written(model, diffus
 
 
 def test_figures_of_concepts_and_compositions(any_model, library, dataset, squares, tmp_path):
-    picture = concept_picture(any_model, library, dataset, members=3, cell=32)
+    picture = concept_figure(any_model, library, dataset, members=3, cell=32)
     assert np.asarray(picture).std() > 10
-    fewer = concept_picture(any_model, library, dataset, members=2, cell=32)
+    fewer = concept_figure(any_model, library, dataset, members=2, cell=32)
     assert fewer.width < picture.width and fewer.height == picture.height
     compose(any_model, library, tmp_path, count=4)
     sheet = contact_sheet(any_model, library, dataset, tmp_path, count=3, cell=32)
     assert sheet.height > 3 * 32
     with pytest.raises(ConfigError, match="the data set and split that the library was fitted to"):
-        concept_picture(any_model, library, open_data(squares, resolution=16, split="val"))
+        concept_figure(any_model, library, open_data(squares, resolution=16, split="val"))
 
 
 def test_only_the_composition_of_this_library_is_scored(model, libraries, squares, tmp_path):

@@ -38,7 +38,7 @@ def test_a_run_goes_to_the_hub_at_once(hub, slots_run):
 
 def test_without_a_login_nothing_is_prepared(hub, slots_run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    monkeypatch.setattr("slotlab.publishing.prepare", lambda *_, **__: pytest.fail("minutes of work for nothing"))
+    monkeypatch.setattr("slotlab.publishing.prepare_steps", lambda *_, **__: pytest.fail("minutes of work for nothing"))
     with pytest.raises(CheckpointError, match=r"hf:someone/first: not published \(.*log in with: hf auth login"):
         slotlab.publish(slots_run, "hf:someone/first")
 

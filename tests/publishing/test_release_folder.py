@@ -70,7 +70,7 @@ def test_the_card_names_all_data_and_machines_of_the_runs_before(released, tmp_p
     card = (tmp_path / "tiny" / "card.md").read_text()
     assert f"on `scenes:plain`, then on `{last['train_data']['data']}`, in" in card
     assert f"in all on another machine and {last['machine']}." in card
-    assert f"It has seen `scenes:plain` and `{last['train_data']['data']}` alone" in card
+    assert f"It has seen only `scenes:plain` and `{last['train_data']['data']}`; the scores" in card
     assert "Look at the licence of the data too" in card
 
 

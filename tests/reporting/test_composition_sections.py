@@ -25,9 +25,9 @@ def composed(tmp_path, data):
 def test_a_library_shows_sizes_and_the_picture_if_there_is_one(composed):
     section = concept_section(composed / "library", MADE_BY)
     assert [row[0] for row in section.tables[0].rows] == ["background", "concept 1"]
-    assert not section.pictures
+    assert not section.figures
     Image.new("RGB", (30, 20)).save(composed / "library" / "concepts.png")
-    assert concept_section(composed / "library", MADE_BY).pictures[0].image.size == (30, 20)
+    assert concept_section(composed / "library", MADE_BY).figures[0].image.size == (30, 20)
 
 
 def test_a_composition_shows_its_scores_once_it_has_some(composed):

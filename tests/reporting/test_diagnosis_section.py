@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from slotlab.diagnostics import Diagnosis
 from slotlab.figures.curves import PER_ROW, diagnosis_figure, figure_image, slot_use_figure
 from slotlab.reporting.report import write_report
-from slotlab.reporting.sections import diagnosis_section, explained
+from slotlab.reporting.sections import diagnosis_section
+from slotlab.reporting.tables import explained
 
 
 def made_up(slots=4, **changes):

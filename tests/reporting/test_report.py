@@ -13,7 +13,7 @@ from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
 from slotlab.metrics import Score
 from slotlab.reporting.report import render_report, write_report
-from slotlab.reporting.sections import Picture, Section
+from slotlab.reporting.sections import ReportFigure, Section
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -212,7 +212,9 @@ def test_damaged_files_are_named(run, name, content, message):
 
 
 def test_any_room_can_add_a_section():
-    section = Section("Compositions", "First.\n\nSecond.", pictures=[Picture(Image.new("RGB", (9, 4)), "new scenes")])
+    section = Section(
+        "Compositions", "First.\n\nSecond.", figures=[ReportFigure(Image.new("RGB", (9, 4)), "new scenes")]
+    )
     report = Page(render_report("a title", ["a fact"], "an introduction", [section]))
     assert report.all("img")[0]["alt"] == "new scenes"
     assert pictures(report)[0].size == (9, 4)

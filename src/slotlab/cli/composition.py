@@ -108,7 +108,7 @@ def show_concepts(
     from slotlab.checkpoints import load
     from slotlab.composition import ConceptLibrary
     from slotlab.composition.library import PICTURE_FILE
-    from slotlab.figures.composition import concept_picture
+    from slotlab.figures.composition import concept_figure
     from slotlab.figures.grid import write_png
     from slotlab.released import is_released, library_folder
     from slotlab.reporting.tables import concept_table
@@ -124,7 +124,7 @@ def show_concepts(
             raise ConfigError(f"{library}: does not say where its model is; name it with --model")
         loaded = load(run, device)
         concepts.check(loaded)
-        write_png(concept_picture(loaded, concepts, concepts.dataset(data), members=members), figure)
+        write_png(concept_figure(loaded, concepts, concepts.dataset(data), members=members), figure)
     say(f"figure: {figure.resolve()}")
 
 

@@ -105,8 +105,7 @@ def diagnose(
     from slotlab.files import write_json
     from slotlab.models import with_slots
     from slotlab.released import is_released, model_folder
-    from slotlab.reporting.sections import diagnosis_table
-    from slotlab.reporting.tables import protocol_line
+    from slotlab.reporting.tables import diagnosis_table, protocol_line
 
     folder = model_folder(run)
     model = with_slots(load(folder, device), run)

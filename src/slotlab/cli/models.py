@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from slotlab.cli.options import Device, OptionalData, Run, app, command, progress_bar, say
+from slotlab.cli.options import Device, OptionalData, Run, app, command, say, shown
 
 
 @command(app)
@@ -37,19 +37,11 @@ def publish(
 
     The hub needs a login: [bold]hf auth login[/bold].
     """
-    from slotlab.publishing import publish
+    from slotlab.publishing import publish_steps
     from slotlab.released import CARD_FILE, size_of
 
-    with progress_bar() as progress:
-        task = progress.add_task("publishing", total=None)
-        name = publish(
-            run,
-            to,
-            data=data,
-            private=private,
-            device=device,
-            on_progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
-        )
+    steps = publish_steps(run, to, data=data, private=private, device=device)
+    name = shown("publishing", None, steps)
     folder = Path(name)
     if folder.is_dir():
         say(f"published: {folder}, {size_of(folder) / 1e6:.1f} MB; read {folder / CARD_FILE}")

@@ -1,6 +1,6 @@
-"""Pictures of an edit: which number each slot has, and what the edit did to the image; and the files of an edit."""
+"""Figures of concepts, compositions and edits, and the files that an edit writes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,39 +28,42 @@ from slotlab.figures.grid import (
     palette_map,
     photograph,
     slot_colours,
+    write_png,
 )
-from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP
+from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP, share_of_image
 from slotlab.files import replacing
 from slotlab.models import Model, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
-CELL = 96
-TOGETHER = 32
+CELL, EDIT_CELL = 96, 176
+COLUMNS = 7
+NUMBER_SIZE = 18
+BATCH = 32
 
 
-def concept_picture(
+def concept_figure(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, *, members: int = 10, cell: int = CELL
 ) -> Image.Image:
     """A row per concept: the slots nearest to its centroid, the nearest first, cut out of their images.
 
     Args:
-        model: that made the library's slots.
+        model: the model of the library.
         library: the concepts.
-        dataset: what the library was fitted to, opened in the same way.
+        dataset: the data set that the library was fitted to, opened in the same way.
         members: slots per concept, at least 1.
-        cell: side of a picture in pixels.
+        cell: longer side of a cell in pixels.
 
     Raises:
         CheckpointError: the library is of another model.
-        ConfigError: `members` is out of its range, or `dataset` is not the library's.
+        ConfigError: `members` is out of range, or `dataset` is not the library's.
         DataError: an image cannot be read.
     """
     if members < 1:
         raise ConfigError(f"members={members}: expected 1 or more")
     central = [library.central(concept, members) for concept in range(library.concepts)]
     cut = cut_outs(model, library, dataset, {int(row) for rows in central for row in rows}, cell)
-    pictures: list[list[Cell | None]] = [
+    cells: list[list[Cell | None]] = [
         [Cell(cut[int(row)], f"image {library.table.index[row]}") for row in rows] + [None] * (members - len(rows))
         for rows in central
     ]
@@ -69,38 +72,38 @@ def concept_picture(
         f"{'background' if concept == BACKGROUND else f'concept {concept}'}: {size:,} slots"
         for concept, size in enumerate(library.sizes)
     ]
-    return grid(pictures, headings, labels)
+    return grid(cells, headings, labels)
 
 
 def contact_sheet(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, out: str | Path, *, count: int = 8, cell: int = CELL
 ) -> Image.Image:
-    """The first `count` compositions in the folder `out`, each beside the slots that it was painted from.
+    """The first `count` compositions in the folder `out`, each beside the slots it was painted from.
 
     Args:
-        model: that made the library's slots.
-        library: the composition's.
-        dataset: what the library was fitted to, opened in the same way.
-        out: a folder that `slotlab.composition.compositions` wrote.
+        model: the model of the library.
+        library: the library of the compositions.
+        dataset: the data set that the library was fitted to, opened in the same way.
+        out: a folder that `slotlab compose` wrote.
         count: number of compositions, at least 1.
-        cell: side of a picture in pixels.
+        cell: longer side of a cell in pixels.
 
     Raises:
         CheckpointError: the library is of another model, or `out` holds no composition.
-        ConfigError: `count` is out of its range, or `dataset` is not the library's.
+        ConfigError: `count` is out of range, or `dataset` is not the library's.
         DataError: an image cannot be read.
     """
     if count < 1:
         raise ConfigError(f"count={count}: expected 1 or more")
-    plans = read_plans(out, count)
+    plans, table = read_plans(out, count), library.table
     cut = cut_outs(model, library, dataset, {row for plan in plans for row in plan.rows}, cell)
     most = max(len(plan.rows) for plan in plans)
-    table, rows = library.table, []
+    rows = []
     for plan in plans:
         path = image_path(out, plan.number)
         if not path.is_file():
-            raise DataError(f"{path}: missing; finish the composition with the command that began it")
-        pixels, _ = decode_image(path, str(path))
+            raise DataError(f"{path}: missing; re-run the slotlab compose command to finish the composition")
+        pixels = decode_image(path, str(path))[0]
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
         row: list[Cell | None] = [Cell(photograph(image, cell_size(image, cell)), f"number {plan.number}")]
         row += [
@@ -116,14 +119,14 @@ def contact_sheet(
 def cut_outs(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, rows: Iterable[int], cell: int = CELL
 ) -> dict[int, Image.Image]:
-    """The pixels that each row's slot owns, cut out of its image, by row; masks are computed anew.
+    """The pixels that the slot of each library row owns, cut out of its image, by row.
 
     Args:
-        model: that made the library's slots.
+        model: the model of the library.
         library: the slots.
-        dataset: what the library was fitted to, opened in the same way.
+        dataset: the data set that the library was fitted to, opened in the same way.
         rows: of the library's slots.
-        cell: side of a picture in pixels.
+        cell: longer side of a cell in pixels.
 
     Raises:
         CheckpointError: the library is of another model.
@@ -136,127 +139,109 @@ def cut_outs(
     for row in rows:
         by_position.setdefault(int(table.position[row]), []).append(row)
     positions = sorted(by_position)
+    remedy = "give the data set and split that the library was fitted to"
+    if positions and positions[-1] >= len(dataset):
+        raise ConfigError(f"data: has {len(dataset)} images, but the library uses number {positions[-1]}; {remedy}")
     found: dict[int, Image.Image] = {}
     with evaluating(model):
-        for start in range(0, len(positions), TOGETHER):
-            some = positions[start : start + TOGETHER]
-            images, index = _images(dataset, some)
-            generators = [seeded_generator(int(table.facts["seed"]), int(one)) for one in index]
-            output = slot_model.segment(images.to(next(model.parameters()).device), generators)
+        for start in range(0, len(positions), BATCH):
+            batch = dataset.batch(positions[start : start + BATCH])
+            index = batch["index"].tolist()
+            generators = [seeded_generator(int(table.facts["seed"]), number) for number in index]
+            output = slot_model.segment(batch["image"].to(next(model.parameters()).device), generators)
             owners = output.segmentation(slot_model.finer_masks).cpu()
-            for place, position in enumerate(some):
+            for place, position in enumerate(positions[start : start + BATCH]):
+                image = batch["image"][place].cpu()
                 for row in by_position[position]:
-                    if int(table.index[row]) != int(index[place]):
+                    if int(table.index[row]) != index[place]:
                         raise ConfigError(
-                            f"data: image {position} of it is number {int(index[place])}, but the library's is number "
-                            f"{int(table.index[row])}; give the data set and split that the library was fitted to"
+                            f"data: its image {position} is number {index[place]}, but the library's is number "
+                            f"{int(table.index[row])}; {remedy}"
                         )
-                    image = images[place].cpu()
                     mask = (owners[place] == int(table.number[row])).float()
                     found[row] = cut_out(image, mask, cell_size(image, cell))
     return found
 
 
-def _images(dataset: SlotDataset, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-    if positions[-1] >= len(dataset):
-        raise ConfigError(
-            f"data: it has {len(dataset)} images, but the library uses number {positions[-1]}; give the data set and "
-            "split that the library was fitted to"
-        )
-    batch = dataset.batch(positions)
-    return batch["image"], batch["index"].cpu()
+def slots_figure(scene: Scene, *, cell: int = EDIT_CELL) -> Image.Image:
+    """The image, the image with each slot's number on it, and a numbered cut-out of each slot."""
+    cells = [_photograph(scene.image, cell), _numbered(scene.image, scene.segmentation(), cell)]
+    return _with_slots(cells, ["image", "numbers of the slots"], scene, cell)
 
 
-EDIT_CELL = 176
-COLUMNS = 7
-NUMBER_SIZE = 18
-
-
-def slots_picture(scene: Scene, *, cell: int = EDIT_CELL) -> Image.Image:
-    """The image, the image with the number of each slot written on it, and a numbered cut-out of each slot."""
-    pictures = [_photograph(scene.image, cell), _numbered(scene.image, scene.segmentation(), cell)]
-    headings = ["image", "numbers of the slots"]
-    return grid(*_lines(pictures, headings, _legend(scene, cell)))
-
-
-def edit_picture(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image.Image:
-    """What an edit did: image, numbers, painted before and after, numbers after, region, difference; then the slots.
+def edit_figure(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image.Image:
+    """What an edit did: image, numbers, painted before and after, region, difference; then the slots.
 
     Args:
-        scene: as it was read.
+        scene: the scene before the edit.
         edited: what `paint_edit` made of it.
-        cell: side of a picture in pixels.
+        cell: longer side of a cell in pixels.
     """
-    after, size = edited.segmentation(), cell_size(scene.image, cell)
+    size = cell_size(scene.image, cell)
     difference = (edited.image - edited.before).abs().mean(dim=0)
     outside = "nothing outside" if edited.region.all() else f"error outside {edited.outside_error:.2g}"
     changed = ", ".join(map(str, sorted(edited.changed))) or "none"
-    pictures = [
-        _photograph(scene.image, cell),
-        _numbered(scene.image, scene.segmentation(), cell),
-        _photograph(edited.before, cell),
-        _photograph(edited.image, cell),
-        _numbered(edited.image, after, cell),
-        Cell(cut_out(edited.image, edited.region.float(), size, soft=False), f"changed slots: {changed}"),
-        Cell(heat_map(difference, size, ERROR_TOP), outside),
-    ]
-    headings = [
-        *("image", "numbers of the slots", "painted before", "painted after", "numbers after"),
-        *("changed region", "difference"),
-    ]
+    shown = {
+        "image": _photograph(scene.image, cell),
+        "numbers of the slots": _numbered(scene.image, scene.segmentation(), cell),
+        "painted before": _photograph(edited.before, cell),
+        "painted after": _photograph(edited.image, cell),
+        "numbers after": _numbered(edited.image, edited.segmentation(), cell),
+        "changed region": Cell(
+            cut_out(edited.image, edited.region.float(), size, soft=False), f"changed slots: {changed}"
+        ),
+        "difference": Cell(heat_map(difference, size, ERROR_TOP), outside),
+    }
     scale = Scale("difference: mean absolute difference of the channels", ERROR_TOP)
-    return grid(*_lines(pictures, headings, _legend(scene, cell)), scale=scale)
+    return _with_slots(list(shown.values()), list(shown), scene, cell, scale)
 
 
 def write_slots(folder: Path, scene: Scene) -> Path:
-    """Writes `slots.png` (`slots_picture`) into `folder` and returns its path."""
-    return _write(slots_picture(scene), folder / "slots.png")
+    """Writes `slots.png` (`slots_figure`) into `folder` and returns its path."""
+    write_png(slots_figure(scene), folder / "slots.png")
+    return folder / "slots.png"
 
 
 def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> None:
-    """Writes what an edit made into `folder`, each file whole or not at all, its name after `prefix`.
+    """Writes the files of an edit into `folder`, each whole or not at all, their names after `prefix`.
 
-    `edited.png`, the image; `mask.png`, a palette image (16-bit grey from slot 256 on) whose values are the numbers of
-    the slots; `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, the labelled picture.
+    `edited.png`, the image; `mask.png`, a palette image whose values are slot numbers (16-bit grey from
+    slot 256 on); `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, the figure.
     """
     size = (edited.image.shape[2], edited.image.shape[1])
-    _write(photograph(edited.image, size), folder / f"{prefix}edited.png")
-    _write(_mask(edited.segmentation()), folder / f"{prefix}mask.png")
-    arrays = {
-        "slots": edited.plan.slots.numpy(),
-        "numbers": np.array(edited.plan.numbers),
-        "changed": np.array(sorted(edited.changed), dtype=np.int64),
-    }
+    write_png(photograph(edited.image, size), folder / f"{prefix}edited.png")
+    owners = edited.segmentation().numpy()
+    deep = int(owners.max()) > 255
+    mask = Image.fromarray(owners.astype(np.uint16)) if deep else palette_map(owners.astype(np.uint8))
+    write_png(mask, folder / f"{prefix}mask.png")
     with replacing(folder / f"{prefix}slots.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    _write(edit_picture(scene, edited), folder / f"{prefix}edit.png")
+        np.savez(
+            file,
+            slots=edited.plan.slots.numpy(),
+            numbers=np.array(edited.plan.numbers),
+            changed=np.array(sorted(edited.changed), dtype=np.int64),
+        )
+    write_png(edit_figure(scene, edited), folder / f"{prefix}edit.png")
 
 
-def _lines(
-    pictures: Sequence[Cell], headings: Sequence[str], legend: Sequence[Cell]
-) -> tuple[list[list[Cell | None]], list[Heading]]:
-    """Rows of `COLUMNS` cells: first the pictures under their headings, then the legend."""
-    columns = max(len(pictures), min(COLUMNS, len(legend)))
-    rows: list[list[Cell | None]] = [[*pictures]]
-    for start in range(0, len(legend), columns):
-        rows.append([*legend[start : start + columns]])
-    return rows, [Heading(title) for title in (*headings, *[""] * (columns - len(headings)))]
-
-
-def _legend(scene: Scene, cell: int) -> list[Cell]:
-    """What each slot owns, cut out, with its number and its share of the pixels."""
-    owners, size = scene.segmentation(), cell_size(scene.image, cell)
-    shown = []
+def _with_slots(
+    cells: list[Cell], headings: list[str], scene: Scene, cell: int, scale: Scale | None = None
+) -> Image.Image:
+    """A grid of the cells under their headings, and below them what each slot owns, numbered, with its share."""
+    owners, size, slots = scene.segmentation(), cell_size(scene.image, cell), []
     for slot in range(len(scene.masks)):
-        picture = cut_out(scene.image, (owners == slot).float(), size, soft=False)
-        draw = ImageDraw.Draw(picture)
+        owned = (owners == slot).float()
+        image = cut_out(scene.image, owned, size, soft=False)
+        draw = ImageDraw.Draw(image)
         box = draw.textbbox((6, 4), str(slot), font=font(NUMBER_SIZE))
         draw.rectangle((0, 0, box[2] + 6, box[3] + 4), fill=palette_colour(slot))
         _write_number(draw, (6, 4), slot, "la")
-        share = float((owners == slot).float().mean())
-        owned = "empty" if share < EMPTY_SHARE else f"{share:.{0 if share >= 0.01 else 1}%} of image"
-        shown.append(Cell(picture, f"slot {slot}: {owned}"))
-    return shown
+        slots.append(Cell(image, f"slot {slot}: {share_of_image(float(owned.mean()))}"))
+    columns = max(len(cells), min(COLUMNS, len(slots)))
+    rows: list[list[Cell | None]] = [[*cells]]
+    rows += [[*slots[start : start + columns]] for start in range(0, len(slots), columns)]
+    titles = [*headings, *[""] * (columns - len(headings))]
+    return grid(rows, [Heading(title) for title in titles], scale=scale)
 
 
 def _photograph(image: Tensor, cell: int) -> Cell:
@@ -269,8 +254,8 @@ def _numbered(image: Tensor, segmentation: Tensor, cell: int) -> Cell:
 
     size = cell_size(image, cell)
     numbers = segmentation.unique().tolist()
-    picture = overlay(image, segmentation, slot_colours(numbers), size)
-    draw = ImageDraw.Draw(picture)
+    shown = overlay(image, segmentation, slot_colours(numbers), size)
+    draw = ImageDraw.Draw(shown)
     height, width = segmentation.shape
     for slot in numbers:
         owned = (segmentation == slot).numpy()
@@ -280,21 +265,8 @@ def _numbered(image: Tensor, segmentation: Tensor, cell: int) -> Cell:
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         centre = ((float(column) + 0.5) * size[0] / width, (float(row) + 0.5) * size[1] / height)
         _write_number(draw, centre, slot, "mm")
-    return Cell(picture)
+    return Cell(shown)
 
 
 def _write_number(draw: ImageDraw.ImageDraw, place: tuple[float, float], slot: int, anchor: str) -> None:
     draw.text(place, str(slot), "white", font(NUMBER_SIZE), anchor=anchor, stroke_width=2, stroke_fill="black")
-
-
-def _mask(segmentation: Tensor) -> Image.Image:
-    """Numbers of slots [H, W] as a palette image with the colours of the figures."""
-    if int(segmentation.max()) > 255:
-        return Image.fromarray(segmentation.numpy().astype(np.uint16))
-    return palette_map(segmentation.numpy().astype(np.uint8))
-
-
-def _write(picture: Image.Image, path: Path) -> Path:
-    with replacing(path) as temporary:
-        picture.save(temporary, format="png")
-    return path

@@ -1,23 +1,20 @@
 """The report of a run: one HTML file with everything in it, to open offline, mail, or keep beside the weights."""
 
-import base64
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 import slotlab
 from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import Batch
-from slotlab.errors import CheckpointError, ConfigError, DataError
+from slotlab.errors import ConfigError, DataError
 from slotlab.evaluation import Evaluation
-from slotlab.files import replacing
+from slotlab.figures.grid import data_uri
+from slotlab.files import read_json, replacing
 from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, SlotOutput
 from slotlab.models.fingerprint import fingerprint
 from slotlab.reporting.previews import batch_output
@@ -81,13 +78,13 @@ def write_report(
     compositions: Sequence[str | Path] = (),
     device: str | torch.device = "cpu",
 ) -> Path:
-    """Writes `report.html` into a run folder: scores, pictures of validation images, curves, and how it was made.
+    """Writes `report.html` into a run folder: scores, figures of validation images, curves, how it was made.
 
     Args:
         run_folder: what `slotlab train --out` wrote.
-        data: where the run's data is now, if not where it was; any spec that `slotlab.open_data` takes.
-        images: how many images of the validation split to show, 1 to 64: its first.
-        evaluation: the scores to show; by default those in the folder's `metrics.json`, if it is there.
+        data: where the run's data is now, if it was moved, as `slotlab.open_data` takes it.
+        images: how many of the first validation images to show, 1 to 64.
+        evaluation: the scores to show; by default those in the run's `metrics.json`, if any.
         library: a concept library of the run to show.
         compositions: folders that `slotlab compose` wrote, to show with their scores.
         device: where the model runs.
@@ -96,9 +93,9 @@ def write_report(
         The path of the report.
 
     Raises:
-        CheckpointError: the folder is no run, a file in it is missing or damaged, or the library or a composition is of
-            another model.
-        ConfigError: `images` is out of its range.
+        CheckpointError: the folder is no run, a file in it is damaged, or the library or a composition
+            is of another model.
+        ConfigError: `images` is out of range.
         DataError: the run's data is missing or broken.
     """
     run = Path(run_folder)
@@ -106,12 +103,12 @@ def write_report(
         raise ConfigError(f"images={images}: expected 1 to {MOST_IMAGES}")
     model = checkpoints.load(run, device)
     config = read_run_config(run / RUN_FILE)
-    training = _read_json(run / TRAINING_FILE, "train on with --resume to write it anew") or {}
+    training = _if_there(run / TRAINING_FILE, "continue training with --resume to write it again") or {}
     again = evaluate_command(str(run), str(data or config.data.source), config.data.model_dump())
     if evaluation is not None:
         metrics: dict[str, Any] | None = evaluation.to_json()
     else:
-        metrics = _read_json(run / "metrics.json", f"write it anew with: {again}")
+        metrics = _if_there(run / "metrics.json", f"write it again with: {again}")
     batch = _validation_batch(config, data, images, device)
     output = batch_output(model, batch, config.training.seed)
     pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
@@ -155,13 +152,6 @@ def render_report(title: str, facts: Sequence[str], introduction: str, sections:
     )
 
 
-def data_uri(image: Image.Image) -> str:
-    """A picture as the `src` of an `img`."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
 def _validation_batch(config: RunConfig, data: str | Path | None, images: int, device: str | torch.device) -> Batch:
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": str(data)})})
@@ -170,19 +160,9 @@ def _validation_batch(config: RunConfig, data: str | Path | None, images: int, d
         return dataset.batch(range(min(images, len(dataset))))
     except DataError as error:
         raise DataError(
-            f"{error}. The report shows validation images of {config.data.source}; "
-            f"if that data lies elsewhere now, say where with --data"
+            f"{error}. The report shows validation images of {config.data.source}; if it was moved, name it with --data"
         ) from error
 
 
-def _read_json(path: Path, remedy: str) -> dict[str, Any] | None:
-    """A JSON object, or None if there is no such file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); {remedy}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object; {remedy}")
-    return content
+def _if_there(path: Path, remedy: str) -> dict[str, Any] | None:
+    return read_json(path, remedy) if path.is_file() else None

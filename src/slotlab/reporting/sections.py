@@ -1,15 +1,12 @@
-"""How a model uses its slots, in words: one explanation of each number, for the terminal and for reports."""
+"""The sections of a report: what each shows, as text, tables and figures."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from rich import box
-from rich.table import Table as TerminalTable
 from torch import Tensor
 
 from slotlab.composition.compositions import SETTINGS_FILE
@@ -18,9 +15,10 @@ from slotlab.composition.scoring import SCORES_FILE
 from slotlab.errors import CheckpointError
 from slotlab.figures.curves import figure_image, loss_curves, slot_use_figure
 from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
+from slotlab.files import read_json
 from slotlab.models import AutoencoderOutput, SlotOutput
 from slotlab.reporting.previews import PREVIEWS_FOLDER
-from slotlab.reporting.tables import mask_titles
+from slotlab.reporting.tables import explained, mask_titles
 from slotlab.training.checkpoint import read_history
 
 CLOSE_UPS = 3  # images whose slots and attention are shown one by one
@@ -28,46 +26,45 @@ SCORES = {"ari": "ARI", "fg_ari": "FG-ARI", "miou": "mIoU", "mbo": "mBO"}
 ERRORS = {"mse_sum": "MSE, official sum", "mse": "MSE, mean", "psnr": "PSNR (dB)"}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture, what it shows in words for those who cannot see it, and the line below it."""
+class ReportFigure(NamedTuple):
+    """An image in a report, its description for those who cannot see it, and a caption."""
 
     image: Image.Image
     alt: str
     caption: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table: its caption, the column headings, and rows whose first cell names the row.
-
-    What follows a line break in a cell is a note to it.
-    """
+class ReportTable(NamedTuple):
+    """A table in a report; the first cell of a row is its heading, and a line break in a cell starts a note."""
 
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Text to be shown as it is, such as a command or a file; `folded` hides a long one until it is opened."""
+class Snippet(NamedTuple):
+    """Text shown unchanged, such as a command or a file; a `folded` one is hidden until opened."""
 
     title: str
     text: str
     folded: bool = False
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of a report: warnings, text (a blank line starts a new paragraph), listings, tables, pictures."""
+class Section(NamedTuple):
+    """A part of a report: warnings, text (a blank line starts a paragraph), snippets, tables, figures.
+
+    Example:
+        >>> from slotlab.reporting.report import render_report
+        >>> "<p>A &amp; B</p>" in render_report("title", [], "", [Section("One", "A & B")])
+        True
+    """
 
     title: str
     text: str = ""
     warnings: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
-    listings: Sequence[Listing] = ()
+    tables: Sequence[ReportTable] = ()
+    figures: Sequence[ReportFigure] = ()
+    snippets: Sequence[Snippet] = ()
 
 
 SHEET_PICTURE = "sheet.png"
@@ -79,12 +76,12 @@ PROTOCOLS = {
 
 
 def concept_section(library: Path, model: str) -> Section:
-    """The concepts of a library: sizes, and the picture that `slotlab concepts show` drew.
+    """The concepts of a library: their sizes, and the figure that `slotlab concepts show` drew.
 
     Raises:
-        CheckpointError: no library in that folder, or one of another model than that of the fingerprint `model`.
+        CheckpointError: no library there, or one of another model than the fingerprint `model`.
     """
-    content = _read(library / LIBRARY_FILE, "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
+    content = read_json(library / LIBRARY_FILE, "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
     clusters, slots = content["clusters"], content["slots"]
     _check_model(library, slots["fingerprint"], model)
     rows = [
@@ -99,25 +96,25 @@ def concept_section(library: Path, model: str) -> Section:
     return Section(
         "Concepts",
         text,
-        tables=[Table("Slots of each concept", ["", "slots"], rows)],
-        pictures=_pictures(library / PICTURE_FILE, "A row of slots, cut out of their images, for each concept"),
+        tables=[ReportTable("Slots of each concept", ["", "slots"], rows)],
+        figures=_stored_figure(library / PICTURE_FILE, "A row of slots, cut out of their images, for each concept"),
     )
 
 
 def composition_section(folder: Path, model: str) -> Section:
-    """A composition: its contact sheet, and its scores where it has been scored.
+    """A composition: its contact sheet, and its scores if it has any.
 
     Raises:
-        CheckpointError: no composition in that folder, or one by another model than that of the fingerprint `model`.
+        CheckpointError: no composition there, or one of another model than the fingerprint `model`.
     """
     remedy = "make one with: slotlab compose RUN LIBRARY --out DIR"
-    settings = _read(folder / SETTINGS_FILE, remedy)
+    settings = read_json(folder / SETTINGS_FILE, remedy)
     _check_model(folder, settings["model"]["fingerprint"], model)
     protocol = settings["protocol"]
-    text = f"{settings['count']:,} pictures: {PROTOCOLS.get(protocol, protocol)}. Seed {settings['seed']}."
+    text = f"{settings['count']:,} images: {PROTOCOLS.get(protocol, protocol)}. Seed {settings['seed']}."
     tables = []
     if (folder / SCORES_FILE).is_file():
-        scores = _read(folder / SCORES_FILE, f"{remedy} --score --data DATA")
+        scores = read_json(folder / SCORES_FILE, f"{remedy} --score --data DATA")
         measured: dict[str, Any] = scores.pop("protocol")
         rows = [
             [name, f"{result['distance']:.4g}", f"{result['chance']:.3g}", f"{result['generated']['count']:,}"]
@@ -128,9 +125,9 @@ def composition_section(folder: Path, model: str) -> Section:
             f"{measured['distance']} to {real['images']:,} real images ({real['data']}, split {real['split']}, "
             f"{real['resolution']} pixels); reconstructions are the floor"
         )
-        tables.append(Table(caption, ["pictures", measured["distance"], "by chance", "n"], rows))
-    pictures = _pictures(folder / SHEET_PICTURE, "Each composition beside the images that its slots come from")
-    return Section(f"Compositions: {protocol}", text, tables=tables, pictures=pictures)
+        tables.append(ReportTable(caption, ["images", measured["distance"], "by chance", "n"], rows))
+    figures = _stored_figure(folder / SHEET_PICTURE, "Each composition beside the images that its slots come from")
+    return Section(f"Compositions: {protocol}", text, tables=tables, figures=figures)
 
 
 def _check_model(folder: Path, found: str, wanted: str) -> None:
@@ -138,18 +135,11 @@ def _check_model(folder: Path, found: str, wanted: str) -> None:
         raise CheckpointError(f"{folder}: is of model {found[:12]}, but the run's is {wanted[:12]}; leave it out")
 
 
-def _pictures(path: Path, alt: str) -> list[Picture]:
+def _stored_figure(path: Path, alt: str) -> list[ReportFigure]:
     if not path.is_file():
         return []
     with Image.open(path) as image:
-        return [Picture(image.convert("RGB"), alt)]
-
-
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from None
+        return [ReportFigure(image.convert("RGB"), alt)]
 
 
 MASK_WORDS = {
@@ -157,65 +147,6 @@ MASK_WORDS = {
     "attention": "the attention masks",
     "posterior": "the posterior masks",
 }
-
-
-class Explained(NamedTuple):
-    """A number of a diagnosis: its name, its value, what is healthy, and what it means."""
-
-    title: str
-    value: str
-    healthy: str
-    meaning: str
-
-
-def explained(numbers: Mapping[str, Any]) -> list[Explained]:
-    """Each number of `Diagnosis.numbers()` that is known, in plain words; what is healthy was measured.
-
-    The protocol and the models are in docs/diagnostics.md.
-    """
-    slots = len(numbers["slot_use"])
-    rows = [
-        Explained(
-            "slots used",
-            f"{numbers['slots_used']:.2f} of {slots}",
-            f"near {numbers['objects'] + 1:.2f}, objects + 1" if "objects" in numbers else "objects + 1",
-            "slots that own more than 0.5 % of an image; about 1: collapsed",
-        ),
-        Explained(
-            "mask entropy",
-            f"{numbers['mask_entropy']:.3f}",
-            "below 0.15",
-            "0: each pixel belongs to one slot; 1: all slots share it evenly",
-        ),
-    ]
-    if numbers["attention_changes"]:
-        changes = ", ".join(f"{change:.3f}" for change in numbers["attention_changes"])
-        meaning = "share of the attention that moves to another slot in each iteration after the first"
-        rows.append(Explained("attention change", changes, "last below 0.1", meaning))
-    if "likeness" in numbers:
-        true = numbers.get("true_likeness")
-        healthy = "below 0.3" if true is None else f"near {true:.2f}, the true masks'"
-        meaning = "ARI between segmentations of different images; near 1, masks ignore the image (tiling)"
-        rows.append(Explained("likeness", f"{numbers['likeness']:.3f}", healthy, meaning))
-    if "background_slots" in numbers:
-        meaning = "slots that own more than a tenth of the true background each"
-        rows.append(Explained("background slots", f"{numbers['background_slots']:.2f}", "1", meaning))
-    dead = ", ".join(map(str, numbers["dead_slots"])) or "none"
-    rows.append(Explained("dead slots", dead, "none", "slots that own more than 0.5 % of no image at all"))
-    pairs = "".join(f"; {one} and {other}: {share:.0%}" for one, other, share in numbers["duplicate_pairs"])
-    meaning = "pairs of slots per image that hold the same thing; those named do in so many images"
-    rows.append(Explained("duplicate slots", f"{numbers['duplicates']:.2f}{pairs}", "below 1", meaning))
-    return rows
-
-
-def diagnosis_table(numbers: Mapping[str, Any], caption: str) -> TerminalTable:
-    """The numbers of a diagnosis for the terminal."""
-    table = TerminalTable(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", caption_style="dim")
-    for heading in ("", "value", "healthy", "what it is"):
-        table.add_column(heading)
-    for row in explained(numbers):
-        table.add_row(*row)
-    return table
 
 
 def diagnosis_section(numbers: Mapping[str, Any]) -> Section:
@@ -227,17 +158,20 @@ def diagnosis_section(numbers: Mapping[str, Any]) -> Section:
     )
     rows = [[row.title, row.value, row.healthy, row.meaning] for row in explained(numbers)]
     use = ", ".join(f"slot {slot} {share:.0%}" for slot, share in enumerate(numbers["slot_use"]))
-    picture = Picture(figure_image(slot_use_figure(numbers)), f"Share of images in which each slot is used: {use}")
+    figure = ReportFigure(figure_image(slot_use_figure(numbers)), f"Share of images in which each slot is used: {use}")
     return Section(
-        "How slots are used", text, tables=[Table("", ["", "value", "healthy", "what it is"], rows)], pictures=[picture]
+        "How slots are used",
+        text,
+        tables=[ReportTable("", ["", "value", "healthy", "what it is"], rows)],
+        figures=[figure],
     )
 
 
 def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
-    """The metrics with their standard errors, counts and protocol; or how to get them."""
+    """The metrics with standard errors, counts and protocol; or the command that measures them."""
     if metrics is None:
         text = "This run has not been scored yet: it has no metrics.json. Score it and make this report again:"
-        return Section("Scores", text, listings=[Listing("", evaluate_command)])
+        return Section("Scores", text, snippets=[Snippet("", evaluate_command)])
     details: Mapping[str, Any] = metrics.get("details", {})
     tables = []
     if metrics.get("masks") or metrics.get("attention"):
@@ -245,14 +179,14 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
             [title, *(_score(metrics.get(source, {}), details.get(source, {}), name) for name in SCORES)]
             for source, title in mask_titles(metrics.get("protocol", {})).items()
         ]
-        tables.append(Table("Segmentation: mean ± standard error", ["", *SCORES.values()], rows))
+        tables.append(ReportTable("Segmentation: mean ± standard error", ["", *SCORES.values()], rows))
     row = [
         "",
         *(_score(metrics.get("reconstruction", {}), details.get("reconstruction", {}), n) for n in ERRORS),
     ]
     row += [_number(metrics.get("loss")), _number(metrics.get("slots_used"))]
     headings = ["", *ERRORS.values(), "loss", "slots used"]
-    tables.append(Table("Reconstruction: mean ± standard error", headings, [row]))
+    tables.append(ReportTable("Reconstruction: mean ± standard error", headings, [row]))
     text = "Protocol: " + " · ".join(
         f"{_name(name)}: {_value(value)}" for name, value in metrics.get("protocol", {}).items()
     )
@@ -270,31 +204,24 @@ def reconstructions(images: Tensor, output: SlotOutput | AutoencoderOutput, mask
         else "Each slot has its own colour, the same in every row."
     )
     alt = f"{len(images)} validation images in rows: image, reconstruction, error, and segmentations if there are slots"
-    pictures = [Picture(reconstruction_grid(images, output, mask), alt)]
+    figures = [ReportFigure(reconstruction_grid(images, output, mask), alt)]
     text = "The first images of the validation data, not chosen by their looks."
     if isinstance(output, SlotOutput):
         text += f" {matched}"
-    return Section("Images and reconstructions", text, pictures=pictures)
+    return Section("Images and reconstructions", text, figures=figures)
 
 
 def slots(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
     """The slots of the first few images one by one."""
     text = (
-        "One column per slot: the picture the slot paints (raw), what of it goes into the reconstruction (× mask), and "
+        "One column per slot: the image the slot paints (raw), what of it goes into the reconstruction (× mask), and "
         "the pixels where its mask is above one half."
         if output.slot_images is not None
         else "One column per slot: the image, cut out by the slot's mask (× mask), and the pixels that it owns."
     )
-    text += " A checker means that nothing is there."
-    pictures = [
-        Picture(
-            slot_grid(images[number], output, number, mask=None if mask is None else mask[number]),
-            f"Image {number}: each of {output.masks.shape[1]} slots raw, times its mask, and thresholded by its mask",
-            f"Image {number}",
-        )
-        for number in range(min(CLOSE_UPS, len(images)))
-    ]
-    return Section("Slots", text, pictures=pictures)
+    alt = f"each of {output.masks.shape[1]} slots raw, times its mask, and thresholded by its mask"
+    figures = _close_ups(slot_grid, alt, images, output, mask)
+    return Section("Slots", f"{text} A checker means that nothing is there.", figures=figures)
 
 
 def attention(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
@@ -303,16 +230,21 @@ def attention(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Sectio
         "Where each slot looks, a row per iteration of slot attention: brighter is more, on one scale for all. From "
         "row to row the slots should settle on one object each."
     )
-    iterations = output.attention.shape[1]
-    pictures = [
-        Picture(
-            attention_grid(images[number], output, number, mask=None if mask is None else mask[number]),
-            f"Image {number}: attention maps of {output.masks.shape[1]} slots in {iterations} iterations",
+    alt = f"attention maps of {output.masks.shape[1]} slots in {output.attention.shape[1]} iterations"
+    return Section("Attention", text, figures=_close_ups(attention_grid, alt, images, output, mask))
+
+
+def _close_ups(
+    draw: Callable[..., Image.Image], alt: str, images: Tensor, output: SlotOutput, mask: Tensor | None
+) -> list[ReportFigure]:
+    return [
+        ReportFigure(
+            draw(image, output, number, mask=None if mask is None else mask[number]),
+            f"Image {number}: {alt}",
             f"Image {number}",
         )
-        for number in range(min(CLOSE_UPS, len(images)))
+        for number, image in enumerate(images[:CLOSE_UPS])
     ]
-    return Section("Attention", text, pictures=pictures)
 
 
 def segmentations(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
@@ -320,9 +252,8 @@ def segmentations(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Se
     what = "True and predicted" if mask is not None else "Predicted"
     colours = "in matched colours" if mask is not None else "in the colours of the slots"
     text = f"{what} segments laid over the images, {colours}."
-    return Section(
-        "Segmentations over the images", text, pictures=[Picture(segmentation_grid(images, output, mask), text)]
-    )
+    figure = ReportFigure(segmentation_grid(images, output, mask), text)
+    return Section("Segmentations over the images", text, figures=[figure])
 
 
 def curves(run: Path, preset: str, masks: str = "") -> Section:
@@ -336,32 +267,32 @@ def curves(run: Path, preset: str, masks: str = "") -> Section:
     scored = f", and ARI and FG-ARI of {masks} and attention masks" if masks else ""
     alt = f"Train and validation loss{scored}, against training steps"
     text = f"The last of {len(rows)} validations was at step {rows[-1].get('step', math.nan):.0f}." if rows else ""
-    return Section("Training curves", text, pictures=[Picture(figure_image(loss_curves(rows, preset, masks)), alt)])
+    return Section("Training curves", text, figures=[ReportFigure(figure_image(loss_curves(rows, preset, masks)), alt)])
 
 
 def preview_history(run: Path) -> Section | None:
     """The first, middle and last preview of the training; None if it has none."""
     files = sorted((run / PREVIEWS_FOLDER).glob("step-*.png"))
     chosen = sorted({0, len(files) // 2, len(files) - 1} & set(range(len(files))))
-    pictures = []
+    figures = []
     for file in (files[place] for place in chosen):
         step = int(file.stem.partition("-")[2]) if file.stem.partition("-")[2].isdigit() else file.stem
         try:
             with Image.open(file) as image:
-                pictures.append(Picture(image.convert("RGB"), f"Validation images at step {step}", f"Step {step}"))
-        except (OSError, SyntaxError):  # a preview more or less is no reason to fail
+                figures.append(ReportFigure(image.convert("RGB"), f"Validation images at step {step}", f"Step {step}"))
+        except (OSError, SyntaxError):  # a broken preview is left out
             continue
-    return Section("How the images changed while it learned", pictures=pictures) if pictures else None
+    return Section("How the images changed while it learned", figures=figures) if figures else None
 
 
 def origin(config: Mapping[str, Any], training: Mapping[str, Any]) -> Section:
     """The command, the record and the configuration of the run."""
-    listings = [Listing("Command", str(training["command"]))] if training.get("command") else []
-    listings.append(Listing("Configuration (run.json)", json.dumps(config, indent=2, ensure_ascii=False), folded=True))
+    snippets = [Snippet("Command", str(training["command"]))] if training.get("command") else []
+    snippets.append(Snippet("Configuration (run.json)", json.dumps(config, indent=2, ensure_ascii=False), folded=True))
     rows = [[_name(name), _value(value)] for name, value in training.items() if name != "command"]
-    tables = [Table("Record of the training (training.json)", ["", ""], rows)] if rows else []
+    tables = [ReportTable("Record of the training (training.json)", ["", ""], rows)] if rows else []
     text = "" if training else "The run has no training.json yet: it is written with the first checkpoint."
-    return Section("How it was made", text, tables=tables, listings=listings)
+    return Section("How it was made", text, tables=tables, snippets=snippets)
 
 
 def _score(means: Mapping[str, Any], details: Mapping[str, Any], name: str) -> str:
@@ -376,7 +307,7 @@ def _score(means: Mapping[str, Any], details: Mapping[str, Any], name: str) -> s
 
 
 def _number(value: float | None, like: float | None = None) -> str:
-    """Three digits after the point for values around 1, fewer for large and more for small ones."""
+    """Three digits after the point for values near 1, fewer for large and more for small ones."""
     if value is None or not math.isfinite(value):
         return "–"
     scale = abs(value if like is None else like)

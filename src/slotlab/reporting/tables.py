@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.console import Group
@@ -146,6 +146,61 @@ def protocol_line(protocol: dict[str, object]) -> str:
     shown += ("broken",) if protocol.get("broken") else ()
     shown += ("supersample",) if protocol.get("supersample", 1) != 1 else ()
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
+
+
+class Explained(NamedTuple):
+    """A number of a diagnosis: its name, its value, what is healthy, and what it means."""
+
+    title: str
+    value: str
+    healthy: str
+    meaning: str
+
+
+def explained(numbers: Mapping[str, Any]) -> list[Explained]:
+    """Each known number of `Diagnosis.numbers()` in words; docs/diagnostics.md has the sources."""
+    slots = len(numbers["slot_use"])
+    rows = [
+        Explained(
+            "slots used",
+            f"{numbers['slots_used']:.2f} of {slots}",
+            f"near {numbers['objects'] + 1:.2f}, objects + 1" if "objects" in numbers else "objects + 1",
+            "slots that own more than 0.5 % of an image; about 1: collapsed",
+        ),
+        Explained(
+            "mask entropy",
+            f"{numbers['mask_entropy']:.3f}",
+            "below 0.15",
+            "0: each pixel belongs to one slot; 1: all slots share it evenly",
+        ),
+    ]
+    if numbers["attention_changes"]:
+        changes = ", ".join(f"{change:.3f}" for change in numbers["attention_changes"])
+        meaning = "share of the attention that moves to another slot in each iteration after the first"
+        rows.append(Explained("attention change", changes, "last below 0.1", meaning))
+    if "likeness" in numbers:
+        true = numbers.get("true_likeness")
+        healthy = "below 0.3" if true is None else f"near {true:.2f}, the true masks'"
+        meaning = "ARI between segmentations of different images; near 1, masks ignore the image (tiling)"
+        rows.append(Explained("likeness", f"{numbers['likeness']:.3f}", healthy, meaning))
+    if "background_slots" in numbers:
+        meaning = "slots that own more than a tenth of the true background each"
+        rows.append(Explained("background slots", f"{numbers['background_slots']:.2f}", "1", meaning))
+    dead = ", ".join(map(str, numbers["dead_slots"])) or "none"
+    rows.append(Explained("dead slots", dead, "none", "slots that own more than 0.5 % of no image at all"))
+    pairs = "".join(f"; {one} and {other}: {share:.0%}" for one, other, share in numbers["duplicate_pairs"])
+    meaning = "pairs of slots per image that hold the same thing; those named do in so many images"
+    rows.append(Explained("duplicate slots", f"{numbers['duplicates']:.2f}{pairs}", "below 1", meaning))
+    return rows
+
+
+def diagnosis_table(numbers: Mapping[str, Any], caption: str) -> Table:
+    """The numbers of a diagnosis for the terminal."""
+    headings = ("", "value", "healthy", "what it is")
+    table = Table(*headings, box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", caption_style="dim")
+    for row in explained(numbers):
+        table.add_row(*row)
+    return table
 
 
 def released_table() -> Group:
