@@ -86,7 +86,7 @@ def visited(page: Page, address: str) -> list[tuple[str, float]]:
     page.locator("#sl-model input").click()
     page.get_by_role("option", name="scenes-64-diffusion").click()
     page.locator("#sl-sampling").wait_for()
-    page.get_by_role("button", name="How it is painted").click()
+    page.get_by_role("button", name="Sampling").click()
     for steps, what, sign in (
         (5, "sampled edit, 5 steps", "removed"),
         (50, "sampled edit, 50 steps, until its first preview", "Painting"),

@@ -87,11 +87,6 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def uri(image: Image.Image) -> str:
-    """An image as the `src` of an `img` element."""
-    return f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"
-
-
 def note(text: str) -> str:
     """A line of plain text as HTML.
 

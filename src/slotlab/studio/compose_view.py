@@ -14,9 +14,10 @@ from slotlab.composition.library import BACKGROUND, ConceptLibrary
 from slotlab.errors import ConfigError, SlotlabError
 from slotlab.figures import grid
 from slotlab.figures.composition import cut_outs
+from slotlab.figures.grid import data_uri
 from slotlab.models import SlotModel
 from slotlab.studio import components
-from slotlab.studio.components import AT_ONCE, NO_CARDS, WORK, View, button, note, png, uri, with_messages
+from slotlab.studio.components import AT_ONCE, NO_CARDS, WORK, View, button, note, png, with_messages
 from slotlab.studio.edit_session import zipped
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
@@ -72,7 +73,7 @@ class SlotImages:
     def _make(self, rows: list[int]) -> dict[int, str]:
         try:
             found = cut_outs(self.model, self.library, self.library.dataset(), rows, THUMBNAIL[0])
-            return {row: uri(image) for row, image in found.items()}
+            return {row: data_uri(image) for row, image in found.items()}
         except SlotlabError:
             painted = paint_plans(self.model, self.library, [Plan(row, (row,), 1) for row in rows])
             return {row: photograph(image, THUMBNAIL[0]) for row, image in zip(rows, painted, strict=True)}

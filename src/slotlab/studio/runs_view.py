@@ -10,10 +10,11 @@ from PIL import Image
 
 from slotlab.errors import ConfigError
 from slotlab.figures.curves import figure_image, loss_curves
+from slotlab.figures.grid import data_uri
 from slotlab.reporting.report import REPORT_FILE, write_report
 from slotlab.reporting.run_list import RunFolder, run_folders
 from slotlab.studio import components
-from slotlab.studio.components import WORK, View, note, table, uri, with_messages
+from slotlab.studio.components import WORK, View, note, table, with_messages
 
 EVERY = 3.0  # seconds between two looks at the folder
 REPORT = "The report is one page with curves, images and settings. Make it again to include what was trained since."
@@ -116,4 +117,6 @@ def _preview(run: RunFolder, place: int) -> str:
 
 def _captioned(image: Image.Image, caption: str) -> str:
     text = escape(caption, quote=True)
-    return f'<figure class="sl-sheet"><img src="{uri(image)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure class="sl-sheet"><img src="{data_uri(image)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    )

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from slotlab.figures import grid
-from slotlab.figures.grid import Colours, matched_colours, palette_colour, true_colours
+from slotlab.figures.grid import Colours, data_uri, matched_colours, palette_colour, true_colours
 from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP, Look
-from slotlab.studio.components import uri
 
 THUMBNAIL = (96, 96)
 
 
 def photograph(image: Tensor, side: int | None = None) -> str:
     """An image [3, R, R] in [0, 1] as the `src` of an `img` element, by default in its own size."""
-    return uri(grid.photograph(image, (side, side) if side else (image.shape[2], image.shape[1])))
+    return data_uri(grid.photograph(image, (side, side) if side else (image.shape[2], image.shape[1])))
 
 
 def levels(values: Tensor) -> str:
@@ -44,7 +43,7 @@ def slot_card(number: int, image: Tensor, mask: Tensor, owners: Tensor, raw: Ten
         "number": number,
         "share": "owns nothing" if empty else f"{share:.{0 if share >= 0.01 else 1}%} of the image",
         "empty": empty,
-        "picture": uri(grid.cut_out(image, mask, THUMBNAIL)),
+        "picture": data_uri(grid.cut_out(image, mask, THUMBNAIL)),
         "raw": None if raw is None else photograph(raw),
     }
 
@@ -65,7 +64,7 @@ def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = 
     colours = matched_colours(owners, truth, names) if truth is not None else {k: palette_colour(k) for k in names}
     error = (output.reconstruction[0].clamp(0, 1) - seen.image).abs().mean(dim=0)
     image, painted = photograph(seen.image), photograph(output.reconstruction[0])
-    heat = uri(grid.heat_map(error, (size, size), ERROR_TOP))
+    heat = data_uri(grid.heat_map(error, (size, size), ERROR_TOP))
     panes = [
         pane("Image", image, owners, note=f"coloured by {titles[seen.finer]}", tint=True),
         pane(
@@ -78,7 +77,7 @@ def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = 
         _attention_pane(seen, image),
     ]
     if seen.mask is not None:
-        objects = uri(grid.label_map(seen.mask, true_colours(seen.mask), (size, size)))
+        objects = data_uri(grid.label_map(seen.mask, true_colours(seen.mask), (size, size)))
         panes.insert(1, pane("True objects", objects, note="used for scores and colours, never for learning"))
     soft, own = output.soft_masks(seen.finer)[0], output.slot_images
     slots = [
