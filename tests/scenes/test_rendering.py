@@ -6,9 +6,8 @@ import torch
 
 from slotlab.errors import ConfigError
 from slotlab.scenes import VARIANTS, render
-from slotlab.scenes.layout import GAP
+from slotlab.scenes.layout import GAP, VARIANT_TABLE
 from slotlab.scenes.shapes import SHAPES
-from slotlab.scenes.variants import VARIANT_TABLE
 
 
 @pytest.fixture(scope="module")

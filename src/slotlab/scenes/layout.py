@@ -1,4 +1,4 @@
-"""What stands where: camera, lights, objects and their materials, drawn on the CPU from the scenes' keys."""
+"""Where the camera, lights and objects are, and their materials: drawn on the CPU."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,9 +10,36 @@ from slotlab.scenes import shapes
 from slotlab.scenes.noise import uniform
 from slotlab.scenes.patterns import sine_turns
 from slotlab.scenes.textures import MATERIALS, NUMBERS, prepare
-from slotlab.scenes.variants import SIZES, Variant
 
-FOCAL = 3.2  # distance of the picture plane, in halves of the picture's shorter side
+SIZES: dict[str, float] = {"small": 0.4, "medium": 0.6, "large": 0.9}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Shapes and materials of a variant; `shared_material`: objects take the ground's."""
+
+    shapes: tuple[str, ...]
+    materials: tuple[str, ...]
+    grounds: tuple[str, ...]
+    shared_material: bool = False
+
+
+_SHAPES = ("sphere", "cube", "cylinder", "cone", "torus", "capsule")
+_TEXTURES = (
+    "uniform", "marble", "wood", "planks", "bricks", "checker", "stripes", "dots", "cells", "noise", "brushed",
+    "speckled", "weave", "rust",
+)  # fmt: skip
+_HELD_OUT = ("chevron", "tartan", "rings", "leopard", "mosaic", "crackle")
+
+VARIANT_TABLE: dict[str, Variant] = {
+    "plain": Variant(("sphere", "cube", "cylinder"), ("rubber", "metal"), ("backdrop",)),
+    "textured": Variant(_SHAPES, _TEXTURES, _TEXTURES),
+    "camouflage": Variant(_SHAPES, _TEXTURES[1:], _TEXTURES[1:], shared_material=True),
+    "outd": Variant(("ellipsoid", "dome", "pyramid", "tetrahedron", "prism"), _HELD_OUT, _HELD_OUT),
+}
+VARIANTS: tuple[str, ...] = tuple(VARIANT_TABLE)
+
+FOCAL = 3.2  # distance of the image plane, in halves of the image's shorter side
 GAP = 0.08  # clearance between the circles around two objects
 REACH = 3.1  # objects stand within this square around the origin
 FRAME = 0.82  # and project their centres within this part of the (square) frame
@@ -20,7 +47,9 @@ CANDIDATES = 32
 CONTACT = 0.7  # how far the contact shadow reaches, in sizes of the object
 LIGHT_RADIUS = 0.09  # of the key light, as an angle (tangent) seen from the ground
 
-STRIP = 0.1375  # what must stay uncovered of an object behind another, in halves of the picture's shorter side
+STRIP = 0.1375  # what must stay uncovered of an object behind another, in halves of the image's shorter side
+
+OF_OBJECTS = ("scene", "number", "shape", "size", "centre", "scale", "yaw", "turn")  # fields of a `Layout`
 
 # Streams of random numbers; one number per use.
 _COUNT, _CAMERA, _LIGHT, _SHAPE, _SIZE, _YAW, _MATERIAL, _NUMBERS, _GROUND, _GROUND_NUMBERS, _PLACE = range(11)
@@ -28,12 +57,13 @@ _COUNT, _CAMERA, _LIGHT, _SHAPE, _SIZE, _YAW, _MATERIAL, _NUMBERS, _GROUND, _GRO
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands where in B scenes with M objects in all, packed scene after scene; float32 and int64 on the CPU.
+    """The geometry of B scenes with M objects in all, scene after scene; on the CPU.
 
-    `keys` [B]: of the random numbers. `camera` [B, 12]: position, forward, right, up. `count` [B]: objects per scene.
-    `ok` [B]: False where no free place was found for some object. `scene` [M]: the scene an object belongs to; `number`
-    [M]: 1.. within it. `shape`, `size` [M]: places in `shapes.NAMES` and `SIZES`. `centre` [M, 3], `scale` [M], `yaw`
-    [M] in turns, `turn` [M, 2]: its cosine and sine.
+    `keys` [B]: of the random numbers. `camera` [B, 12]: position, forward, right, up. `count` [B]:
+    objects per scene. `ok` [B]: False where no free place was found for some object. `scene` [M]:
+    the scene an object belongs to; `number` [M]: 1.. within it. `shape`, `size` [M]: places in
+    `shapes.NAMES` and `SIZES`. `centre` [M, 3], `scale` [M], `yaw` [M] in turns, `turn` [M, 2]: its
+    cosine and sine.
     """
 
     keys: Tensor
@@ -59,8 +89,9 @@ class Layout:
 class Dress:
     """What a layout is made of and lit by.
 
-    `key`, `fill` [B, 3]: positions of the lights. `material` [M], `ground` [B]: places in `MATERIALS`; `coefficients`
-    [21, M], `ground_coefficients` [21, B]: what `textures.paint` needs of each.
+    `key`, `fill` [B, 3]: positions of the lights. `material` [M], `ground` [B]: places in
+    `MATERIALS`; `coefficients` [21, M], `ground_coefficients` [21, B]: what `textures.paint` needs
+    of each.
     """
 
     key: Tensor
@@ -78,7 +109,7 @@ def _shape_table() -> Tensor:
 
 
 def draw_layout(keys: Tensor, count_keys: Tensor, variant: Variant, min_objects: int, max_objects: int) -> Layout:
-    """Draws one layout per key (int64 [B]); the number of objects comes from `count_keys`, which attempts share."""
+    """Draws one layout per key (int64 [B]); `count_keys`, which attempts share, give the counts."""
     scenes = len(keys)
     camera = _camera(uniform(keys, _CAMERA, 6))
     count = min_objects + _pick(uniform(count_keys, _COUNT, 1)[:, 0], max_objects - min_objects + 1)
@@ -129,7 +160,7 @@ def draw_dress(layout: Layout, variant: Variant) -> Dress:
     numbers = numbers[scene, layout.number - 1]
     if variant.shared_material:
         material = ground[scene]
-        # Objects keep their own offsets (the first two numbers), and take the ground's palette and pattern.
+        # Objects keep their offsets (the first two numbers) and take the ground's pattern.
         numbers = torch.cat([numbers[:, :2], ground_numbers[scene, 2:]], dim=1)
     else:
         material = choice[_pick(uniform(keys, _MATERIAL, most), len(choice))][scene, layout.number - 1]
@@ -139,41 +170,25 @@ def draw_dress(layout: Layout, variant: Variant) -> Dress:
 
 
 def select(layout: Layout, dress: Dress, start: int, stop: int) -> tuple[Layout, Dress]:
-    """The scenes `start` to `stop` alone."""
-    total = int(layout.count[:stop].sum())
-    rows, own = slice(start, stop), slice(total - int(layout.count[start:stop].sum()), total)
-    part = Layout(
-        keys=layout.keys[rows],
-        camera=layout.camera[rows],
-        count=layout.count[rows],
-        ok=layout.ok[rows],
-        scene=layout.scene[own] - start,
-        number=layout.number[own],
-        shape=layout.shape[own],
-        size=layout.size[own],
-        centre=layout.centre[own],
-        scale=layout.scale[own],
-        yaw=layout.yaw[own],
-        turn=layout.turn[own],
-    )
+    """The scenes `start` to `stop`."""
+    own, rows = (layout.scene >= start) & (layout.scene < stop), slice(start, stop)
+    of_scenes = {name: getattr(layout, name)[rows] for name in ("keys", "camera", "count", "ok")}
+    of_objects = {name: getattr(layout, name)[own] for name in OF_OBJECTS}
+    lights = {name: getattr(dress, name)[rows] for name in ("key", "fill", "ground")}
     clothes = Dress(
-        key=dress.key[rows],
-        fill=dress.fill[rows],
         material=dress.material[own],
         coefficients=dress.coefficients[:, own],
-        ground=dress.ground[rows],
         ground_coefficients=dress.ground_coefficients[:, rows],
+        **lights,
     )
-    return part, clothes
+    return Layout(**of_scenes, **{**of_objects, "scene": of_objects["scene"] - start}), clothes
 
 
 def without(layout: Layout, dress: Dress, numbers: Tensor) -> tuple[Layout, Dress]:
-    """The same scenes, each without its object of that number; `numbers` [B], 0 leaves none out. Others move up."""
+    """The scenes, each without its object of that number [B] (0: none); later numbers move up."""
     stays = layout.number != numbers[layout.scene]
-    of_objects = ("scene", "number", "shape", "size", "centre", "scale", "yaw", "turn")
-    fewer = replace(layout, **{name: getattr(layout, name)[stays] for name in of_objects})
-    count = torch.bincount(fewer.scene, minlength=len(layout.count))
-    fewer = replace(fewer, count=count)
+    fewer = replace(layout, **{name: getattr(layout, name)[stays] for name in OF_OBJECTS})
+    fewer = replace(fewer, count=torch.bincount(fewer.scene, minlength=len(layout.count)))
     number = torch.arange(len(fewer.scene)) - fewer.first[fewer.scene] + 1
     clothes = replace(dress, material=dress.material[stays], coefficients=dress.coefficients[:, stays])
     return replace(fewer, number=number), clothes
@@ -185,7 +200,7 @@ def _pick(number: Tensor, options: int) -> Tensor:
 
 
 def _camera(numbers: Tensor) -> Tensor:
-    """A camera about where CLEVR has it, shaken by up to half a unit, looking at about the middle [B, 12]."""
+    """A camera near CLEVR's, shifted by up to half a unit, looking near the middle [B, 12]."""
     position = torch.tensor([7.8, -6.9, 5.6]) + (numbers[:, :3] - 0.5)
     target = torch.tensor([0.0, 0.0, 0.45]) + (numbers[:, 3:] - 0.5) * 0.4
     ahead = target - position
@@ -201,7 +216,7 @@ def _camera(numbers: Tensor) -> Tensor:
 
 
 def _lights(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the key light (to the right or left of the camera, high) and of the fill light opposite."""
+    """Positions of the key light (high, beside the camera) and of the fill light opposite."""
     side = torch.where(numbers[:, 0] < 0.5, 0.06 + 0.3 * numbers[:, 0], -0.36 + 0.3 * numbers[:, 0])
     turns = -0.115 + side  # the camera stands at about -0.115 turns
     distance, height = 5.2 + 1.6 * numbers[:, 1], 6.2 + 2.2 * numbers[:, 2]
@@ -212,7 +227,7 @@ def _lights(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _places(keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions on the ground [B, O, 2] without overlap, each the first that fits among its candidates; ok [B]."""
+    """Places on the ground [B, O, 2] without overlap, and whether all were found [B]."""
     scenes, objects = radius.shape
     spots = uniform(keys, _PLACE, objects * CANDIDATES * 2).view(scenes, objects, CANDIDATES, 2)
     spots = (spots * 2 - 1) * REACH
@@ -222,7 +237,7 @@ def _places(keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count:
     axis = camera[:, :, None, None].unbind(1)
     depth, right, up = (dx * axis[i] + dy * axis[i + 1] + dz * axis[i + 2] for i in (3, 6, 9))
     right, up = right / depth, up / depth
-    seen = torch.maximum(radius, height)[:, :, None] / depth  # radius on the picture plane
+    seen = torch.maximum(radius, height)[:, :, None] / depth  # radius on the image plane
     framed = (right.abs() <= FRAME / FOCAL) & (up.abs() <= FRAME / FOCAL)
     offered = torch.stack([spots[..., 0], spots[..., 1], depth, right, up, seen])
     chosen = torch.zeros(6, scenes, objects)

@@ -1,4 +1,4 @@
-"""Noise by table: clouds, random cells and white noise, periodic in the plane, looked up instead of computed."""
+"""Random numbers by hashing, and periodic noise by table: clouds, random cells, white noise."""
 
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ def _mix(value: Tensor) -> Tensor:
 
 
 def scene_keys(seed: int, indices: Tensor, attempts: Tensor) -> Tensor:
-    """One 32-bit key per scene from the seed, its index and the number of the attempt (int64 tensors [B])."""
+    """One 32-bit key per scene from seed, scene index [B] and number of the attempt [B]."""
     key = _mix(torch.full_like(indices, (seed & _MASK) ^ 0x5CE7E5))
     key = _mix(key ^ ((seed >> 32) & _MASK))
     key = _mix(key ^ (indices & _MASK))
@@ -27,7 +27,7 @@ def scene_keys(seed: int, indices: Tensor, attempts: Tensor) -> Tensor:
 
 
 def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
-    """Float32 [B, count] in [0, 1) for keys [B]; each `stream` has its own; a longer row begins like a shorter one."""
+    """Float32 [B, count] in [0, 1) for keys [B] and a stream; longer rows extend shorter ones."""
     counter = torch.arange(count, device=keys.device) + (stream << 16)
     bits = _mix(_mix(keys[:, None] ^ _mix(counter)) ^ counter)
     return (bits >> 8).to(torch.float32) * (1.0 / (1 << 24))
@@ -50,7 +50,7 @@ def clouds(u: Tensor, v: Tensor) -> Tensor:
 
 
 def cells(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Random cells of about unit size: distance to the centre, distance to the border (0 there), number in [0, 1)."""
+    """Random cells of about unit size: distance to centre and border, and a number in [0, 1)."""
     near, edge, number = _cell_tables(u.device)
     x, y = u * CELL, v * CELL
     return _smooth(near, x, y), _smooth(edge, x, y), number.index_select(0, _place(x, y).view(-1)).view(x.shape)
@@ -68,7 +68,7 @@ def _place(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _smooth(table: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear look-up in a flat table of SIDE + 1 columns and rows, of which the last repeat the first."""
+    """Bilinear look-up in a flat table of SIDE + 1 columns and rows; the last repeat the first."""
     left, above = x.floor(), y.floor()
     fx, fy = x - left, y - above
     place = (above.to(torch.int32) & (SIDE - 1)) * (SIDE + 1) + (left.to(torch.int32) & (SIDE - 1))

@@ -1,8 +1,9 @@
 """The patterns of the materials: how three colours, and relief, are laid out over a plane.
 
-A pattern gets coordinates in its own units (one tile, brick, cell … is about 1), the width of a sample in them, and
-three random numbers in [0, 1) of its material. It returns how much of the second and of the third colour shows (0..1),
-and the height of the relief (0..1; None for a flat one).
+A pattern gets coordinates in its own units (one tile, brick, cell … is about 1), the width of a
+sample in them, and three random numbers in [0, 1) of its material. It returns how much of the
+second and of the third colour shows (0..1), and the height of the relief (0..1; None for a flat
+one).
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Scenes from a seed: pictures, instance masks and what is in them."""
+"""Renders scenes from a seed: images, instance masks and metadata."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,23 @@ from torch import Tensor
 
 from slotlab.errors import ConfigError, nearest
 from slotlab.scenes import shapes
-from slotlab.scenes.layout import FOCAL, Dress, Layout, draw_dress, draw_layout, select, without
+from slotlab.scenes.layout import (
+    FOCAL,
+    SIZES,
+    VARIANT_TABLE,
+    VARIANTS,
+    Dress,
+    Layout,
+    Variant,
+    draw_dress,
+    draw_layout,
+    select,
+    without,
+)
 from slotlab.scenes.noise import scene_keys
 from slotlab.scenes.shading import display, object_table, shade_ground, shade_objects
 from slotlab.scenes.shadows import ground_shadows
 from slotlab.scenes.textures import MATERIALS, colours_of
-from slotlab.scenes.variants import SIZES, VARIANT_TABLE, VARIANTS, Variant
 from slotlab.scenes.visibility import Grid, first_hits, local_rays
 
 RENDERER = "slotlab scenes 1"  # changes whenever a scene of the same seed and index would come out different
@@ -28,8 +39,8 @@ SETTLE_SAMPLES, SHADE_SAMPLES = 1 << 21, 1 << 17  # worked on at a time on a CPU
 class SceneBatch:
     """Rendered scenes.
 
-    `image`: float32 [B, 3, H, W] in [0, 1]. `mask`: int64 [B, H, W], 0 = ground, 1.. = objects in `metadata`'s order.
-    `metadata`: one dict per scene, see `describe`.
+    `image`: float32 [B, 3, H, W] in [0, 1]. `mask`: int64 [B, H, W], 0 = ground, 1.. = objects in
+    the order of `metadata`: one dict per scene, see `describe`.
     """
 
     image: Tensor
@@ -51,32 +62,40 @@ def render(
     framing: float = 1.0,
     leave_out: Sequence[int] | None = None,
 ) -> SceneBatch:
-    """Renders the scenes numbered `indices` of the endless set (`variant`, `seed`, object numbers).
+    """Renders labelled scenes from a seed.
 
-    A scene depends on its own index alone: on one device it comes out the same, bit by bit, in any batch. The mask is
-    taken at the pixels' centres, whatever `supersample` is.
+    A scene depends on its index, `variant`, `seed` and the object counts only: on one device it is
+    the same, bit for bit, in any batch. Masks are taken at the pixels' centres, whatever
+    `supersample` is.
 
     Args:
         indices: numbers of the scenes, each 0 or more.
         variant: one of `VARIANTS`.
-        seed: 0 or more; names another set of scenes.
-        resolution: side of the picture, or (height, width), 16..1024.
-        min_objects: fewest objects in a scene, 1..max_objects.
+        seed: 0 or more; another seed gives other scenes.
+        resolution: side of the image, or (height, width), 16 to 1024.
+        min_objects: fewest objects in a scene, 1 to `max_objects`.
         max_objects: most objects in a scene, up to 16.
-        supersample: the picture is the mean of this many samples squared per pixel, 1..4.
-        device: where to render; what the result lies on.
-        framing: part of the picture's shorter side that the scene is composed for, 0.5..1. At 0.8 the picture shows
-            more ground around, and its centred 0.8 crop shows what 1.0 does.
-        leave_out: for each scene, the number that an object has in its mask, or 0: the scene is rendered as it would be
-            without that object and its shadow, the others' numbers moved up. What an edit that removes the object
-            should paint.
+        supersample: rays per pixel and axis, 1 to 4.
+        device: where to render.
+        framing: the part of the shorter side that the objects fill, 0.5 to 1. At 0.8 there is more
+            ground around them, and the centred 0.8 crop equals what 1.0 gives.
+        leave_out: for each scene, the number of an object to leave out with its shadow, or 0. This
+            is what an edit that removes the object should paint; later numbers move up.
 
     Returns:
-        image [B, 3, H, W], mask [B, H, W] and B dicts.
+        `image` float32 [B, 3, H, W] in [0, 1], `mask` int64 [B, H, W] (0 = ground), and B dicts.
 
     Raises:
-        ConfigError: an argument is unknown or out of its range, so many objects do not fit into the scene, or an object
-            to leave out is not in it.
+        ConfigError: an argument is out of its range, the objects do not fit into the scene, or an
+            object to leave out is not in it.
+
+    Example:
+        >>> from slotlab import render
+        >>> scenes = render(range(2), variant="plain", resolution=32, max_objects=4)
+        >>> tuple(scenes.image.shape), scenes.mask.amax(dim=(1, 2)).tolist()
+        ((2, 3, 32, 32), [4, 4])
+        >>> [thing["shape"] for thing in scenes.metadata[0]["objects"]]
+        ['cube', 'cube', 'sphere', 'cylinder']
     """
     height, width = resolution if isinstance(resolution, tuple | list) else (resolution, resolution)
     vocabulary = _check(variant, seed, height, width, min_objects, max_objects, supersample, framing)
@@ -88,12 +107,14 @@ def render(
     if len(left_out) != len(index):
         raise ConfigError(f"leave_out: expected one number for each of {len(index)} scenes, got {len(left_out)}")
     view = _View(height, width, framing, torch.device(device))
-    if not len(index):
-        return SceneBatch(*_empty(height, width, view.device), [])
-    images, masks, metadata = [], [], []
+    images = [torch.empty(0, 3, height, width, device=view.device)]
+    masks = [torch.empty(0, height, width, dtype=torch.int64, device=view.device)]
+    metadata: list[dict[str, Any]] = []
     most = 1 if view.device.type == "cpu" else 64
     at_once = max(1, most * SETTLE_SAMPLES // (height * width))
     for part, gone in zip(index.split(at_once), left_out.split(at_once), strict=True):
+        if not len(part):
+            break
         layout, attempts, mask, depth = _settle(part, vocabulary, seed, min_objects, max_objects, view)
         dress = draw_dress(layout, vocabulary)
         if bool(gone.any()):
@@ -150,20 +171,14 @@ class _View:
         return Grid(self.height * supersample, self.width * supersample, half)
 
 
-def _empty(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty(0, 3, height, width, device=device),
-        torch.empty(0, height, width, dtype=torch.int64, device=device),
-    )
-
-
 def _settle(
     index: Tensor, vocabulary: Variant, seed: int, min_objects: int, max_objects: int, view: _View
 ) -> tuple[Layout, Tensor, Tensor, Tensor]:
-    """Draws each scene until every object shows enough of itself; the attempt's number goes into its key.
+    """Draws each scene until every object is visible enough; the attempt is part of its key.
 
     Returns:
-        layout, attempts used [B], mask [B, H, W], and the depth per pixel that shows an object [B, H, W].
+        layout, attempts used [B], mask [B, H, W], and the depth per pixel that shows an object [B,
+        H, W].
     """
     side = min(int(min(view.height, view.width) * view.framing + 1e-6), min(view.height, view.width))
     top, left = (view.height - side) // 2, (view.width - side) // 2
@@ -181,7 +196,7 @@ def _settle(
                 f"max_objects: scene {int(index[waiting[0]])} found no layout of {min_objects} to {max_objects} "
                 f"objects in {MAX_ATTEMPTS} draws; lower min_objects and max_objects"
             )
-        # Once few scenes wait, several attempts of each are tried at a time; the first good one counts all the same.
+        # When few scenes wait, try several attempts of each; the first good one counts.
         ahead = 1 if int(attempts.max()) == 0 else min(8, max(1, 64 // len(waiting)))
         trial = torch.repeat_interleave(waiting, ahead)
         number = attempts[trial] + 1 + torch.arange(ahead).repeat(len(waiting))
@@ -214,19 +229,19 @@ def _check_there(index: Tensor, numbers: Tensor, count: Tensor) -> None:
 
 
 def _look(layout: Layout, view: _View) -> tuple[Tensor, Tensor]:
-    """The object of the layout that each pixel shows (-1: the ground), and its depth, both [B, H, W]."""
+    """The object that each pixel shows (-1: the ground), and its depth, both [B, H, W]."""
     scene = layout.scene.to(view.device)
     shown, far = first_hits(layout, local_rays(layout).to(view.device), scene, view.grid(1))
     return shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
 
 
 def _numbered(shown: Tensor, first: Tensor) -> Tensor:
-    """The mask [B, H, W] of what is shown, with `first` [B], the first object of each scene, as 1."""
+    """The mask [B, H, W] of what is shown; `first` [B] is the object numbered 1 in each scene."""
     return torch.where(shown >= 0, shown + (1 - first[:, None, None]), 0)
 
 
 def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: _View) -> Tensor:
-    """The pictures [b, 3, H, W] of a layout whose pixels show `mask` at `depth` [b, H, W]."""
+    """The images [b, 3, H, W] of a layout whose pixels show `mask` at `depth` [b, H, W]."""
     scenes, device = len(layout.count), view.device
     grid = view.grid(supersample)
     table, scene = object_table(layout, dress).to(device), layout.scene.to(device)
@@ -252,10 +267,11 @@ def describe(
 ) -> list[dict[str, Any]]:
     """One dict per scene, with the names of the published CLEVRTex json.
 
-    `image_index`, `num_objects`, `ground_material`, `layout_tries`, `directions` (unit vectors on the ground as the
-    camera sees it), `camera` and `lights` (positions), and `objects`: `index` (its id in the mask), `shape`, `size`,
-    `scale`, `material`, `color` (the material's first, red, green, blue in [0, 1]), `rotation` (degrees),
-    `3d_coords` of the centre (z up, ground at 0), `pixel_coords` (column, row, depth), `visible_pixels`.
+    `image_index`, `num_objects`, `ground_material`, `layout_tries`, `directions` (unit vectors on
+    the ground as the camera sees it), `camera` and `lights` (positions), and `objects`: `index`
+    (its id in the mask), `shape`, `size`, `scale`, `material`, `color` (the material's first, red,
+    green, blue in [0, 1]), `rotation` (degrees), `3d_coords` of the centre (z up, ground at 0),
+    `pixel_coords` (column, row, depth), `visible_pixels`.
     """
     height, width = mask.shape[1:]
     camera = layout.camera[layout.scene]
@@ -267,24 +283,37 @@ def describe(
     half = min(height, width) * framing / 2 * FOCAL
     ids = mask.view(len(index), -1) + 32 * torch.arange(len(index), device=mask.device)[:, None]
     visible = torch.bincount(ids.view(-1), minlength=32 * len(index)).cpu()[32 * layout.scene + layout.number]
-    size_names = tuple(SIZES)
-    scenes: list[dict[str, Any]] = []
-    for number, count, ground, tries, view, key, fill in zip(
-        index.tolist(),
-        layout.count.tolist(),
-        dress.ground.tolist(),
-        attempts.tolist(),
-        layout.camera.tolist(),
-        dress.key.tolist(),
-        dress.fill.tolist(),
-        strict=True,
+    columns = {
+        "index": layout.number.tolist(),
+        "shape": [shapes.NAMES[shape] for shape in layout.shape.tolist()],
+        "size": [tuple(SIZES)[size] for size in layout.size.tolist()],
+        "scale": layout.scale.tolist(),
+        "material": [MATERIALS[material] for material in dress.material.tolist()],
+        "color": colours_of(dress.coefficients).tolist(),
+        "rotation": (layout.yaw * 360).tolist(),
+        "3d_coords": layout.centre.tolist(),
+        "pixel_coords": [
+            [int(x), int(y), z]
+            for x, y, z in zip(
+                (right / depth * half + width / 2).tolist(),
+                (height / 2 - up / depth * half).tolist(),
+                depth.tolist(),
+                strict=True,
+            )
+        ],
+        "visible_pixels": visible.tolist(),
+    }
+    objects = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    scenes = []
+    for row, (number, count, first, view) in enumerate(
+        zip(index.tolist(), layout.count.tolist(), layout.first.tolist(), layout.camera.tolist(), strict=True)
     ):
         x, y = view[6:8]
         scenes.append(
             {
                 "image_index": number,
                 "num_objects": count,
-                "ground_material": MATERIALS[ground],
+                "ground_material": MATERIALS[int(dress.ground[row])],
                 "directions": {
                     "behind": [-y, x, 0.0],
                     "front": [y, -x, 0.0],
@@ -293,41 +322,10 @@ def describe(
                     "above": [0.0, 0.0, 1.0],
                     "below": [0.0, 0.0, -1.0],
                 },
-                "objects": [],
-                "layout_tries": tries,
+                "objects": objects[first : first + count],
+                "layout_tries": int(attempts[row]),
                 "camera": {"location": view[:3], "forward": view[3:6], "right": view[6:9], "up": view[9:12]},
-                "lights": {"key": key, "fill": fill},
-            }
-        )
-    columns = zip(
-        layout.scene.tolist(),
-        layout.number.tolist(),
-        layout.shape.tolist(),
-        layout.size.tolist(),
-        layout.scale.tolist(),
-        dress.material.tolist(),
-        colours_of(dress.coefficients).tolist(),
-        (layout.yaw * 360).tolist(),
-        layout.centre.tolist(),
-        (right / depth * half + width / 2).tolist(),
-        (height / 2 - up / depth * half).tolist(),
-        depth.tolist(),
-        visible.tolist(),
-        strict=True,
-    )
-    for scene, number, shape, size, scale, material, color, rotation, centre, x, y, z, pixels in columns:
-        scenes[scene]["objects"].append(
-            {
-                "index": number,
-                "shape": shapes.NAMES[shape],
-                "size": size_names[size],
-                "scale": scale,
-                "material": MATERIALS[material],
-                "color": color,
-                "rotation": rotation,
-                "3d_coords": centre,
-                "pixel_coords": [int(x), int(y), z],
-                "visible_pixels": pixels,
+                "lights": {"key": dress.key[row].tolist(), "fill": dress.fill[row].tolist()},
             }
         )
     return scenes

@@ -1,4 +1,4 @@
-"""Light: the ground and the objects under a soft key light, a fill light and a sky, to display colours."""
+"""Shading under a soft key light, a fill light and a sky, and the curve to display colours."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ KEY_DISTANCE = 9.5  # at which the key light has its nominal strength
 
 
 def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Tensor) -> Tensor:
-    """Light that leaves the ground towards the camera at every sample, [3, B, height · width], linear."""
+    """Linear light from the ground to the camera at every sample, [3, B, height · width]."""
     device, scenes, samples = lit.device, len(layout.count), grid.height * grid.width
     place = torch.arange(samples, device=device)
     right, up = grid.plane((place % grid.width).to(torch.float32), (place // grid.width).to(torch.float32))
@@ -52,7 +52,7 @@ def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Ten
 
 
 def object_table(layout: Layout, dress: Dress) -> Tensor:
-    """What shading an object's sample needs, in the object's frame [20, M] (on the CPU): rays, lights, size, height."""
+    """Rays, lights, size and height in every object's frame [20, M], on the CPU."""
     cos, sin = layout.turn[:, 0], layout.turn[:, 1]
     rows = [local_rays(layout)]
     for light in (dress.key, dress.fill):
@@ -64,7 +64,7 @@ def object_table(layout: Layout, dress: Dress) -> Tensor:
 def shade_objects(
     layout: Layout, dress: Dress, table: Tensor, shown: Tensor, depth: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
-    """Samples that show an object (int64 [T], places among all samples) and their light, [3, T], linear."""
+    """Places of the samples that show an object, int64 [T], and their linear light [3, T]."""
     place = torch.nonzero(shown >= 0).squeeze(1)
     owner = shown.index_select(0, place)
     row = table.index_select(1, owner).unbind(0)
@@ -139,7 +139,7 @@ def _surfaces(dress: Dress, owner: Tensor, point: Vector, normal: Vector, light:
 
 
 def display(light: Tensor) -> Tensor:
-    """Linear light to display values in [0, 1], in place: a filmic curve, then the sRGB curve from square roots."""
+    """Linear light to display values in [0, 1], in place: a filmic, then the sRGB curve."""
     x = light.mul_(EXPOSURE)
     below = (x * 2.43).add_(0.59).mul_(x).add_(0.14)
     root = (x * 2.51).add_(0.03).mul_(x).div_(below).clamp_(0, 1).sqrt_()

@@ -8,31 +8,30 @@ from slotlab.scenes.layout import CONTACT, LIGHT_RADIUS, Dress, Layout
 from slotlab.scenes.shapes import Vector, dot, normalise, step
 from slotlab.scenes.visibility import Grid, bounding_radius, ray_direction, shadow_tiles, spread_tiles
 
-# Places along a shadow ray, around its point nearest the solid's centre: for small pictures and for large ones.
+# Places along a shadow ray, around its point nearest the solid: for small and large images.
 _FEW, _MANY = tuple(0.3 * i for i in range(-3, 4)), tuple(0.15 * i for i in range(-6, 7))
 
 
 def soft_shadow(kind: int, point: Vector, light: Vector, fine: bool) -> Tensor:
-    """Part of the key light (0..1) that reaches `point` past a solid, both in the solid's frame at its size.
+    """Part of the key light (0..1) that reaches `point` past a solid, in the solid's frame.
 
-    `light` is the unit vector towards the light. The part of the light's disc that is free is estimated from the
-    smallest signed distance of the ray to the solid, per distance travelled, at places along the ray (`fine`: more).
+    `light` is the unit vector towards the light. The part of the light's disc that is free is
+    estimated from the smallest signed distance of the ray to the solid, per distance travelled, at
+    places along the ray (`fine`: more).
     """
     distance = shapes.SHAPES[shapes.NAMES[kind]].distance
     closest = -dot(point, light)
-    best = None
+    best = torch.full_like(closest, torch.inf)
     for shift in _MANY if fine else _FEW:
         at = (closest + shift).clamp_(min=0.03)
-        openness = distance(shapes.along(point, light, at)) / at
-        best = openness if best is None else torch.minimum(best, openness)
-    assert best is not None
+        best = torch.minimum(best, distance(shapes.along(point, light, at)) / at)
     part = (best * (0.5 / LIGHT_RADIUS) + 0.5).clamp_(0, 1)
     part = part * part * (3 - 2 * part)
     return (part + step(-1.2 - closest)).clamp_(max=1)
 
 
 def ground_shadows(layout: Layout, dress: Dress, table: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Parts of key light and of sky (0..1) that the objects leave to each sample of the ground, [B · height · width].
+    """Parts of key light and sky (0..1) at each sample of the ground, [B · height · width].
 
     `table` (of `object_table`) and `scene` [M] lie on the device.
     """
@@ -58,9 +57,10 @@ def ground_shadows(layout: Layout, dress: Dress, table: Tensor, scene: Tensor, g
 
 
 def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, point: Vector) -> Tensor:
-    """Part of the key light (0..1) that other objects leave to surface points [T] of the objects `owner`.
+    """Part of the key light (0..1) at surface points [T] of the objects `owner`.
 
-    `table` (of `shading.object_table`), `owner` and `point` (in the owner's frame) lie on the device.
+    `table` (of `shading.object_table`), `owner` and `point` (in the owner's frame) lie on the
+    device.
     """
     lit = torch.ones(len(owner), device=owner.device)
     receiver, caster = _shadow_pairs(layout, dress)
@@ -72,7 +72,7 @@ def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, p
     sample = torch.repeat_interleave(torch.arange(len(owner), device=owner.device), each)
     order = torch.arange(len(sample), device=owner.device) - (each.cumsum(0) - each).index_select(0, sample)
     pair = first.index_select(0, owner.index_select(0, sample)) + order
-    # From the receiver's frame to the caster's: turn and scale in the plane, scale in height, shift.
+    # From the receiver's frame to the caster's: turn and scale in the plane, then shift.
     across = layout.scale[receiver] / layout.scale[caster]
     cos_r, sin_r = layout.turn[receiver].unbind(1)
     cos_c, sin_c = layout.turn[caster].unbind(1)
@@ -101,7 +101,7 @@ def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, p
 
 
 def _shadow_pairs(layout: Layout, dress: Dress) -> tuple[Tensor, Tensor]:
-    """Pairs (receiver, caster) of objects whose shadow can reach the other [Q], sorted by receiver (on the CPU)."""
+    """Pairs (receiver, caster) [Q] where a shadow can reach, sorted by receiver, on the CPU."""
     number = layout.count[layout.scene]
     receiver = torch.repeat_interleave(torch.arange(len(number)), number)
     caster = torch.arange(len(receiver)) - (number.cumsum(0) - number)[receiver] + layout.first[layout.scene][receiver]

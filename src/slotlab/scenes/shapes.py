@@ -1,15 +1,17 @@
 """The solids: for each shape its extent, ray intersection, surface normal and signed distance.
 
-All functions work in the shape's own frame (z up, the solid centred so that it rests on z = -`half_height`, its size 1)
-on separate x, y, z tensors of any shapes that broadcast together. They use only operations that IEEE arithmetic
-rounds exactly (+ − × ÷ √, comparisons), so that a ray's result does not depend on its place in a tensor; and
-arithmetic in place of masks (`step`, `penalty`), which is several times as fast on a CPU. Rays come from outside, and
-from above the ground.
+All functions work in the shape's own frame (z up, the solid centred so that it rests on z =
+-`half_height`, its size 1) on separate x, y, z tensors of any shapes that broadcast together. They
+use only operations that IEEE arithmetic rounds exactly (+ − × ÷ √, comparisons), so that a ray's
+result does not depend on its place in a tensor; and arithmetic in place of masks (`step`,
+`penalty`), which is several times as fast on a CPU. Rays come from outside, and from above the
+ground.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -31,10 +33,11 @@ _DOME_RADIUS = 1.1
 class Shape:
     """One solid.
 
-    `extent`: half sizes along x, y, z of its box; `footprint`: radius of the circle around z that holds it.
-    `intersect(origin, direction)`: distance to the first hit from outside, in lengths of `direction`, inf for a miss.
-    `normal(point)`: outward unit normal at a surface point. `distance(point)`: signed distance or a lower bound of it
-    that has the same sign.
+    `extent`: half sizes along x, y, z of its box; `footprint`: radius of the circle around z that
+        holds it.
+    `intersect(origin, direction)`: distance to the first hit from outside, in lengths of
+    `direction`, inf for a miss. `normal(point)`: outward unit normal at a surface point.
+    `distance(point)`: signed distance or a lower bound of it that has the same sign.
     """
 
     extent: tuple[float, float, float]
@@ -93,7 +96,7 @@ def _length(*parts: Tensor) -> Tensor:
     return total.sqrt()
 
 
-# --- sphere and ellipsoid --------------------------------------------------------------------------------------------
+# --- sphere and ellipsoid ---
 
 
 def _sphere_intersect(o: Vector, d: Vector) -> Tensor:
@@ -121,30 +124,22 @@ def _ellipsoid_distance(p: Vector) -> Tensor:
     return reach * (reach - 1) / (slope + 1e-6)
 
 
-# --- convex solids bounded by planes ---------------------------------------------------------------------------------
+# --- convex solids bounded by planes ---
 
 Plane = tuple[float, float, float, float]  # outward unit normal and its offset: inside is n·p <= offset
 
 
-def _polyhedron_intersect(planes: tuple[Plane, ...]) -> Callable[[Vector, Vector], Tensor]:
+def _polyhedron(planes: tuple[Plane, ...], extent: tuple[float, float, float]) -> Shape:
     def intersect(o: Vector, d: Vector) -> Tensor:
-        near = far = None
+        near, far = torch.full_like(o[0], -torch.inf), torch.full_like(o[0], torch.inf)
         for x, y, z, offset in planes:
             speed = x * d[0] + y * d[1] + z * d[2]
             distance = (offset - (x * o[0] + y * o[1] + z * o[2])) / (speed + 1e-12)
             away = step(speed)
-            entering = distance - _FAR * away
-            leaving = distance + _FAR * (1 - away)
-            near = entering if near is None else torch.maximum(near, entering)
-            far = leaving if far is None else torch.minimum(far, leaving)
-        assert near is not None
-        assert far is not None
+            near = torch.maximum(near, distance - _FAR * away)
+            far = torch.minimum(far, distance + _FAR * (1 - away))
         return near + penalty(far - near)
 
-    return intersect
-
-
-def _polyhedron_normal(planes: tuple[Plane, ...]) -> Callable[[Vector], Vector]:
     def normal(p: Vector) -> Vector:
         nx, ny, nz = torch.zeros_like(p[0]), torch.zeros_like(p[0]), torch.zeros_like(p[0])
         best = nx - _FAR
@@ -155,25 +150,11 @@ def _polyhedron_normal(planes: tuple[Plane, ...]) -> Callable[[Vector], Vector]:
             nx, ny, nz = nx + outermost * (x - nx), ny + outermost * (y - ny), nz + outermost * (z - nz)
         return nx, ny, nz
 
-    return normal
-
-
-def _polyhedron_distance(planes: tuple[Plane, ...]) -> Callable[[Vector], Tensor]:
     def distance(p: Vector) -> Tensor:
-        best = None
-        for x, y, z, offset in planes:
-            height = x * p[0] + y * p[1] + z * p[2] - offset
-            best = height if best is None else torch.maximum(best, height)
-        assert best is not None
-        return best
+        heights = [x * p[0] + y * p[1] + z * p[2] - offset for x, y, z, offset in planes]
+        return reduce(torch.maximum, heights)
 
-    return distance
-
-
-def _polyhedron(planes: tuple[Plane, ...], extent: tuple[float, float, float], footprint: float) -> Shape:
-    return Shape(
-        extent, footprint, _polyhedron_intersect(planes), _polyhedron_normal(planes), _polyhedron_distance(planes)
-    )
+    return Shape(extent, extent[0], intersect, normal, distance)
 
 
 def _pyramid_planes(sides: int, radius: float, half: float) -> tuple[Plane, ...]:
@@ -193,18 +174,15 @@ def _prism_planes(sides: int, radius: float, half: float) -> tuple[Plane, ...]:
     return (*walls, (0.0, 0.0, 1.0, half), (0.0, 0.0, -1.0, half))
 
 
-# --- cube ------------------------------------------------------------------------------------------------------------
+# --- cube ---
 
 
 def _cube_intersect(o: Vector, d: Vector) -> Tensor:
-    near = far = None
-    for position, speed in zip(o, d, strict=True):
-        inverse = 1 / (speed + 1e-12)
-        middle, half = -position * inverse, _CUBE * inverse.abs()
-        near = middle - half if near is None else torch.maximum(near, middle - half)
-        far = middle + half if far is None else torch.minimum(far, middle + half)
-    assert near is not None
-    assert far is not None
+    inverse = [1 / (speed + 1e-12) for speed in d]
+    middle = [-position * one for position, one in zip(o, inverse, strict=True)]
+    half = [_CUBE * one.abs() for one in inverse]
+    near = reduce(torch.maximum, [m - h for m, h in zip(middle, half, strict=True)])
+    far = reduce(torch.minimum, [m + h for m, h in zip(middle, half, strict=True)])
     return near + penalty(far - near)
 
 
@@ -218,7 +196,7 @@ def _cube_distance(p: Vector) -> Tensor:
     return torch.maximum(torch.maximum(p[0].abs(), p[1].abs()), p[2].abs()) - _CUBE
 
 
-# --- cylinder, cone, dome --------------------------------------------------------------------------------------------
+# --- cylinder, cone, dome ---
 
 
 def _cylinder_intersect(o: Vector, d: Vector) -> Tensor:
@@ -289,7 +267,7 @@ def _dome_distance(p: Vector) -> Tensor:
     return torch.maximum(_length(p[0], p[1], z) - _DOME_RADIUS, -z)
 
 
-# --- capsule and torus -----------------------------------------------------------------------------------------------
+# --- capsule and torus ---
 
 
 def _capsule_axis(p: Vector) -> Tensor:
@@ -326,7 +304,7 @@ _TORUS_STRIDE = 0.015  # at least, until the last steps: rays that skim one side
 
 
 def _torus_intersect(o: Vector, d: Vector) -> Tensor:
-    """Marches by the distance to the surface, from the entry into the slab of the torus' height to the exit."""
+    """Marches by the signed distance, from the entry into the slab of the torus to the exit."""
     inverse = 1 / (d[2] + 1e-12)
     middle, half = -o[2] * inverse, _TORUS_TUBE * inverse.abs()
     radius = _TORUS_RING + _TORUS_TUBE
@@ -352,46 +330,25 @@ def _torus_normal(p: Vector) -> Vector:
     return normalise((p[0] * scale, p[1] * scale, p[2]))
 
 
-def _same(p: Vector) -> Vector:
-    return normalise(p)
-
+_TORUS_RADIUS = _TORUS_RING + _TORUS_TUBE
+_CAPSULE_LENGTH = _CAPSULE_HALF + _CAPSULE_RADIUS
 
 SHAPES: dict[str, Shape] = {
-    "sphere": Shape((1.0, 1.0, 1.0), 1.0, _sphere_intersect, _same, _sphere_distance, True),
+    "sphere": Shape((1.0, 1.0, 1.0), 1.0, _sphere_intersect, normalise, _sphere_distance, True),
     "cube": Shape((_CUBE, _CUBE, _CUBE), 1.0, _cube_intersect, _cube_normal, _cube_distance),
-    "cylinder": Shape(
-        (_CYLINDER_RADIUS, _CYLINDER_RADIUS, _CYLINDER_HALF),
-        _CYLINDER_RADIUS,
-        _cylinder_intersect,
-        _cylinder_normal,
-        _cylinder_distance,
-    ),
-    "cone": Shape(
-        (_CONE_RADIUS, _CONE_RADIUS, _CONE_HALF), _CONE_RADIUS, _cone_intersect, _cone_normal, _cone_distance
-    ),
-    "torus": Shape(
-        (_TORUS_RING + _TORUS_TUBE, _TORUS_RING + _TORUS_TUBE, _TORUS_TUBE),
-        _TORUS_RING + _TORUS_TUBE,
-        _torus_intersect,
-        _torus_normal,
-        _torus_distance,
-        round=True,
-    ),
-    "capsule": Shape(
-        (_CAPSULE_HALF + _CAPSULE_RADIUS, _CAPSULE_RADIUS, _CAPSULE_RADIUS),
-        _CAPSULE_HALF + _CAPSULE_RADIUS,
-        _capsule_intersect,
-        _capsule_normal,
-        _capsule_distance,
-    ),
-    "ellipsoid": Shape(
-        _ELLIPSOID, _ELLIPSOID[0], _ellipsoid_intersect, _ellipsoid_normal, _ellipsoid_distance, round=True
-    ),
-    "dome": Shape(
-        (_DOME_RADIUS, _DOME_RADIUS, _DOME_RADIUS / 2), _DOME_RADIUS, _dome_intersect, _dome_normal, _dome_distance
-    ),
-    "pyramid": _polyhedron(_pyramid_planes(4, 1.25, 0.95), (1.25, 1.25, 0.95), 1.25),
-    "tetrahedron": _polyhedron(_pyramid_planes(3, 1.25, 0.88), (1.25, 1.25, 0.88), 1.25),
-    "prism": _polyhedron(_prism_planes(6, 0.95, 0.6), (0.95, 0.95, 0.6), 0.95),
-}
+    "cylinder": Shape((_CYLINDER_RADIUS, _CYLINDER_RADIUS, _CYLINDER_HALF), _CYLINDER_RADIUS,
+                      _cylinder_intersect, _cylinder_normal, _cylinder_distance),
+    "cone": Shape((_CONE_RADIUS, _CONE_RADIUS, _CONE_HALF), _CONE_RADIUS,
+                  _cone_intersect, _cone_normal, _cone_distance),
+    "torus": Shape((_TORUS_RADIUS, _TORUS_RADIUS, _TORUS_TUBE), _TORUS_RADIUS,
+                   _torus_intersect, _torus_normal, _torus_distance, round=True),
+    "capsule": Shape((_CAPSULE_LENGTH, _CAPSULE_RADIUS, _CAPSULE_RADIUS), _CAPSULE_LENGTH,
+                     _capsule_intersect, _capsule_normal, _capsule_distance),
+    "ellipsoid": Shape(_ELLIPSOID, _ELLIPSOID[0], _ellipsoid_intersect, _ellipsoid_normal, _ellipsoid_distance, True),
+    "dome": Shape((_DOME_RADIUS, _DOME_RADIUS, _DOME_RADIUS / 2), _DOME_RADIUS,
+                  _dome_intersect, _dome_normal, _dome_distance),
+    "pyramid": _polyhedron(_pyramid_planes(4, 1.25, 0.95), (1.25, 1.25, 0.95)),
+    "tetrahedron": _polyhedron(_pyramid_planes(3, 1.25, 0.88), (1.25, 1.25, 0.88)),
+    "prism": _polyhedron(_prism_planes(6, 0.95, 0.6), (0.95, 0.95, 0.6)),
+}  # fmt: skip
 NAMES: tuple[str, ...] = tuple(SHAPES)

@@ -1,4 +1,4 @@
-"""Materials: patterns with random palettes, scales, gloss and relief, evaluated only where they show."""
+"""Materials: patterns with random palettes, scales, gloss and relief."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +18,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tint:
-    """Where a colour is drawn from: hue in turns (None: the material's own), its spread, saturation and value."""
+    """Ranges of a colour: hue in turns (None: the material's own), spread, saturation, value."""
 
     hue: float | None
     spread: float
@@ -28,9 +28,10 @@ class Tint:
 
 @dataclass(frozen=True)
 class Family:
-    """A material family: its pattern and the ranges of its palette; `scale` in pattern units per unit of length.
+    """A material family: its pattern and the ranges of its palette; `scale` per unit of length.
 
-    `bump`: height of the relief; `wear`: how far stains and fading darken a pattern that is too clean by itself.
+    `bump`: height of the relief; `wear`: how far stains and fading darken a pattern that is too
+        clean by itself.
     """
 
     pattern: Pattern
@@ -102,7 +103,7 @@ MATERIALS: tuple[str, ...] = tuple(FAMILIES)
 
 
 class Surface(NamedTuple):
-    """Colour (linear), gloss and metal in [0, 1], and how steeply the relief rises towards the light."""
+    """Linear colour, gloss and metal in [0, 1], and how steeply the relief faces the light."""
 
     red: Tensor
     green: Tensor
@@ -113,9 +114,10 @@ class Surface(NamedTuple):
 
 
 def prepare(material: Tensor, numbers: Tensor, vividness: float = 1.0) -> Tensor:
-    """Turns random numbers [M, 24] of materials [M] into coefficients [21, M]: all on the CPU.
+    """Turns random numbers [M, 24] of materials [M] into coefficients [21, M], on the CPU.
 
-    Rows: offset (2), turn and scale (2: cosine and sine, scaled), three linear colours (9), gloss, metal, scale, bump,
+    Rows: offset (2), turn and scale (2: cosine and sine, scaled), three linear colours (9), gloss,
+        metal, scale, bump,
     three free numbers, and wear. `vividness` scales the colours' saturation.
     """
     families = list(FAMILIES.values())
@@ -170,8 +172,8 @@ def colours_of(coefficients: Tensor) -> Tensor:
 def box_coordinates(point: Vector, normal: Vector) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Surface coordinates (u, v) by projection along the normal's largest component.
 
-    Also 1 where that is x, and 1 where it is x or y: u runs along x, or along y on an x side; v along y, or along z on
-    an x or y side.
+    Also 1 where that is x, and 1 where it is x or y: u runs along x, or along y on an x side; v
+    along y, or along z on an x or y side.
     """
     ax, ay, az = normal[0].abs(), normal[1].abs(), normal[2].abs()
     on_x, on_y = step(ax - torch.maximum(ay, az)), step(ay - torch.maximum(ax, az))

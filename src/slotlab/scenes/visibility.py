@@ -1,4 +1,4 @@
-"""Which object each sample of the picture shows: screen boxes, tiles, and a depth buffer."""
+"""Which object each sample of an image shows: screen boxes, tiles and a depth buffer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ _FAR = (0x7F000000 << 32) - 1  # beyond every hit
 
 @dataclass(frozen=True)
 class Grid:
-    """The samples of a picture: `height` × `width` of them, and the half-width of the framed square in samples."""
+    """The samples of an image: rows, columns, and half the side of the framed square."""
 
     height: int
     width: int
     half: float
 
     def plane(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample coordinates (column, row) to slopes of the ray (right, up) against the forward direction."""
+        """Sample coordinates (column, row) to slopes of the ray (right, up)."""
         step = 1 / (2 * self.half * FOCAL)
         return (2 * x + (1 - self.width)) * step, ((self.height - 1) - 2 * y) * step
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Squares of TILE × TILE samples within the frame: `owner` [n] (an object), `x`, `y` [n] (first column and row)."""
+    """Squares of TILE × TILE samples: object `owner` [n], first column `x` and row `y` [n]."""
 
     owner: Tensor
     x: Tensor
@@ -59,7 +59,7 @@ def bounding_radius(layout: Layout) -> Tensor:
 
 
 def _corners(layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    """The corners of the objects' boxes in the world, x, y, z [M, 8]; the last four are the upper ones."""
+    """The corners of the objects' boxes, x, y, z [M, 8]; the last four are the upper ones."""
     extent = _extents()[layout.shape] * layout.scale[:, None]
     sign = torch.tensor([-1.0, 1.0])
     sz, sy, sx = (part.reshape(-1) for part in torch.meshgrid(sign, sign, sign, indexing="ij"))
@@ -96,7 +96,7 @@ def object_tiles(layout: Layout, grid: Grid) -> Tiles:
 
 
 def shadow_tiles(layout: Layout, key: Tensor, grid: Grid) -> Tiles:
-    """Tiles over the ground that each object's contact and cast shadows can reach, on the CPU; `key` [B, 3]."""
+    """Tiles of the ground that each object's shadows can reach, on the CPU; `key` [B, 3]."""
     cx, cy, cz = (corner[:, 4:] for corner in _corners(layout))
     light = key[layout.scene]
     stretch = light[:, 2:] / (light[:, 2:] - cz)
@@ -132,7 +132,7 @@ def _cover(left: Tensor, right: Tensor, bottom: Tensor, top: Tensor, grid: Grid)
 
 
 def local_rays(layout: Layout) -> Tensor:
-    """Origin, forward, right and up of the camera in every object's own frame and size [12, M] (on the CPU)."""
+    """The camera's origin and axes in every object's frame and size [12, M], on the CPU."""
     camera = layout.camera[layout.scene]
     cos, sin = layout.turn[:, 0], layout.turn[:, 1]
     inverse = 1 / layout.scale
@@ -146,7 +146,7 @@ def local_rays(layout: Layout) -> Tensor:
 
 
 def spread_tiles(tiles: Tiles, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Per sample of every tile [64, n]: slopes right and up, and its place among all scenes' samples."""
+    """For each sample of every tile [64, n]: slopes, and its place among all samples."""
     step = torch.arange(TILE * TILE, device=tiles.x.device)[:, None]
     column, row = step % TILE, step // TILE
     corner = (scene.index_select(0, tiles.owner) * grid.height + tiles.y) * grid.width + tiles.x
@@ -156,10 +156,10 @@ def spread_tiles(tiles: Tiles, scene: Tensor, grid: Grid) -> tuple[Tensor, Tenso
 
 
 def first_hits(layout: Layout, rays: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The object that each sample shows (-1: the ground) and its depth, both [B · height · width], on the device.
+    """The object of each sample (-1: the ground) and its depth, both [B · height · width].
 
-    `rays` [12, M] and `scene` [M] lie on the device, `layout` on the CPU. The nearest hit is found by an integer
-    minimum over (depth, object), which no order of evaluation changes.
+    `rays` [12, M] and `scene` [M] lie on the device, `layout` on the CPU. The nearest hit is found
+    by an integer minimum over (depth, object), which no order of evaluation changes.
     """
     tiles = object_tiles(layout, grid)
     nearest = torch.full((len(layout.count) * grid.height * grid.width,), _FAR, dtype=torch.int64, device=rays.device)
