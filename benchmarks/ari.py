@@ -27,7 +27,7 @@ from slotlab.metrics.functional import (
 
 
 def label_maps(images: int, size: int, segments: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two label maps of 11 x 11 cells that agree on about 70 % of the cells, int64 [images, size, size]."""
+    """Two label maps of 11 x 11 cells that agree on about 70 %, int64 [images, size, size]."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(0, segments, (images, 11, 11), generator=generator)
     other = torch.randint(0, segments, target.shape, generator=generator)

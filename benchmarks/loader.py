@@ -55,7 +55,7 @@ def take(stream: Iterator[Batch], batches: int) -> None:
 
 
 def write_photographs(root: Path, count: int) -> str:
-    """CLEVRTex's layout and sizes (320x240 RGB, palette masks), with the spectrum of photographs."""
+    """CLEVRTex's layout and sizes (320x240 RGB, palette masks), with photographs' spectrum."""
     rng = np.random.default_rng(0)
     root.mkdir()
     for index in range(count):

@@ -1,7 +1,7 @@
 """Whether the fast path learns as plain PyTorch does: the losses of the first steps, side by side.
 
     python benchmarks/loss_curves.py                       # 64x64, 7 slots, batch 2, 200 steps
-    python benchmarks/loss_curves.py --full --steps 20     # the report's: 128x128, 11 slots, batch 8
+    python benchmarks/loss_curves.py --full --steps 20   # the report's: 128x128, 11 slots, batch 8
     python benchmarks/loss_curves.py --draw                # the figure again, from the CSV files
 
 Protocol. The preset slot-attention-clevrtex on scenes:textured (3 to 6 objects; --full: 3 to 10),
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def differences(full: bool, rows: Rows) -> list[dict[str, object]]:
-    """Difference of each contender's losses from plain, in percent: at first, and over all steps."""
+    """Difference of a contender's losses from plain, in percent: at first, and over all steps."""
     first = rows[:FIRST]
     found = {name: max(abs(one[name] - one["plain"]) / one["plain"] for one in first) for name in CONTENDERS[1:]}
     means = {name: abs(sum(one[name] for one in rows) / sum(one["plain"] for one in rows) - 1) for name in found}

@@ -110,7 +110,7 @@ def finder(scene: Scene, there: Tensor) -> int | None:
 
 
 def compared(before: Tensor, after: Tensor, truth: Tensor, there: Tensor, behind: Tensor) -> tuple[float, ...]:
-    """Squared errors of images [3, R, R]: before and after within `there`, within `behind`, elsewhere."""
+    """Squared errors of images [3, R, R]: before and after in `there`, in `behind`, elsewhere."""
     error_before, error_after = ((picture - truth).square().mean(dim=0) for picture in (before, after))
     hidden = float(error_after[behind].mean()) if int(behind.sum()) >= BEHIND else math.nan
     return (

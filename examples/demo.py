@@ -61,7 +61,7 @@ def bundled_models(out: Path) -> list[Path]:
 
 
 def segmented(model: str, variant: str, out: Path) -> tuple[Path, Path]:
-    """Scores a model on eight new scenes and segments three; returns the first overlay and image."""
+    """Scores a model on eight new scenes, segments three; returns the first overlay and image."""
     scenes, segments = out / f"scenes-{variant}", out / f"segments-{variant}"
     slotlab(
         "scenes", "write", scenes, "--variant", variant, "--count", 8, "--size", 256, "--seed", 1, "--max-objects", 6

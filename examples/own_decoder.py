@@ -17,7 +17,7 @@ from slotlab.models.slot_autoencoder import DECODERS
 
 
 class MLPDecoder(nn.Module):
-    """An MLP that paints each pixel from its slot and its place, as DINOSAUR (2022) does features."""
+    """An MLP that paints each pixel from its slot and its place, as in DINOSAUR (2022)."""
 
     def __init__(self, slot_dim: int, resolution: int, width: int = 128) -> None:
         super().__init__()

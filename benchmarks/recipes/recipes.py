@@ -43,7 +43,7 @@ _ON_TEXTURES = {
 
 
 def _small(name: str, changes: Changes, scaled: dict[str, float] | None = None) -> Stage:
-    """The first two fifths at 32x32, on plain scenes, where slots learn soonest to follow objects."""
+    """The first two fifths at 32x32, on plain scenes, where slots soonest follow objects."""
     shares = {"background_penalty_start": 0.055, "attention_loss_start": 0.23, **_WARM_UP, **(scaled or {})}
     return Stage(f"{name}-small", "scenes-32", 0.4, changes, shares, "plain", _timed(f"{name}-small"))
 
