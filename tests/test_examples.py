@@ -1,9 +1,12 @@
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from slotlab.models import ENCODERS
 from slotlab.models.slot_autoencoder import DECODERS
@@ -63,3 +66,20 @@ def test_every_example_is_short_and_run():
     scripts = {path.stem: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / "examples").glob("*.py")}
     assert scripts.keys() - {"demo", "relative_frames"} == EXAMPLES.keys()
     assert max(scripts.values()) < 100, scripts
+
+
+def test_the_notebook_is_executed_and_runs(tmp_path):
+    path = ROOT / "examples" / "look.ipynb"
+    stored = nbformat.read(path, as_version=4)
+    assert path.stat().st_size < 300_000
+    assert all(cell.execution_count for cell in stored.cells if cell.cell_type == "code")
+    assert len(figures_of(stored)) == 2
+    NotebookClient(stored, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (printed,) = (output.text for cell in stored.cells for output in cell.get("outputs", []) if "text" in output)
+    assert re.fullmatch(r"changed: slot \[\d\]; error outside the region: \d\.\d+\n", printed)
+    assert len(figures_of(stored)) == 2
+
+
+def figures_of(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
