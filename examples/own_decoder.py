@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import slotlab
-from slotlab.models.slot_autoencoder import DECODERS
+from slotlab.models import DECODERS
 
 
 class MLPDecoder(nn.Module):
@@ -27,7 +27,7 @@ class MLPDecoder(nn.Module):
             nn.Linear(slot_dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
         )
 
-    def forward(self, slots: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, masks and slot images of slots [B, K, D]."""
         painted = self.layers(slots[:, :, None] + self.place)  # [B, K, R * R, 4]
         painted = painted.transpose(2, 3).unflatten(3, (self.resolution, self.resolution))

@@ -285,8 +285,8 @@ def test_a_model_whose_decoder_ignores_its_slots_is_caught(model, squares):
     """All of a trained model works, but the masks are the same for each image."""
 
     class Tiles(torch.nn.Module):
-        def forward(self, slots, poses=None):
-            painted, _, pictures = decoder(slots, poses)
+        def forward(self, slots):
+            painted, _, pictures = decoder(slots)
             tiles = torch.arange(16)[None, :, None].expand(len(slots), 16, 16) // 4
             return painted, torch.nn.functional.one_hot(tiles, 4).movedim(-1, 1).float(), pictures
 

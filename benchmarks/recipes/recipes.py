@@ -96,7 +96,7 @@ def _decoded_by_diffusion() -> dict[str, Stages]:
 
 
 _BI_LEVEL: Changes = {"initialisation": "bi-level"}
-_RELATIVE: Changes = {"frame": "relative", "decoder.position": "relative"}
+_RELATIVE: Changes = {"model.kind": "relative-slot-autoencoder"}
 
 RECIPES: dict[str, dict[str, Stages]] = {
     # The report's form (random starts, full gradient, every layer at full resolution, its schedule)

@@ -21,6 +21,7 @@ from slotlab.files import read_json, replacing, write_json
 from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.building import check_arguments
 from slotlab.models.latent_autoencoder import FAMILIES
+from slotlab.models.relative_frames import without_frame
 from slotlab.released import HUB_PREFIX, check, model_folder, released_names
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -117,7 +118,7 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
     Raises:
         ConfigError: an unknown kind or key, or a value out of range.
     """
-    arguments = dict(config)
+    arguments = without_frame(config)
     kind = arguments.pop("kind", None)
     autoencoder = arguments.get("autoencoder")
     if isinstance(autoencoder, Mapping) and "pretrained" in autoencoder:

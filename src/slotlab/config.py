@@ -12,9 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json
-from slotlab.models import ENCODERS, MODELS, Denoiser, LatentAutoencoder, NoiseSchedule, SlotAttention
+from slotlab.models import DECODERS, ENCODERS, MODELS, Denoiser, LatentAutoencoder, NoiseSchedule, SlotAttention
 from slotlab.models.sampling import SamplingSettings
-from slotlab.models.slot_autoencoder import DECODERS
 
 FOLDER = Path(__file__).parent / "presets"
 RUN_FILE = "run.json"
@@ -305,6 +304,7 @@ def _settings(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     settings: dict[str, tuple[Any, str]] = {}
     for section, fields in (("data", DataSettings.model_fields), ("training", TrainingSettings.model_fields)):
         settings |= {f"{section}.{name}": (field.default, field.description or "") for name, field in fields.items()}
+    settings["model.kind"] = (None, f"one of {', '.join(MODELS)}")
     constructor = MODELS.get(str(model.get("kind")))
     for name, about in _arguments(constructor, supplied=()).items() if constructor else ():
         if name in PARTS:
@@ -353,6 +353,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     section = values
     for name in parents:
         section = section.setdefault(name, {})
-    if last == "kind" and section.get("kind") != value:
+    if key == "model.kind":
+        if str(value) not in MODELS:
+            raise ConfigError(f"model.kind: unknown kind {value!r}{nearest(str(value), list(MODELS))}")
+    elif last == "kind" and section.get("kind") != value:
         section.clear()  # another kind has other arguments
     section[last] = value

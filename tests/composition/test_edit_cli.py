@@ -93,7 +93,7 @@ def test_the_command_keeps_the_outside_of_a_sample(run_edit, diffusion_run, tmp_
         (["--interpolate", "1=x.png:2:much"], "not of the form K=IMAGE:J:AMOUNT"),
         (["--move", "1:nan,0"], "--move 1:nan,0: not of the form K:DX,DY"),
         (["--move", "1:0.5"], "--move 1:0.5: not of the form K:DX,DY"),
-        (["--move", "1:0.5,0"], "slot_attention.frame=relative"),
+        (["--move", "1:0.5,0"], "model.kind=relative-slot-autoencoder"),
         (["--resize", "1"], "--resize 1: not of the form K:FACTOR"),
         (["--add", "nowhere.png:2"], "nowhere.png: no such image file"),
         (["--background", "nowhere.png"], "nowhere.png: no such image file"),

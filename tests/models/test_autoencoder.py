@@ -19,6 +19,8 @@ def test_the_output_is_what_every_later_room_reads():
     assert output.attention_grid == (8, 8)
     assert output.masks.shape == (2, 3, 16, 16)
     assert output.reconstruction.shape == (2, 3, 16, 16)
+    assert len(output) == 2 and torch.equal(output[1].masks, output.masks[1:])
+    assert [one.slots.shape for one in output] == [(1, 3, 8)] * 2
     for source in ("masks", "attention"):
         segmentation = output.segmentation(source)
         assert segmentation.shape == (2, 16, 16)
@@ -66,7 +68,7 @@ def test_a_few_images_can_be_learned_by_heart():
         ({"decoder": {"kind": "broadcast", "slot_dim": 8}}, "decoder: unknown key 'slot_dim'"),
         ({"slot_attention": {"num_slots": 8}}, "slot_attention: unknown key 'num_slots'"),
         ({"resolution": 15}, "not a multiple of the encoder's total stride 2"),
-        ({"resolution": 0}, "resolution: must be a whole number"),
+        ({"resolution": 0}, "model.resolution: Input should be greater than or equal to 8"),
     ],
 )
 def test_mistakes_in_the_config_are_named(changes, message):

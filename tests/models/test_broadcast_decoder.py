@@ -8,6 +8,7 @@ from slotlab.errors import ConfigError
 from slotlab.models import SpatialBroadcastDecoder, broadcast_decoder
 from slotlab.models.building import initialise
 from slotlab.models.position import direction_grid
+from slotlab.models.relative_frames import RelativeBroadcastDecoder
 
 
 @pytest.mark.parametrize(
@@ -29,11 +30,11 @@ def test_every_form_paints_the_whole_image(form):
     torch.testing.assert_close(reconstruction, (masks[:, :, None] * slot_images).sum(dim=1))
 
 
-def painted(decoder, slots, poses, **attributes):
+def painted(decoder, slots, **attributes):
     """What the decoder paints with `attributes` set, and the gradients of all that it depends on."""
     for name, value in attributes.items():
         setattr(decoder, name, value)
-    made = decoder(slots, poses)
+    made = decoder(slots)
     weighted = sum((image * torch.linspace(0, 1, image.numel()).view(image.shape)).sum() for image in made)
     return made, torch.autograd.grad(weighted, [slots, *decoder.parameters()])
 
@@ -43,24 +44,31 @@ FORMS = [
     {"broadcast": 16, "layers": 0, "position": "add"},
     {"broadcast": 4, "layers": 1, "position": "add"},
     {"broadcast": 8, "layers": 0, "position": "concatenate", "kernel_size": 7},
-    {"broadcast": 4, "layers": 2, "position": "relative", "shuffle": 4, "kernel_size": 3},
-    {"broadcast": 8, "layers": 1, "position": "relative"},
+    {"broadcast": 4, "layers": 2, "relative": True, "shuffle": 4, "kernel_size": 3},
+    {"broadcast": 8, "layers": 1, "relative": True},
 ]
+
+
+def made(form, **changes):
+    """A decoder of one of these forms."""
+    settings = {key: value for key, value in form.items() if key != "relative"}
+    kind = RelativeBroadcastDecoder if "relative" in form else SpatialBroadcastDecoder
+    return kind(slot_dim=6, resolution=16, channels=8, **settings, **changes)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_fast_path_paints_and_learns_as_the_plain_one(form, checkpointing, monkeypatch):
     torch.manual_seed(0)
-    decoder = SpatialBroadcastDecoder(slot_dim=6, resolution=16, channels=8, checkpointing=checkpointing, **form)
+    decoder = made(form, checkpointing=checkpointing)
     for parameter in decoder.double().parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    slots = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
-    poses = torch.rand(2, 3, 4, dtype=torch.float64) + 0.1
-    plain, plain_gradients = painted(decoder, slots, poses, factored=False, in_parts=False)
+    poses = torch.rand(2, 3, 4 if "relative" in form else 0, dtype=torch.float64) + 0.1
+    slots = torch.cat([torch.randn(2, 3, 6, dtype=torch.float64), poses], dim=2).requires_grad_()
+    plain, plain_gradients = painted(decoder, slots, factored=False, in_parts=False)
     for pixels in (256, 10**6):  # slot by slot, and all in one
         monkeypatch.setitem(broadcast_decoder.PIXELS_AT_ONCE, "cpu", pixels)
-        fast, gradients = painted(decoder, slots, poses, factored=True, in_parts=True)
+        fast, gradients = painted(decoder, slots, factored=True, in_parts=True)
         torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(gradients, plain_gradients, rtol=1e-10, atol=1e-10)
 
@@ -68,14 +76,14 @@ def test_the_fast_path_paints_and_learns_as_the_plain_one(form, checkpointing, m
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_in_bfloat16_the_fast_path_is_as_near_as_the_plain_one(form):
     torch.manual_seed(0)
-    decoder = SpatialBroadcastDecoder(slot_dim=6, resolution=16, channels=8, **form).apply(initialise)
-    slots, poses = torch.randn(4, 3, 6), torch.rand(4, 3, 4) + 0.1
-    exact = decoder(slots, poses)[0]
+    decoder = made(form).apply(initialise)
+    slots = torch.cat([torch.randn(4, 3, 6), torch.rand(4, 3, 4 if "relative" in form else 0) + 0.1], dim=2)
+    exact = decoder(slots)[0]
     errors = []
     for factored in (True, False):
         decoder.factored = factored
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            errors.append((decoder(slots, poses)[0] - exact).square().mean().sqrt() / exact.std())
+            errors.append((decoder(slots)[0] - exact).square().mean().sqrt() / exact.std())
     assert errors[0] < 0.02
     assert errors[0] < 2 * errors[1]
 
@@ -124,9 +132,9 @@ def test_slots_are_decoded_apart_and_in_any_order():
     [
         ({"broadcast": 3}, "does not reach the resolution 16 by doubling"),
         ({"broadcast": 0}, "decoder.broadcast"),
-        ({"broadcast": 32}, "decoder.broadcast"),
+        ({"broadcast": 32}, "does not reach the resolution"),
         ({"kernel_size": 2}, "must be odd"),
-        ({"position": "multiply"}, "'add', 'concatenate' or 'relative'"),
+        ({"position": "multiply"}, "'add' or 'concatenate'"),
         ({"shuffle": 0}, "decoder.shuffle"),
     ],
 )

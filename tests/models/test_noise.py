@@ -80,11 +80,11 @@ def test_each_image_has_its_own_draws():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "linaer"}, r"schedule.kind: unknown 'linaer'; did you mean 'linear'"),
-        ({"target": "noise"}, r"schedule.target: unknown 'noise'; there are: epsilon, v, x0"),
+        ({"kind": "linaer"}, r"schedule.kind: Input should be 'linear' or 'sqrt-linear'"),
+        ({"target": "noise"}, r"schedule.target: Input should be 'epsilon', 'v' or 'x0'"),
         ({"start": 0.02}, r"start <= end"),
-        ({"steps": 0}, r"schedule.steps: must be a whole number from 1"),
-        ({"min_snr_gamma": -1.0}, r"min_snr_gamma: must be at least 0"),
+        ({"steps": 0}, r"schedule.steps: Input should be greater than or equal to 1"),
+        ({"min_snr_gamma": -1.0}, r"min_snr_gamma: Input should be greater than or equal to 0"),
         ({"zero_terminal_snr": True}, r"zero_terminal_snr: the last timestep has no signal.*'v' or 'x0'"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_model_with_pixel_sigma_is_scored_by_its_posterior_too(tiny_preset, sq
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("inf")])
 def test_sigma_must_be_a_width(tiny_preset, sigma):
-    with pytest.raises(ConfigError, match=r"pixel_sigma: must be above 0"):
+    with pytest.raises(ConfigError, match=r"model.pixel_sigma: Input should be"):
         slotlab.create_model(tiny_preset, pixel_sigma=sigma)
 
 

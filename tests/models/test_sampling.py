@@ -3,9 +3,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from slotlab.errors import ConfigError
-from slotlab.models.sampling import SAMPLERS, NoiseSchedule, guided, sample, spaced_timesteps
+from slotlab.models.sampling import SAMPLERS, NoiseSchedule, guided, sample_steps, spaced_timesteps
+from slotlab.progress import finish
 
 SHAPE = (2, 3, 4, 4)
+
+
+def sample(*args, **kwargs):
+    return finish(sample_steps(*args, **kwargs))
 
 
 def denoise(latents, timesteps):
@@ -91,16 +96,17 @@ def test_each_image_depends_on_its_own_generator(sampler):
     assert not torch.allclose(drawn(1), drawn(2))
 
 
-def test_progress_and_evaluations():
-    told, evaluations = [], []
+def test_each_step_evaluates_once_and_yields_the_clean_latents():
+    evaluations = []
 
     def counting(latents, timesteps):
         evaluations.append(int(timesteps[0]))
         return denoise(latents, timesteps)
 
-    sample(counting, SHAPE, NoiseSchedule(), steps=4, on_step=lambda done, steps: told.append((done, steps)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    steps = list(sample_steps(counting, SHAPE, NoiseSchedule(target="x0"), steps=4))
+    assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert evaluations == [999, 749, 499, 249]
+    assert all(step[2].abs().max() <= 1 for step in steps)  # of x0, the tanh itself
 
 
 def test_guidance():

@@ -227,8 +227,7 @@ def _fitting(edit: EditedSlots, vector: Tensor) -> Tensor:
 def _ability(model: Model, edit: str) -> Any:
     if not hasattr(model, edit):
         raise ConfigError(
-            f"{edit}: this model's slots have no pose that its decoder reads; train one with "
-            "slot_attention.frame=relative and decoder.position=relative"
+            f"{edit}: this model's slots have no pose; train one with model.kind=relative-slot-autoencoder"
         )
     return getattr(model, edit)
 
@@ -317,7 +316,8 @@ def paint_edit_steps(
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
     with evaluating(model):
-        before, masks_before = finish(_paint_steps(slot_model, scene.slots, seed, sampling))
+        painted = slot_model.paint(scene.slots[None].to(_device(slot_model)), seeded_generator(seed), sampling)
+        before, masks_before = (one[0].cpu() for one in painted)
         changed = changed_slots(scene, edit)
         if isinstance(slot_model, SlotAutoencoder):
             image, masks = _paint_on_background(slot_model, scene, edit, changed, masks_before)
@@ -342,9 +342,14 @@ def _paint_steps(
     model: SlotModel, slots: Tensor, seed: int, sampling: SamplingSettings | None
 ) -> Generator[Step, None, tuple[Tensor, Tensor]]:
     """The image [3, R, R] and masks [K, R, R] of slots [K, D], on the CPU."""
-    images, masks = model.paint(slots[None].to(_device(model)), generator=seeded_generator(seed), sampling=sampling)
-    yield 1, 1, images[0].cpu()
-    return images[0].cpu(), masks[0].cpu()
+    steps = model.paint_steps(slots[None].to(_device(model)), seeded_generator(seed), sampling)
+    while True:
+        try:
+            done, total, images = next(steps)
+        except StopIteration as end:
+            images, masks = end.value
+            return images[0].cpu(), masks[0].cpu()
+        yield done, total, images[0].cpu()
 
 
 def _paint_on_background(

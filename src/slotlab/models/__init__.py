@@ -1,9 +1,10 @@
 """The models: encoders, Slot Attention, decoders, latent autoencoder, slot diffusion, and what they return."""
 
 from slotlab.errors import CheckpointError
-from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
+from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
 from slotlab.models.latent_autoencoder import AutoencoderOutput, LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, SlotOutput
+from slotlab.models.relative_frames import RelativeSlotAutoencoder
 from slotlab.models.sampling import NoiseSchedule
 from slotlab.models.slot_attention import SlotAttention
 from slotlab.models.slot_autoencoder import SlotAutoencoder
@@ -14,8 +15,10 @@ from slotlab.models.unet import Denoiser
 SlotModel = SlotAutoencoder | SlotDiffusion
 Model = SlotModel | LatentAutoencoder
 MODELS: dict[str, type[Model]] = {model.kind: model for model in (SlotAutoencoder, SlotDiffusion, LatentAutoencoder)}
+MODELS[RelativeSlotAutoencoder.kind] = RelativeSlotAutoencoder  # experimental
 
 __all__ = [
+    "DECODERS",
     "ENCODERS",
     "MODELS",
     "AutoencoderOutput",
@@ -38,7 +41,7 @@ __all__ = [
 
 
 def with_slots(model: Model, name: object = None) -> SlotModel:
-    """`model`, if it is one that has slots; else CheckpointError, which names it by `name` where that is given."""
+    """`model`, if it has slots; else a CheckpointError that names it by `name`, if given."""
     if isinstance(model, LatentAutoencoder):
         named = "" if name is None else f"{name}: "
         remedy = "take a slot autoencoder, or the second stage's model"

@@ -1,20 +1,18 @@
-"""Weights to begin with, near to those of the published TensorFlow implementation, not PyTorch's defaults.
-
-PyTorch draws convolutions with a third of the variance that keeps a signal's size, so that after five layers a slot
-hardly changes the picture; training then spends its first thousands of steps growing the weights.
-"""
+"""Parts from their settings: registries of kinds, checked arguments, initial weights."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_type_hints
+from functools import wraps
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
 
 from slotlab.errors import ConfigError, nearest
 
 Part = TypeVar("Part", bound=nn.Module)
+Class = TypeVar("Class")
 _OTHER_CLASSES = ConfigDict(arbitrary_types_allowed=True)  # what pydantic does not know is checked with isinstance
 
 
@@ -25,10 +23,19 @@ def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[
         role: what is built ("encoder"), for messages.
         registry: classes by kind.
         spec: JSON values, e.g. `{"kind": "cnn", "channels": 64}`.
-        supplied: arguments that the whole model decides (widths, resolution); a spec may not set them.
+        supplied: arguments that follow from the other parts (widths, resolution); a spec may not
+            set them.
 
     Raises:
         ConfigError: unknown kind or argument (the nearest is suggested), or a value out of range.
+
+    Example:
+        >>> from slotlab.models import ENCODERS
+        >>> build("encoder", ENCODERS, {"kind": "cnn", "channels": 8, "strides": [2, 1]}).stride
+        2
+        >>> build("encoder", ENCODERS, {"kind": "cnn", "chanels": 8})
+        Traceback (most recent call last):
+        slotlab.errors.ConfigError: encoder: unknown key 'chanels'; did you mean 'channels'?
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
@@ -41,9 +48,13 @@ def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[
 def check_arguments(
     role: str, constructor: Callable[..., object], arguments: Mapping[str, Any], reserved: set[str] | None = None
 ) -> None:
-    """Raises ConfigError for arguments that `constructor` does not have, or values of other types than it declares."""
+    """Raises ConfigError for arguments that `constructor` does not have, or whose values do not fit its annotations."""
     known = [name for name in inspect.signature(constructor).parameters if name not in (reserved or set())]
-    types = _declared_types(constructor)
+    target = constructor.__init__ if inspect.isclass(constructor) else constructor
+    try:
+        types = get_type_hints(target, include_extras=True)
+    except (NameError, TypeError):  # types that are imported for type checkers alone; a functools.partial
+        types = {}
     for name, value in arguments.items():
         if name not in known:
             raise ConfigError(f"{role}: unknown key {name!r}{nearest(name, known)}")
@@ -54,23 +65,60 @@ def check_arguments(
             raise ConfigError(f"{role}.{name}: {', or '.join(problems)} (got {value!r})") from None
 
 
-def _declared_types(constructor: Callable[..., object]) -> dict[str, Any]:
-    try:
-        return get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
-    except (NameError, TypeError):  # types that are imported for type checkers alone; a functools.partial
-        return {}
+def configured(section: str) -> Callable[[type[Class]], type[Class]]:
+    """Class decorator: checks constructor arguments against their annotations.
+
+    The annotations are the only declaration of what a setting may be: a type, a `Literal`, or an
+    `Annotated[int, Field(ge=1)]` of pydantic. The ConfigError names `section.argument`.
+
+    Example:
+        >>> @configured("decoder")
+        ... class Decoder:
+        ...     def __init__(self, channels: Annotated[int, Field(ge=1)] = 64) -> None:
+        ...         self.channels = channels
+        >>> Decoder(channels=0)
+        Traceback (most recent call last):
+        slotlab.errors.ConfigError: decoder.channels: Input should be greater than or equal to 1 (got 0)
+    """
+
+    def decorate(made: type[Class]) -> type[Class]:
+        init, signature = made.__init__, inspect.signature(made)
+
+        @wraps(init)
+        def checked(self: Class, *args: Any, **kwargs: Any) -> None:
+            check_arguments(section, made, signature.bind(*args, **kwargs).arguments)
+            init(self, *args, **kwargs)
+
+        made.__init__ = checked
+        return made
+
+    return decorate
 
 
-def check_range(key: str, value: object, low: int, high: int | None = None) -> None:
-    """Raises ConfigError unless `value` is an integer in low..high."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        span = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        raise ConfigError(f"{key}: must be a whole number {span}, not {value!r}")
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd")
+    return value
+
+
+Positive = Annotated[int, Field(ge=1)]
+KernelSize = Annotated[int, Field(ge=1), AfterValidator(_odd)]  # odd, so that "same" padding exists
+Resolution = Annotated[int, Field(ge=8, le=4096)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode; its mode is restored, also after an error. Gradients are left as they are."""
+    """`model` in evaluation mode inside a `with` block; its mode is restored, also after an error.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> with evaluating(model):
+        ...     print(model.training)
+        False
+        >>> model.training
+        True
+    """
     was_training = model.training
     model.eval()
     try:
@@ -82,9 +130,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def initialise(module: nn.Module) -> None:
     """He-normal convolutions, Glorot-uniform dense layers, orthogonal recurrence, zero biases.
 
-    For use with `nn.Module.apply`; He et al. 2015 (arXiv 1502.01852), Glorot and Bengio 2010; the published code has
-    the Keras defaults, which draw convolutions by Glorot too. All convolutions are drawn as if they fed a ReLU, 1x1
-    ones and the last included; of a transposed one PyTorch counts the outputs as inputs.
+    For use with `nn.Module.apply`. Near to the published TensorFlow implementation (He et al. 2015,
+    arXiv 1502.01852; Glorot and Bengio 2010). PyTorch's own defaults draw convolutions with a third
+    of the variance that keeps a signal's size, and training spends its first thousands of steps
+    growing the weights. All convolutions are drawn as if a ReLU followed; of a transposed one
+    PyTorch counts the outputs as inputs.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -4,14 +4,15 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import check_range
+from slotlab.models.building import Positive, Resolution, configured
 from slotlab.models.fingerprint import weights_hash
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import draw_normal
@@ -23,14 +24,7 @@ PerChannel = float | Sequence[float]
 def fresh_network(
     family: str, channels: list[int], layers: int, latent_channels: int, codes: int, attention: bool
 ) -> dict[str, Any]:
-    """Arguments of the `diffusers` class for an autoencoder made anew; ConfigError for a number out of range."""
-    check_range("autoencoder.layers", layers, 1)
-    check_range("autoencoder.latent_channels", latent_channels, 1)
-    check_range("autoencoder.codes", codes, 2)
-    if not channels:
-        raise ConfigError("autoencoder.channels: needs one width per level, e.g. [64, 128, 256]")
-    for width in channels:
-        check_range("autoencoder.channels", width, 1)
+    """Arguments of the `diffusers` class for an untrained autoencoder."""
     levels = len(channels)
     if family == "tiny":
         if len(set(channels)) > 1:
@@ -99,6 +93,7 @@ class AutoencoderOutput:
     regulariser: Tensor
 
 
+@configured("autoencoder")
 class LatentAutoencoder(nn.Module):
     """Images [B, 3, R, R] in [0, 1] to latents [B, C, R / f, R / f] of about unit variance, and back.
 
@@ -134,12 +129,12 @@ class LatentAutoencoder(nn.Module):
 
     def __init__(
         self,
-        resolution: int = 128,
+        resolution: Resolution = 128,
         family: Literal["kl", "vq", "tiny"] = "kl",
-        channels: Sequence[int] = (64, 128, 256),
-        layers: int = 2,
-        latent_channels: int = 3,
-        codes: int = 4096,
+        channels: Annotated[Sequence[Positive], Field(min_length=1)] = (64, 128, 256),
+        layers: Positive = 2,
+        latent_channels: Positive = 3,
+        codes: Annotated[int, Field(ge=2)] = 4096,
         attention: bool = False,
         scale: PerChannel | None = None,
         shift: PerChannel | None = None,
@@ -149,11 +144,6 @@ class LatentAutoencoder(nn.Module):
         source: str | None = None,
     ) -> None:
         super().__init__()
-        check_range("resolution", resolution, 8, 4096)
-        if family not in FAMILIES:
-            raise ConfigError(f"autoencoder.family: unknown {family!r}{nearest(str(family), list(FAMILIES))}")
-        if loss not in ("l1", "mse"):
-            raise ConfigError(f"autoencoder.loss: must be 'l1' or 'mse', not {loss!r}")
         self._arguments: dict[str, Any] = {"family": family, "loss": loss, "source": source}
         if network is None:
             fresh = {
@@ -287,7 +277,7 @@ class LatentAutoencoder(nn.Module):
             raise ConfigError(
                 f"autoencoder.scale: latents of these images have a root mean square of {deviation:.3g} after scaling, "
                 f"the noise schedule needs about 1; train an autoencoder on such images, which measures it, or measure "
-                f"it (LatentAutoencoder.measure_scaling) and save the autoencoder anew"
+                f"it (LatentAutoencoder.measure_scaling) and save the autoencoder again"
             )
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

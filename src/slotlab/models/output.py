@@ -1,6 +1,6 @@
-"""What slot diffusion returns: the shared output and what its loss is made of."""
+"""What models with slots return, for a batch of images."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
@@ -16,22 +16,30 @@ LEAST = 1e-6  # of a mask, before its logarithm
 
 @dataclass(eq=False)
 class SlotOutput:
-    """What a model makes of a batch of B images with K slots of width D, in T iterations over N = h x w features.
+    """Slots, masks and reconstruction of a batch of B images, K slots of width D, T iterations, N = h x w features.
 
     Attributes:
         slots: [B, K, D], the slots after the last iteration.
-        attention: [B, T, K, N], slot attention of each iteration: softmax over K, before the normalisation over N.
-        attention_grid: (h, w) with h * w = N, the spatial shape of the features that the slots attend to.
+        attention: [B, T, K, N], slot attention of each iteration: softmax over K, before the
+            normalisation over N.
+        attention_grid: (h, w) with h * w = N, the spatial shape of the features.
         masks: [B, K, H, W] in [0, 1], the decoder's mask of each slot; sums to 1 over K.
         reconstruction: [B, 3, H, W], nominally in [0, 1] (not clamped).
-        slot_images: [B, K, 3, H, W] nominally in [0, 1], each slot's own picture before mixing, where the decoder
-            makes one.
-        poses: [B, K, 4], each slot's x, y in [-1, 1] and scale along x, y, where slots have a relative frame.
-        ceiling: [B, 3, H, W] in [0, 1], the nearest to the image that the decoder could come, where that is known: what
-            a latent autoencoder makes of the image itself.
-        posterior: [B, K, H, W] in [0, 1], the chance that a slot owns a pixel given the pixel's colour
-            (`posterior_masks`); sums to 1 over K; where the model knows it.
-        titles: what tables and figures call the sources of masks, and the reconstruction.
+        slot_images: [B, K, 3, H, W] nominally in [0, 1], the image of each slot before mixing, if the
+            decoder makes one.
+        ceiling: [B, 3, H, W] in [0, 1], the best reconstruction that the decoder could give, if known:
+            what a latent autoencoder makes of the image itself.
+        posterior: [B, K, H, W] in [0, 1], the probability that a slot owns a pixel given the pixel's
+            colour (`posterior_masks`), if the model knows it; sums to 1 over K.
+        titles: names of the sources of masks and of the reconstruction in tables and figures.
+
+    Example:
+        >>> import slotlab
+        >>> output = slotlab.load("scenes-64")(torch.zeros(2, 3, 64, 64))
+        >>> output.mask_sources
+        ('masks', 'attention', 'posterior')
+        >>> output.segmentation("masks").shape, len(output[0])
+        (torch.Size([2, 64, 64]), 1)
     """
 
     titles: ClassVar[dict[str, str]] = {
@@ -47,7 +55,7 @@ class SlotOutput:
     masks: Tensor
     reconstruction: Tensor
     slot_images: Tensor | None = None
-    poses: Tensor | None = None
+    poses: ClassVar[None] = None  # until segmenting no longer asks
     ceiling: Tensor | None = None
     posterior: Tensor | None = None
 
@@ -78,31 +86,53 @@ class SlotOutput:
         """The slot that owns each pixel, int64 [B, H, W], by the title of each source of masks that the model has."""
         return {self.titles[source]: self.segmentation(source) for source in self.mask_sources}
 
+    def __len__(self) -> int:
+        """Number of images B."""
+        return len(self.slots)
+
+    def __getitem__(self, index: int) -> Self:
+        """The output of one image, as a batch of one."""
+        return self._with_each(lambda tensor: tensor[[index]])
+
     def cpu(self) -> Self:
-        """The same with all tensors on the CPU."""
+        """The same output with all tensors on the CPU."""
+        return self._with_each(Tensor.cpu)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)})
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
 def posterior_masks(masks: Tensor, slot_images: Tensor, images: Tensor, sigma: float) -> Tensor:
-    """The chance that each slot owns a pixel, given its colour: [B, K, H, W], sums to 1 over K.
+    """The probability that each slot owns a pixel, given its colour: [B, K, H, W], sums to 1 over K.
 
-    Slots are the components of a mixture of Gaussians at each pixel, with the masks as weights, the slots' pictures as
-    means and one standard deviation; Bayes' rule gives which of them the pixel is from (IODINE, Greff et al. 2019,
-    arXiv 1903.00450, section 2; MONet, Burgess et al. 2019, arXiv 1901.11390, equation 3).
+    At each pixel the slots are a mixture of Gaussians with the masks as weights, the slot images as
+    means and one standard deviation; Bayes' rule gives which of them the pixel is from (IODINE, Greff
+    et al. 2019, arXiv 1903.00450, section 2; MONet, Burgess et al. 2019, arXiv 1901.11390, eq. 3).
 
     Args:
         masks: [B, K, H, W], sums to 1 over K.
         slot_images: [B, K, 3, H, W], nominally in [0, 1].
         images: [B, 3, H, W] in [0, 1].
         sigma: standard deviation of a colour value, in the units of the images.
+
+    Example:
+        >>> masks = torch.full((1, 2, 1, 1), 0.5)
+        >>> slot_images = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 1, 1)
+        >>> posterior_masks(masks, slot_images, torch.ones(1, 3, 1, 1), sigma=0.5).flatten().round(decimals=3)
+        tensor([0.0020, 0.9980])
     """
     distance = (slot_images.float() - images.float()[:, None]).square().sum(dim=2)
     return torch.softmax((masks.float() + LEAST).log() - distance / (2 * sigma**2), dim=1)
 
 
 def chosen_source(wanted: str | None, sources: Collection[str], finer: str) -> str:
-    """Which of a model's `sources` of masks to use: the one `wanted`, or the `finer`; ConfigError for another."""
+    """The `wanted` source of masks, or `finer` by default; ConfigError if it is not one of `sources`.
+
+    Example:
+        >>> chosen_source(None, ["masks", "attention"], finer="attention")
+        'attention'
+    """
     if wanted is not None and wanted not in sources:
         if wanted in MASK_SOURCES:
             raise ConfigError(f"mask_source: this model has no {wanted} masks; it has {', '.join(sources)}")
@@ -112,21 +142,22 @@ def chosen_source(wanted: str | None, sources: Collection[str], finer: str) -> s
 
 @dataclass(eq=False, kw_only=True)
 class DiffusionOutput(SlotOutput):
-    """What slot diffusion makes of images: the slots, and one denoising of their latents at a random timestep.
+    """The slots of a batch, and one denoising of its latents at a random timestep.
 
-    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], `masks` are the denoiser's
-    cross-attention, resized bilinearly, and `ceiling` is what the autoencoder makes of the images. In training mode
-    none of these is computed: `masks` are the slot-attention masks and `reconstruction` is empty, [B, 3, 0, 0].
+    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], `masks` are the
+    denoiser's cross-attention, resized bilinearly, and `ceiling` is the autoencoder's reconstruction.
+    In training mode none of these is computed: `masks` are the slot-attention masks and
+    `reconstruction` is empty, [B, 3, 0, 0].
 
     Attributes:
         timesteps: [B], the timestep of each image.
-        noise: [B, C, h, w], what was added to the latents.
-        target: [B, C, h, w], what the denoiser should have answered.
-        predicted: [B, C, h, w], what it answered.
+        noise: [B, C, h, w], the noise added to the latents.
+        target: [B, C, h, w], what the denoiser should predict.
+        predicted: [B, C, h, w], what it predicts.
         weights: [B], weight of each image in the loss.
-        cross_attention: [B, K, h', w'], which slot the denoiser looks at where, sums to 1 over K: in evaluation mode at
-            the timestep of the masks, which are this resized; in training mode while it made `predicted`, if the model
-            `keeps_cross_attention`.
+        cross_attention: [B, K, h', w'], the denoiser's attention to slots, sums to 1 over K: in
+            evaluation mode at the timestep of the masks; in training mode that of `predicted`, if the
+            model's `keeps_cross_attention` is set.
     """
 
     titles: ClassVar[dict[str, str]] = {

@@ -1,40 +1,48 @@
 """From noise to latents: the samplers of `diffusers`, by name, around any denoiser."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import check_range
+from slotlab.models.building import configured
 from slotlab.models.randomness import Generators, draw
 
-SCHEDULES = ("linear", "sqrt-linear")
-TARGETS = ("epsilon", "v", "x0")
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Step = tuple[int, int, Tensor]  # (sampling steps done, their number, what the result is expected to become)
 
 
+@configured("schedule")
 class NoiseSchedule(nn.Module):
     """Variances of T timesteps and the arithmetic between latents, noise and target.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise with abar_t the product of alpha = 1 - beta up to t (Ho et al. 2020,
-    arXiv 2006.11239, eq. 4). Agrees with the schedulers of `diffusers`, whose "scaled_linear" is "sqrt-linear".
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise with abar_t the product of alpha = 1 - beta up to t
+    (Ho et al. 2020, arXiv 2006.11239, eq. 4). The variances are those of a `diffusers` scheduler,
+    whose "scaled_linear" is "sqrt-linear".
 
     Args:
         steps: number of timesteps T.
         kind: "linear" in beta, or "sqrt-linear": linear in its square root (Rombach et al. 2022).
         start: beta of the first timestep.
         end: beta of the last.
-        target: what the denoiser predicts: the noise ("epsilon"), v = sqrt(abar) noise - sqrt(1 - abar) x_0
-            ("v", Salimans and Ho 2022, arXiv 2202.00512), or the latents themselves ("x0").
-        zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2024, arXiv 2305.08891,
-            algorithm 1); not with target "epsilon", which then says nothing of the image.
-        min_snr_gamma: limit of the signal-to-noise ratio in the loss weights (Hang et al. 2023, arXiv 2303.09556);
-            0 weighs all timesteps alike.
+        target: what the denoiser predicts: the noise ("epsilon"), v = sqrt(abar) noise -
+            sqrt(1 - abar) x_0 ("v", Salimans and Ho 2022, arXiv 2202.00512), or the latents ("x0").
+        zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2024, arXiv
+            2305.08891, algorithm 1); not with target "epsilon", which then says nothing of the image.
+        min_snr_gamma: limit of the signal-to-noise ratio in the loss weights (Hang et al. 2023, arXiv
+            2303.09556); 0 weighs all timesteps alike.
 
     Raises:
-        ConfigError: an unknown kind or target, or a number out of range.
+        ConfigError: an argument out of range, or start above end.
+
+    Example:
+        >>> schedule = NoiseSchedule(steps=10, target="v")
+        >>> schedule.add_noise(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([9])).round(decimals=3)
+        tensor([[0.9490, 0.9490]])
     """
 
     beta: Tensor
@@ -43,32 +51,25 @@ class NoiseSchedule(nn.Module):
 
     def __init__(
         self,
-        steps: int = 1000,
+        steps: Annotated[int, Field(ge=1, le=100_000)] = 1000,
         kind: Literal["linear", "sqrt-linear"] = "linear",
-        start: float = 0.0015,
-        end: float = 0.0195,
+        start: Annotated[float, Field(gt=0, lt=1)] = 0.0015,
+        end: Annotated[float, Field(gt=0, lt=1)] = 0.0195,
         target: Literal["epsilon", "v", "x0"] = "epsilon",
         zero_terminal_snr: bool = False,
-        min_snr_gamma: float = 0.0,
+        min_snr_gamma: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__()
-        check_range("schedule.steps", steps, 1, 100_000)
-        for key, value, known in (("kind", kind, SCHEDULES), ("target", target, TARGETS)):
-            if value not in known:
-                raise ConfigError(f"schedule.{key}: unknown {value!r}{nearest(str(value), list(known))}")
-        if not 0 < start <= end < 1:
-            raise ConfigError(f"schedule.start, end: must hold 0 < start <= end < 1, not {start!r} and {end!r}")
-        if min_snr_gamma < 0:
-            raise ConfigError(f"schedule.min_snr_gamma: must be at least 0, not {min_snr_gamma!r}; 5 is the paper's")
+        if start > end:
+            raise ConfigError(f"schedule.start, end: must hold start <= end, not {start!r} and {end!r}")
         if zero_terminal_snr and target == "epsilon":
             raise ConfigError(
-                "schedule.zero_terminal_snr: the last timestep has no signal, so that epsilon cannot give the image; "
+                "schedule.zero_terminal_snr: the last timestep has no signal, so epsilon cannot give the image; "
                 "set schedule.target to 'v' or 'x0'"
             )
         self.steps, self.kind, self.start, self.end = steps, kind, start, end
         self.target, self.zero_terminal_snr, self.min_snr_gamma = target, zero_terminal_snr, min_snr_gamma
-        beta = variances(steps, kind, start, end)
-        beta = rescaled_to_zero_terminal_snr(beta) if zero_terminal_snr else beta
+        beta = make_scheduler("ddpm", self).betas
         self.register_buffer("beta", beta, persistent=False)
         self.register_buffer("alpha", 1 - beta, persistent=False)
         self.register_buffer("cumulative_alpha", torch.cumprod(1 - beta, dim=0), persistent=False)
@@ -119,21 +120,6 @@ class NoiseSchedule(nn.Module):
         return kept.sqrt(), (1 - kept).sqrt()
 
 
-def variances(steps: int, kind: str, start: float, end: float) -> Tensor:
-    """Beta of each timestep, float32 [steps]."""
-    if kind == "linear":
-        return torch.linspace(start, end, steps, dtype=torch.float32)
-    return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
-
-
-def rescaled_to_zero_terminal_snr(beta: Tensor) -> Tensor:
-    """Beta with the last cumulative alpha at 0 and the first as it was (Lin et al. 2024, algorithm 1)."""
-    root = torch.cumprod(1 - beta, dim=0).sqrt()
-    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-    cumulative = root.square()
-    return 1 - torch.cat([cumulative[:1], cumulative[1:] / cumulative[:-1]])
-
-
 def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
     """Standard normal noise of the shape of `like` [B, ...], drawn on the CPU and moved.
 
@@ -163,19 +149,15 @@ def draw_uniform(batch: int, count: int, device: torch.device, generator: Genera
 SAMPLERS = ("ddpm", "ddim", "dpm-solver++")
 PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-OnStep = Callable[[int, int], None]
-OnClean = Callable[[int, int, Tensor], None]
-
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How a model samples unless told otherwise.
+    """How a model samples.
 
     Attributes:
         sampler: "ddpm", "ddim" or "dpm-solver++".
         steps: evaluations of the denoiser.
-        guidance: scale of classifier-free guidance; 1 is none.
+        guidance: scale of classifier-free guidance; 1 means none.
     """
 
     sampler: str = "dpm-solver++"
@@ -184,12 +166,12 @@ class SamplingSettings:
 
 
 def make_scheduler(sampler: str, schedule: NoiseSchedule) -> Any:
-    """The `diffusers` scheduler that agrees with `schedule`.
+    """The `diffusers` scheduler of `schedule`.
 
-    "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2), "dpm-solver++" the multistep
-    solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and "ddim" is deterministic (Song et al. 2021, eta 0): the
-    solver of order 1 (there, section 5.3), as `DDIMScheduler` takes the timesteps for evenly spaced, which they are
-    only where the number of steps divides theirs. None clips, which would be wrong for latents.
+    "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2), "dpm-solver++"
+    the multistep solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and "ddim" is deterministic
+    (Song et al. 2021, eta 0): the solver of order 1 (Lu et al., section 5.3), because `DDIMScheduler`
+    assumes evenly spaced timesteps. None clips, which would be wrong for latents.
 
     Raises:
         ConfigError: an unknown sampler; the nearest is suggested.
@@ -213,15 +195,18 @@ def make_scheduler(sampler: str, schedule: NoiseSchedule) -> Any:
 
 
 def spaced_timesteps(steps: int, schedule: NoiseSchedule) -> list[int]:
-    """The timesteps to denoise at, from the last one on ("trailing" spacing, Lin et al. 2024, table 2).
+    """The timesteps to denoise at, from the last one down ("trailing" spacing, Lin et al. 2024, table 2).
 
     In whole numbers: `diffusers` counts in floats, and for some numbers of steps adds a timestep of -1.
+
+    Example:
+        >>> spaced_timesteps(4, NoiseSchedule())
+        [999, 749, 499, 249]
     """
     return [round(schedule.steps * (steps - number) / steps) - 1 for number in range(steps)]
 
 
-@torch.no_grad()
-def sample(
+def sample_steps(
     denoise: Denoise,
     shape: Sequence[int],
     schedule: NoiseSchedule,
@@ -230,10 +215,8 @@ def sample(
     sampler: str = "dpm-solver++",
     generator: Generators = None,
     device: torch.device | str = "cpu",
-    on_step: OnStep | None = None,
-    on_clean: OnClean | None = None,
-) -> Tensor:
-    """Latents drawn from the model.
+) -> Generator[Step, None, Tensor]:
+    """Samples latents step by step.
 
     Args:
         denoise: latents [B, C, h, w] and timesteps [B] to the prediction; see `guided` for guidance.
@@ -241,14 +224,24 @@ def sample(
         schedule: the one that the denoiser was trained with.
         steps: evaluations of the denoiser, from 1 to the schedule's.
         sampler: "ddpm", "ddim" or "dpm-solver++".
-        generator: one CPU generator, or a list with one per image, which alone decides that image's noise.
+        generator: one CPU generator, or a list with one per image; an image's noise depends on its own alone.
         device: where the latents are.
-        on_step: told (steps done, steps) after each.
-        on_clean: told (steps done, steps, clean latents that the step's prediction implies) after each.
+
+    Yields:
+        (steps done, steps, clean latents that the prediction implies) after each step.
+
+    Returns:
+        The latents [B, C, h, w].
 
     Raises:
         ConfigError: an unknown sampler, or steps out of range.
         ValueError: a list of generators of another length than the batch.
+
+    Example:
+        >>> from slotlab.progress import finish
+        >>> zero = lambda latents, timesteps: torch.zeros_like(latents)
+        >>> finish(sample_steps(zero, (1, 3, 4, 4), NoiseSchedule(target="x0"), steps=2)).abs().max().item()
+        0.0
     """
     scheduler = make_scheduler(sampler, schedule)
     check_steps("steps", steps, schedule)
@@ -264,19 +257,18 @@ def sample(
     options = {"generator": generators} if sampler == "ddpm" else {}
     for number, timestep in enumerate(scheduler.timesteps):
         timesteps = timestep.expand(shape[0])
-        predicted = denoise(scheduler.scale_model_input(latents, timestep), timesteps)
-        if on_clean is not None:
-            on_clean(number + 1, steps, schedule.clean(latents, predicted.to(latents), timesteps))
-        latents = scheduler.step(predicted.to(latents), timestep, latents, return_dict=False, **options)[0]
-        if on_step is not None:
-            on_step(number + 1, steps)
+        with torch.no_grad():
+            predicted = denoise(scheduler.scale_model_input(latents, timestep), timesteps).to(latents)
+            clean = schedule.clean(latents, predicted, timesteps)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False, **options)[0]
+        yield number + 1, steps, clean
     return latents
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): unconditional + scale x the difference.
 
-    1 is no guidance, and then the unconditional prediction is not computed.
+    With a scale of 1 there is no guidance, and the unconditional prediction is not computed.
     """
     if scale == 1:
         return conditional

@@ -1,23 +1,16 @@
 """Slot Attention (Locatello et al. 2020, arXiv 2006.15055, algorithm 1), with the field's proven options."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import check_range
-from slotlab.models.position import RelativeFrame, random_poses
+from slotlab.models.building import Positive, configured
 from slotlab.models.randomness import Generators, draw
 
-Initialisation = Literal["gaussian", "learned", "bi-level"]
-Frame = Literal["absolute", "relative"]
-INITIALISATIONS = ("gaussian", "learned", "bi-level")
-Gradient = Literal["full", "last-iteration"]
-GRADIENTS = ("full", "last-iteration")
-FRAMES = ("absolute", "relative")
 
-
+@configured("slot_attention")
 class SlotAttention(nn.Module):
     """Slots compete for features: softmax over slots, weighted mean over features, GRU and residual MLP.
 
@@ -27,49 +20,44 @@ class SlotAttention(nn.Module):
         dim: width D of a slot.
         projection_dim: width of keys, values and queries.
         mlp_dim: hidden width of the residual MLP.
-        iterations: number of rounds T.
-        initialisation: "gaussian", slots drawn from one learned Gaussian (the paper's); "learned", each slot has a
-            learned start of its own, with no randomness (so slots are no longer exchangeable); "bi-level", the same
-            with Gaussian noise of `noise` times the start while training, which is to be lowered to 0 (Jia et al.
-            2023, arXiv 2210.08990, with gradient "last-iteration").
+        iterations: number of iterations T.
+        initialisation: "gaussian": slots are drawn from one learned Gaussian (the paper's);
+            "learned": each slot has its own learned start, without randomness, so slots are no
+            longer exchangeable; "bi-level": the same with Gaussian noise of `noise` times the start
+            in training (Jia et al. 2023, arXiv 2210.08990, with gradient "last-iteration").
         epsilon: added to the attention before it is normalised over features.
-        gradient: "full", through all iterations; "last-iteration", through the last one (implicit differentiation,
-            Chang et al. 2022, arXiv 2207.00787) and straight through the others to the start, which is cheaper.
-        frame: "absolute", or "relative": each slot has a pose, keys and values see coordinates relative to it, and the
-            pose follows the attention (invariant slot attention, Biza et al. 2023); then `grid` is needed. Unlike the
-            published code, keys and places are added after a projection of each, not passed through a layer together,
-            and there is no further round for the poses alone: they are those of the last round's attention.
-        grid: (h, w) of the features.
+        gradient: "full": through all iterations; "last-iteration": through the last one (implicit
+            differentiation, Chang et al. 2022, arXiv 2207.00787) and straight through the others to
+            the start, which is cheaper.
 
     Attributes:
-        noise: relative size of the noise on bi-level starts in training mode; the trainer anneals it.
+        noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
 
     Raises:
-        ConfigError: a number out of range or an unknown initialisation.
+        ConfigError: an argument out of range.
+
+    Example:
+        >>> module = SlotAttention(feature_dim=16, slots=4, dim=32)
+        >>> slots, attention = module(torch.rand(2, 64, 16))
+        >>> slots.shape, attention.shape
+        (torch.Size([2, 4, 32]), torch.Size([2, 3, 4, 64]))
+        >>> torch.allclose(attention.sum(dim=2), torch.ones(2, 3, 64))
+        True
     """
 
     def __init__(
         self,
         feature_dim: int,
-        slots: int = 11,
-        dim: int = 64,
-        projection_dim: int = 64,
-        mlp_dim: int = 128,
-        iterations: int = 3,
-        initialisation: Initialisation = "gaussian",
+        slots: Annotated[int, Field(ge=1, le=256)] = 11,
+        dim: Positive = 64,
+        projection_dim: Positive = 64,
+        mlp_dim: Positive = 128,
+        iterations: Annotated[int, Field(ge=1, le=64)] = 3,
+        initialisation: Literal["gaussian", "learned", "bi-level"] = "gaussian",
         epsilon: float = 1e-8,
-        gradient: Gradient = "full",
-        frame: Frame = "absolute",
-        grid: tuple[int, int] | None = None,
+        gradient: Literal["full", "last-iteration"] = "full",
     ) -> None:
         super().__init__()
-        check_range("slot_attention.slots", slots, 1, 256)
-        check_range("slot_attention.iterations", iterations, 1, 64)
-        for key, width in {"dim": dim, "projection_dim": projection_dim, "mlp_dim": mlp_dim}.items():
-            check_range(f"slot_attention.{key}", width, 1)
-        _check_choice("initialisation", initialisation, INITIALISATIONS)
-        _check_choice("gradient", gradient, GRADIENTS)
-        _check_choice("frame", frame, FRAMES)
         self.slots = slots
         self.dim = dim
         self.iterations = iterations
@@ -91,16 +79,9 @@ class SlotAttention(nn.Module):
         self.to_query = nn.Linear(dim, projection_dim, bias=False)
         self.gru = nn.GRUCell(projection_dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, dim))
-        self.frame = None
-        if frame == "relative":
-            if grid is None:
-                raise ConfigError("slot_attention.grid: a relative frame needs the (h, w) of the features")
-            self.frame = RelativeFrame(*grid, projection_dim)
-            self.place_to_key = nn.Linear(projection_dim, projection_dim, bias=False)
-            self.place_to_value = nn.Linear(projection_dim, projection_dim, bias=False)
 
     def initial_slots(self, batch: int, generator: Generators = None) -> Tensor:
-        """Slots before the first iteration, [batch, K, D]; for `generator` see `slotlab.models.randomness.draw`."""
+        """Slots before the first iteration, [batch, K, D]; for `generator` see `randomness.draw`."""
         start = self.start.expand(batch, -1, -1)
         if self.initialisation == "gaussian":
             noise = draw(batch, (self.slots, self.dim), generator)
@@ -110,52 +91,40 @@ class SlotAttention(nn.Module):
             return start + self.noise * noise.to(start) * start.detach()
         return start
 
-    def forward(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
         """Groups features [B, N, feature_dim] into slots.
 
         Returns:
-            Slots [B, K, D], the attention of each iteration [B, T, K, N] (softmax over K), and with a relative frame
-            the slots' poses [B, K, 4]; all float32 whatever the autocast: softmax, weighted mean, GRU and MLP run in
-            float32.
+            Slots [B, K, D] and the attention of each iteration [B, T, K, N] (softmax over K), both
+            float32: softmax, weighted mean, GRU and MLP run in float32 under autocast too.
         """
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
         with torch.autocast(features.device.type, enabled=False):
             keys, values = keys.to(self.start.dtype), values.to(self.start.dtype)
-            slots = self.initial_slots(len(features), generator)
-            poses = random_poses(len(features), self.slots, generator, like=slots) if self.frame is not None else None
+            start = slots = self.initial_slots(len(features), generator)
             maps = []
-            start = slots
             for iteration in range(self.iterations):
                 last = iteration == self.iterations - 1
                 if self.gradient == "last-iteration" and last:
                     slots = slots.detach() + start - start.detach()
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.gradient == "full")):
-                    slots, poses, attention = self._iterate(slots, poses, keys, values)
+                    slots, attention = self.iterate(slots, keys, values)
                 maps.append(attention)
-        return slots, torch.stack(maps, dim=1), poses
+        return slots, torch.stack(maps, dim=1)
 
-    def _iterate(
-        self, slots: Tensor, poses: Tensor | None, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    def iterate(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """One iteration: the next slots [B, K, D] and the attention [B, K, N]."""
         queries = self.to_query(self.norm_slots(slots)) * self.scale
-        logits = queries @ keys.transpose(1, 2)
-        places = None
-        if self.frame is not None and poses is not None:
-            places = self.frame.rectified(poses)
-            # queries . place_to_key(places), with the projection moved to the few queries
-            logits = logits + (places @ (queries @ self.place_to_key.weight)[..., None]).squeeze(-1)
-        attention = torch.softmax(logits, dim=1)
+        attention = torch.softmax(queries @ keys.transpose(1, 2), dim=1)
+        return self.updated(slots, self.weights(attention) @ values), attention
+
+    def weights(self, attention: Tensor) -> Tensor:
+        """Attention [B, K, N] normalised over N."""
         weights = attention + self.epsilon
-        weights = weights / weights.sum(dim=2, keepdim=True)
-        updates = weights @ values
-        if self.frame is not None and places is not None:
-            updates = updates + self.place_to_value((weights[:, :, None] @ places).squeeze(2))
-            poses = self.frame.pose_of(weights)
+        return weights / weights.sum(dim=2, keepdim=True)
+
+    def updated(self, slots: Tensor, updates: Tensor) -> Tensor:
+        """Slots [B, K, D] after the GRU and the residual MLP; `updates` are [B, K, projection_dim]."""
         slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
-        return slots + self.mlp(self.norm_mlp(slots)), poses, attention
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"slot_attention.{key}: unknown {value!r}{nearest(str(value), list(choices))}")
+        return slots + self.mlp(self.norm_mlp(slots))

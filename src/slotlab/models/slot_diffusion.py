@@ -1,7 +1,7 @@
 """Slot diffusion: slots decoded by a denoiser of latents (Wu et al. 2023, arXiv 2305.11281)."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -9,32 +9,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import check_arguments, initialise
+from slotlab.models.building import Probability, Resolution, check_arguments, configured, initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, SlotOutput
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import (
     Denoise,
     NoiseSchedule,
-    OnClean,
-    OnStep,
     SamplingSettings,
+    Step,
     check_sampler,
     check_steps,
     draw_normal,
     draw_timesteps,
     draw_uniform,
     guided,
-    sample,
+    sample_steps,
 )
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
 from slotlab.models.unet import Denoiser, SlotContext, check_halvings, finest
+from slotlab.progress import finish
 
 
+@configured("model")
 class SlotDiffusion(nn.Module):
-    """Takes images apart into slots and paints them again by denoising latents that attend to the slots.
+    """Encodes images into slots and decodes them by denoising latents that attend to the slots.
 
-    The autoencoder is frozen and its weights are part of the model's, so that a checkpoint is complete.
+    The autoencoder is frozen. Its weights are part of the model's, so a checkpoint is complete.
 
     Args:
         resolution: side R of the images.
@@ -57,26 +58,21 @@ class SlotDiffusion(nn.Module):
 
     def __init__(
         self,
-        resolution: int = 128,
+        resolution: Resolution = 128,
         encoder: Mapping[str, Any] | None = None,
         slot_attention: Mapping[str, Any] | None = None,
         autoencoder: Mapping[str, Any] | LatentAutoencoder | None = None,
         denoiser: Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         sampling: Mapping[str, Any] | None = None,
-        slot_dropout: float = 0.0,
-        guidance_dropout: float = 0.0,
+        slot_dropout: Probability = 0.0,
+        guidance_dropout: Probability = 0.0,
         mask_timestep: int | None = None,
     ) -> None:
         super().__init__()
         encoder = dict(encoder or {"kind": "cnn"})
         slot_attention = dict(slot_attention or {})
         denoiser, schedule, sampling = dict(denoiser or {}), dict(schedule or {}), dict(sampling or {})
-        if slot_attention.get("frame") == "relative":
-            raise ConfigError(
-                "slot_attention.frame: with 'relative' a slot does not hold where its object is, and the denoiser "
-                "reads slots alone; use 'absolute'"
-            )
         self.encoder = SlotEncoder(resolution, encoder, slot_attention).apply(initialise)
         self.autoencoder = _autoencoder(resolution, autoencoder or {})
         self.autoencoder.requires_grad_(False).eval()
@@ -90,9 +86,6 @@ class SlotDiffusion(nn.Module):
         check_arguments("schedule", NoiseSchedule, schedule)
         self.schedule = NoiseSchedule(**schedule)
         self.sampling = _sampling(sampling, self.schedule)
-        for key, value in {"slot_dropout": slot_dropout, "guidance_dropout": guidance_dropout}.items():
-            if not 0 <= value < 1:
-                raise ConfigError(f"{key}: must be at least 0 and below 1, not {value!r}")
         self.slot_dropout, self.guidance_dropout = slot_dropout, guidance_dropout
         empty = slot_dropout > 0 or guidance_dropout > 0
         self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, slot_dim)) if empty else None
@@ -143,25 +136,24 @@ class SlotDiffusion(nn.Module):
         return output.loss
 
     def train(self, mode: bool = True) -> "SlotDiffusion":
-        """As `nn.Module.train`, but the autoencoder stays in evaluation mode."""
+        """Sets the mode of all parts but the autoencoder, which stays in evaluation mode."""
         super().train(mode)
         self.autoencoder.eval()
         return self
 
     def attend(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Slot attention of each iteration [B, T, K, N] (softmax over K) of images [B, 3, R, R] in [0, 1]."""
-        return self.encoder(images, generator).attention
+        return self.encoder(images, generator)[1]
 
     def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
-        return self.encoder(images, generator).slots
+        return self.encoder(images, generator)[0]
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """The frozen autoencoder's latents [B, C, h, w], scaled, of images [B, 3, R, R] in [0, 1]; may be cached."""
         return self.autoencoder.encode(images)
 
-    @torch.no_grad()
     def generate(
         self,
         slots: Tensor,
@@ -169,8 +161,6 @@ class SlotDiffusion(nn.Module):
         sampler: str | None = None,
         generator: Generators = None,
         guidance: float | None = None,
-        on_step: OnStep | None = None,
-        on_image: OnClean | None = None,
     ) -> Tensor:
         """Images of slots, sampled.
 
@@ -178,10 +168,8 @@ class SlotDiffusion(nn.Module):
             slots: [B, K, D]; K may differ from the model's.
             steps: evaluations of the denoiser; by default the config's, as `sampler` and `guidance`.
             sampler: "ddpm", "ddim" or "dpm-solver++".
-            generator: one CPU generator, or a list with one per image, which alone decides that image's noise.
-            guidance: scale of classifier-free guidance; 1 is none.
-            on_step: told (steps done, steps) after each.
-            on_image: told (steps done, steps, images as they are expected to become) after each; costs a decoding.
+            generator: one CPU generator, or a list with one per image; an image's noise depends on its own alone.
+            guidance: scale of classifier-free guidance; 1 means none.
 
         Returns:
             Images, float32 [B, 3, R, R], clamped to [0, 1].
@@ -190,48 +178,66 @@ class SlotDiffusion(nn.Module):
             ConfigError: an unknown sampler, steps out of range, or guidance for a model trained without.
             ValueError: slots of another width.
         """
-        scale = self.sampling.guidance if guidance is None else guidance
-        self._check_guidance(scale)
-        # Keys and values of the slots do not depend on the timestep: computed here, once.
-        denoise = self._denoise(self.denoiser.slot_context(slots))
-        if scale != 1 and self.empty_slot is not None:
-            empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
-            denoise = guided(denoise, self._denoise(empty), scale)
+        chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
+        sampling = replace(self.sampling, **{key: value for key, value in chosen.items() if value is not None})
+        return self._decoded(finish(self._sample_steps(slots, generator, sampling)))
 
-        def tell(done: int, total: int, clean: Tensor) -> None:
-            if on_image is not None:
-                on_image(done, total, self.autoencoder.decode(clean).clamp(0, 1))
+    def paint(
+        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and cross-attention masks [B, K, R, R].
 
-        latents = sample(
-            denoise,
-            (len(slots), self.autoencoder.latent_channels, *(self.autoencoder.latent_size,) * 2),
-            self.schedule,
-            steps=self.sampling.steps if steps is None else steps,
-            sampler=self.sampling.sampler if sampler is None else sampler,
-            generator=generator,
-            device=slots.device,
-            on_step=on_step,
-            on_clean=None if on_image is None else tell,
+        Every model with slots has this call. `generator` decides the noise; `sampling` is the config's by default.
+        """
+        images = self._decoded(finish(self._sample_steps(slots, generator, sampling or self.sampling)))
+        return images, self._masks_of(images, slots, generator)
+
+    def paint_steps(
+        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
+    ) -> Generator[Step, None, tuple[Tensor, Tensor]]:
+        """`paint` as a generator.
+
+        Yields:
+            (steps done, steps, images [B, 3, R, R] as they are expected to become) after each sampling
+            step; this costs a decoding per step.
+        """
+        steps = self._sample_steps(slots, generator, sampling or self.sampling)
+        while True:
+            try:
+                done, total, clean = next(steps)
+            except StopIteration as end:
+                images = self._decoded(end.value)
+                return images, self._masks_of(images, slots, generator)
+            yield done, total, self._decoded(clean)
+
+    def _sample_steps(
+        self, slots: Tensor, generator: Generators, sampling: SamplingSettings
+    ) -> Generator[Step, None, Tensor]:
+        self._check_guidance(sampling.guidance)
+        with torch.no_grad():
+            # Keys and values of the slots do not depend on the timestep: computed here, once.
+            denoise = self._denoise(self.denoiser.slot_context(slots))
+            if sampling.guidance != 1 and self.empty_slot is not None:
+                empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
+                denoise = guided(denoise, self._denoise(empty), sampling.guidance)
+        return (
+            yield from sample_steps(
+                denoise,
+                (len(slots), self.autoencoder.latent_channels, *(self.autoencoder.latent_size,) * 2),
+                self.schedule,
+                steps=sampling.steps,
+                sampler=sampling.sampler,
+                generator=generator,
+                device=slots.device,
+            )
         )
-        return self.autoencoder.decode(latents).clamp(0, 1)
 
     @torch.no_grad()
-    def paint(
-        self,
-        slots: Tensor,
-        poses: Tensor | None = None,
-        generator: Generators = None,
-        sampling: SamplingSettings | None = None,
-        on_image: OnClean | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and their cross-attention masks [B, K, R, R].
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents).clamp(0, 1)
 
-        The same call for every model with slots; `poses` is None here, `generator` decides the noise. `sampling` is by
-        default the config's; `on_image` is that of `generate`.
-        """
-        settings = sampling or self.sampling
-        images = self.generate(slots, settings.steps, settings.sampler, generator, settings.guidance, on_image=on_image)
-        return images, self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
+    def _masks_of(self, images: Tensor, slots: Tensor, generator: Generators) -> Tensor:
+        return self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
     @torch.no_grad()
     def cross_attention_masks(
@@ -239,39 +245,39 @@ class SlotDiffusion(nn.Module):
     ) -> Tensor:
         """Which slot the denoiser looks at where, [B, K, h', w'], sums to 1 over K.
 
-        Read once at `mask_timestep`, with noise of its own added to `latents` [B, C, h, w]; see
-        `Denoiser.cross_attention_masks` for the mean that is taken.
+        Read at `mask_timestep`, with noise added to `latents` [B, C, h, w]; see
+        `Denoiser.cross_attention_masks` for the mean over layers.
         """
         timesteps = torch.full((len(latents),), self.mask_timestep, device=latents.device)
         noisy = self.schedule.add_noise(latents, draw_normal(latents, generator), timesteps)
         return self.denoiser.cross_attention_masks(noisy, timesteps, slots, side)
 
     def forward(self, images: Tensor, generator: Generators = None, latents: Tensor | None = None) -> DiffusionOutput:
-        """Slots and loss inputs of images; in evaluation mode also cross-attention masks, a sample and the ceiling.
+        """Slots and denoising of images; in evaluation mode also cross-attention masks, a sample and the ceiling.
 
         Args:
             images: [B, 3, R, R] in [0, 1].
-            generator: one CPU generator, or a list with one per image, on which alone that image's initial slots,
-                timestep and noise then depend.
-            latents: what `latents(images)` gives, where it was cached.
+            generator: one CPU generator, or a list with one per image; an image's initial slots,
+                timestep and noise depend on its own alone.
+            latents: `latents(images)`, if cached.
 
         Raises:
             ValueError: images or latents of another shape than the model was made for.
         """
-        encoded = self.encoder(images, generator)
+        seen = self.segment(images, generator)
         latents = self.latents(images) if latents is None else self._checked(latents, len(images))
         timesteps = draw_timesteps(len(latents), self.schedule.steps, latents.device, generator)
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        slots = self._with_dropout(encoded.slots, generator) if self.training else encoded.slots
+        slots = self._with_dropout(seen.slots, generator) if self.training else seen.slots
         maps: dict[int, list[Tensor]] | None = {} if self.training and self.keeps_cross_attention else None
         predicted = self.denoiser(noisy, timesteps, slots, maps)
         output = DiffusionOutput(
-            slots=encoded.slots,
-            attention=encoded.attention,
-            attention_grid=encoded.attention_grid,
-            masks=self._resized(encoded.attention[:, -1].unflatten(2, encoded.attention_grid)),
-            reconstruction=latents.new_empty(len(latents), 3, 0, 0),
+            slots=seen.slots,
+            attention=seen.attention,
+            attention_grid=seen.attention_grid,
+            masks=seen.masks,
+            reconstruction=seen.reconstruction,
             timesteps=timesteps,
             noise=noise,
             target=self.schedule.target_of(latents, noise, timesteps),
@@ -280,10 +286,10 @@ class SlotDiffusion(nn.Module):
             cross_attention=None if maps is None else finest(maps),
         )
         if not self.training:
-            output.cross_attention = self.cross_attention_masks(latents, encoded.slots, generator)
+            output.cross_attention = self.cross_attention_masks(latents, seen.slots, generator)
             output.masks = self._resized(output.cross_attention)
-            output.reconstruction = self.generate(encoded.slots, generator=generator)
-            output.ceiling = self.autoencoder.decode(latents).clamp(0, 1)
+            output.reconstruction = self.generate(seen.slots, generator=generator)
+            output.ceiling = self._decoded(latents)
         return output
 
     def segment(self, images: Tensor, generator: Generators = None) -> SlotOutput:
@@ -291,13 +297,13 @@ class SlotDiffusion(nn.Module):
 
         The `reconstruction` of the output is empty, [B, 3, 0, 0], and its `masks` are the attention masks.
         """
-        encoded = self.encoder(images, generator)
+        slots, attention = self.encoder(images, generator)
         return SlotOutput(
-            slots=encoded.slots,
-            attention=encoded.attention,
-            attention_grid=encoded.attention_grid,
-            masks=self._resized(encoded.attention[:, -1].unflatten(2, encoded.attention_grid)),
-            reconstruction=images.new_empty(len(images), 3, 0, 0),
+            slots=slots,
+            attention=attention,
+            attention_grid=self.encoder.grid,
+            masks=self._resized(attention[:, -1].unflatten(2, self.encoder.grid)),
+            reconstruction=attention.new_empty(len(images), 3, 0, 0),
         )
 
     def _resized(self, soft: Tensor) -> Tensor:
@@ -319,7 +325,7 @@ class SlotDiffusion(nn.Module):
         expected = [batch, self.autoencoder.latent_channels, *(self.autoencoder.latent_size,) * 2]
         if list(latents.shape) != expected:
             raise ValueError(
-                f"latents: expected {expected}, got {list(latents.shape)}; cache them anew with this autoencoder"
+                f"latents: expected {expected}, got {list(latents.shape)}; cache them again with this autoencoder"
             )
         return latents
 
@@ -333,9 +339,7 @@ class SlotDiffusion(nn.Module):
 def _autoencoder(resolution: int, spec: Mapping[str, Any] | LatentAutoencoder) -> LatentAutoencoder:
     if isinstance(spec, LatentAutoencoder):
         if spec.resolution != resolution:
-            raise ConfigError(
-                f"autoencoder: made for {spec.resolution} pixels, the model for {resolution}; give it that"
-            )
+            raise ConfigError(f"autoencoder: made for {spec.resolution} pixels, the model for {resolution}")
         return spec
     arguments = dict(spec)
     kind = arguments.pop("kind", LatentAutoencoder.kind)

@@ -1,19 +1,23 @@
-"""From pixels to slots: encoder, position embedding, LayerNorm, MLP and Slot Attention; shared by all decoders."""
+"""From pixels to slots: encoder, position embedding, LayerNorm, MLP and slot attention; shared by all decoders."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import gcd, prod
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import build, check_arguments, check_range
+from slotlab.models.building import KernelSize, Positive, build, check_arguments, configured
 from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import Generators
 from slotlab.models.slot_attention import SlotAttention
 
+Stride = Annotated[int, Field(ge=1, le=4)]
+Strides = Annotated[Sequence[Stride], Field(min_length=1)]
 
+
+@configured("encoder")
 class CNNEncoder(nn.Module):
     """The classic stack of ReLU convolutions (Locatello et al. 2020, table 3: 4 x conv 5x5, 64 channels, stride 1).
 
@@ -21,13 +25,15 @@ class CNNEncoder(nn.Module):
         channels: width of every layer.
         strides: stride of each layer; their number is the number of layers.
         kernel_size: side of every convolution, odd.
+
+    Example:
+        >>> import torch
+        >>> CNNEncoder(channels=8, strides=(2, 1))(torch.rand(1, 3, 16, 16)).shape
+        torch.Size([1, 8, 8, 8])
     """
 
-    def __init__(self, channels: int = 64, strides: Sequence[int] = (1, 1, 1, 1), kernel_size: int = 5) -> None:
+    def __init__(self, channels: Positive = 64, strides: Strides = (1, 1, 1, 1), kernel_size: KernelSize = 5) -> None:
         super().__init__()
-        check_range("encoder.channels", channels, 1)
-        _check_strides(strides)
-        check_kernel("encoder.kernel_size", kernel_size)
         self.out_channels = channels
         self.stride = prod(strides)
         layers: list[nn.Module] = []
@@ -41,6 +47,7 @@ class CNNEncoder(nn.Module):
         return self.layers(images)
 
 
+@configured("encoder")
 class ResNetEncoder(nn.Module):
     """Residual blocks with GroupNorm, no pooling head (He et al. 2016; Wu and He 2018 for the norm).
 
@@ -53,20 +60,16 @@ class ResNetEncoder(nn.Module):
 
     def __init__(
         self,
-        channels: Sequence[int] = (64, 64, 64),
-        strides: Sequence[int] = (1, 2, 1),
-        blocks: int = 2,
-        stem_stride: int = 1,
+        channels: Sequence[Positive] = (64, 64, 64),
+        strides: Strides = (1, 2, 1),
+        blocks: Positive = 2,
+        stem_stride: Stride = 1,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides):
             raise ConfigError(
-                f"encoder.channels names {len(channels)} stages but encoder.strides {len(strides)}: give as many"
+                f"encoder.channels has {len(channels)} stages but encoder.strides {len(strides)}: give as many"
             )
-        for width in channels:
-            check_range("encoder.channels", width, 1)
-        _check_strides([*strides, stem_stride])
-        check_range("encoder.blocks", blocks, 1)
         self.out_channels = channels[-1]
         self.stride = prod(strides) * stem_stride
         self.stem = nn.Conv2d(3, channels[0], 5, stem_stride, 2)
@@ -74,7 +77,7 @@ class ResNetEncoder(nn.Module):
         width = channels[0]
         for out, stride in zip(channels, strides, strict=True):
             for number in range(blocks):
-                stages.append(ResidualBlock(width, out, stride if number == 0 else 1))
+                stages.append(PlainResidualBlock(width, out, stride if number == 0 else 1))
                 width = out
         self.stages = nn.Sequential(*stages)
         self.norm = group_norm(width)
@@ -84,7 +87,7 @@ class ResNetEncoder(nn.Module):
         return self.norm(self.stages(self.stem(images))).relu_()
 
 
-class ResidualBlock(nn.Module):
+class PlainResidualBlock(nn.Module):
     """Pre-activation residual block: norm, ReLU, conv 3x3, norm, ReLU, conv 3x3, plus the shortcut."""
 
     def __init__(self, width: int, out: int, stride: int) -> None:
@@ -113,30 +116,6 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(gcd(8, channels), channels)
 
 
-def check_kernel(key: str, size: int) -> None:
-    """Raises ConfigError unless `size` is odd and positive, so that 'same' padding exists."""
-    check_range(key, size, 1)
-    if size % 2 == 0:
-        raise ConfigError(f"{key}: must be odd, not {size}")
-
-
-def _check_strides(strides: Sequence[int]) -> None:
-    if not strides:
-        raise ConfigError("encoder.strides: needs one stride per layer, e.g. [1, 2, 1, 1]")
-    for stride in strides:
-        check_range("encoder.strides", stride, 1, 4)
-
-
-@dataclass(frozen=True)
-class EncodedSlots:
-    """Slots [B, K, D], attention [B, T, K, N], the (h, w) of the N features, and poses [B, K, 4] if slots have them."""
-
-    slots: Tensor
-    attention: Tensor
-    attention_grid: tuple[int, int]
-    poses: Tensor | None
-
-
 class SlotEncoder(nn.Module):
     """Images [B, 3, R, R] in [0, 1] to slots.
 
@@ -145,13 +124,15 @@ class SlotEncoder(nn.Module):
         encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
         slot_attention: arguments of `SlotAttention`.
 
+    Attributes:
+        grid: (h, w), the spatial shape of the N = h x w features that the slots attend to.
+
     Raises:
         ConfigError: an unknown key or kind, or a resolution that the encoder's strides do not divide.
     """
 
     def __init__(self, resolution: int, encoder: Mapping[str, Any], slot_attention: Mapping[str, Any]) -> None:
         super().__init__()
-        check_range("resolution", resolution, 8, 4096)
         self.resolution = resolution
         self.backbone = build("encoder", ENCODERS, encoder)
         stride, width = self.backbone.stride, self.backbone.out_channels
@@ -159,18 +140,17 @@ class SlotEncoder(nn.Module):
             raise ConfigError(f"resolution: {resolution} is not a multiple of the encoder's total stride {stride}")
         side = resolution // stride
         self.grid = (side, side)
-        relative = slot_attention.get("frame") == "relative"
-        self.position = nn.Identity() if relative else PositionEmbedding(width, side, side)
+        self.position: nn.Module = PositionEmbedding(width, side, side)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim", "grid"})
-        self.slot_attention = SlotAttention(feature_dim=width, grid=self.grid, **slot_attention)
+        check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim"})
+        self.slot_attention = SlotAttention(feature_dim=width, **slot_attention)
 
     def describe(self) -> dict[str, Any]:
         """Number of slots and iterations."""
         return {"slots": self.slot_attention.slots, "iterations": self.slot_attention.iterations}
 
-    def forward(self, images: Tensor, generator: Generators = None) -> EncodedSlots:
-        """Encodes images [B, 3, R, R] in [0, 1].
+    def forward(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
+        """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1].
 
         Raises:
             ValueError: images of another shape than the model was made for.
@@ -182,11 +162,10 @@ class SlotEncoder(nn.Module):
             )
         features = self.position(self.backbone(images * 2 - 1))
         features = self.mlp(features.flatten(2).transpose(1, 2))
-        slots, attention, poses = self.slot_attention(features, generator)
-        return EncodedSlots(slots, attention, self.grid, poses)
+        return self.slot_attention(features, generator)
 
 
 def mask_sources(masks: str) -> dict[str, str]:
-    """How the masks that every model with slots has come about, each as a title, a comma, and the rest."""
+    """How each source of masks is made, as protocols print it: a title, a comma, and the rest."""
     attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
     return {"masks": masks, "attention": attention}

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import check_range
+from slotlab.models.building import Positive, Probability, configured
 
 Mode = Literal["down", "same", "up"]
 KeysAndValues = tuple[Tensor, Tensor]
@@ -41,7 +42,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int, longest: float = 10_000.0)
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 
 
-class ResidualBlock(nn.Module):
+class TimeResidualBlock(nn.Module):
     """norm, SiLU, conv; add Linear(SiLU(time)); norm, SiLU, dropout, conv; plus the shortcut.
 
     The first convolution is there in mode "same" only: mode "down" has 2x2 average pooling in its place and mode "up"
@@ -211,6 +212,13 @@ def zero_initialised(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError("must be even, half sines and half cosines")
+    return value
+
+
+@configured("denoiser")
 class Denoiser(nn.Module):
     """Predicts the noise (or what the schedule's target is) in latents, given the timestep and the slots.
 
@@ -242,27 +250,26 @@ class Denoiser(nn.Module):
 
     def __init__(
         self,
-        slot_dim: int = 64,
-        latent_channels: int = 3,
-        channels: int = 64,
-        multipliers: Sequence[int] = (1, 2, 3, 4),
-        attention_levels: Sequence[int] = (2, 3, 4),
-        blocks: int = 2,
-        num_repeat: int = 6,
-        head_dim: int = 32,
-        time_dim: int = 128,
+        slot_dim: Positive = 64,
+        latent_channels: Positive = 3,
+        channels: Positive = 64,
+        multipliers: Annotated[Sequence[Positive], Field(min_length=1)] = (1, 2, 3, 4),
+        attention_levels: Sequence[Positive] = (2, 3, 4),
+        blocks: Positive = 2,
+        num_repeat: Positive = 6,
+        head_dim: Positive = 32,
+        time_dim: Annotated[int, Field(ge=2), AfterValidator(_even)] = 128,
         time_mlp: bool = False,
         gated: bool = False,
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check(slot_dim, latent_channels, channels, multipliers, attention_levels, blocks, num_repeat, head_dim)
-        check_range("denoiser.time_dim", time_dim, 2)
-        if time_dim % 2:
-            raise ConfigError(f"denoiser.time_dim: must be even, half sines and half cosines, not {time_dim}")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"denoiser.dropout: must be at least 0 and below 1, not {dropout!r}")
+        if max(attention_levels, default=1) > len(multipliers):
+            raise ConfigError(
+                f"denoiser.attention_levels: must be from 1 to {len(multipliers)}, the number of multipliers, "
+                f"not {list(attention_levels)}"
+            )
         self.slot_dim = slot_dim
         self.latent_channels = latent_channels
         self.time_dim = time_dim
@@ -285,29 +292,29 @@ class Denoiser(nn.Module):
         width, skips = channels, [channels]
         for level, out in enumerate(widths, start=1):
             for _ in range(blocks):
-                block = ResidualBlock(width, out, embedding, dropout=dropout)
+                block = TimeResidualBlock(width, out, embedding, dropout=dropout)
                 self.down.append(nn.ModuleList([block, attention(level, out)]))
                 width = out
                 skips.append(out)
             if level < self.levels:
-                block = ResidualBlock(out, out, embedding, "down", dropout)
+                block = TimeResidualBlock(out, out, embedding, "down", dropout)
                 self.down.append(nn.ModuleList([block, nn.Identity()]))
                 skips.append(out)
         self.middle = nn.ModuleList(
             [
-                ResidualBlock(width, width, embedding, dropout=dropout),
+                TimeResidualBlock(width, width, embedding, dropout=dropout),
                 TransformerBlock(width, slot_dim, head_dim, num_repeat, gated),
-                ResidualBlock(width, width, embedding, dropout=dropout),
+                TimeResidualBlock(width, width, embedding, dropout=dropout),
             ]
         )
         self.up = nn.ModuleList()
         for level, out in reversed(list(enumerate(widths, start=1))):
             for _ in range(blocks + 1):
-                block = ResidualBlock(width + skips.pop(), out, embedding, dropout=dropout)
+                block = TimeResidualBlock(width + skips.pop(), out, embedding, dropout=dropout)
                 self.up.append(nn.ModuleList([block, attention(level, out)]))
                 width = out
             if level > 1:
-                block = ResidualBlock(out, out, embedding, "up", dropout)
+                block = TimeResidualBlock(out, out, embedding, "up", dropout)
                 self.up.append(nn.ModuleList([block, nn.Identity()]))
         self.norm_out = group_norm(channels * multipliers[0])
         self.conv_out = zero_initialised(nn.Conv2d(channels * multipliers[0], latent_channels, 3, padding=1))
@@ -445,26 +452,5 @@ def check_halvings(
         )
 
 
-def _pairs(stages: nn.ModuleList) -> list[tuple[ResidualBlock, nn.Module]]:
+def _pairs(stages: nn.ModuleList) -> list[tuple[TimeResidualBlock, nn.Module]]:
     return [(stage[0], stage[1]) for stage in stages if isinstance(stage, nn.ModuleList)]  # type: ignore[misc]
-
-
-def _check(
-    slot_dim: int,
-    latent_channels: int,
-    channels: int,
-    multipliers: Sequence[int],
-    attention_levels: Sequence[int],
-    blocks: int,
-    num_repeat: int,
-    head_dim: int,
-) -> None:
-    numbers = {"slot_dim": slot_dim, "latent_channels": latent_channels, "channels": channels, "blocks": blocks}
-    for key, value in {**numbers, "num_repeat": num_repeat, "head_dim": head_dim}.items():
-        check_range(f"denoiser.{key}", value, 1)
-    if not multipliers:
-        raise ConfigError("denoiser.multipliers: needs one per level, e.g. [1, 2, 3, 4]")
-    for multiplier in multipliers:
-        check_range("denoiser.multipliers", multiplier, 1)
-    for level in attention_levels:
-        check_range("denoiser.attention_levels", level, 1, len(multipliers))
