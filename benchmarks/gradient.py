@@ -13,6 +13,7 @@ of all tensors that the forward pass keeps for the gradient, weights left out.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from contest import Rival, Step, rivals_take_turns, rows_of, write
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 
 from slotlab import create_model
 from slotlab.models import SlotAttention
-from slotlab.models.slot_attention import Gradient
 from slotlab.training.resources import keep_freed_memory, kept_bytes
 
 ITERATIONS = (3, 7)
+Gradient = Literal["full", "last-iteration"]
 GRADIENTS: tuple[Gradient, ...] = ("full", "last-iteration")
 PIXELS, WIDTH, SLOTS = 64 * 64, 64, 11
 Loss = Callable[[], Tensor]

@@ -36,7 +36,8 @@ from slotlab.fidelity import SetStatistics, batch_statistics, compare, open_netw
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap
 from slotlab.models import SlotDiffusion
 from slotlab.models.randomness import seeded_generator
-from slotlab.models.sampling import sample
+from slotlab.models.sampling import sample_steps
+from slotlab.progress import finish
 
 STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (25,)}
 STEPS = {"dpm-solver++": (5, 10, 15, 20, 25, 50), "ddim": (10, 25, 50, 100), "ddpm": (25, 100)}
@@ -173,7 +174,7 @@ def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
     """As `generate`, but the keys and values of the slots are computed at each step."""
     autoencoder = model.autoencoder
     shape = (len(slots), autoencoder.latent_channels, *(autoencoder.latent_size,) * 2)
-    latents = sample(
+    sampled = sample_steps(
         lambda latents, timesteps: model.denoiser(latents, timesteps, slots),
         shape,
         model.schedule,
@@ -181,6 +182,7 @@ def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
         generator=seeded_generator(0),
         device=slots.device,
     )
+    latents = finish(sampled)
     return autoencoder.decode(latents).clamp(0, 1)
 
 

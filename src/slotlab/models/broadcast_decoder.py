@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -220,7 +220,7 @@ class SpatialBroadcastDecoder(nn.Module):
         return [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
 
 
-DECODERS: dict[str, Callable[..., nn.Module]] = {"broadcast": SpatialBroadcastDecoder}  # a decoder is added here
+DECODERS: dict[str, Any] = {"broadcast": SpatialBroadcastDecoder}  # a decoder is added here
 
 
 def _recomputed(function: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:

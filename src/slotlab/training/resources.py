@@ -86,7 +86,7 @@ def what_would_fit(model: Model, device: torch.device, settings: TrainingSetting
         f"{(at_once * each + state) / 2**30:.1f} GiB on {device}, which has {present / 2**30:.1f} GiB"
     )
     smaller = "a lower resolution" + (" or fewer slots" if slots else "")
-    if isinstance(model, SlotAutoencoder) and not model.decoder.checkpointing:
+    if isinstance(model, SlotAutoencoder) and not getattr(model.decoder, "checkpointing", True):
         smaller = f"decoder.checkpointing=true, {smaller}"
     if fitting < 1:
         return f"{need}; not even one image fits: only {smaller} can help"
