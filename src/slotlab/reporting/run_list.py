@@ -1,4 +1,4 @@
-"""The training runs in a folder, finished or not: how far each is, and what it has written."""
+"""The training runs in a folder: how far each is, and what it has written."""
 
 import time
 from collections.abc import Sequence
@@ -17,19 +17,17 @@ from slotlab.training.checkpoint import Row, read_history
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run as its folder tells it.
+    """The state of a run, read from its folder.
 
     Attributes:
-        name: of the folder.
         folder: the run folder.
-        preset: what it was made with.
+        preset: the preset of the run.
         masks: what the model's masks are called.
-        steps: how many it is to have.
-        rows: of `history.csv`, the last of which says how far it is.
-        written: seconds since the epoch of the last change of `history.csv`; 0 before the first row.
+        steps: steps of the whole run.
+        rows: rows of `history.csv`.
+        written: when `history.csv` last changed, in seconds since the epoch; 0 before the first row.
     """
 
-    name: str
     folder: Path
     preset: str
     masks: str
@@ -38,17 +36,22 @@ class RunFolder:
     written: float
 
     @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.folder.name
+
+    @property
     def step(self) -> int:
-        """The last step that a row is of."""
+        """The step of the last row."""
         return int(self.rows[-1].get("step", 0)) if self.rows else 0
 
     @property
     def finished(self) -> bool:
-        """Whether all its steps are done."""
+        """Whether all steps are done."""
         return self.step >= self.steps
 
     def state(self) -> str:
-        """How far it is, in words."""
+        """How far the run is, in words."""
         if self.finished:
             return f"finished, {self.steps:,} steps"
         if not self.rows:
@@ -56,37 +59,37 @@ class RunFolder:
         return f"at step {self.step:,} of {self.steps:,}, last written {_ago(time.time() - self.written)}"
 
     def previews(self) -> dict[int, Path]:
-        """The pictures of validation images, by step."""
+        """The preview files, by step."""
         files = sorted((self.folder / PREVIEWS_FOLDER).glob("step-*.png"))
         return {int(file.stem.partition("-")[2]): file for file in files if file.stem.partition("-")[2].isdigit()}
 
 
 def run_folders(folder: str | Path) -> list[RunFolder]:
-    """The runs in a folder, one level deep, the one written to last first; folders that hold no run are left out.
+    """The runs in a folder, one level deep, the one written last first; other folders are ignored.
 
     Raises:
         DataError: there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the one in which your runs lie")
+        raise DataError(f"{folder}: no such folder; give the one that holds your runs")
     found = [read_run_folder(path.parent) for path in folder.glob(f"*/{RUN_FILE}")]
     return sorted((run for run in found if run is not None), key=lambda run: (-run.written, run.name))
 
 
 def read_run_folder(folder: Path) -> RunFolder | None:
-    """A run as it is now; None if its configuration cannot be read. Without rows if one of them cannot be read."""
+    """The present state of a run; None if its config cannot be read, no rows if a row cannot be read."""
     try:
         config = read_run_config(folder / RUN_FILE)
     except CheckpointError:
         return None
     try:
-        written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile then count as not yet seen
+        written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile count as new
         rows = tuple(read_history(folder))
     except (OSError, ValueError):
         rows, written = (), 0.0
     titles = (DiffusionOutput if config.model.get("kind") == SlotDiffusion.kind else SlotOutput).titles
-    return RunFolder(folder.name, folder, config.preset, titles["masks"], config.training.steps, rows, written)
+    return RunFolder(folder, config.preset, titles["masks"], config.training.steps, rows, written)
 
 
 def run_table(runs: Sequence[RunFolder]) -> Table:

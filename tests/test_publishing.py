@@ -1,0 +1,328 @@
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import slotlab
+from slotlab.config import run_config
+from slotlab.data import open_data
+from slotlab.errors import CheckpointError, ConfigError
+from slotlab.publishing import ImageScores, portable, prepare, training_records, write_card
+from slotlab.released import check, write_manifest
+from slotlab.runs import train
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_the_weights_are_those_of_the_run_in_float16(released, slots_run):
+    stored = load_file(released / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    loaded = slotlab.load(released)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    for name, tensor in slotlab.load(slots_run).state_dict().items():
+        assert torch.equal(tensor.half().float(), loaded.state_dict()[name])
+
+
+def test_scores_and_library_are_of_exactly_these_weights(released, squares):
+    model = slotlab.load(released)
+    data = open_data(squares, split="test", resolution=16)
+    again = slotlab.evaluate(model, data, weights="moving average").to_json()
+    kept = read(released, "metrics.json")
+    assert kept["masks"] == again["masks"]
+    assert kept["attention"] == again["attention"]
+    assert kept["protocol"] == {**again["protocol"], "data": f"data/{squares.name}"}
+    library = slotlab.load_library(released, model)  # which refuses slots of other weights
+    assert library.table.facts["images"] == 20
+
+
+def test_pictures_are_chosen_by_score():
+    scores = ImageScores(index=[7, 8, 9, 10], values=[0.5, 0.9, 0.1, 0.9])
+    assert scores.chosen(3) == {"first": [0, 1, 2], "best": [1, 3, 0], "worst": [2, 0, 1]}
+
+
+def test_the_card_has_command_seed_version_protocol_and_pictures(released):
+    card = (released / "card.md").read_text()
+    training = read(released, "training.json")["runs"][-1]
+    assert training["command"] in card
+    for said in ("Seed 0, 12 steps", f"slotlab {slotlab.__version__}", training["machine"], "split test", "Apache-2.0"):
+        assert said in card
+    assert "slotlab evaluate tiny --data data/" in card
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", card)
+    assert pictures == ["first.png", "best.png", "worst.png", "concepts/concepts.png", "concepts/compositions.png"]
+    for picture in pictures:
+        with Image.open(released / picture) as image:
+            assert min(image.size) > 100
+
+
+def test_the_card_names_all_data_and_machines_of_the_runs_before(released, tmp_path):
+    shutil.copytree(released, tmp_path / "tiny")
+    training = read(released, "training.json")
+    (last,) = training["runs"]
+    scenes = last["train_data"] | {"data": "scenes:plain", "kind": "scenes"}
+    before = last | {"machine": "another machine", "train_data": scenes}
+    (tmp_path / "tiny" / "training.json").write_text(json.dumps(training | {"runs": [before, before, last]}))
+    write_manifest(tmp_path / "tiny")
+    write_card(tmp_path / "tiny", "tiny")
+    card = (tmp_path / "tiny" / "card.md").read_text()
+    assert f"on `scenes:plain`, then on `{last['train_data']['data']}`, in" in card
+    assert f"in all on another machine and {last['machine']}." in card
+    assert f"It has seen only `scenes:plain` and `{last['train_data']['data']}`; the scores" in card
+    assert "Look at the licence of the data too" in card
+
+
+def test_scenes_are_scored_with_as_many_rays_as_were_trained_on(tiny_preset, run_slotlab, tmp_path):
+    few = {"train_count": 24, "validation_count": 2, "max_objects": 4, "supersample": 2, "steps": 2}
+    run = slotlab.train(tiny_preset, out=tmp_path / "run", data="scenes:plain", show_progress=False, **few)
+    folder = prepare(run, tmp_path / "tiny", name="tiny", images=4, library_images=20)
+    command = re.search(r"slotlab (evaluate .+)", (folder / "card.md").read_text())
+    assert command is not None
+    assert "--max-objects 4 --supersample 2" in command[1]
+    words = command[1].replace(" tiny ", f" {folder} ").split()
+    status, out, _ = run_slotlab(*words, "--json", tmp_path / "again.json")
+    assert status == 0
+    assert "supersample 2" in " ".join(out.split())
+    assert read(folder, "metrics.json") == read(tmp_path, "again.json")
+
+
+def test_nothing_says_where_it_was_made(released, diffusion_run, tmp_path):
+    prepared = prepare(diffusion_run, tmp_path / "out", name="diffusion", library_images=20)
+    for folder in (released, prepared):
+        for path in folder.rglob("*"):
+            if path.suffix in (".json", ".md"):
+                assert not re.search(r"[\" `(:=]/\w+/", path.read_text().replace("https://", "")), path
+    config = read(prepared, "config.json")
+    assert config["autoencoder"]["source"] == "runs/latents"
+    assert "runs/latents" in (prepared / "card.md").read_text()
+    model = slotlab.load(prepared)
+    assert len(slotlab.load_library(prepared, model).slots)
+
+
+def test_an_autoencoder_has_a_card_too(latents_run, tmp_path):
+    folder = prepare(latents_run, tmp_path / "out", name="latents")
+    check(folder)
+    card = (folder / "card.md").read_text()
+    assert "PSNR of the reconstruction" in card
+    assert "concepts" not in card
+
+
+def test_a_folder_with_something_else_is_left_alone(slots_run, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something other than a released model; name a new folder"):
+        prepare(slots_run, tmp_path, name="tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_weights_beyond_float16_are_refused_and_nothing_is_left(slots_run, tmp_path):
+    run = shutil.copytree(slots_run, tmp_path / "run")
+    model = slotlab.load(run)
+    torch.nn.init.constant_(model.decoder.to_rgb_and_mask.bias, 1e6)
+    slotlab.save(model, run)
+    with pytest.raises(CheckpointError, match=r"decoder.to_rgb_and_mask.bias: holds values that are not finite in flo"):
+        prepare(run, tmp_path / "out", name="tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_card_leaves_out_what_is_not_known_of_a_first_part_that_is_gone(released, tmp_path):
+    folder = shutil.copytree(released, tmp_path / "release")
+    training = read(folder, "training.json")
+    training["runs"].insert(0, {"out": "runs/gone"})
+    (folder / "training.json").write_text(json.dumps(training))
+    write_manifest(folder)
+    write_card(folder, "release")
+    card = (folder / "card.md").read_text()
+    assert "after what `runs/gone` had seen, which is not known" in card
+    assert "no other data went into it" not in card
+
+
+def trained(preset, out, squares, **overrides):
+    return train(preset, out=out, data=squares, accelerator="cpu", show_progress=False, **overrides)
+
+
+def read_released(folder):
+    (record,) = json.loads((folder / "training.json").read_text())["runs"]
+    return record
+
+
+def test_the_commands_of_a_run_and_of_those_before_it_make_it_again(squares, tmp_path):
+    small = {"steps": 1, "slots": 3, "batch_size": 2, "validation_count": 2, "model.resolution": 16, "broadcast": 4}
+    first = trained("scenes-32", tmp_path / "first", squares, **small)
+    second = trained("scenes-32", tmp_path / "second", squares, start_from=str(first), seed=5, **small)
+    records = training_records(second)
+    assert [record["out"] for record in records] == ["runs/first", "runs/second"]
+    assert str(tmp_path) not in str(records)
+    for record, seed, parent in zip(records, (0, 5), (None, "runs/first"), strict=True):
+        words = shlex.split(record["command"])
+        assert words[:3] == ["slotlab", "train", "scenes-32"]
+        assert words[-4:] == ["--out", record["out"], "--threads", "1"]
+        config = run_config("scenes-32", words[3:-4])
+        expected = run_config("scenes-32", {**small, "seed": seed, "start_from": parent, "data.source": "data/"})
+        assert config.model == expected.model
+        assert config.training == expected.training
+        assert config.data.source == f"data/{squares.name}"
+        assert record["seed"] == seed and record["steps"] == 1 and record["machine"]
+
+
+def test_a_preset_of_ones_own_is_kept_with_its_run(diffusion_run, latents_run, squares, tmp_path):
+    records = training_records(diffusion_run)
+    assert [record["out"] for record in records] == ["runs/latents", "runs/diffusion"]
+    for record in records:
+        name = shlex.split(record["command"])[2]
+        (tmp_path / name).write_text(record["preset_file"])
+        again = run_config(str(tmp_path / name))
+        assert again.training.steps == record["steps"]
+    assert again.model["autoencoder"]["pretrained"] == "runs/latents"
+
+
+def test_a_run_whose_first_part_is_gone_still_has_its_own_record(diffusion_run, tmp_path):
+    run = shutil.copytree(diffusion_run, tmp_path / "run")
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(text.replace("/latents", "/gone"))
+    first, last = training_records(run)
+    assert first == {"out": "runs/gone"}
+    assert yaml.safe_load(last["preset_file"])["model"]["autoencoder"]["pretrained"] == "runs/gone"
+
+
+def test_runs_of_one_name_are_told_apart(squares, tiny_preset, tmp_path):
+    first = trained(tiny_preset, tmp_path / "old" / "run", squares, steps=1)
+    second = trained(tiny_preset, tmp_path / "new" / "run", squares, steps=1, start_from=str(first))
+    earlier, later = training_records(second)
+    assert earlier["out"] == "runs/run" != later["out"]
+    assert yaml.safe_load(later["preset_file"])["training"]["start_from"] == earlier["out"]
+
+
+def test_options_that_change_the_last_digits_stay_in_the_command(slots_run, tmp_path):
+    run = shutil.copytree(slots_run, tmp_path / "run")
+    training = json.loads((run / "training.json").read_text())
+    training["command"] = "slotlab train tiny --threads 1 --resume --device=cpu --data /secret --out /secret"
+    (run / "training.json").write_text(json.dumps(training))
+    (record,) = training_records(run)
+    assert record["command"] == "slotlab train tiny.yaml --out runs/run --threads 1 --device=cpu"
+
+
+def test_what_begins_with_a_released_model_has_its_records(released, squares, tiny_preset, tmp_path):
+    run = trained(tiny_preset, tmp_path / "run", squares, start_from=str(released), steps=1)
+    assert [record["out"] for record in training_records(run)] == ["runs/slots", "runs/run"]
+
+
+def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, tiny_preset, tmp_path):
+    run = trained(tiny_preset, tmp_path / "slots", squares, start_from=str(released), steps=1)
+    before, after = training_records(run)
+    assert before == read_released(released)
+    assert (before["out"], after["out"]) == ("runs/slots", "runs/slots-1")
+    assert "--out runs/slots-1 " in after["command"]
+
+
+def test_what_begins_with_a_model_of_the_hub_has_its_records(hub, released, squares, tiny_preset, tmp_path):
+    slotlab.publish(released, "hf:someone/tiny")
+    run = trained(tiny_preset, tmp_path / "run", squares, start_from="hf:someone/tiny", steps=1)
+    before, after = training_records(run)
+    assert before == read_released(released)
+    assert yaml.safe_load(after["preset_file"])["training"]["start_from"] == "hf:someone/tiny"
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("/home/me/clevrtex", "data/clevrtex"),
+        ("clevrtex:/home/me/clevrtex", "clevrtex:data/clevrtex"),
+        ("data/clevrtex", "data/clevrtex"),
+        ("scenes:plain", "scenes:plain"),
+        ("hub:owner/name", "hub:owner/name"),
+    ],
+)
+def test_paths_of_a_machine_are_left_out(place, shown):
+    assert portable(place, "data") == shown
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"run.json: missing; give the folder that `slotlab train"):
+        training_records(tmp_path)
+
+
+def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
+    status, out, err = run_slotlab("publish", slots_run, "--to", tmp_path / "first")
+    assert status == 0, err
+    assert "published: " in out and "card.md" in out
+    check(tmp_path / "first")
+    assert slotlab.load(tmp_path / "first").slots == 4
+    before = (tmp_path / "first" / "manifest.json").read_text()
+    assert run_slotlab("publish", slots_run, "--to", tmp_path / "first")[0] == 0
+    assert (tmp_path / "first" / "manifest.json").read_text() == before, "the same run gives the same release"
+
+
+def test_a_released_model_goes_to_the_hub_and_comes_back(hub, released, run_slotlab):
+    status, out, err = run_slotlab("publish", released, "--to", "hf:someone/tiny")
+    assert status == 0, err
+    assert 'slotlab.load("someone/tiny")' in out
+    repository = hub / "someone" / "tiny"
+    check(repository)
+    assert (repository / "README.md").read_text() == (repository / "card.md").read_text()
+    assert 'slotlab.load("someone/tiny")' in (repository / "README.md").read_text()
+    model = slotlab.load("someone/tiny")
+    assert len(slotlab.load_library("someone/tiny", model).slots)
+    assert (repository / "model.safetensors").read_bytes() == (released / "model.safetensors").read_bytes()
+
+
+def test_a_run_goes_to_the_hub_at_once(hub, slots_run):
+    assert slotlab.publish(slots_run, "hf:someone/first") == "someone/first"
+    assert slotlab.load("hf:someone/first").slots == 4
+
+
+def test_without_a_login_nothing_is_prepared(hub, slots_run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr("slotlab.publishing.prepare_steps", lambda *_, **__: pytest.fail("minutes of work for nothing"))
+    with pytest.raises(CheckpointError, match=r"hf:someone/first: not published \(.*log in with: hf auth login"):
+        slotlab.publish(slots_run, "hf:someone/first")
+
+
+def test_a_name_that_the_hub_cannot_have_is_refused(hub, slots_run):
+    with pytest.raises(CheckpointError, match=r"hf:a/b/c: not published"):
+        slotlab.publish(slots_run, "hf:a/b/c")
+
+
+def test_a_released_model_that_was_changed_is_not_published(released, tmp_path):
+    copy = shutil.copytree(released, tmp_path / "copy")
+    (copy / "metrics.json").write_text('{"masks": {"ari": 1.0}}')
+    with pytest.raises(CheckpointError, match=r"metrics.json: changed or damaged"):
+        slotlab.publish(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(released, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something other than a released model"):
+        slotlab.publish(released, tmp_path)
+
+
+def test_the_folder_where_one_is_is_not_replaced(released, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="the folder that you are in"):
+        slotlab.publish(released, ".")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run_slotlab("publish", "nowhere", "--to", tmp_path / "out")
+    assert status == 2
+    assert "nowhere: no such model folder" in err
+    (tmp_path / "empty").mkdir()
+    status, _, err = run_slotlab("publish", "empty", "--to", tmp_path / "out")
+    assert status == 2
+    assert "run.json: missing" in err
+
+
+def test_a_model_from_the_hub_is_published_again(hub, released, tmp_path):
+    slotlab.publish(released, "hf:someone/tiny")
+    slotlab.publish("someone/tiny", "hf:another/tiny")
+    slotlab.publish("another/tiny", tmp_path / "folder")
+    slotlab.publish("another/tiny", tmp_path / "folder")
+    check(tmp_path / "folder")
