@@ -1,4 +1,4 @@
-"""Releases a trained model, to a folder or the hub: float16 weights, scores, figures, concept library, card."""
+"""Releases a trained model with scores, figures and a card, to a folder or the hub."""
 
 import dataclasses
 import itertools
@@ -67,7 +67,7 @@ WHAT_IT_IS = {
 
 
 def write_card(folder: Path, name: str) -> None:
-    """Writes `card.md` into an otherwise complete release of a model that `slotlab.load` knows as `name`."""
+    """Writes `card.md` into an otherwise complete release that `slotlab.load` knows as `name`."""
     facts = released_facts(folder)
     config, metrics, training = facts["config"], facts["metrics"], facts["training"]
     protocol, titles = metrics["protocol"], mask_titles(metrics["protocol"])
@@ -157,7 +157,7 @@ class ImageScores:
         self.values += values.tolist()
 
     def chosen(self, count: int) -> dict[str, list[int]]:
-        """Places of the `first` images, the `best` and the `worst`, most extreme first; ties in order."""
+        """Places of the `first` images, the `best` and the `worst`, extremes first."""
         scores = torch.tensor(self.values, dtype=torch.float64)
         return {
             "first": list(range(min(count, len(scores)))),
@@ -170,11 +170,11 @@ KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")
 
 
 def training_records(run: str | Path) -> list[dict[str, Any]]:
-    """What it took to train a run: a record of each run that it started from, in order, and its own last.
+    """What it took to train a run: records of the runs it started from, and its own last.
 
-    A record has `out` (the run's folder in commands), `command`, `preset`, `preset_file` (its content,
-    if the preset does not come with slotlab), and everything in `training.json`. A run that no longer
-    exists has `out` alone. Absolute paths become `runs/NAME` and `data/NAME`.
+    A record has `out` (the run's folder in commands), `command`, `preset`, `preset_file` (its
+    content, if the preset does not come with slotlab), and everything in `training.json`. A run
+    that no longer exists has `out` alone. Absolute paths become `runs/NAME` and `data/NAME`.
 
     Raises:
         CheckpointError: `run` is no run folder, or a file in it is damaged.
@@ -185,7 +185,7 @@ def training_records(run: str | Path) -> list[dict[str, Any]]:
 
 
 def portable(place: str, parent: str) -> str:
-    """A path that says nothing of the machine: an absolute one becomes `parent/NAME`; `kind:` is kept.
+    """A path without the machine's folders: an absolute one becomes `parent/NAME`.
 
     Example:
         >>> portable("clevrtex:/home/me/clevrtex", "data"), portable("scenes:plain", "data")
@@ -196,7 +196,7 @@ def portable(place: str, parent: str) -> str:
 
 
 def portable_facts(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A data set's description without absolute paths, its own and that of the set it was packed from."""
+    """A data set's description without absolute paths, and that of the set it was packed from."""
     facts = {**described, "data": portable(str(described["data"]), "data")}
     if isinstance(facts.get("source"), Mapping):
         facts["source"] = portable_facts(facts["source"])
@@ -204,7 +204,7 @@ def portable_facts(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: dict[Path, str]) -> None:
-    """Adds the record of `run`, which a config calls `place`, after those of the runs it started from."""
+    """Adds the records of the runs that `run` started from, and its own as `place`."""
     if is_released(run):
         records |= {record["out"]: record for record in released_facts(run)["training"]["runs"]}
         return
@@ -238,7 +238,7 @@ def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: d
 
 
 def _folder_of(parent: str) -> Path:
-    """The folder of a run or model that a config names; the name itself if nothing is there any more."""
+    """The folder of a run or model that a config names; the name itself if nothing is there."""
     if parent in released_names() or parent.startswith(HUB_PREFIX):
         try:
             return model_folder(parent)
@@ -268,7 +268,7 @@ def _without_places(config: RunConfig, names: dict[Path, str], records: Mapping[
 
 
 def _changes(config: RunConfig) -> list[str] | None:
-    """The `key=value` words that turn its preset into `config`; None if no preset of slotlab does."""
+    """The `key=value` words that turn its preset into `config`; None if no preset does."""
     if config.preset not in preset_names():
         return None
     wanted, given = dict(_settings(config.model_dump())), dict(_settings(run_config(config.preset).model_dump()))
@@ -310,12 +310,13 @@ def prepare(
     library_images: int = 1000,
     device: str | torch.device = "cpu",
 ) -> Path:
-    """Makes a release of a run: a folder that appears when it is complete, in place of an earlier one.
+    """Makes a release of a run: a folder that appears when complete, replacing an earlier one.
 
-    It holds the weights in float16; scores of these weights on the test split (`metrics.json`); figures
-    of the first, best and worst images (`examples.json` lists them); a concept library of images of the
-    train split with figures of concepts and compositions (`concepts/`, for models with slots); how it
-    was trained (`training.json`); `card.md`; and the SHA-256 of every file (`manifest.json`).
+    It holds the weights in float16; scores of these weights on the test split (`metrics.json`);
+    figures of the first, best and worst images (`examples.json` lists them); a concept library of
+    images of the train split with figures of concepts and compositions (`concepts/`, for models
+    with slots); how it was trained (`training.json`); `card.md`; and the SHA-256 of every
+    file (`manifest.json`).
 
     Args:
         run: a run folder.
@@ -379,7 +380,7 @@ def prepare_steps(
 
 
 def check_place(out: Path) -> None:
-    """Raises ConfigError unless `out` is new, empty or an earlier release, and not the working directory."""
+    """Raises ConfigError unless `out` is new, empty or an earlier release, not the current folder."""
     if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
@@ -464,7 +465,7 @@ def publish(
         What `slotlab.load` takes: the folder, or `owner/name`.
 
     Raises:
-        CheckpointError: as `prepare`; a released file was changed; or the hub refuses or is offline.
+        CheckpointError: as `prepare`; a released file was changed; the hub refuses or is offline.
         ConfigError, DataError: as `prepare`.
     """
     return finish(publish_steps(run, to, data=data, private=private, device=device))

@@ -45,7 +45,7 @@ BATCH = 32
 def concept_figure(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, *, members: int = 10, cell: int = CELL
 ) -> Image.Image:
-    """A row per concept: the slots nearest to its centroid, the nearest first, cut out of their images.
+    """A row per concept: the slots nearest to its centroid, nearest first, cut out of their images.
 
     Args:
         model: the model of the library.
@@ -78,7 +78,7 @@ def concept_figure(
 def contact_sheet(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, out: str | Path, *, count: int = 8, cell: int = CELL
 ) -> Image.Image:
-    """The first `count` compositions in the folder `out`, each beside the slots it was painted from.
+    """The first `count` compositions in `out`, each beside the slots it was painted from.
 
     Args:
         model: the model of the library.
@@ -170,7 +170,7 @@ def slots_figure(scene: Scene, *, cell: int = EDIT_CELL) -> Image.Image:
 
 
 def edit_figure(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image.Image:
-    """What an edit did: image, numbers, painted before and after, region, difference; then the slots.
+    """What an edit did: image, numbers, painted before and after, region, difference; the slots.
 
     Args:
         scene: the scene before the edit.
@@ -203,10 +203,11 @@ def write_slots(folder: Path, scene: Scene) -> Path:
 
 
 def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> None:
-    """Writes the files of an edit into `folder`, each whole or not at all, their names after `prefix`.
+    """Writes the files of an edit into `folder`, each whole or not at all, named after `prefix`.
 
-    `edited.png`, the image; `mask.png`, a palette image whose values are slot numbers (16-bit grey from
-    slot 256 on); `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, the figure.
+    `edited.png`, the image; `mask.png`, a palette image whose values are slot numbers (16-bit grey
+    from slot 256 on); `slots.npz` with slots [J, D], numbers [J] and
+    changed; `edit.png`, the figure.
     """
     size = (edited.image.shape[2], edited.image.shape[1])
     write_png(photograph(edited.image, size), folder / f"{prefix}edited.png")
@@ -227,7 +228,7 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
 def _with_slots(
     cells: list[Cell], headings: list[str], scene: Scene, cell: int, scale: Scale | None = None
 ) -> Image.Image:
-    """A grid of the cells under their headings, and below them what each slot owns, numbered, with its share."""
+    """A grid of cells under headings, and below them what each slot owns, with number and share."""
     owners, size, slots = scene.segmentation(), cell_size(scene.image, cell), []
     for slot in range(len(scene.masks)):
         owned = (owners == slot).float()
@@ -249,7 +250,7 @@ def _photograph(image: Tensor, cell: int) -> Cell:
 
 
 def _numbered(image: Tensor, segmentation: Tensor, cell: int) -> Cell:
-    """A segmentation over its image, with each slot's number at the pixel deepest inside what it owns."""
+    """A segmentation over its image, each slot's number at the pixel deepest inside its segment."""
     from scipy.ndimage import distance_transform_edt
 
     size = cell_size(image, cell)

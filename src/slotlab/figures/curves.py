@@ -28,10 +28,10 @@ FEW = 25  # up to this many points are marked
 
 
 def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder masks") -> Figure:
-    """Training and validation loss against steps, and beside them ARI and FG-ARI if the run has them.
+    """Training and validation loss against steps, and ARI and FG-ARI if the run has them.
 
-    A loss that falls by more than a factor of 4 is drawn on a log scale. The top axis shows epochs, or
-    minutes if the data is endless. Missing values and values that are not finite are left out.
+    A loss that falls by more than a factor of 4 is drawn on a log scale. The top axis shows epochs,
+    or minutes if the data is endless. Missing values and values that are not finite are left out.
 
     Args:
         rows: as in `history.csv` (`slotlab.training.checkpoint.read_history`); may be empty.
@@ -116,7 +116,7 @@ CELL = 1.15  # inches
 
 
 def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
-    """Bars of `Diagnosis.numbers()`: how often each slot is used, and how many slots an image uses."""
+    """Bars of `Diagnosis.numbers()`: how often each slot is used, how many slots images use."""
     figure = Figure(figsize=(8.5, 2.6), facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_use(left, numbers["slot_use"])
@@ -127,8 +127,8 @@ def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
 def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
     """The mean mask of each slot, and below it how slots, masks and attention behave.
 
-    Slots that tile show sharp bright tiles: they own the same place in each image. Slots that follow
-    objects show dim blobs, and a slot that holds the background is bright nearly everywhere.
+    Slots that tile show sharp bright tiles: they own the same place in each image. Slots that
+    follow objects show dim blobs, and a slot that holds the background is bright nearly everywhere.
     """
     lines = math.ceil(diagnosis.slots / PER_ROW)
     columns = min(diagnosis.slots, PER_ROW)

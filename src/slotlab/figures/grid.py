@@ -1,4 +1,4 @@
-"""The grid of labelled cells that all figures use, the colours of slots and objects, and what a cell can show."""
+"""The grid of labelled cells that all figures use, its colours, and what a cell can show."""
 
 import base64
 import io
@@ -20,8 +20,8 @@ Colour = tuple[int, int, int]
 Colours = Mapping[int, Colour]
 
 BACKGROUND: Colour = (158, 158, 158)
-# The first seven are Okabe and Ito's. Each of the others maximises its smallest OKLab distance to all
-# before it, the background, black and white, as seen by normal, protanope and deuteranope eyes
+# The first seven are Okabe and Ito's. Each of the others maximises its smallest OKLab distance to
+# all before it, the background, black and white, as seen by normal, protanope and deuteranope eyes
 # (Machado et al. 2009).
 PALETTE: tuple[Colour, ...] = tuple(
     (code >> 16, code >> 8 & 255, code & 255)
@@ -103,7 +103,7 @@ DIMMING = 0.45
 
 
 def cell_size(image: Tensor, cell: int = CELL) -> tuple[int, int]:
-    """(width, height) in pixels at which an image or label map [..., H, W] has a longer side of `cell`.
+    """(width, height) at which an image or label map [..., H, W] has a longer side of `cell`.
 
     Example:
         >>> import torch
@@ -116,7 +116,7 @@ def cell_size(image: Tensor, cell: int = CELL) -> tuple[int, int]:
 
 
 def photograph(image: Tensor, size: tuple[int, int]) -> Image.Image:
-    """An image [3, H, W] in [0, 1] (clamped; NaN is black), smoothly resized to `size` (width, height)."""
+    """An image [3, H, W] in [0, 1] (clamped; NaN is black), resized to `size` (width, height)."""
     return _resized(_levels(image), size, Image.Resampling.BICUBIC)
 
 
@@ -128,13 +128,13 @@ def label_map(segmentation: Tensor, colours: Colours, size: tuple[int, int]) -> 
 def overlay(
     image: Tensor, segmentation: Tensor, colours: Colours, size: tuple[int, int], opacity: float = 0.5
 ) -> Image.Image:
-    """A segmentation [H, W] blended over its image [3, H, W], with thin outlines; `opacity` in [0, 1]."""
+    """A segmentation [H, W] over its image [3, H, W], with thin outlines; `opacity` in [0, 1]."""
     labels = _enlarged(segmentation, size)
     return laid_over(photograph(image, size), labels, Image.fromarray(_painted(labels, colours)), opacity)
 
 
 def laid_over(photo: Image.Image, labels: np.ndarray, painted: Image.Image, opacity: float = 0.5) -> Image.Image:
-    """The painted `labels` [h, w] blended over a photograph of the same size, with thin outlines."""
+    """The painted `labels` [h, w] over a photograph of the same size, with thin outlines."""
     blended = np.array(Image.blend(photo, painted, opacity))
     edges = np.zeros(labels.shape, dtype=bool)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -154,7 +154,7 @@ def palette_map(labels: np.ndarray, colours: Colours | None = None) -> Image.Ima
 
 
 def cut_out(image: Tensor, mask: Tensor, size: tuple[int, int], *, soft: bool = True) -> Image.Image:
-    """An image [3, H, W] seen through a mask [H, W] in [0, 1], over a light checker that means "nothing here".
+    """An image [3, H, W] seen through a mask [H, W] in [0, 1], over a light checker.
 
     Args:
         image: values in [0, 1].
@@ -169,12 +169,12 @@ def cut_out(image: Tensor, mask: Tensor, size: tuple[int, int], *, soft: bool = 
 
 
 def heat_map(values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.Image:
-    """Values [H, W] from 0 (black) to `top` and above (bright yellow) on the "inferno" colour scale."""
+    """Values [H, W] from 0 (black) to `top` and above (yellow) on the "inferno" colour scale."""
     return Image.fromarray(inferno()[np.asarray(_resized(_levels(values, top), size, Image.Resampling.NEAREST))])
 
 
 def glow(image: Tensor, values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.Image:
-    """Values [H, W] from 0 to `top` as heat over the dimmed, grey image [3, H, W], covering it where high."""
+    """Values [H, W] from 0 to `top` as heat over the dimmed, grey image [3, H, W]."""
     levels = np.asarray(_resized(_levels(values, top), size, Image.Resampling.BICUBIC))
     dimmed = DIMMING * np.asarray(photograph(image, size).convert("L"), dtype=np.float32)[..., None]
     strength = np.minimum(1.0, 1.6 * levels[..., None] / 255)
@@ -224,7 +224,7 @@ BAR = 128
 
 
 class Heading(NamedTuple):
-    """What is above a column: a title, a fainter second line, and a chip of the colour used elsewhere."""
+    """What is above a column: a title, a fainter second line, and a chip of a colour."""
 
     title: str
     note: str = ""
@@ -314,7 +314,7 @@ def text_width(text: str, size: int) -> int:
 
 @lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib (it has ±, × and Greek), else the font that Pillow brings."""
+    """DejaVu Sans (has ±, × and Greek), which comes with matplotlib, else Pillow's font."""
     import matplotlib
 
     try:

@@ -46,16 +46,16 @@ ERROR_TOP = 0.5
 def reconstruction_grid(
     images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None = None, *, cell: int = CELL
 ) -> Image.Image:
-    """A row per image: image, ceiling (if known), reconstruction, error, true objects (if given), segmentations.
+    """A row per image: image, ceiling, reconstruction, error, true objects, segmentations.
 
-    Below each segmentation are its scores on that one image: ARI, FG-ARI, mIoU ("clevrtex") and mBO.
-    An output without slots has no segmentations.
+    Below each segmentation are its scores on that one image: ARI, FG-ARI, mIoU ("clevrtex") and
+    mBO. An output without slots has no segmentations.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
         output: the model's output for these images.
-        mask: true masks, int64 [B, H, W], 0 = background. Predicted segments then take the colour of
-            the object they match best; without, each slot has one colour in all rows.
+        mask: true masks, int64 [B, H, W], 0 = background. Predicted segments then take the colour
+            of the object they match best; without, each slot has one colour in all rows.
         cell: longer side of a cell in pixels.
 
     Raises:
@@ -128,11 +128,11 @@ def slot_grid(
     threshold: float = 0.5,
     cell: int = CELL,
 ) -> Image.Image:
-    """A column per slot in three rows: the slot's image raw, times its mask, and thresholded by its mask.
+    """A column per slot in three rows: its image raw, times its mask, thresholded by its mask.
 
-    A heading has the chip of the slot's colour and the share of pixels it owns; a slot that owns less
-    than 0.2 % is marked as empty. If the decoder makes no slot images, the image itself is cut out by
-    the mask and by the pixels that the slot owns (such masks are too soft for a threshold).
+    A heading has the chip of the slot's colour and the share of pixels it owns; a slot that owns
+    less than 0.2 % is marked as empty. If the decoder makes no slot images, the image itself is cut
+    out by the mask and by the pixels that the slot owns (such masks are too soft for a threshold).
 
     Args:
         image: [3, H, W] in [0, 1].
@@ -174,7 +174,7 @@ def attention_grid(
     top: float = 1.0,
     cell: int = CELL,
 ) -> Image.Image:
-    """Slot attention over the dimmed image: a row per iteration, a column per slot, one colour scale for all.
+    """Slot attention over the dimmed image: a row per iteration, a column per slot.
 
     Args:
         image: [3, H, W] in [0, 1].
@@ -250,7 +250,7 @@ def _captions(predicted: Tensor, mask: Tensor | None) -> list[str]:
 def _check(
     images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None, index: int | None = None
 ) -> None:
-    """Raises a ValueError unless images [B, 3, H, W] and masks [B, H, W] fit `output` (or its image `index`)."""
+    """Raises a ValueError unless images and masks fit `output` (or its image `index`)."""
     count, expected = len(output.reconstruction), [len(images), *output.reconstruction.shape[1:]]
     if index is None and len(images) != count:
         raise ValueError(f"images: {len(images)} images, but the output is of {count}")
@@ -270,7 +270,7 @@ class Look:
         image: [3, R, R] in [0, 1], as the model sees it.
         output: the model's output for a batch of this image.
         mask: its true mask, int64 [R, R], 0 = background; None if unknown.
-        finer: the source of masks that fits objects best, one of `slotlab.models.output.MASK_SOURCES`.
+        finer: the source of masks that fits objects best (`model.finer_masks`).
     """
 
     image: Tensor
@@ -301,7 +301,7 @@ class Look:
         }
 
     def figure(self, *, cell: int = CELL) -> Image.Image:
-        """Reconstruction and segmentations with scores, then the slots, then attention by iteration."""
+        """Reconstruction and segmentations with scores; the slots; attention by iteration."""
         parts = (
             reconstruction_grid(
                 self.image[None], self.output, None if self.mask is None else self.mask[None], cell=cell
@@ -319,7 +319,7 @@ class Look:
 
 @torch.inference_mode()
 def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop: float = 1.0) -> Look:
-    """Runs a model on one image; its slots have the numbers of `slotlab.composition.edits.read_scene`.
+    """Runs a model on one image; slots are numbered as in `composition.edits.read_scene`.
 
     Args:
         model: any model with slots; it is in evaluation mode while it runs.

@@ -1,4 +1,4 @@
-"""Figures drawn while a model trains: a grid of the same validation images, and the curves so far."""
+"""Figures drawn while a model trains: the same validation images, and the curves so far."""
 
 import dataclasses
 import warnings
@@ -45,7 +45,7 @@ def draw_curves(run: Run, evaluation: Evaluation) -> None:
 
 @torch.inference_mode()
 def batch_output(model: Model, batch: Batch, seed: int) -> Any:
-    """A model's output for one batch, on the CPU; the same that `slotlab.evaluation.outputs` yields with `seed`."""
+    """A model's output for one batch, on the CPU, as `slotlab.evaluation.outputs` yields it."""
     with evaluating(model):
         generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
         output = model(batch["image"].to(next(model.parameters()).device), generators)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with everything in it, to open offline, mail, or keep beside the weights."""
+"""The report of a run: one HTML file with everything in it, to open offline or mail."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +78,7 @@ def write_report(
     compositions: Sequence[str | Path] = (),
     device: str | torch.device = "cpu",
 ) -> Path:
-    """Writes `report.html` into a run folder: scores, figures of validation images, curves, how it was made.
+    """Writes `report.html` into a run folder: scores, figures of validation images, curves.
 
     Args:
         run_folder: what `slotlab train --out` wrote.
@@ -93,8 +93,8 @@ def write_report(
         The path of the report.
 
     Raises:
-        CheckpointError: the folder is no run, a file in it is damaged, or the library or a composition
-            is of another model.
+        CheckpointError: the folder is no run, a file in it is damaged, or the library or a
+            composition is of another model.
         ConfigError: `images` is out of range.
         DataError: the run's data is missing or broken.
     """

@@ -25,7 +25,7 @@ class RunFolder:
         masks: what the model's masks are called.
         steps: steps of the whole run.
         rows: rows of `history.csv`.
-        written: when `history.csv` last changed, in seconds since the epoch; 0 before the first row.
+        written: when `history.csv` last changed, in seconds since 1970; 0 before the first row.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ def run_folders(folder: str | Path) -> list[RunFolder]:
 
 
 def read_run_folder(folder: Path) -> RunFolder | None:
-    """The present state of a run; None if its config cannot be read, no rows if a row cannot be read."""
+    """The state of a run; None if its config cannot be read, no rows if a row cannot be read."""
     try:
         config = read_run_config(folder / RUN_FILE)
     except CheckpointError:

@@ -35,7 +35,7 @@ class ReportFigure(NamedTuple):
 
 
 class ReportTable(NamedTuple):
-    """A table in a report; the first cell of a row is its heading, and a line break in a cell starts a note."""
+    """A table; the first cell of a row is its heading, and a line break in a cell starts a note."""
 
     caption: str
     headings: Sequence[str]
@@ -51,7 +51,7 @@ class Snippet(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a report: warnings, text (a blank line starts a paragraph), snippets, tables, figures.
+    """A part of a report; in its text a blank line starts a paragraph.
 
     Example:
         >>> from slotlab.reporting.report import render_report

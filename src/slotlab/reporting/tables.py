@@ -25,7 +25,7 @@ def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> st
     Args:
         model: a run folder, or the name of a model.
         source: the data, as `slotlab.open_data` takes it.
-        settings: of a run (`DataSettings`), or of a protocol; what they do not say is left to the command.
+        settings: of a run (`DataSettings`) or of a protocol.
     """
     words = ["slotlab", "evaluate", model, "--data", source]
     of_kind = ("min_objects", "max_objects", "supersample") if source.startswith("scenes:") else ("crop",)
@@ -67,7 +67,7 @@ def concept_table(library: "ConceptLibrary") -> Group:
 
 
 def composition_table(scores: "CompositionScores") -> Group:
-    """A row for the compositions, for reconstructions and for shuffled slots: distances and numbers of images."""
+    """Distances of compositions, reconstructions and shuffled slots, a row for each."""
     protocol, first = scores.protocol, next(iter(scores.results.values()))
     real, composition = protocol["real"], protocol["composition"]
     line = (
@@ -109,7 +109,7 @@ def _with_lines(table: Table, lines: Sequence[str]) -> Group:
 
 
 def evaluation_table(evaluation: "Evaluation") -> Table:
-    """One table with every score: mean, standard error, number of images; the protocol is its caption."""
+    """Every score with standard error and number of images; the protocol is the caption."""
     titles = mask_titles(evaluation.protocol)
     columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"} if titles else {"mean": ""}
     errors = {"MSE (sum)": "mse_sum", "MSE (mean)": "mse", "PSNR (dB)": "psnr"}
@@ -135,7 +135,7 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
 
 
 def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
-    """What tables call the masks of each source, by the protocol of an evaluation; empty for models without slots."""
+    """Titles of the mask sources in the protocol of an evaluation; empty without slots."""
     return {name: source.partition(",")[0] for name, source in protocol.get("mask_sources", {}).items()}
 
 
@@ -204,7 +204,7 @@ def diagnosis_table(numbers: Mapping[str, Any], caption: str) -> Table:
 
 
 def released_table() -> Group:
-    """The trained models that come with slotlab: size on disk, scores, and below on what, and what training cost."""
+    """The bundled models: size and scores, and below the data and the cost of training."""
     table = Table(title="trained models: slotlab.load(NAME)", title_justify="left")
     for heading in ("name", "pixels", "MB", "masks", "ARI", "FG-ARI"):
         table.add_column(heading, justify="left" if heading in ("name", "masks") else "right", no_wrap=True)

@@ -96,7 +96,7 @@ def segment(
     seed: int = 0,
     batch_size: int = 32,
 ) -> SegmentedFolder:
-    """Segments images and writes reconstruction, masks, segmentation, overlay and slots of each into `out`.
+    """Segments images into files: reconstruction, masks, segmentation, overlay and slots of each.
 
     Any number of images fits into memory. Images that cannot be read are skipped and listed. Images
     whose outputs are there and no older are kept: re-run the same call to resume. Several processes
@@ -106,8 +106,8 @@ def segment(
         model: any model with slots; it is in evaluation mode while it runs.
         images: a file or folder, or several; subfolders are included and mirrored in `out`.
         out: a new or empty folder, or one written before from the same input folder, with the same
-            model and options. It gets `segments.json` (input folder, model, options), `segments.csv`
-            (what became of each image), and the files of `docs/segment.md`.
+            model and options. It gets `segments.json` (input folder, model, options),
+            `segments.csv` (what became of each image), and the files of `docs/segment.md`.
         fit: how an image becomes a square: "letterbox", "stretch" or "crop", see
             `slotlab.segmenting.fitting`.
         mask_source: "masks", "attention" or "posterior"; by default the model's finest.
@@ -122,9 +122,10 @@ def segment(
 
     Example:
         >>> import tempfile, slotlab
+        >>> model = slotlab.load("scenes-64")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (9, 6)).save(f"{folder}/photo.png")
-        ...     done = slotlab.segment(slotlab.load("scenes-64"), f"{folder}/photo.png", out=f"{folder}/out")
+        ...     done = slotlab.segment(model, f"{folder}/photo.png", out=f"{folder}/out")
         >>> done.count("written"), done.protocol["mask_source"]
         (1, 'posterior')
     """
@@ -142,7 +143,7 @@ def segment_steps(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Generator[int, None, SegmentedFolder]:
-    """`segment` as a generator: yields 1 for each image of this process, returns what became of all."""
+    """`segment` as a generator: yields 1 for each image of this process."""
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
@@ -185,7 +186,7 @@ def segment_steps(
 
 
 def find_inputs(images: Images) -> tuple[dict[Path, str], Path]:
-    """The images that files and folders name, each once, with the name of its outputs; and their common folder.
+    """The images that files and folders name, with the names of their outputs; the common folder.
 
     A name is the image's path below the common folder, without suffix. Folders are listed with all
     their subfolders, sorted.
@@ -289,7 +290,7 @@ def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _write(image: Path, name: str, content: tuple[Fitting, Parts] | Outcome, out: Path) -> Outcome:
-    """Writes the files of an image, which is read again: a batch at full size could fill the memory."""
+    """Writes the files of an image, read again: a batch at full size could fill the memory."""
     if isinstance(content, Outcome):
         return content
     fitted, parts = content

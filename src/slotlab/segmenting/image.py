@@ -53,7 +53,7 @@ class Fitting:
         return np.pad(shown, around, mode="edge")
 
     def onto_image(self, plane: Tensor) -> Tensor:
-        """Values [R, R] of the square, resized bilinearly to the image's [H, W]; 0 where it was not seen."""
+        """Values [R, R] of the square resized to the image's [H, W]; 0 where it was not seen."""
         left, top, right, bottom = self.place
         width, height = self.seen[2] - self.seen[0], self.seen[3] - self.seen[1]
         shown = F.interpolate(
@@ -138,8 +138,8 @@ def segment_image(
         model: any model with slots; it is in evaluation mode while it runs.
         image: of any size and mode, or a file. It is turned upright by its EXIF orientation.
         fit: how it becomes a square: "letterbox", "stretch" or "crop", see `fitting`.
-        mask_source: "masks" (of the decoder; cross-attention for slot diffusion), "attention" (of slot
-            attention) or "posterior"; by default the model's finest, `model.finer_masks`.
+        mask_source: "masks" (of the decoder; cross-attention for slot diffusion), "attention" (of
+            slot attention) or "posterior"; by default the model's finest, `model.finer_masks`.
         seed: of the initial slots, and of the noise of samples.
 
     Raises:
