@@ -380,7 +380,7 @@ def prepare_steps(
 
 
 def check_place(out: Path) -> None:
-    """Raises ConfigError unless `out` is new, empty or an earlier release, not the current folder."""
+    """Raises ConfigError unless `out` is new, empty or an earlier release, and not `.`."""
     if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
