@@ -59,7 +59,7 @@ def test_what_cannot_be_read_is_named(latents_run, model, tmp_path):
         read_scene(model, tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"image: expected \[3, H, W\], got \[16, 16\]"):
         read_scene(model, torch.zeros(16, 16))
-    with pytest.raises(ConfigError, match=r"crop: must be above 0 and at most 1, not 0"):
+    with pytest.raises(ConfigError, match=r"crop=0: expected a fraction"):
         read_scene(model, torch.zeros(3, 16, 16), crop=0)
     with pytest.raises(CheckpointError, match=r"a latent-autoencoder has no slots"):
         read_scene(load(latents_run), torch.zeros(3, 16, 16))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotlab.data.images import Picture, square
+from slotlab.data.images import Decoded, square
 from slotlab.errors import ConfigError
 from slotlab.segmenting import FITS, fitting
 
@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(0)
 @pytest.mark.parametrize("side", [1, 7, 16, 40])
 def test_of_a_square_image_the_model_sees_what_the_readers_of_data_sets_give(fit, side):
     pixels = RANDOM.integers(0, 256, (side, side, 3), dtype=np.uint8)
-    expected = square(Picture(pixels, None, "RGB"), crop=1.0, resolution=16).image
+    expected = square(Decoded(pixels), resolution=16).image
     np.testing.assert_array_equal(fitting(fit, (side, side), 16).into_square(pixels), expected)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_intake import encoded
 
-from slotlab.data import images
+from slotlab.data.images import UPLOAD_LIMITS
 from slotlab.studio import app, running
 from slotlab.studio.app import LOCAL
 
@@ -105,7 +105,7 @@ def test_an_upload_is_gone_once_it_is_read(studio):
 
 
 def test_too_large_a_file_is_not_taken(studio):
-    status, said = upload(studio, b"0" * (images.MOST_BYTES + 1))
+    status, said = upload(studio, b"0" * (UPLOAD_LIMITS.size + 1))
     assert status == 413
     assert "Traceback" not in said
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from slotlab.data.dataset import SPLIT_NAMES, SPLITS, PixelDataset, by_order
-from slotlab.data.images import Picture, check_sizes, decode_image, decode_mask
+from slotlab.data.images import Decoded, check_sizes, decode_image, decode_mask
 from slotlab.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -86,7 +86,7 @@ class Hdf5(PixelDataset):
             skip_broken=skip_broken,
         )
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> Decoded:
         """Reads one row of both arrays."""
         file = self._opened()
         try:
@@ -94,7 +94,7 @@ class Hdf5(PixelDataset):
             mask = file[self._mask][row] if self.has_masks else None
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{self.name(row)}: cannot be read ({error}); copy the file again") from error
-        return Picture(image, mask[..., 0] if mask is not None and mask.ndim == 3 else mask, str(image.dtype))
+        return Decoded(image, mask[..., 0] if mask is not None and mask.ndim == 3 else mask, str(image.dtype))
 
     def name(self, row: int) -> str:
         """The file's path and the row."""
@@ -182,17 +182,17 @@ class Hub(PixelDataset):
             skip_broken=skip_broken,
         )
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> Decoded:
         """Decodes one row's image and mask."""
         part, offset = self._located(row)
         record, name = part[offset], self.name(row)
-        image, mode = decode_image(_content(record[self._image], name), name)
+        decoded = decode_image(_content(record[self._image], name), name)
         if self._mask not in record:
-            return Picture(image, None, mode)
+            return decoded
         mask_name = f"{name}, column {self._mask!r}"
         mask = decode_mask(_content(record[self._mask], mask_name), mask_name)
-        check_sizes(image, mask, name, mask_name)
-        return Picture(image, mask, mode)
+        check_sizes(decoded.image, mask, name, mask_name)
+        return decoded._replace(mask=mask)
 
     def name(self, row: int) -> str:
         """The data set and the row."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from slotlab.data.images import Picture, check_geometry, check_ids, square, to_batch
+from slotlab.data.images import Decoded, check_geometry, check_ids, square, to_batch
 from slotlab.data.sample import Batch, Sample, only
 from slotlab.errors import ConfigError, DataError
 
@@ -109,7 +109,7 @@ class PixelDataset(ABC):
         self.broken: list[BrokenFile] = []
 
     @abstractmethod
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> Decoded:
         """The picture of a row of the whole data set as stored, before crop and resize; DataError if it is broken."""
 
     @abstractmethod
@@ -126,12 +126,12 @@ class PixelDataset(ABC):
     def __getitem__(self, position: int) -> Sample:
         return only(self.batch([position]))
 
-    def pixels(self, position: int) -> Picture:
+    def pixels(self, position: int) -> Decoded:
         """The picture at `position`, cropped and resized; DataError if it is broken, whatever `skip_broken` says."""
         row = self.rows[checked_position(position, len(self))]
         return square(self.checked(row), crop=self.crop, resolution=self.resolution)
 
-    def checked(self, row: int) -> Picture:
+    def checked(self, row: int) -> Decoded:
         """`read`, whose mask holds object ids; DataError if it is broken."""
         picture = self.read(row)
         if picture.mask is not None:
@@ -169,7 +169,7 @@ class PixelDataset(ABC):
             "count": len(self),
         } | ({"broken": len(self.broken)} if self.skip_broken else {})
 
-    def _readable(self, position: int) -> tuple[int, Picture]:
+    def _readable(self, position: int) -> tuple[int, Decoded]:
         """The row and picture at `position`, or with `skip_broken` the next one that can be read.
 
         After the last comes the first, so the same broken files always give the same samples.

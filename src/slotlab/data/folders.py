@@ -1,43 +1,23 @@
 """Reader of image folders, with or without masks."""
 
 import json
-import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slotlab.data.dataset import SPLIT_NAMES, PixelDataset, by_order
-from slotlab.data.images import Picture, check_sizes, decode_image, decode_mask
+from slotlab.data.images import (
+    IMAGE_SUFFIXES,
+    Decoded,
+    check_sizes,
+    decode_image,
+    decode_mask,
+    folders_below,
+    image_files,
+)
 from slotlab.errors import DataError
-
-
-def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """`root` and each folder below it, hidden ones left out, with the sorted names of its files.
-
-    Links to folders are followed, for large data sets lie on several disks; a folder is entered once, so that a link
-    to one above it does no harm.
-
-    Raises:
-        DataError: a folder that may not be read.
-    """
-    entered: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        status = Path(folder).stat()
-        place = (status.st_dev, status.st_ino)
-        if place in entered:
-            subfolders.clear()
-            continue
-        entered.add(place)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield Path(folder), sorted(names)
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); see who may read it") from error
-
 
 IMAGE_NAME = re.compile(r"CLEVRTEX_(?P<variant>.+)_(?P<index>\d{6})\.png")
 WHOLE_VARIANTS = ("outd",)
@@ -108,14 +88,14 @@ class ClevrTex(PixelDataset):
             if problem.number in wanted:
                 self.note_broken(problem.file, f"{problem.file}: {problem.reason}")
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> Decoded:
         """Decodes the image and its mask."""
         path = self.paths[row]
         mask_path = _mask_path(path)
-        image, mode = decode_image(path, str(path))
+        decoded = decode_image(path, str(path))
         mask = decode_mask(mask_path, str(mask_path), palette_only=True)
-        check_sizes(image, mask, str(path), str(mask_path))
-        return Picture(image, mask, mode)
+        check_sizes(decoded.image, mask, str(path), str(mask_path))
+        return decoded._replace(mask=mask)
 
     def name(self, row: int) -> str:
         """The image's path."""
@@ -204,22 +184,7 @@ def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[_
     return images, variant or variants.pop(), problems
 
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif"),
-    *(".bmp", ".tif", ".tiff", ".gif", ".tga", ".ppm", ".pgm", ".pnm"),
-)
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
-
-
-def image_files(folder: Path, *, nested: bool) -> list[Path]:
-    """The image files in `folder`, sorted by path; hidden files and folders are left out."""
-    folders = folders_below(folder) if nested else islice(folders_below(folder), 1)
-    return sorted(
-        place / name
-        for place, names in folders
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
 
 
 class ImageFolder(PixelDataset):
@@ -293,16 +258,16 @@ class ImageFolder(PixelDataset):
             for row in self.rows:
                 self._mask_path(row)
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> Decoded:
         """Decodes the image and its mask."""
         path = self.paths[row]
-        image, mode = decode_image(path, str(path))
+        decoded = decode_image(path, str(path))
         if not any(self._images / name in path.parents for name in self._masked):
-            return Picture(image, None, mode)
+            return decoded
         mask_path = self._mask_path(row)
         mask = decode_mask(mask_path, str(mask_path))
-        check_sizes(image, mask, str(path), str(mask_path))
-        return Picture(image, mask, mode)
+        check_sizes(decoded.image, mask, str(path), str(mask_path))
+        return decoded._replace(mask=mask)
 
     def name(self, row: int) -> str:
         """The image's path."""

@@ -1,71 +1,195 @@
-"""Pictures that users give: read with limits, refused in one clear sentence."""
+"""Reading images and masks: for data sets, and for the images that a user gives."""
 
 import io
-import warnings
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from slotlab.data.sample import Batch
 from slotlab.errors import ConfigError, DataError
 
+AnyImage = Tensor | np.ndarray | Image.Image | bytes | str | Path
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif"),
+    *(".bmp", ".tif", ".tiff", ".gif", ".tga", ".ppm", ".pgm", ".pnm"),
+)
 GREY_MODES = ("L", "LA", "La", "1")
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 ID_MODES = ("P", "L", "1", *DEEP_MODES)
-SKIP_REMEDY = "replace the file, or pass skip_broken=True (--skip-broken) to use the next readable picture instead"
+ROUNDING = 1e-3  # how far outside [0, 1] the values of a tensor may be
+SKIP_REMEDY = "replace the file, or pass skip_broken=True (--skip-broken) to use the next readable image instead"
 
 
-class Picture(NamedTuple):
-    """Decoded pixels: `image` uint8 [H, W, 3], `mask` integer ids [H, W] or None, `mode` the image's stored mode."""
+class Limits(NamedTuple):
+    """What is read of a user's image: a small file can unpack to more pixels than memory holds.
+
+    Attributes:
+        pixels: most pixels in all.
+        longest: most pixels on a side.
+        shortest: fewest pixels on a side.
+        size: most bytes of a file.
+        formats: names of Pillow's formats; None takes all that Pillow reads.
+        animations: whether the first frame of an animation is taken.
+    """
+
+    pixels: int = 2**26
+    longest: int = 2**26
+    shortest: int = 1
+    size: int = 2**40
+    formats: tuple[str, ...] | None = None
+    animations: bool = True
+
+
+LIMITS = Limits()
+UPLOAD_LIMITS = Limits(24_000_000, 8_000, 16, 20 * 2**20, ("PNG", "JPEG", "WEBP", "GIF", "BMP"), animations=False)
+
+
+class Decoded(NamedTuple):
+    """A decoded image, and its mask if there is one.
+
+    Attributes:
+        image: uint8 [H, W, 3].
+        mask: integer ids [H, W]; 0 = background.
+        mode: Pillow's name for how the file stores its pixels ("RGB", "P", "I;16" ...).
+        format: Pillow's name for the kind of file ("PNG", "JPEG" ...).
+    """
 
     image: np.ndarray
-    mask: np.ndarray | None
-    mode: str
+    mask: np.ndarray | None = None
+    mode: str = "RGB"
+    format: str | None = None
+
+
+# --- finding files ---------------------------------------------------------------------------------
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """`root` and each folder below it except hidden ones, with the sorted names of its files.
+
+    Links to folders are followed, because large data sets may be spread over disks. A folder is
+    entered once, even if a link leads back to it.
+
+    Raises:
+        DataError: a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+
+    entered: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            subfolders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(folder), sorted(names)
+
+
+def image_files(folder: Path, *, nested: bool = True) -> list[Path]:
+    """The image files in `folder` (and below it if `nested`) by suffix, sorted, no hidden ones."""
+    folders = folders_below(folder) if nested else islice(folders_below(folder), 1)
+    return sorted(
+        place / name
+        for place, names in folders
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The image files in a folder of images alone and below it, sorted, without hidden ones.
+
+    Raises:
+        DataError: the folder is missing, has no image, or has the masks of a data set as well.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.jpg", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     [path.name for path in find_images(folder)]
+        ['a.jpg', 'b.png']
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = image_files(folder)
+    if not found:
+        raise DataError(f"{folder}: no image file in this folder or below it ({', '.join(IMAGE_SUFFIXES)})")
+    beside = (folder / "images").is_dir()
+    for path in found:
+        if path.name.endswith("_flat.png") or (beside and path.relative_to(folder).parts[0] == "masks"):
+            raise DataError(
+                f"{path}: a mask, not an image; name a folder of images alone, such as images/ beside masks/"
+            )
+    return found
+
+
+# --- decoding --------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _naming(name: str, source: Path | bytes) -> Iterator[None]:
-    """Turns whatever Pillow raises on a bad file into a DataError that names it."""
+def _opened(source: Path | bytes, name: str, limits: Limits | None, remedy: str) -> Iterator[Image.Image]:
+    """Opens an image file or its bytes; whatever Pillow raises becomes a DataError with its name."""
+    formats = None if limits is None else limits.formats
+    size = 1
     try:
-        yield
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        if limits is not None and size > limits.size:
+            raise DataError(f"{name}: {size >> 20} MiB; at most {limits.size >> 20} can be read, make it smaller")
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats) as image:
+            yield image
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{name}: the file is missing; put it back, or {SKIP_REMEDY.split(', or ')[1]}") from error
+        raise DataError(f"{name}: the file is missing; {remedy}") from error
+    except UnidentifiedImageError as error:
+        known = f"is not a file of {', '.join(formats)}" if formats else "is not an image of a known format"
+        reason = f"it cannot be decoded (it {known})" if size else "the file is empty (0 bytes)"
+        raise DataError(f"{name}: {reason}; {remedy}") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
-        empty = (source.is_file() and source.stat().st_size == 0) if isinstance(source, Path) else not source
-        reason = "the file is empty (0 bytes)" if empty else f"it cannot be decoded ({error})"
-        raise DataError(f"{name}: {reason}; {SKIP_REMEDY}") from error
+        raise DataError(f"{name}: it cannot be decoded ({error}); {remedy}") from error
 
 
-def _open(source: Path | bytes) -> Image.Image:
-    return Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+def decode_image(
+    source: Path | bytes, name: str, *, upright: bool = False, limits: Limits | None = None, remedy: str = SKIP_REMEDY
+) -> Decoded:
+    """Reads an image file, or its bytes.
 
+    Grey is repeated, alpha is dropped without blending, a palette becomes its colours, and 16 bits
+    are scaled to 8.
 
-def decode_image(source: Path | bytes, name: str, *, upright: bool = False) -> tuple[np.ndarray, str]:
-    """Reads an image file (or its bytes) as uint8 [H, W, 3]; also returns its stored Pillow mode.
-
-    Pixels are in stored order or, with `upright`, turned as the EXIF orientation says.
-
-    Raises:
-        DataError: if the file is missing, empty, truncated, not an image, or has values with no known range.
-    """
-    with _naming(name, source), _open(source) as image:
-        return rgb_pixels(ImageOps.exif_transpose(image) if upright else image, name), image.mode
-
-
-def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """The pixels of an opened image as uint8 [H, W, 3], by its mode as this file's docstring says.
+    Args:
+        source: the file.
+        name: what error messages call it.
+        upright: turn the image as its EXIF orientation says; otherwise pixels are in stored order.
+        limits: refuse larger images before they are decoded.
+        remedy: what the user can do about a broken file; ends the error message.
 
     Raises:
-        DataError: if its values have no known range; `name` is what the message calls it.
+        DataError: the file is missing, empty, truncated, no image, beyond the limits, or has values
+            with no known range.
     """
+    with _opened(source, name, limits, remedy) as image:
+        return Decoded(_rgb(image, name, upright, limits), None, image.mode, image.format)
+
+
+def _rgb(image: Image.Image, name: str, upright: bool, limits: Limits | None) -> np.ndarray:
+    """The pixels of an opened image, uint8 [H, W, 3]."""
+    if limits is not None:
+        _check_limits(image, name, limits)
+    if upright:
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("RGB", "RGBA"):
         return np.asarray(image)[..., :3]
     if image.mode in DEEP_MODES:
@@ -82,22 +206,38 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def decode_mask(source: Path | bytes, name: str, *, palette_only: bool = False) -> np.ndarray:
-    """Reads a mask file as ids [H, W]: 0 = background. Ids are kept as they are, with their gaps.
+def _check_limits(image: Image.Image, name: str, limits: Limits) -> None:
+    width, height = image.size
+    if width * height > limits.pixels or max(width, height) > limits.longest:
+        side = f"{limits.longest:,} on a side and " if limits.longest < limits.pixels else ""
+        raise DataError(
+            f"{name}: {width:,}x{height:,} pixels; at most {side}{limits.pixels:,} in all can be read, make it smaller"
+        )
+    if min(width, height) < limits.shortest:
+        raise DataError(f"{name}: {width:,}x{height:,} pixels; at least {limits.shortest} on a side are needed")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and not limits.animations:
+        raise DataError(f"{name}: an animation of {frames} frames; save one frame as a PNG and use that")
 
-    Palette indices are the ids; they are never converted to colours. Unless `palette_only`, grey files (8 or 16 bits)
-    hold ids too, and so does an RGB file whose three channels agree.
+
+def decode_mask(
+    source: Path | bytes, name: str, *, palette_only: bool = False, remedy: str = SKIP_REMEDY
+) -> np.ndarray:
+    """Reads a mask file, or its bytes, as ids [H, W]: 0 = background; ids may have gaps.
+
+    Palette indices are the ids; they are never converted to colours. Unless `palette_only`, grey
+    files of 8 or 16 bits hold ids too, and so does an RGB file whose three channels agree.
 
     Raises:
-        DataError: if the file is missing or broken, or holds colours instead of ids.
+        DataError: the file is missing or broken, or holds colours instead of ids.
     """
-    with _naming(name, source), _open(source) as image:
+    with _opened(source, name, None, remedy) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError(f"{name}: a lossy format does not keep object ids; make the mask again as a PNG")
         if palette_only and image.mode != "P":
             raise DataError(
                 f"{name}: mode {image.mode} instead of a palette image ('P') whose pixel values are object ids; "
-                "do not convert CLEVRTex masks, take the file as published (grey ids: use the layout images/ + masks/)"
+                "do not convert CLEVRTex masks, use the published file (grey ids: use the layout images/ + masks/)"
             )
         # Pillow keeps the high byte of these, and no longer knows it once the pixels are there.
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -116,13 +256,14 @@ def decode_mask(source: Path | bytes, name: str, *, palette_only: bool = False) 
             ids = ids[..., 0]
         elif image.mode not in ID_MODES:
             raise DataError(f"{name}: mode {image.mode} holds no object ids; save the mask as a palette or grey PNG")
-        if ids.dtype == bool:
-            ids = ids.astype(np.uint8)
-        return ids
+        return ids.astype(np.uint8) if ids.dtype == bool else ids
+
+
+# --- checks, crop and resize -----------------------------------------------------------------------
 
 
 def check_sizes(image: np.ndarray, mask: np.ndarray, image_name: str, mask_name: str) -> None:
-    """Raises DataError, naming both, unless image and mask have the same height and width."""
+    """Raises a DataError that names both unless image and mask have the same height and width."""
     if image.shape[:2] != mask.shape[:2]:
         raise DataError(
             f"{mask_name}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image_name} has "
@@ -131,27 +272,35 @@ def check_sizes(image: np.ndarray, mask: np.ndarray, image_name: str, mask_name:
 
 
 def check_ids(mask: np.ndarray, name: str) -> None:
-    """Raises DataError, naming the picture, unless all object ids are in 0..2**31 - 1."""
+    """Raises a DataError that names the image unless all object ids are in 0..2**31 - 1."""
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high >= 2**31:
         raise DataError(f"{name}: object ids from {low} to {high}; they must be 0 (background) or more, below 2**31")
 
 
 def check_geometry(crop: float, resolution: int | None) -> None:
-    """Raises ConfigError unless 0 < crop <= 1 and resolution is a positive integer or None."""
+    """Raises a ConfigError unless 0 < crop <= 1 and resolution is a positive integer or None."""
     if not isinstance(crop, int | float) or not 0 < crop <= 1:
         raise ConfigError(f"crop={crop!r}: expected a fraction of the shorter side, 0 < crop <= 1")
     if resolution is not None and (not isinstance(resolution, int) or resolution < 1):
         raise ConfigError(f"resolution={resolution!r}: expected a whole number of pixels, at least 1")
 
 
-def square(picture: Picture, *, crop: float, resolution: int | None) -> Picture:
-    """Cuts the centred square of side `int(crop * min(width, height))`, then resizes it to `resolution`.
+def square(decoded: Decoded, *, crop: float = 1.0, resolution: int | None) -> Decoded:
+    """Cuts out the centred square of side `int(crop * shorter side)` and resizes it.
 
-    The image is resized with Pillow's BILINEAR (which averages when it shrinks), the mask with NEAREST; neither is
-    touched when the square already has the size, or when `resolution` is None.
+    The image is resized with Pillow's BILINEAR, which averages when it shrinks, the mask with
+    NEAREST. A square of the right size is not resized, nor is any if `resolution` is None. This is
+    where `--crop` is applied.
+
+    Example:
+        >>> image = np.zeros((30, 40, 3), np.uint8)
+        >>> square(Decoded(image), crop=0.8, resolution=None).image.shape
+        (24, 24, 3)
+        >>> square(Decoded(image), resolution=16).image.shape
+        (16, 16, 3)
     """
-    image, mask, mode = picture
+    image, mask = decoded.image, decoded.mask
     height, width = image.shape[:2]
     side = max(1, int(crop * min(width, height)))
     top, left = (height - side) // 2, (width - side) // 2
@@ -163,11 +312,11 @@ def square(picture: Picture, *, crop: float, resolution: int | None) -> Picture:
         if mask is not None:
             ids = Image.fromarray(mask if mask.dtype == np.uint8 else mask.astype(np.int32))
             mask = np.asarray(ids.resize(size, Image.Resampling.NEAREST))
-    return Picture(image, mask, mode)
+    return decoded._replace(image=image, mask=mask)
 
 
 def to_batch(images: np.ndarray, masks: np.ndarray | None, indices: Sequence[int] | np.ndarray) -> Batch:
-    """Stacked uint8 pixels [B, H, W, 3] and ids [B, H, W] as a Batch: values / 255, channels first, contiguous."""
+    """A Batch of stacked pixels uint8 [B, H, W, 3] and ids [B, H, W]; its values are in [0, 1]."""
     # NumPy moves the bytes before torch widens them: the fastest of six ways measured on one core.
     image = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(torch.float32).div_(255)
     batch = Batch(image=image, index=torch.as_tensor(np.asarray(indices, dtype=np.int64)))
@@ -183,179 +332,101 @@ def to_pixels(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     return image.permute(0, 2, 3, 1).contiguous().numpy(), None if mask is None else mask.cpu().numpy()
 
 
-ROUNDING = 1e-3  # how far outside 0..1 the values of a tensor may be
-AnyImage = Tensor | np.ndarray | Image.Image | str | Path
+# --- a user's own images ---------------------------------------------------------------------------
+
+
+def read_image(
+    source: AnyImage, *, name: str | None = None, upright: bool = True, limits: Limits = LIMITS
+) -> np.ndarray:
+    """The pixels of any image that a user gives, uint8 [H, W, 3].
+
+    Args:
+        source: a tensor [3, H, W] in [0, 1], an array uint8 [H, W, 3], a Pillow image, an image
+            file or its bytes.
+        name: what error messages call it; by default the file's path, or "image".
+        upright: turn files and Pillow images as their EXIF orientation says.
+        limits: what is refused, such as `UPLOAD_LIMITS`.
+
+    Raises:
+        DataError: the file is missing, broken or beyond the limits.
+        ValueError: a tensor or array of another shape, type or range.
+
+    Example:
+        >>> read_image(torch.full((3, 4, 6), 0.5))[0, 0].tolist()
+        [128, 128, 128]
+        >>> read_image(Image.new("L", (6, 4), 9)).shape
+        (4, 6, 3)
+    """
+    if isinstance(source, Tensor):
+        return _tensor_pixels(source)
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+            raise ValueError(f"image: expected uint8 [H, W, 3], got {source.dtype} {list(source.shape)}")
+        return source
+    if isinstance(source, Image.Image):
+        return _rgb(source, name or "image", upright, limits)
+    if not isinstance(source, bytes):
+        source = Path(source)
+        if not source.is_file():
+            raise DataError(f"{name or source}: no such image file")
+        name = name or str(source)
+    return decode_image(source, name or "image", upright=upright, limits=limits, remedy="give another file").image
+
+
+def _tensor_pixels(image: Tensor) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"image: expected [3, H, W], got {list(image.shape)}")
+    if not image.is_floating_point():
+        raise ValueError(f"image: expected floats in [0, 1], got {image.dtype}; divide by 255")
+    low, high = (float(value) for value in image.detach().float().aminmax())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
+        raise ValueError(
+            f"image: expected values in [0, 1], got {low:g} to {high:g}; clamp it, or divide 0..255 by 255"
+        )
+    return (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float = 1.0) -> tuple[Tensor, Tensor | None]:
-    """The image [3, R, R] in [0, 1] that a model takes, and the mask int64 [R, R], if one is given.
+    """The image as a model takes it, float32 [3, R, R] in [0, 1], and its mask int64 [R, R].
 
     Args:
-        image: a tensor [3, H, W] in [0, 1], an array uint8 [H, W, 3], a Pillow picture, or an image file. As the reader
-            of image folders does it, the centred square of side `int(crop * shorter side)` is cut out and resized in
-            8 bits. A file or Pillow picture is first turned upright (EXIF), unless there is a mask, which knows nothing
-            of that. A tensor of the right size, with a mask of that size or none, is taken as it is, whatever `crop`.
-        mask: its true mask, integers [H, W] or a mask file, of the image's size; 0 = background.
+        image: as for `read_image`. It is cropped and resized as data sets do it (`square`). A
+            tensor [3, R, R] with a mask [R, R] or none is used unchanged, whatever `crop` is.
+        mask: its true mask: integers [H, W] or a mask file, of the image's size; 0 = background.
+            With a mask the image is not turned upright, because the mask has no EXIF orientation.
         resolution: side R.
         crop: side of the square as a fraction of the shorter side, above 0, at most 1.
 
     Raises:
-        ConfigError: a crop out of range.
+        ConfigError: `crop` is out of range.
         DataError: a file is missing or broken, or image and mask differ in size.
         ValueError: a tensor or array of another shape, type or range.
+
+    Example:
+        >>> pixels, ids = np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), int)
+        >>> image, mask = prepared(pixels, ids, resolution=16)
+        >>> tuple(image.shape), tuple(mask.shape), mask.dtype
+        ((3, 16, 16), (16, 16), torch.int64)
     """
-    if not 0 < crop <= 1:
-        raise ConfigError(f"crop: must be above 0 and at most 1, not {crop!r}")
-    try:
-        pixels, ids = _pixels(image, upright=mask is None), _ids(mask)
-    except DataError as error:
-        raise DataError(str(error).replace(SKIP_REMEDY, "give another file")) from error
+    check_geometry(crop, resolution)
+    pixels, ids = read_image(image, upright=mask is None), _ids(mask)
     if ids is not None:
-        check_sizes(pixels, ids, _name(image, "image"), _name(mask, "mask"))
-        check_ids(ids, _name(mask, "mask"))
+        names = [str(one) if isinstance(one, str | Path) else kind for one, kind in ((image, "image"), (mask, "mask"))]
+        check_sizes(pixels, ids, *names)
+        check_ids(ids, names[1])
     if isinstance(image, Tensor) and image.shape == (3, resolution, resolution):
         return image.detach().cpu().float(), None if ids is None else torch.from_numpy(ids.astype(np.int64))
-    cut = square(Picture(pixels, ids, "RGB"), crop=crop, resolution=resolution)
+    cut = square(Decoded(pixels, ids), crop=crop, resolution=resolution)
     batch = to_batch(cut.image[None], None if cut.mask is None else cut.mask[None], [0])
     return batch["image"][0], batch["mask"][0] if "mask" in batch else None
 
 
-def _pixels(image: AnyImage, upright: bool) -> np.ndarray:
-    """uint8 [H, W, 3]."""
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"image: expected [3, H, W], got {list(image.shape)}")
-        if not image.is_floating_point():
-            raise ValueError(f"image: expected floats in [0, 1], got {image.dtype}; divide by 255")
-        low, high = (float(value) for value in image.detach().float().aminmax())
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
-            raise ValueError(
-                f"image: expected values in [0, 1], got {low:g} to {high:g}; clamp it, or divide 0..255 by 255"
-            )
-        return (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    if isinstance(image, Image.Image):
-        return rgb_pixels(ImageOps.exif_transpose(image) if upright else image, "image")
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-        return image
-    if not Path(image).is_file():
-        raise DataError(f"{image}: no such image file")
-    return decode_image(Path(image), str(image), upright=upright)[0]
-
-
 def _ids(mask: Any) -> np.ndarray | None:
-    """Integers [H, W]."""
-    if isinstance(mask, (str, Path)):
-        return decode_mask(Path(mask), str(mask))
     if mask is None:
         return None
+    if isinstance(mask, str | Path):
+        return decode_mask(Path(mask), str(mask), remedy="give another file")
     ids = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
     if ids.ndim != 2 or ids.dtype.kind not in "iub":
         raise ValueError(f"mask: expected whole numbers [H, W], got {ids.dtype} {list(ids.shape)}")
     return ids
-
-
-def _name(given: Any, otherwise: str) -> str:
-    return str(given) if isinstance(given, (str, Path)) else otherwise
-
-
-MOST_PIXELS = 2**26  # 8192 x 8192: a small file can unpack to more than memory holds
-
-
-def upright_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """The pixels of an opened image, uint8 [H, W, 3], turned as its EXIF orientation says.
-
-    Modes become RGB as in `slotlab.data.images`: alpha is dropped, 16 bits become 8.
-
-    Raises:
-        DataError: more than 2**26 pixels, none at all, or values with no known range.
-    """
-    if not 0 < image.width * image.height <= MOST_PIXELS:
-        raise DataError(f"{name}: {image.width}x{image.height} pixels, more than {MOST_PIXELS:,}; make it smaller")
-    return rgb_pixels(ImageOps.exif_transpose(image), name)
-
-
-def read_upright(path: Path) -> np.ndarray:
-    """`upright_pixels` of an image file.
-
-    Raises:
-        DataError: the file is missing, cannot be decoded, or is too large; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            return upright_pixels(image, str(path))
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image file") from None
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
-        raise DataError(f"{path}: it cannot be decoded ({error})") from error
-
-
-MOST_BYTES = 20 * 2**20
-UPLOAD_PIXELS = 24_000_000
-LONGEST, SHORTEST = 8_000, 16
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-
-
-def take_upload(path: str | Path) -> np.ndarray:
-    """The pixels of an uploaded file, which is removed at once, whether it can be read or not.
-
-    Raises:
-        DataError: as `read_picture`.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(_too_large(path.stat().st_size))
-        return read_picture(path.read_bytes())
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def read_picture(content: bytes) -> np.ndarray:
-    """The pixels of a picture file, upright, uint8 [H, W, 3]; none is decoded before their number is known.
-
-    Raises:
-        DataError: too many bytes or pixels, too small, animated, of an unknown format, or broken.
-    """
-    if len(content) > MOST_BYTES:
-        raise DataError(_too_large(len(content)))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits below are stricter
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height, frames = *image.size, getattr(image, "n_frames", 1)
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"This picture has far more than the {UPLOAD_PIXELS // 10**6} million pixels that can be read here: make "
-            f"it smaller first."
-        ) from error
-    except Exception as error:  # Pillow's plugins raise many kinds of errors on broken files
-        raise DataError(
-            f"This file is not a picture that can be read. Take a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
-        ) from error
-    if width * height > UPLOAD_PIXELS or max(width, height) > LONGEST:
-        raise DataError(
-            f"This picture has {width:,} × {height:,} pixels. At most {LONGEST:,} on a side and "
-            f"{UPLOAD_PIXELS // 10**6} million in all can be read here: make it smaller first."
-        )
-    if min(width, height) < SHORTEST:
-        raise DataError(
-            f"This picture has {width:,} × {height:,} pixels. That is too small to find objects in: take one of at "
-            f"least {SHORTEST} on a side."
-        )
-    if frames > 1:
-        raise DataError(f"This picture is an animation of {frames} frames. Save one frame as a PNG and take that.")
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return upright_pixels(image, "This picture")
-    except Exception as error:
-        raise DataError(f"This picture is broken: it cannot be decoded ({error}). Take another file.") from error
-
-
-def _too_large(size: int) -> str:
-    return (
-        f"This file has {size / 2**20:.0f} MiB; at most {MOST_BYTES // 2**20} can be read here. Make it smaller first."
-    )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, holds_saved_dataset, is_hdf5
-from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex, holds_clevrtex_masks, image_files
+from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex, holds_clevrtex_masks
+from slotlab.data.images import image_files
 from slotlab.data.packed import SETTINGS, Packed
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes

@@ -12,7 +12,7 @@ from slotlab.composition.compositions import image_path, read_plans
 from slotlab.composition.edits import Edited, Scene
 from slotlab.composition.library import BACKGROUND, ConceptLibrary
 from slotlab.data import SlotDataset
-from slotlab.data.images import decode_image
+from slotlab.data.images import read_image
 from slotlab.errors import ConfigError, DataError
 from slotlab.figures.grid import (
     Cell,
@@ -103,7 +103,7 @@ def contact_sheet(
         path = image_path(out, plan.number)
         if not path.is_file():
             raise DataError(f"{path}: missing; re-run the slotlab compose command to finish the composition")
-        pixels = decode_image(path, str(path))[0]
+        pixels = read_image(path)
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
         row: list[Cell | None] = [Cell(photograph(image, cell_size(image, cell)), f"number {plan.number}")]
         row += [

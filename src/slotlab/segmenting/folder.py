@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.folders import IMAGE_SUFFIXES, image_files
-from slotlab.data.images import read_upright
+from slotlab.data.images import find_images, read_image
 from slotlab.data.loading import in_order
 from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
@@ -211,21 +210,7 @@ def _files(path: Path) -> Sequence[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    files = image_files(path, nested=True)
-    if not files:
-        raise DataError(f"{path}: no image file in this folder or below it ({', '.join(IMAGE_SUFFIXES)})")
-    masks = [file for file in files if file.stem.endswith("_flat") or _in_masks(file.relative_to(path), path)]
-    if masks:
-        raise DataError(
-            f"{masks[0]}: a mask, not an image; name a folder without masks, such as images/ beside masks/, or the "
-            f"image files themselves"
-        )
-    return files
-
-
-def _in_masks(relative: Path, folder: Path) -> bool:
-    """Whether a file lies in masks/ beside images/, the layout of image folders."""
-    return relative.parts[0] == "masks" and (folder / "images").is_dir()
+    return find_images(path)
 
 
 def _check_places(images: Images, found: dict[Path, str], out: Path, slots: int) -> None:
@@ -262,7 +247,7 @@ def _read(image: Path, name: str, out: Path, fit: str, resolution: int) -> tuple
     try:
         if _is_done(out / name, image):
             return image, name, Outcome(str(image), name, "kept")
-        pixels = read_upright(image)
+        pixels = read_image(image)
     except (DataError, OSError) as error:
         return image, name, _skipped(image, name, error)
     fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), resolution)
@@ -295,7 +280,7 @@ def _write(image: Path, name: str, content: tuple[Fitting, Parts] | Outcome, out
         return content
     fitted, parts = content
     try:
-        pixels = read_upright(image)
+        pixels = read_image(image)
         if pixels.shape[1::-1] != fitted.size:
             raise DataError("it changed while it was read")
     except DataError as error:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from slotlab.data.images import read_upright, to_batch, upright_pixels
+from slotlab.data.images import read_image, to_batch
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.figures.grid import laid_over, palette_map
 from slotlab.models import Model, SlotModel, with_slots
@@ -156,7 +156,7 @@ def segment_image(
     """
     slot_model = with_slots(model)
     source = checked_source(slot_model, mask_source, fit)
-    pixels = upright_pixels(image, "image") if isinstance(image, Image.Image) else read_upright(Path(image))
+    pixels = read_image(image)
     fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), model.resolution)
     ((slots, soft, painted),) = take_apart(slot_model, fitted.into_square(pixels)[None], source, seed)
     masks = torch.stack([fitted.onto_image(mask) for mask in soft])

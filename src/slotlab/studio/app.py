@@ -17,7 +17,7 @@ import gradio as gr
 from filelock import FileLock, Timeout
 from gradio.themes import Default
 
-from slotlab.data.images import MOST_BYTES
+from slotlab.data.images import UPLOAD_LIMITS
 from slotlab.errors import ConfigError
 from slotlab.studio import components
 from slotlab.studio.components import ASSETS, AT_ONCE, WORK, with_messages
@@ -143,7 +143,7 @@ def _launch(page: gr.Blocks, port: int | None) -> str:
             run_history=False,
             enable_monitoring=False,
             footer_links=[],
-            max_file_size=MOST_BYTES,
+            max_file_size=UPLOAD_LIMITS.size,
             max_threads=8,
             state_session_capacity=SESSIONS,
             theme=Default(primary_hue="indigo", neutral_hue="slate", font=font, font_mono=mono),

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from slotlab.data.images import FORMATS, MOST_BYTES, prepared, take_upload
+from slotlab.data.images import UPLOAD_LIMITS, prepared, read_image
 from slotlab.errors import DataError
 from slotlab.scenes import VARIANTS, render
 from slotlab.studio import components
@@ -110,7 +110,7 @@ def image_choosers(upload_id: str) -> list[Chooser]:
         render_it = gr.Button("Render this scene", elem_id=f"{upload_id}-render")
     with gr.Accordion("Your image", open=False, elem_id=f"{upload_id}-section"):
         upload = gr.File(
-            label=f"Upload, drop or paste: {', '.join(FORMATS[:3])}, at most {MOST_BYTES // 2**20} MiB",
+            label=f"Upload, drop or paste: PNG, JPEG or WEBP, at most {UPLOAD_LIMITS.size // 2**20} MiB",
             file_types=["image"],
             height=130,
             elem_id=upload_id,
@@ -139,8 +139,16 @@ def _scene(variant: str, objects: int, seed: float | None) -> ChosenImage:
     return RenderedScene(variant, int(objects), int(seed))
 
 
+def take_upload(path: str | Path) -> np.ndarray:
+    """The pixels of an uploaded image file, uint8 [H, W, 3]; the file is removed, read or not."""
+    try:
+        return read_image(path, name="This image", limits=UPLOAD_LIMITS)
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
 def _read_upload(path: str) -> UploadedImage:
-    pixels = take_upload(Path(path))
+    pixels = take_upload(path)
     side = min(*pixels.shape[:2], LARGEST)
     fitted = ImageOps.fit(Image.fromarray(pixels), (side, side), Image.Resampling.BILINEAR)
     return UploadedImage(np.asarray(fitted))

@@ -1,3 +1,4 @@
+import io
 import struct
 import zlib
 
@@ -7,11 +8,15 @@ import torch
 from PIL import Image
 
 from slotlab.data.images import (
-    Picture,
+    UPLOAD_LIMITS,
+    Decoded,
     check_geometry,
     check_sizes,
     decode_image,
     decode_mask,
+    find_images,
+    prepared,
+    read_image,
     square,
     to_batch,
     to_pixels,
@@ -25,7 +30,8 @@ GREY = COLOURS[..., 0]
 def decoded(tmp_path, picture, suffix=".png", **options):
     path = tmp_path / f"picture{suffix}"
     picture.save(path, **options)
-    return decode_image(path, str(path))
+    decoded = decode_image(path, str(path))
+    return decoded.image, decoded.mode
 
 
 def test_rgb_is_untouched(tmp_path):
@@ -150,7 +156,7 @@ def test_ids_beyond_255(tmp_path):
     Image.fromarray(GREY.astype(np.uint16) * 100).save(tmp_path / "m.png")
     mask = decode_mask(tmp_path / "m.png", "m")
     np.testing.assert_array_equal(mask, GREY.astype(int) * 100)
-    small = square(Picture(COLOURS, mask, "RGB"), crop=1.0, resolution=10).mask
+    small = square(Decoded(COLOURS, mask), resolution=10).mask
     assert small is not None
     assert set(np.unique(small)) <= set(np.unique(mask))
 
@@ -159,7 +165,7 @@ def test_coloured_mask_is_refused_with_the_remedy(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=r"m\.png: a mask in colours.*np\.unique"):
         decode_mask(tmp_path / "m.png", "m.png")
-    with pytest.raises(DataError, match=r"m\.png: mode RGB instead of a palette image.*as published"):
+    with pytest.raises(DataError, match=r"m\.png: mode RGB instead of a palette image.*the published file"):
         decode_mask(tmp_path / "m.png", "m.png", palette_only=True)
 
 
@@ -175,13 +181,13 @@ def test_crop_and_resize_are_those_of_the_published_loader():
     size = (128, 128)
     expected = Image.fromarray(image).crop(box).resize(size, Image.Resampling.BILINEAR)
     mask = Image.fromarray(ids).crop(box).resize(size, Image.Resampling.NEAREST)
-    result = square(Picture(image, ids, "RGB"), crop=0.8, resolution=128)
+    result = square(Decoded(image, ids), crop=0.8, resolution=128)
     np.testing.assert_array_equal(result.image, np.asarray(expected))
     np.testing.assert_array_equal(result.mask, np.asarray(mask))  # pyright: ignore
 
 
 def test_nothing_is_resized_at_the_right_size():
-    result = square(Picture(COLOURS, GREY, "RGB"), crop=1.0, resolution=20)
+    result = square(Decoded(COLOURS, GREY), resolution=20)
     np.testing.assert_array_equal(result.image, COLOURS[:, 2:22])
 
 
@@ -203,13 +209,100 @@ def test_pixels_survive_the_way_to_floats_and_back():
     np.testing.assert_array_equal(mask[0], GREY)  # pyright: ignore
 
 
-def test_a_16_bit_mask_in_colours_is_refused(tmp_path):
+def png(width, height, bits, content):
+    """A PNG by hand, whatever its header promises."""
+
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">6H", 1, 1, 1, 5, 5, 5)))
-    path = tmp_path / "deep.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+
+
+def test_a_16_bit_mask_in_colours_is_refused():
     with pytest.raises(DataError, match=r"deep.png: 16 bits a channel"):
-        decode_mask(path, str(path))
+        decode_mask(png(2, 1, 16, b"\0" + struct.pack(">6H", 1, 1, 1, 5, 5, 5)), "deep.png")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"got torch.uint8; divide by 255"),
+        (torch.full((3, 8, 8), 200.0), r"got 200 to 200; clamp it, or divide 0..255 by 255"),
+        (torch.full((3, 8, 8), torch.nan), "got nan"),
+        (torch.zeros(8, 8, 3), r"expected \[3, H, W\]"),
+        (np.zeros((8, 8, 3), np.float32), "expected uint8"),
+    ],
+)
+@pytest.mark.parametrize("resolution", [8, 4])
+def test_images_of_another_range_or_type_are_refused(image, message, resolution):
+    with pytest.raises(ValueError, match=message):
+        prepared(image, resolution=resolution)
+
+
+@pytest.mark.parametrize("mask", [np.full((8, 8), 0.7), torch.zeros(1, 8, 8), np.zeros((8, 8, 1), np.int64)])
+def test_masks_without_ids_are_refused(mask):
+    with pytest.raises(ValueError, match=r"mask: expected whole numbers \[H, W\]"):
+        prepared(torch.zeros(3, 8, 8), mask, resolution=8)
+
+
+def test_images_are_turned_upright_unless_there_is_a_mask(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    for image in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        upright, _ = prepared(image, resolution=8)
+        assert upright.mean((0, 2)).tolist() == [0] * 4 + [1] * 4
+        stored, mask = prepared(image, np.zeros((8, 8), np.int64), resolution=8)
+        assert stored.mean((0, 2)).tolist() == [1] * 4 + [0] * 4
+        assert mask is not None
+
+
+def encoded(image, kind="png", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+FRAMES = [Image.new("RGB", (32, 32), (40 * number, 0, 0)) for number in range(3)]
+REFUSED = {
+    "text": (b"hello", "it is not a file of PNG, JPEG"),
+    "empty": (b"", "empty"),
+    "tiff": (encoded(Image.new("RGB", (32, 32)), "tiff"), "it is not a file of PNG, JPEG"),
+    "cut off": (encoded(Image.effect_noise((64, 64), 50).convert("RGB"))[:900], "cannot be decoded .*another file"),
+    "animation": (encoded(FRAMES[0], "gif", save_all=True, append_images=FRAMES[1:]), "an animation of 3 frames"),
+    "panorama": (png(20_000, 400, 8, b"\0"), "20,000x400 pixels; at most 8,000 on a side and 24,000,000"),
+    "bomb": (png(60_000, 60_000, 8, b"\0"), "cannot be decoded .*decompression bomb"),
+    "area": (png(7_900, 7_900, 8, b"\0"), "7,900x7,900 pixels"),
+    "one pixel": (encoded(Image.new("RGB", (1, 1))), "at least 16 on a side"),
+    "too many bytes": (b"\0" * (UPLOAD_LIMITS.size + 1), "20 MiB; at most 20 can be read"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
+def test_uploads_beyond_the_limits_are_refused_in_a_sentence(content, message):
+    with pytest.raises(DataError, match=f"^This image: .*{message}") as caught:
+        read_image(content, name="This image", limits=UPLOAD_LIMITS)
+    assert "skip_broken" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "gif"])
+def test_usual_uploads_are_read(kind):
+    pixels = read_image(encoded(Image.fromarray(COLOURS), kind), limits=UPLOAD_LIMITS)
+    assert (pixels.shape, pixels.dtype) == ((20, 24, 3), np.uint8)
+    if kind in ("png", "bmp"):
+        np.testing.assert_array_equal(pixels, COLOURS)
+
+
+def test_only_folders_of_images_alone_are_listed(folder, clevrtex, tmp_path):
+    root = folder(2)
+    (root / "images" / ".thumbnails").mkdir()
+    Image.fromarray(COLOURS).save(root / "images" / ".thumbnails" / "0.png")
+    assert [path.name for path in find_images(root / "images")] == ["000.png", "001.png"]
+    for wrong in (root, clevrtex(1)):
+        with pytest.raises(DataError, match="a mask, not an image; name a folder of images alone"):
+            find_images(wrong)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        find_images(tmp_path / "nowhere")
