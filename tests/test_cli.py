@@ -5,6 +5,8 @@ import sys
 import pytest
 import torch
 
+import slotlab
+
 
 def test_the_whole_path_from_pictures_to_report(run_slotlab, squares, tiny_preset, tmp_path):
     run = tmp_path / "run"
@@ -112,6 +114,10 @@ def test_two_folders_of_images_are_compared(run_slotlab, squares, tmp_path):
     assert out.startswith("FD-pool")
     assert "note: " in out  # far fewer than 2,048 images
     assert abs(json.loads((tmp_path / "fd.json").read_text())["distance"]) < 1e-6
+
+
+def test_the_version_is_printed(run_slotlab):
+    assert run_slotlab("--version") == (0, f"slotlab {slotlab.__version__}\n", "")
 
 
 def test_presets_are_listed(run_slotlab):

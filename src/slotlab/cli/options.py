@@ -14,8 +14,6 @@ from slotlab import __version__
 from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from slotlab.data import SlotDataset
 
 T = TypeVar("T")
@@ -193,15 +191,6 @@ def say(text: str) -> None:
         print(text)
 
 
-def progress_bar() -> "Progress":
-    """A progress bar on stderr that disappears at the end; only the process that speaks draws it."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    return Progress(*columns, transient=True, console=Console(stderr=True), disable=not speaks())
-
-
 def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -> T:
     """Runs a generator under a progress bar on stderr, and returns its result.
 
@@ -219,7 +208,11 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
         >>> shown("counting", 5, work())
         'done'
     """
-    with progress_bar() as progress:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True), disable=not speaks()) as progress:
         task = progress.add_task(description, total=total)
         while True:
             try:
