@@ -57,7 +57,7 @@ def test_scenes_are_packed_as_finely_sampled_as_asked(run_slotlab, tmp_path):
         (["evaluate", "scenes-64", "--data", "scenes:plain", "--device", "gpu"], "device: must be auto, cpu or cuda"),
         (
             ["train", "scenes-32", "resolution=abc", "--out", "x"],
-            "model.resolution: a whole number of pixels is needed",
+            "model.resolution: must be a whole number of pixels",
         ),
         (["train", "scenes-32", "stepz=1", "--out", "x"], "unknown key 'stepz'; did you mean 'steps'?"),
         (["evaluate", "nowhere", "--data", "scenes:plain"], "nowhere: no such model folder"),

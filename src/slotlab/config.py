@@ -12,22 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json
-from slotlab.models import DECODERS, ENCODERS, MODELS, Denoiser, LatentAutoencoder, NoiseSchedule, SlotAttention
-from slotlab.models.sampling import SamplingSettings
 
 FOLDER = Path(__file__).parent / "presets"
 RUN_FILE = "run.json"
 
-# The sections of a model, by the name of the constructor's argument.
-PARTS: dict[str, Callable[..., object]] = {
-    "slot_attention": SlotAttention,
-    "autoencoder": LatentAutoencoder,
-    "denoiser": Denoiser,
-    "schedule": NoiseSchedule,
-    "sampling": SamplingSettings,
-}
+SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder")  # of a model
 SUPPLIED = ("feature_dim", "slot_dim", "resolution")  # arguments that the whole model decides
-PARTS_WITH_KINDS = {"encoder": ENCODERS, "decoder": DECODERS}
 OF_PRETRAINED = {
     "model.autoencoder.pretrained": "a trained autoencoder to use: a run folder, a name, or one of diffusers",
     "model.autoencoder.subfolder": "where in its folder a diffusers autoencoder is, e.g. vae",
@@ -291,7 +281,7 @@ def _literal(text: str) -> Any:
 def _check_sections(values: dict[str, Any]) -> None:
     """Makes empty sections dicts; ConfigError for a section that is something else."""
     places = [(values, name, name) for name in ("data", "training")]
-    places += [(values["model"], name, f"model.{name}") for name in (*PARTS, *PARTS_WITH_KINDS)]
+    places += [(values["model"], name, f"model.{name}") for name in SECTIONS]
     for place, name, shown in places:
         if name in place and place[name] is None:
             place[name] = {}
@@ -301,16 +291,27 @@ def _check_sections(values: dict[str, Any]) -> None:
 
 def _settings(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Default and meaning of every key of a run with this model section."""
+    from slotlab import models  # loads torch, which listing presets need not wait for
+    from slotlab.models.sampling import SamplingSettings
+
+    parts = {
+        "slot_attention": models.SlotAttention,
+        "autoencoder": models.LatentAutoencoder,
+        "denoiser": models.Denoiser,
+        "schedule": models.NoiseSchedule,
+        "sampling": SamplingSettings,
+    }
+    registries = {"encoder": models.ENCODERS, "decoder": models.DECODERS}
     settings: dict[str, tuple[Any, str]] = {}
     for section, fields in (("data", DataSettings.model_fields), ("training", TrainingSettings.model_fields)):
         settings |= {f"{section}.{name}": (field.default, field.description or "") for name, field in fields.items()}
-    settings["model.kind"] = (None, f"one of {', '.join(MODELS)}")
-    constructor = MODELS.get(str(model.get("kind")))
+    settings["model.kind"] = (None, f"one of {', '.join(models.MODELS)}")
+    constructor = models.MODELS.get(str(model.get("kind")))
     for name, about in _arguments(constructor, supplied=()).items() if constructor else ():
-        if name in PARTS:
-            settings |= {f"model.{name}.{key}": found for key, found in _arguments(PARTS[name]).items()}
-        elif name in PARTS_WITH_KINDS:
-            registry, kind = PARTS_WITH_KINDS[name], str(model.get(name, {}).get("kind"))
+        if name in parts:
+            settings |= {f"model.{name}.{key}": found for key, found in _arguments(parts[name]).items()}
+        elif name in registries:
+            registry, kind = registries[name], str(model.get(name, {}).get("kind"))
             settings[f"model.{name}.kind"] = (None, f"one of {', '.join(registry)}")
             part = _arguments(registry[kind]) if kind in registry else {}
             settings |= {f"model.{name}.{key}": found for key, found in part.items()}
@@ -354,6 +355,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     for name in parents:
         section = section.setdefault(name, {})
     if key == "model.kind":
+        from slotlab.models import MODELS
+
         if str(value) not in MODELS:
             raise ConfigError(f"model.kind: unknown kind {value!r}{nearest(str(value), list(MODELS))}")
     elif last == "kind" and section.get("kind") != value:
