@@ -12,7 +12,7 @@ def test_a_folder_is_segmented_from_the_shell(run_slotlab, model_folder, squares
     status, printed, err = run_slotlab(*words)
     assert status == 0, err
     assert "40 written, 0 kept, 1 skipped; masks: masks" in printed
-    assert "bad.png: it cannot be decoded" in err
+    assert "bad.png: the file is empty (0 bytes)" in err
     listing = json.loads((tmp_path / "listing.json").read_text())
     assert (listing["written"], listing["kept"], listing["skipped"]) == (40, 0, 1)
     assert listing["protocol"]["fit"] == "letterbox"
