@@ -10,10 +10,11 @@ from sklearn.metrics import adjusted_rand_score
 
 from slotlab.errors import ConfigError
 from slotlab.metrics.functional import (
+    CHUNK_PIXELS,
     MEAN_IOU_DEFINITIONS,
     adjusted_rand_index,
     contingency,
-    degenerate,
+    degenerate_of,
     intersection_over_union_of,
     mean_best_overlap,
     mean_iou,
@@ -61,12 +62,10 @@ class TestContingency:
         assert table.tolist() == [[[0, 3, 1]], [[2, 2, 0]]]
 
     def test_chunks_of_differing_width_are_joined(self, monkeypatch):
-        from slotlab.metrics.functional import segmentation
-
         predicted, target = blobs(0, ids=4), blobs(1, ids=6)
         target[3:] %= 2
         whole = contingency(predicted, target)
-        monkeypatch.setitem(segmentation.CHUNK_PIXELS, "cpu", 1)
+        monkeypatch.setitem(CHUNK_PIXELS, "cpu", 1)
         assert torch.equal(contingency(predicted, target), whole)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.int64])
@@ -94,10 +93,10 @@ class TestContingency:
             (LABELS, torch.zeros(2, 8, 8).long(), r"differ in shape: \(2, 4, 4\) and \(2, 8, 8\)"),
             (LABELS[0, 0], LABELS[0, 0], r"must be \[B, H, W\] or \[B, N\]"),
             (LABELS[None], LABELS[None], r"must be \[B, H, W\] or \[B, N\]"),
-            (LABELS[:, :0], LABELS[:, :0], "without pixels"),
+            (LABELS[:, :0], LABELS[:, :0], "with pixels"),
             (LABELS - 1, LABELS, "`predicted` has a negative id, -1"),
             (LABELS, LABELS - 7, "`target` has a negative id, -7"),
-            (torch.arange(5000)[None], torch.arange(5000)[None], "too many to be a segmentation"),
+            (torch.arange(5000)[None], torch.arange(5000)[None], "not a segmentation"),
         ],
     )
     def test_bad_input(self, predicted, target, message):
@@ -170,8 +169,9 @@ class TestAdjustedRandIndex:
 
 def test_degenerate():
     target = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 2, 2], [9, 9, 4, 4]])
-    assert degenerate(target).tolist() == [True, True, False, False, False]
-    assert degenerate(target, foreground_only=True).tolist() == [True, True, True, False, False]
+    table = contingency(target, target)
+    assert degenerate_of(table).tolist() == [True, True, False, False, False]
+    assert degenerate_of(table, foreground_only=True).tolist() == [True, True, True, False, False]
 
 
 def evaluator_miou(predicted, target):

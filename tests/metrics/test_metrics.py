@@ -142,15 +142,10 @@ def test_an_infinite_error_is_not_taken_for_none():
     assert (metric.compute().mean, metric.compute().degenerate) == (-math.inf, 0)
 
 
-@pytest.mark.parametrize("make", [lambda: MeanIoU("iou"), lambda: SegmentationScores("iou")])
-def test_an_unknown_definition_is_named_with_the_known_ones(make):
-    with pytest.raises(ConfigError, match="mean IoU has no definition 'iou'; it has clevrtex, "):
-        make()
-
-
-def test_an_unknown_reduction_is_named():
-    with pytest.raises(ConfigError, match="`reduction` must be 'sum' or 'mean', not 'max'"):
-        ReconstructionError("max")
+@pytest.mark.parametrize("metric", [MeanIoU, SegmentationScores, ReconstructionError])
+def test_an_unknown_definition_is_named_with_the_known_ones(metric):
+    with pytest.raises(ConfigError, match="has no definition 'iou'; it has (clevrtex, |sum, mean)"):
+        metric("iou")
 
 
 def test_the_package_offers_its_classes_and_nothing_else():

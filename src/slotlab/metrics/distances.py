@@ -33,18 +33,13 @@ class FeatureStatistics:
         self.scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
-        """Adds a batch of vectors, floating [B, D] on any device.
-
-        Raises:
-            DataError: a value is NaN or infinite.
-        """
-        broken = (~torch.isfinite(features)).any(1)
-        if broken.any():
-            first = self.count + int(broken.nonzero()[0])
-            raise DataError(
-                f"features of {int(broken.sum())} images are NaN or infinite, first that of image {first}: "
-                "look at that image, and at the weights of the feature net"
+        """Adds a batch of vectors, floating [B, D]; raises DataError if one is NaN or infinite."""
+        broken = (~torch.isfinite(features)).any(1).nonzero()
+        if len(broken):
+            first = (
+                f"first that of image {self.count + int(broken[0])}: look at it and at the weights of the feature net"
             )
+            raise DataError(f"features of {len(broken)} images are NaN or infinite, {first}")
         values = features.detach().to("cpu", torch.float64)
         mean = values.mean(0)
         total = self.count + len(values)
@@ -64,10 +59,6 @@ class FeatureStatistics:
 class FeatureSample:
     """A uniform random sample of at most `size` vectors of a stream (Vitter's algorithm R).
 
-    Args:
-        size: most vectors kept.
-        seed: of the choice; the same stream and seed give the same sample.
-
     Example:
         >>> sample = FeatureSample(2)
         >>> sample.add(torch.arange(5.0)[:, None])
@@ -76,13 +67,12 @@ class FeatureSample:
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
-        self.size = size
-        self.seen = 0
+        self.size, self.seen = size, 0
         self._generator = torch.Generator().manual_seed(seed)
         self._kept = torch.zeros(0, 0)
 
     def add(self, features: Tensor) -> None:
-        """Adds a batch of vectors, floating [B, D] on any device."""
+        """Adds a batch of vectors, floating [B, D]."""
         if not self.seen:  # one block: the system only gives the pages that are written to
             self._kept = torch.empty(self.size, features.shape[1])
         for vector in features.detach().to("cpu", torch.float32):
@@ -105,16 +95,8 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
     |mean_a - mean_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) for covariances A = F^T F and B = G^T G.
     The last trace is the sum of the singular values of F G^T. It is not taken from eigenvalues of
     A B, as torchmetrics does: their roots turn rounding errors of 1e-16 into 1e-8, once for each of
-    the many zero eigenvalues that fewer images than features leave.
-
-    Args:
-        mean_a: [D].
-        covariance_a: [D, D], symmetric and positive semi-definite, of any rank.
-        mean_b: [D].
-        covariance_b: [D, D], likewise.
-
-    Returns:
-        The distance, >= 0 up to rounding; 0 for equal Gaussians.
+    the many zero eigenvalues that fewer images than features leave. Means are [D], covariances
+    [D, D] of any rank; the result is >= 0 up to rounding.
 
     Source: Dowson and Landau, 1982; as a score of images: Heusel et al., arXiv 1706.08500, eq. 6.
 
@@ -145,14 +127,6 @@ def chance_distance(covariance: Tensor, count_a: int, count_b: int) -> float:
     l of the covariance C: the variance of the means, and the second-order expansion of the distance
     of covariances (Bures metric) with the variance of a sample covariance (Wishart). In simulations
     within a fifth of the true bias if images are more than features, else up to a third too low.
-
-    Args:
-        covariance: [D, D], of both samples together.
-        count_a: images in one sample.
-        count_b: images in the other.
-
-    Returns:
-        The expected distance, >= 0.
 
     Example:
         >>> round(chance_distance(torch.eye(2), 100, 100), 3)
@@ -197,8 +171,8 @@ def kernel_distance(
     if size == len(features_a) == len(features_b):
         subsets = 1
     generator = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(subsets):
+    values = torch.zeros(subsets, dtype=torch.float64)
+    for subset in range(subsets):
         some_a, some_b = (x[torch.randperm(len(x), generator=generator)[:size]] for x in (features_a, features_b))
-        values.append(poly_mmd(some_a, some_b))
-    return float(torch.stack(values).mean()), float(torch.stack(values).std(correction=0))
+        values[subset] = poly_mmd(some_a, some_b)
+    return float(values.mean()), float(values.std(correction=0))

@@ -8,19 +8,17 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from slotlab.metrics.functional.reconstruction import (
-    Reduction,
-    check_reduction,
-    peak_signal_to_noise_ratio,
-    squared_error,
-)
-from slotlab.metrics.functional.segmentation import (
+from slotlab.metrics.functional import (
+    MEAN_IOU_DEFINITIONS,
+    REDUCTIONS,
     adjusted_rand_index_of,
-    check_definition,
+    check_name,
     contingency,
     degenerate_of,
     mean_best_overlap_of,
     mean_iou_of,
+    peak_signal_to_noise_ratio,
+    squared_error,
 )
 
 
@@ -77,9 +75,8 @@ class PerImageMetric(Metric):
         for total, squares, count, degenerate in getattr(self, self._state).T.tolist():
             mean, error = total / count if count else math.nan, math.nan
             if count > 1:
-                variance = (squares - total * mean) / (count - 1)
-                # Rounding may leave a variance of 0 just below it.
-                error = math.sqrt((max(variance, 0.0) if variance == variance else math.nan) / count)
+                variance = (squares - total * mean) / (count - 1)  # rounding may leave one of 0 just below it
+                error = math.sqrt(max(variance, 0.0) / count)
             scores.append(Score(mean, error, int(count), int(degenerate)))
         return scores
 
@@ -89,10 +86,7 @@ class PerImageMetric(Metric):
 
 
 class ReconstructionError(PerImageMetric):
-    """Mean squared error of reconstructions; no image is degenerate, and a NaN makes the mean NaN.
-
-    Args:
-        reduction: "sum" (the MSE of CLEVRTex) or "mean" over channels and pixels.
+    """Mean `squared_error` of reconstructions; no image is degenerate, and a NaN makes it NaN.
 
     Example:
         >>> metric = ReconstructionError("mean")
@@ -103,10 +97,10 @@ class ReconstructionError(PerImageMetric):
 
     higher_is_better = False
 
-    def __init__(self, reduction: Reduction = "sum") -> None:
-        check_reduction(reduction)
-        super().__init__(of=f"squared_error_{reduction}")
-        self.reduction: Reduction = reduction
+    def __init__(self, reduction: str = "sum") -> None:
+        check_name("squared error", reduction, REDUCTIONS)
+        super().__init__(f"squared_error_{reduction}")
+        self.reduction = reduction
 
     def update(self, reconstruction: Tensor, image: Tensor) -> None:
         """Adds a batch, floating [B, C, H, W] in [0, 1] each."""
@@ -137,24 +131,22 @@ class PeakSignalToNoiseRatio(PerImageMetric):
 
 
 class LabelMapMetric(PerImageMetric):
-    """Base of the metrics of one value from a contingency table; undefined images are left out."""
+    """Base of the metrics from a contingency table; images without a value (NaN) are left out."""
 
     higher_is_better = True
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
         """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
         values, degenerate = self._values(contingency(predicted, target))
-        self._add(values[None], degenerate[None], torch.isnan(values)[None])
+        self._add(values, degenerate, values.isnan())
 
     def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Values, float64 [V, B], and which of them are degenerate, bool [V, B]."""
         raise NotImplementedError
 
 
 class AdjustedRandIndex(LabelMapMetric):
-    """Mean ARI; images with fewer than two true segments, which score 0 or 1, are degenerate.
-
-    Args:
-        foreground_only: count only pixels of true objects: FG-ARI.
+    """Mean ARI or FG-ARI; images with fewer than two true segments (score 0 or 1) are degenerate.
 
     Example:
         >>> metric = AdjustedRandIndex()
@@ -168,14 +160,12 @@ class AdjustedRandIndex(LabelMapMetric):
         self.foreground_only = foreground_only
 
     def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        return adjusted_rand_index_of(table, self.foreground_only), degenerate_of(table, self.foreground_only)
+        ari, degenerate = (of(table, self.foreground_only) for of in (adjusted_rand_index_of, degenerate_of))
+        return ari[None], degenerate[None]
 
 
 class MeanIoU(LabelMapMetric):
-    """Mean mIoU; images for which it is undefined are degenerate.
-
-    Args:
-        definition: one of `MEAN_IOU_DEFINITIONS`, see `mean_iou`; ConfigError for another.
+    """Mean mIoU by a definition of `mean_iou`; images for which it is undefined are degenerate.
 
     Example:
         >>> metric = MeanIoU("ground-truth")
@@ -185,20 +175,17 @@ class MeanIoU(LabelMapMetric):
     """
 
     def __init__(self, definition: str = "clevrtex") -> None:
-        check_definition(definition)
+        check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
         super().__init__(of=f"miou_{definition}")
         self.definition = definition
 
     def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        values = mean_iou_of(table, self.definition)
-        return values, torch.isnan(values)
+        values = mean_iou_of(table, self.definition)[None]
+        return values, values.isnan()
 
 
 class MeanBestOverlap(LabelMapMetric):
-    """Mean mBO; images without a true object are degenerate.
-
-    Args:
-        background: count the true background as an object too.
+    """Mean mBO, see `mean_best_overlap`; images without a true object are degenerate.
 
     Example:
         >>> metric = MeanBestOverlap()
@@ -212,16 +199,12 @@ class MeanBestOverlap(LabelMapMetric):
         self.background = background
 
     def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        values = mean_best_overlap_of(table, self.background)
-        return values, torch.isnan(values)
+        values = mean_best_overlap_of(table, self.background)[None]
+        return values, values.isnan()
 
 
-class SegmentationScores(PerImageMetric):
-    """ARI, FG-ARI, mIoU and mBO from one contingency table per batch; read them together.
-
-    Args:
-        definition: of mIoU, see `mean_iou`; ConfigError for an unknown one.
-        background: whether mBO counts the true background as an object.
+class SegmentationScores(LabelMapMetric):
+    """ARI, FG-ARI, mIoU (by `definition`) and mBO from one contingency table per batch.
 
     Example:
         >>> scores = SegmentationScores()
@@ -230,26 +213,21 @@ class SegmentationScores(PerImageMetric):
         {'ari': 1.0, 'fg_ari': 1.0, 'miou': 1.0, 'mbo': 1.0}
     """
 
-    higher_is_better = True
     names = ("ari", "fg_ari", "miou", "mbo")
 
     def __init__(self, definition: str = "clevrtex", background: bool = False) -> None:
-        check_definition(definition)
+        check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
         super().__init__(f"segmentation_{definition}_{background}", len(self.names))
         self.definition = definition
         self.background = background
 
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
-        table = contingency(predicted, target)
+    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
         aris = adjusted_rand_index_of(table), adjusted_rand_index_of(table, foreground_only=True)
-        overlaps = mean_iou_of(table, self.definition), mean_best_overlap_of(table, self.background)
-        values = torch.stack([*aris, *overlaps])
-        undefined = torch.isnan(values)
-        degenerate = undefined.clone()
+        values = torch.stack([*aris, mean_iou_of(table, self.definition), mean_best_overlap_of(table, self.background)])
+        degenerate = values.isnan()
         degenerate[0] |= degenerate_of(table)
         degenerate[1] |= degenerate_of(table, foreground_only=True)
-        self._add(values, degenerate, undefined)
+        return values, degenerate
 
     def compute(self) -> dict[str, Score]:
         """The scores over all images added so far, under "ari", "fg_ari", "miou" and "mbo"."""

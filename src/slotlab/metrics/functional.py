@@ -1,4 +1,11 @@
-"""Agreement of predicted and true masks: ARI, mean IoU (mIoU) and mean best overlap (mBO)."""
+"""Metrics as pure functions: one value per image, float64 [B], on the device of the input.
+
+Label maps are integer tensors [B, H, W] (or [B, N]). In the *true* map 0 is the background;
+predicted ids only tell segments apart. The `..._of` functions take a `contingency` table, for
+several metrics from one count.
+"""
+
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -8,6 +15,8 @@ from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
 
+MEAN_IOU_DEFINITIONS = ("clevrtex", "clevrtex-foreground", "ground-truth")
+REDUCTIONS = ("sum", "mean")
 DIRECT_CELLS = 4096  # up to this many cells per image, ids index the table directly
 MOST_CELLS = 1 << 24  # beyond this (128 MiB per image) the label maps are not segmentations
 # Pixels per call. CPU: large enough to hide the cost of a call, small enough for the cache.
@@ -19,22 +28,17 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # widened first: few kern
 def contingency(predicted: Tensor, target: Tensor) -> Tensor:
     """Counts, per image, the pixels that predicted segment i and true segment j share.
 
-    Exact integer arithmetic without a Python loop over images. Where a table over all ids would be
-    large, the ids of each image are replaced by their rank.
-
     Args:
         predicted: [B, H, W] or [B, N] of any integer dtype, ids >= 0: the segment of each pixel.
         target: the same shape, any integer dtype, ids >= 0; 0 is the background.
 
     Returns:
-        int64 [B, P, T] whose sum over P and T is the number of pixels. Row 0 and column 0 are id 0
-        (all zero in an image without it). The other ids follow in ascending order; rows or columns
-        of ids that an image lacks are zero. B = 0 gives [0, 1, 1].
+        int64 [B, P, T] whose sum over P and T is the number of pixels. Row 0 and column 0 are id 0;
+        the others follow in ascending order. Rows and columns of ids that an image lacks are zero.
 
     Raises:
-        ValueError: the shapes differ or are not [B, H, W] or [B, N], a dtype is not an integer one,
-            an id is negative, the images have no pixels, the devices differ, or an image has so
-            many ids that its table would have more than 2**24 cells.
+        ValueError: the shapes differ or are not [B, H, W] or [B, N] with pixels, a dtype is not an
+            integer one, an id is negative, or a table would have more than 2**24 cells.
 
     Example:
         >>> contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, 1]]))
@@ -42,34 +46,21 @@ def contingency(predicted: Tensor, target: Tensor) -> Tensor:
                  [0, 0],
                  [0, 2]]])
     """
-    predicted, target = _checked(predicted, target)
-    images, pixels = target.shape
-    step = max(1, CHUNK_PIXELS.get(target.device.type, CHUNK_PIXELS["cpu"]) // pixels)
-    pairs = zip(predicted.split(step), target.split(step), strict=True)
-    tables = [_count(some_predicted, some_target) for some_predicted, some_target in pairs] if images else []
-    if not tables:
-        return target.new_zeros((0, 1, 1), dtype=torch.int64)
-    rows, columns = (max(table.shape[side] for table in tables) for side in (1, 2))
-    return torch.cat([F.pad(table, (0, columns - table.shape[2], 0, rows - table.shape[1])) for table in tables])
-
-
-def _checked(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     for name, labels in (("predicted", predicted), ("target", target)):
         if labels.dtype not in INTEGERS + UNSIGNED:
             raise ValueError(f"`{name}` must hold integer segment ids, not {labels.dtype}; use argmax of soft masks")
     if predicted.shape != target.shape:
-        raise ValueError(
-            f"`predicted` and `target` differ in shape: {tuple(predicted.shape)} and {tuple(target.shape)}; "
-            "resize the soft masks (bilinear) to the true mask before the argmax"
-        )
-    if target.ndim not in (2, 3):
-        raise ValueError(f"label maps must be [B, H, W] or [B, N], not {tuple(target.shape)}")
-    if target.shape[0] and target[0].numel() == 0:
-        raise ValueError(f"label maps without pixels: {tuple(target.shape)}")
-    if predicted.device != target.device:
-        raise ValueError(f"`predicted` is on {predicted.device} but `target` on {target.device}")
-    predicted, target = (x.long() if x.dtype in UNSIGNED else x for x in (predicted, target))
-    return predicted.flatten(1), target.flatten(1)
+        shapes = f"{tuple(predicted.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"`predicted` and `target` differ in shape: {shapes}; resize soft masks before the argmax")
+    if target.ndim not in (2, 3) or 0 in target.shape[1:]:
+        raise ValueError(f"label maps must be [B, H, W] or [B, N] with pixels, not {tuple(target.shape)}")
+    if not len(target):
+        return target.new_zeros((0, 1, 1), dtype=torch.int64)
+    predicted, target = ((x.long() if x.dtype in UNSIGNED else x).flatten(1) for x in (predicted, target))
+    step = max(1, CHUNK_PIXELS.get(target.device.type, CHUNK_PIXELS["cpu"]) // target.shape[1])
+    tables = [_count(*pair) for pair in zip(predicted.split(step), target.split(step), strict=True)]
+    rows, columns = (max(table.shape[side] for table in tables) for side in (1, 2))
+    return torch.cat([F.pad(table, (0, columns - table.shape[2], 0, rows - table.shape[1])) for table in tables])
 
 
 def _count(predicted: Tensor, target: Tensor) -> Tensor:
@@ -83,11 +74,8 @@ def _count(predicted: Tensor, target: Tensor) -> Tensor:
         predicted, target = _ranks(predicted), _ranks(target)
         rows, columns = int(predicted.max()) + 1, int(target.max()) + 1
         if rows * columns > MOST_CELLS:
-            raise ValueError(
-                f"an image has about {rows} predicted and {columns} true ids: too many to be a segmentation"
-            )
-    cells = rows * columns
-    images = target.shape[0]
+            raise ValueError(f"an image has about {rows} predicted and {columns} true ids: not a segmentation")
+    cells, images = rows * columns, len(target)
     narrow = torch.int16 if images * cells < 1 << 15 else torch.int32 if images * cells < 1 << 31 else torch.int64
     index = torch.add(target.to(narrow), predicted.to(narrow), alpha=columns)
     index += torch.arange(0, images * cells, cells, device=target.device).to(narrow)[:, None]
@@ -110,13 +98,8 @@ def adjusted_rand_index(predicted: Tensor, target: Tensor, foreground_only: bool
     1 is the same partition, 0 is chance; it can be negative. FG-ARI leaves out the pixels whose
     *true* id is 0, whatever was predicted there, so it does not see how the background is split.
 
-    Degenerate images (see `degenerate`) get scikit-learn's values: a single true segment kept whole
+    Degenerate images (see `degenerate_of`) get scikit-learn's values: a single true segment kept whole
     gives 1, split gives 0; no pixel at all (FG-ARI of an image without objects) gives 1.
-
-    Args:
-        predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
-        target: the same shape, any integer dtype; 0 is the background.
-        foreground_only: count only pixels of true objects.
 
     Returns:
         float64 [B], in [-1, 1]. Equal to `sklearn.metrics.adjusted_rand_score`.
@@ -148,29 +131,15 @@ def adjusted_rand_index_of(table: Tensor, foreground_only: bool = False) -> Tens
     return torch.where(same, 1.0, numerator / torch.where(same, 1.0, denominator))
 
 
-def degenerate(target: Tensor, foreground_only: bool = False) -> Tensor:
-    """Whether an image's ARI can only be 0 or 1, because fewer than two true segments take part.
-
-    Args:
-        target: [B, H, W] or [B, N], any integer dtype, ids >= 0; 0 is the background.
-        foreground_only: for FG-ARI: true if the image has no object or one.
-
-    Returns:
-        bool [B].
+def degenerate_of(table: Tensor, foreground_only: bool = False) -> Tensor:
+    """Whether an image's ARI can only be 0 or 1: fewer than two true segments take part, bool [B].
 
     Example:
-        >>> degenerate(torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]]))
+        >>> target = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]])
+        >>> degenerate_of(contingency(target, target))
         tensor([False,  True])
     """
-    return degenerate_of(contingency(torch.zeros_like(target), target), foreground_only)
-
-
-def degenerate_of(table: Tensor, foreground_only: bool = False) -> Tensor:
-    """`degenerate` from a `contingency` table, int64 [B, P, T]: bool [B]."""
     return (table[:, :, int(foreground_only) :].sum(1) > 0).sum(1) < 2
-
-
-MEAN_IOU_DEFINITIONS = ("clevrtex", "clevrtex-foreground", "ground-truth")
 
 
 def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") -> Tensor:
@@ -187,17 +156,9 @@ def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") ->
       (`mIoU_fg`). NaN if the background is the only mask on both sides.
     - "ground-truth": by T. Used by SlotDiffusion and others (`mIoU_gt`); extra slots cost nothing.
 
-    Args:
-        predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
-        target: the same shape, any integer dtype; 0 is the background.
-        definition: one of `MEAN_IOU_DEFINITIONS`.
-
     Returns:
         float64 [B], in [0, 1]; NaN by "clevrtex-foreground" for an image without a background, or
-        of nothing else.
-
-    Raises:
-        ConfigError: there is no such definition.
+        of nothing else. ConfigError for another definition.
 
     Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265. Its count of
     pairs depends on the order of its solver where matched pairs tie at IoU 0; here left-over masks
@@ -213,10 +174,14 @@ def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") ->
 
 def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
     """`mean_iou` from a `contingency` table, int64 [B, P, T]: float64 [B]."""
-    check_definition(definition)
-    predicted_masks = (table.sum(2) > 0).sum(1)
-    true_masks = (table.sum(1) > 0).sum(1)
-    matched = _matched_iou(intersection_over_union_of(table))
+    check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
+    predicted_masks, true_masks = ((table.sum(side) > 0).sum(1) for side in (2, 1))
+    iou = intersection_over_union_of(table).cpu().numpy()
+    matched = np.zeros((len(iou), table.shape[2]))  # each true mask's IoU; 0 if unmatched
+    for image, scores in enumerate(iou):  # each at most slots x objects: microseconds
+        rows, columns = linear_sum_assignment(scores, maximize=True)
+        matched[image, columns] = scores[rows, columns]
+    matched = torch.from_numpy(matched).to(table.device)
     if definition == "ground-truth":
         return matched.sum(1) / true_masks
     pairs = torch.maximum(predicted_masks, true_masks)
@@ -229,12 +194,8 @@ def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
 def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = False) -> Tensor:
     """Mean best overlap (mBO): the mean over true objects of the best IoU of any predicted mask.
 
-    A predicted mask may serve several objects.
-
-    Args:
-        predicted: [B, H, W] or [B, N], any integer dtype, ids >= 0 in any numbering.
-        target: the same shape, any integer dtype; 0 is the background.
-        background: count the true background (id 0) as an object too, as VVO code bases do.
+    A predicted mask may serve several objects. With `background`, the true background (id 0) counts
+    as an object too, as in VVO code bases.
 
     Returns:
         float64 [B], in [0, 1]; NaN for an image without a true object.
@@ -251,9 +212,9 @@ def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = Fals
 
 def mean_best_overlap_of(table: Tensor, background: bool = False) -> Tensor:
     """`mean_best_overlap` from a `contingency` table, int64 [B, P, T]: float64 [B]."""
-    best = intersection_over_union_of(table).amax(1)
     first = 0 if background else 1
-    return best[:, first:].sum(1) / (table.sum(1)[:, first:] > 0).sum(1)
+    best = intersection_over_union_of(table).amax(1)[:, first:]
+    return best.sum(1) / (table.sum(1)[:, first:] > 0).sum(1)
 
 
 def intersection_over_union_of(table: Tensor) -> Tensor:
@@ -262,18 +223,51 @@ def intersection_over_union_of(table: Tensor) -> Tensor:
     return table / union.clamp(min=1).double()
 
 
-def check_definition(definition: str) -> None:
-    """Raises a ConfigError unless `definition` is one of `MEAN_IOU_DEFINITIONS`."""
-    if definition not in MEAN_IOU_DEFINITIONS:
-        names = ", ".join(MEAN_IOU_DEFINITIONS)
-        raise ConfigError(f"mean IoU has no definition {definition!r}; it has {names}")
+def squared_error(reconstruction: Tensor, image: Tensor, reduction: str = "sum") -> Tensor:
+    """Squared error of each reconstruction.
+
+    Args:
+        reconstruction: floating [B, C, H, W], nominally in [0, 1]; not clamped here.
+        image: floating, the same shape, in [0, 1].
+        reduction: "sum" over channels and pixels is the MSE of the CLEVRTex evaluator (about 254
+            for slot attention at 128 x 128); "mean" divides it by C * H * W.
+
+    Returns:
+        float64 [B], >= 0; NaN if the reconstruction has NaN.
+
+    Raises:
+        ValueError: the shapes differ or are not [B, C, H, W], or a dtype is not floating.
+        ConfigError: the reduction has another name.
+
+    Example:
+        >>> squared_error(torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 3, 4, 4))
+        tensor([12.], dtype=torch.float64)
+    """
+    check_name("squared error", reduction, REDUCTIONS)
+    for name, values in (("reconstruction", reconstruction), ("image", image)):
+        if not values.is_floating_point():
+            raise ValueError(f"`{name}` must be floating in [0, 1], not {values.dtype}")
+        if values.shape != image.shape or values.ndim != 4:
+            shapes = f"{tuple(reconstruction.shape)} and {tuple(image.shape)}"
+            raise ValueError(f"`reconstruction` and `image` must both be [B, C, H, W], not {shapes}")
+    squares = (reconstruction.double() - image.double()).square().flatten(1)
+    return squares.sum(1) if reduction == "sum" else squares.mean(1)
 
 
-def _matched_iou(iou: Tensor) -> Tensor:
-    """Each true mask's IoU in the best one-to-one matching: float64 [B, T]; 0 if unmatched."""
-    values = iou.cpu().numpy()
-    matched = np.zeros((values.shape[0], values.shape[2]))
-    for image, scores in enumerate(values):  # each at most slots x objects: microseconds
-        rows, columns = linear_sum_assignment(scores, maximize=True)
-        matched[image, columns] = scores[rows, columns]
-    return torch.from_numpy(matched).to(iou.device)
+def peak_signal_to_noise_ratio(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (PSNR) for a peak of 1: -10 log10(mean squared error).
+
+    Returns:
+        float64 [B] in dB; infinite for an exact reconstruction.
+
+    Example:
+        >>> peak_signal_to_noise_ratio(torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 3, 4, 4))
+        tensor([6.0206], dtype=torch.float64)
+    """
+    return -10 * torch.log10(squared_error(reconstruction, image, "mean"))
+
+
+def check_name(what: str, name: str, known: Collection[str]) -> None:
+    """Raises a ConfigError unless `name` is a known definition of a metric."""
+    if name not in known:
+        raise ConfigError(f"{what} has no definition {name!r}; it has {', '.join(known)}")
