@@ -6,8 +6,7 @@ import re
 
 from PIL import Image
 from playwright.sync_api import expect
-from test_intake import REFUSED, encoded
-from visiting import click_at, download, frame, noise, pressed, unfold, upload
+from visiting import click_at, download, encoded, frame, noise, pressed, unfold, upload
 
 
 def test_something_is_seen_before_the_first_click(visit):
@@ -91,8 +90,12 @@ def test_pictures_are_pasted_one_after_another(visit):
 
 def test_what_cannot_be_looked_at_gets_a_sentence(visit):
     page = visit()
-    for what in ("text", "cut off", "animation", "panorama", "bomb", "one pixel"):
-        content, message = REFUSED[what]
+    refused = {
+        b"hello": "it is not a file of PNG, JPEG",
+        encoded(noise(64))[:900]: "This image: it cannot be decoded",
+        encoded(noise(1)): "at least 16 on a side",
+    }
+    for content, message in refused.items():
         upload(page, content)
         toast = page.locator(".toast-body").last
         expect(toast).to_contain_text(message)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_intake import encoded
+from visiting import encoded
 
 from slotlab.data.images import UPLOAD_LIMITS
 from slotlab.studio import app, running

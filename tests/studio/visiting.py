@@ -1,5 +1,7 @@
 """How a test goes through the studio in a browser, as a user would."""
 
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -61,3 +63,10 @@ def download(page, button):
 
 def noise(side=32, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def encoded(image):
+    """An image as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()
