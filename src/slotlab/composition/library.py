@@ -265,7 +265,7 @@ class ConceptLibrary:
             )
 
     def dataset(self, data: str | None = None) -> SlotDataset:
-        """Opens the data of the library, from `data` if it has moved; DataError if it is missing."""
+        """Opens the library's data, from `data` if it has moved; DataError if it is missing."""
         spec = data or self.sources.get("data")
         if spec is None:
             raise DataError("the library does not say where its data is")
