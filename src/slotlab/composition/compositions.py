@@ -22,8 +22,6 @@ from slotlab.progress import finish
 
 TRIES = 50
 SETTINGS_FILE, PLANS_FILE, IMAGES_FOLDER = "composition.json", "compositions.jsonl", "images"
-FORMAT, VERSION = "slotlab-composition", 1
-CHOSEN = "chosen"  # the protocol's name if concepts were named
 
 
 class Plan(NamedTuple):
@@ -36,9 +34,6 @@ class Plan(NamedTuple):
 
 def report(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
     """One member of each concept, background included, drawn uniformly from different images.
-
-    Raises:
-        ConfigError: the library has too few images for that.
 
     Example:
         >>> import slotlab
@@ -57,9 +52,6 @@ def shuffle(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
     SlotDiffusion's recipe (Wu et al. 2023). Slots that were dropped as empty are left out, so an
     image may have fewer slots than the model; if all were, it is painted from the largest slot of
     image `b`. The order is shuffled again after as many compositions as the library has images.
-
-    Raises:
-        ConfigError: the library has fewer images than the model has slots.
     """
     table = library.table
     slots = int(table.facts["slots_per_image"])
@@ -69,18 +61,15 @@ def shuffle(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
             f"protocol shuffle: the library has {len(images)} images, but each composition needs slots of {slots}; "
             "fit the library to more images"
         )
-    row_of = np.full((len(images), slots), -1, dtype=np.int64)
-    row_of[places, table.number] = np.arange(len(table))
-    by_area = np.argsort(table.area, kind="stable")
-    largest = np.empty(len(images), dtype=np.int64)
-    largest[places[by_area]] = by_area  # of each image's slots the last, the largest, remains
+    row_of = {(image, number): row for row, (image, number) in enumerate(zip(places, table.number, strict=True))}
+    largest = {places[row]: int(row) for row in np.argsort(table.area, kind="stable")}  # the last one remains
     plans, order = [], np.empty(0)
     for number in range(count):
         round_, b = divmod(number, len(images))
         if b == 0:
             order = np.random.default_rng((seed, round_)).permutation(len(images))
-        drawn = [int(row_of[order[(b + i) % len(images)], i]) for i in range(slots)]
-        rows = tuple(row for row in drawn if row >= 0) or (int(largest[order[b]]),)
+        drawn = (row_of.get((order[(b + i) % len(images)], i)) for i in range(slots))
+        rows = tuple(row for row in drawn if row is not None) or (largest[order[b]],)
         plans.append(Plan(number, rows, slots))
     return plans
 
@@ -92,9 +81,6 @@ def scene(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
     used or collides: two slots collide if the distance of their centres is less than the sum of
     their radii, the radius of a disc of the slot's area. An object without a free place is left
     out; `Plan.wanted` counts it. Slots keep their places.
-
-    Raises:
-        ConfigError: the library has no object slots.
     """
     table = library.table
     objects = np.flatnonzero(library.concept != BACKGROUND)
@@ -122,11 +108,7 @@ def scene(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
 
 
 def chosen(library: ConceptLibrary, concepts: Sequence[int], count: int, seed: int = 0) -> list[Plan]:
-    """One member of each of the `concepts`, which may repeat, drawn from different images.
-
-    Raises:
-        ConfigError: no concept is named, a concept is missing, or the library has too few images.
-    """
+    """One member of each of the `concepts`, which may repeat, drawn from different images."""
     if not concepts:
         raise ConfigError("concepts: name at least one")
     members = [library.members_of(concept) for concept in concepts]
@@ -194,7 +176,7 @@ def compose(
         library: where the slots come from.
         out: a new or empty folder, or one in which the same composition was begun.
         protocol: "report", "shuffle" or "scene": the functions of these names.
-        count: number of images, at least 1.
+        count: number of images.
         seed: 0 or more.
         batch_size: images painted at a time.
         concepts: paint one member of each of these concepts instead of following a protocol.
@@ -217,25 +199,13 @@ def compose(
         ...     sorted(path.name for path in images.iterdir())
         ['000000.png', '000001.png']
     """
-    steps = compose_steps(
-        model,
-        library,
-        out,
-        protocol=protocol,
-        count=count,
-        seed=seed,
-        batch_size=batch_size,
-        concepts=concepts,
-        weights=weights,
-    )
-    return finish(steps)
+    return finish(compose_steps(model, library, out, protocol, count, seed, batch_size, concepts, weights))
 
 
 def compose_steps(
     model: Model,
     library: ConceptLibrary,
     out: str | Path,
-    *,
     protocol: str = "report",
     count: int = 2048,
     seed: int = 0,
@@ -252,17 +222,11 @@ def compose_steps(
     out = Path(out)
     library.check(model)
     described = with_slots(model).describe() | ({} if weights is None else {"weights": weights})
-    settings = {
-        "format": FORMAT,
-        "version": VERSION,
-        "protocol": protocol if concepts is None else CHOSEN,
-        **({} if concepts is None else {"concepts": list(concepts)}),
-        "count": count,
-        "seed": seed,
-        "batch_size": batch_size,
-        "model": {"fingerprint": library.table.facts["fingerprint"], **described},
-        "library": library.describe(),
-    }
+    settings: dict[str, Any] = {"format": "slotlab-composition", "version": 1}
+    settings |= {"protocol": protocol} if concepts is None else {"protocol": "chosen", "concepts": list(concepts)}
+    settings |= {"count": count, "seed": seed, "batch_size": batch_size}
+    settings["model"] = {"fingerprint": library.table.facts["fingerprint"], **described}
+    settings["library"] = library.describe()
     work = Workspace(out, SETTINGS_FILE, settings, "a composition")
     work.check()
     plans = PROTOCOLS[protocol](library, count, seed) if concepts is None else chosen(library, concepts, count, seed)
@@ -288,45 +252,29 @@ def compose_steps(
 
 @torch.inference_mode()
 def paint_plans(model: Model, library: ConceptLibrary, plans: Sequence[Plan], seed: int = 0) -> list[Tensor]:
-    """The image [3, R, R] in [0, 1] of each plan, on the model's device, as `compose` paints it.
-
-    Plans with equally many slots are painted together. The library must be the model's.
-    """
+    """The image [3, R, R] in [0, 1] of each plan; those with equally many slots are painted together."""
     slot_model, device = with_slots(model), next(model.parameters()).device
     images: dict[int, Tensor] = {}
     with evaluating(model):
         for size in sorted({len(plan.rows) for plan in plans}):
-            places = [place for place, plan in enumerate(plans) if len(plan.rows) == size]
-            rows = np.array([plans[place].rows for place in places])
-            slots = torch.from_numpy(library.slots[rows]).to(device)
-            generators = [seeded_generator(seed, plans[place].number) for place in places]
-            painted, _ = slot_model.paint(slots, generator=generators)
-            images |= dict(zip(places, painted, strict=True))
-    return [images[place] for place in range(len(plans))]
+            group = [plan for plan in plans if len(plan.rows) == size]
+            slots = torch.from_numpy(library.slots[np.array([plan.rows for plan in group])]).to(device)
+            painted, _ = slot_model.paint(slots, generator=[seeded_generator(seed, plan.number) for plan in group])
+            images |= dict(zip((plan.number for plan in group), painted, strict=True))
+    return [images[plan.number] for plan in plans]
 
 
 def origin(library: ConceptLibrary, plan: Plan) -> dict[str, Any]:
     """The source of a composition's slots, as JSON values: a line of `compositions.jsonl`."""
     table = library.table
-    slots = [
-        {
-            "row": row,
-            "index": int(table.index[row]),
-            "slot": int(table.number[row]),
-            "concept": int(library.concept[row]),
-        }
-        for row in plan.rows
-    ]
+    columns = {"index": table.index, "slot": table.number, "concept": library.concept}
+    slots = [{"row": row, **{name: int(column[row]) for name, column in columns.items()}} for row in plan.rows]
     image = image_path("", plan.number).as_posix()
     return {"number": plan.number, "image": image, "wanted": plan.wanted, "slots": slots}
 
 
 def read_plans(out: str | Path, count: int | None = None) -> list[Plan]:
-    """The first `count` plans of the composition in `out`, or all.
-
-    Raises:
-        CheckpointError: there is no composition, or it is damaged.
-    """
+    """The first `count` plans of the composition in `out`, or all."""
     path = Path(out) / PLANS_FILE
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
