@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slotlab.checkpoints import create_model, list_models
-from slotlab.config import run_config, settings_help
+from slotlab.config import run_config
 from slotlab.errors import ConfigError
 
 
@@ -164,10 +164,3 @@ def test_unknown_presets_suggest_the_nearest(tmp_path):
     broken.write_text("training: {steps: 3}")
     with pytest.raises(ConfigError, match="needs a 'model' section"):
         run_config(str(broken))
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_every_setting_of_every_preset_has_a_meaning(name):
-    settings = settings_help(name)
-    assert {"data.source", "training.steps", "model.resolution"} <= settings.keys()
-    assert [key for key, (_, meaning) in settings.items() if not meaning] == []

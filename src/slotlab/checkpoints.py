@@ -92,13 +92,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Model:
 def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
     """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all.
 
-    Args:
-        model: the model to save.
-        folder: the folder to write to.
-        half: round parameters, not buffers, to float16: half the size.
-
-    Raises:
-        CheckpointError: with `half`, a parameter is too large for float16.
+    With `half`, parameters, not buffers, are rounded to float16; CheckpointError if one is too large.
     """
     folder = Path(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -113,18 +107,13 @@ def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
 
 
 def model_from_config(config: Mapping[str, Any]) -> Model:
-    """Makes the model of a `config.json`, or of a preset's `model` section, with fresh weights.
-
-    Raises:
-        ConfigError: an unknown kind or key, or a value out of range.
-    """
+    """Makes the model of a `config.json`, or of a preset's `model` section, with fresh weights."""
     arguments = without_frame(config)
     kind = arguments.pop("kind", None)
-    autoencoder = arguments.get("autoencoder")
-    if isinstance(autoencoder, Mapping) and "pretrained" in autoencoder:
-        arguments["autoencoder"] = load_autoencoder(
-            autoencoder["pretrained"], arguments.get("resolution", 128), autoencoder.get("subfolder")
-        )
+    part = arguments.get("autoencoder")
+    if isinstance(part, Mapping) and "pretrained" in part:
+        resolution = arguments.get("resolution", 128)
+        arguments["autoencoder"] = load_autoencoder(part["pretrained"], resolution, part.get("subfolder"))
     if str(kind) not in MODELS:
         raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
     check_arguments("model", MODELS[kind], arguments)
@@ -132,11 +121,7 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
 
 
 def model_from_config_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Model:
-    """Makes the model of a `config.json`, with changes as in `create_model`.
-
-    Raises:
-        CheckpointError: the file is missing or wrong, or does not go with the changes.
-    """
+    """Makes the model of a `config.json`, with changes as in `create_model`."""
     config = read_json(path, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:
         return model_from_config(changed({"model": config}, overrides or {})["model"])
@@ -153,10 +138,6 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
             on the hub. Slot diffusion gives its autoencoder.
         resolution: side of the images.
         subfolder: where in the folder or repository the autoencoder is, e.g. "vae".
-
-    Raises:
-        CheckpointError: no autoencoder there, or weights that are missing or damaged.
-        ConfigError: a resolution that the autoencoder's downsampling does not divide.
     """
     named = str(name) in released_names() or str(name).startswith(HUB_PREFIX)
     folder = model_folder(name) if named else Path(name) / (subfolder or "")
@@ -172,9 +153,10 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
         raise CheckpointError(
             f"{folder}: holds a {model.kind}, not a {LatentAutoencoder.kind}; give the folder of a stage-1 run"
         )
-    arguments = {key: value for key, value in autoencoder.config.items() if key != "kind"}
     source = str(name if named else folder)
-    resized = LatentAutoencoder(**{**arguments, "resolution": resolution, "source": source})
+    arguments = {**autoencoder.config, "resolution": resolution, "source": source}
+    del arguments["kind"]
+    resized = LatentAutoencoder(**arguments)
     resized.load_state_dict(autoencoder.state_dict())
     return resized.eval()
 
@@ -189,25 +171,22 @@ def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str
     try:
         config = AutoencoderKL.load_config(str(name), **where)
     except Exception as error:  # diffusers raises OSError, ValueError and hub errors for the same cause
-        raise CheckpointError(
-            f"{shown}: no autoencoder found ({error}); give a folder with config.json and "
-            f"diffusion_pytorch_model.safetensors, a hub name that can be reached, or autoencoder.subfolder"
-        ) from None
+        form = "config.json and diffusion_pytorch_model.safetensors"
+        remedy = f"give a folder with {form}, a hub name that can be reached, or autoencoder.subfolder"
+        raise CheckpointError(f"{shown}: no autoencoder found ({error}); {remedy}") from None
     class_name = config.get("_class_name") if isinstance(config, dict) else None
-    family = next((family for family, known in FAMILIES.items() if known == class_name), None)
-    if family is None:
-        raise CheckpointError(f"{shown}: is a {class_name}, not one of {', '.join(FAMILIES.values())}")
-    made = getattr(diffusers, FAMILIES[family])
+    families = {known: family for family, known in FAMILIES.items()}
+    if class_name not in families:
+        raise CheckpointError(f"{shown}: is a {class_name}, not one of {', '.join(families)}")
+    made = getattr(diffusers, class_name)
     try:
         loaded = made.from_pretrained(str(name), use_safetensors=True, low_cpu_mem_usage=False, **where)
     except Exception as error:
-        raise CheckpointError(
-            f"{shown}: the weights do not load ({error}); they must be whole, in safetensors form, and fit config.json"
-        ) from error
+        must = "they must be whole, in safetensors form, and fit config.json"
+        raise CheckpointError(f"{shown}: the weights do not load ({error}); {must}") from error
     known = inspect.signature(made.__init__).parameters
-    network = {key: value for key, value in dict(loaded.config).items() if key in known and key != "self"}
-    network = json.loads(json.dumps(network))
-    wrapped = LatentAutoencoder(resolution, family, network=network, source=shown)  # type: ignore[arg-type]
+    network = json.loads(json.dumps({key: value for key, value in loaded.config.items() if key in known}))
+    wrapped = LatentAutoencoder(resolution, families[class_name], network=network, source=shown)  # type: ignore[arg-type]
     wrapped.network.load_state_dict(loaded.state_dict())
     return wrapped.eval()
 
@@ -217,13 +196,7 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
 
     Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A
     part may also be smaller and grow (`grown`). Frozen parts are not copied: slot diffusion keeps
-    its autoencoder.
-
-    Returns:
-        What grew in each part that was copied, in words.
-
-    Raises:
-        CheckpointError: no model in the folder, or no part of it fits or grows into `model`'s.
+    its autoencoder. Returns what grew in each part that was copied, in words.
     """
     source, taken, differing = load(folder), {}, []
     for name, part in model.named_children():
@@ -248,18 +221,11 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
 
 
 def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tuple[dict[str, Tensor], list[str]]:
-    """Makes the weights of a slot encoder or a broadcast decoder fit a larger one.
+    """Makes the weights of a slot encoder or a broadcast decoder fit the `shapes` of a larger one.
 
     Learned slot starts, two at least, become more: a new slot starts as one of the old ones plus
     noise, but not as the first, which may be the background's. A decoder cell paints a whole
-    multiple of pixels on a side: each old pixel is repeated.
-
-    Args:
-        weights: state of the smaller part.
-        shapes: shapes of the tensors in the larger part.
-
-    Returns:
-        All weights, unchanged where nothing can or need grow; and what grew, in words.
+    multiple of pixels on a side: each old pixel is repeated. Also returns what grew, in words.
     """
     result, growth = dict(weights), []
     for name, wanted in shapes.items():
@@ -283,28 +249,27 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
 
 
 def _load_weights(model: Model, path: Path) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     try:
         weights = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); check its permissions") from None
     except SafetensorError as error:
+        cause = "it is truncated, or of another format such as a pickle, which slotlab never opens"
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}); it is truncated, or of another format such as a "
-            f"pickle, which slotlab never opens. Take another checkpoint of the run"
+            f"{path}: not a whole safetensors file ({error}); {cause}. Take another checkpoint of the run"
         ) from None
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    problems = [f"missing tensor {name}" for name in wanted.keys() - found.keys()]
-    problems += [f"extra tensor {name}" for name in found.keys() - wanted.keys()]
-    problems += [
-        f"{name} has shape {list(found[name])}, the config wants {list(wanted[name])}"
-        for name in wanted.keys() & found.keys()
-        if wanted[name] != found[name]
-    ]
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in weights.items()}
+    problems = []
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found or name not in wanted:
+            problems.append(f"{'extra' if name in found else 'missing'} tensor {name}")
+        elif found[name] != wanted[name]:
+            problems.append(f"{name} has shape {found[name]}, the config wants {wanted[name]}")
     if problems:
-        raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(sorted(problems)[:5])}")
+        raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(problems[:5])}")
     model.load_state_dict(
         {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     )

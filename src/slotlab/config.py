@@ -2,38 +2,27 @@
 
 import ast
 import inspect
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json
 
 FOLDER = Path(__file__).parent / "presets"
 RUN_FILE = "run.json"
+Section = TypeVar("Section", bound=BaseModel)
 
 SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder")  # of a model
 SUPPLIED = ("feature_dim", "slot_dim", "resolution")  # arguments that the whole model decides
-OF_PRETRAINED = {
-    "model.autoencoder.pretrained": "a trained autoencoder to use: a run folder, a name, or one of diffusers",
-    "model.autoencoder.subfolder": "where in its folder a diffusers autoencoder is, e.g. vae",
-}
+WORDS = {"true": True, "false": False, "null": None, "none": None}
+OF_PRETRAINED = ("model.autoencoder.pretrained", "model.autoencoder.subfolder")
 
 
-class Settings(BaseModel):
-    """Base of the sections: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Section = TypeVar("Section", bound=Settings)
-
-
-class DataSettings(Settings):
+class DataSettings(BaseModel, extra="forbid", frozen=True):
     """The images that a model learns from."""
 
     source: str = Field(default="scenes:textured", description="`scenes:VARIANT`, a data set folder, or `kind:PATH`")
@@ -51,31 +40,23 @@ class DataSettings(Settings):
 
 
 Speedup = Literal["factored-convolution", "parts", "channels-last", "kept-memory", "fused-adam"]
+OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-class TrainingSettings(Settings):
+class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     """How a model learns. A step is one update by the optimiser."""
 
     steps: int = Field(default=10_000, ge=1, description="updates in all")
-    start_from: str | None = Field(
-        default=None,
-        description="folder or name of a model: parts of the same form, or smaller ones, start from its weights",
-    )
+    start_from: str | None = Field(default=None, description="model whose parts (same form or smaller) to start from")
     batch_size: int = Field(default=32, ge=1, description="images per update, over all processes")
-    accumulate: int = Field(
-        default=1, ge=1, description="parts of a batch computed one by one: less memory, same gradient"
-    )
+    accumulate: int = Field(default=1, ge=1, description="parts of a batch, one by one: less memory, same gradient")
     optimizer: Literal["adam", "adamw"] = Field(default="adam", description="the optimiser")
     learning_rate: float = Field(default=4e-4, gt=0, description="peak learning rate")
     encoder_learning_rate: float | None = Field(
         default=None, gt=0, description="peak learning rate of the slot encoder; none: `learning_rate`"
     )
     encoder_steps: int | None = Field(
-        default=None, ge=0, description="freeze the slot encoder after this many updates; none: never"
+        default=None, ge=0, description="steps before the slot encoder is frozen, if ever"
     )
     final_learning_rate: float = Field(default=0.0, ge=0, description="learning rate at the end of a cosine schedule")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay")
@@ -88,28 +69,22 @@ class TrainingSettings(Settings):
     )
     mask_penalty: float = Field(default=0.0, ge=0, description="weight of `objectives.mask_area_penalty`")
     mask_penalty_start: int = Field(default=0, ge=0, description="first step of `mask_penalty`")
-    background_penalty: float = Field(
-        default=0.0, ge=0, description="weight of `objectives.background_penalty`; 0: never"
-    )
+    background_penalty: float = Field(default=0.0, ge=0, description="weight of `objectives.background_penalty`")
     background_penalty_start: int = Field(default=0, ge=0, description="first step of `background_penalty`")
     final_background_penalty: float | None = Field(
-        default=None,
-        ge=0,
-        description="weight of `background_penalty` at the last step, reached linearly; none: constant",
+        default=None, ge=0, description="`background_penalty` at the last step, reached linearly; none: constant"
     )
     sharing_penalty: float = Field(default=0.0, ge=0, description="weight of `objectives.sharing_penalty`")
     sharing_penalty_start: int = Field(default=0, ge=0, description="first step of `sharing_penalty`")
     attention_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.attention_disagreement`")
     attention_loss_start: int = Field(default=0, ge=0, description="first step of `attention_loss`")
     colour_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.colour_error`")
-    cross_attention_loss: float = Field(
-        default=0.0, ge=0, description="weight of `objectives.cross_attention_disagreement`, for slot diffusion"
-    )
+    cross_attention_loss: float = Field(default=0.0, ge=0, description="weight of `cross_attention_disagreement`")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bfloat16 where it is fast")
     compile: bool = Field(default=False, description="compile the heavy parts with torch.compile")
-    without: Annotated[list[Speedup], BeforeValidator(_as_list)] = Field(
-        default=[], description="speed-ups to leave out, a name or a list; results differ by rounding only"
+    without: Annotated[list[Speedup], OneOrMore] = Field(
+        default=[], description="speed-ups to leave out: results differ by rounding only"
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of weights, order of images, and slots")
     evaluate_every: int = Field(
@@ -121,11 +96,11 @@ class TrainingSettings(Settings):
 
     @property
     def freezes_encoder(self) -> bool:
-        """Whether the slot encoder stops learning before the training ends."""
+        """Whether the slot encoder is frozen before the training ends."""
         return self.encoder_steps is not None and self.encoder_steps < self.steps
 
 
-class RunConfig(Settings):
+class RunConfig(BaseModel, extra="forbid", frozen=True):
     """One training run, complete: the content of `run.json` in a run folder."""
 
     preset: str
@@ -145,11 +120,7 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The content of a preset, by name or by the path of a YAML file.
-
-    Raises:
-        ConfigError: an unknown name (the nearest is suggested), or a file that is not a preset.
-    """
+    """The content of a preset, by name or by the path of a YAML file."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         path = Path(name)
@@ -181,52 +152,47 @@ def run_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -
         >>> config.training.steps, config.model["slot_attention"]["slots"]
         (100, 5)
     """
-    values: dict[str, Any] = {"data": {}, "training": {}, **read_preset(preset)}
-    values.pop("summary", None)
+    content = {key: value for key, value in read_preset(preset).items() if key != "summary"}
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return validated(RunConfig, {"preset": Path(preset).stem, **changed(values, changes)})
+    values = changed({"data": {}, "training": {}, **content}, changes)
+    return validated(RunConfig, {"preset": Path(preset).stem, **values})
 
 
 def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes settings of `values` in place; it has at least a `model` section.
-
-    Raises:
-        ConfigError: an unknown or ambiguous key, or one that has no effect here.
-    """
-    _check_sections(values)
+    """Changes settings of `values`, which has at least a `model` section, in place."""
+    model = values["model"]
+    places = [(values, name, name) for name in ("data", "training")]
+    for place, name, shown in [*places, *((model, name, f"model.{name}") for name in SECTIONS)]:
+        if name in place and place[name] is None:
+            place[name] = {}  # an empty section
+        if not isinstance(place.get(name, {}), Mapping):
+            raise ConfigError(f"{shown}: a section of settings, not {place[name]!r}")
     keys: list[str] = []
-    for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
-        keys.append(_full_key(key, list(_settings(values["model"]))))
-        if keys[-1].split(".")[0] not in values:
+    for short, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
+        keys.append(_full_key(short, _known_keys(model)))
+        *parents, last = keys[-1].split(".")
+        if parents[0] not in values:
             raise ConfigError(f"{keys[-1]}: a setting of training, not of a model; leave it out")
-        _set(values, keys[-1], value)
-    autoencoder = values["model"].get("autoencoder", {})
+        section = values
+        for name in parents:
+            section = section.setdefault(name, {})
+        if keys[-1] == "model.kind":
+            from slotlab.models import MODELS
+
+            if str(value) not in MODELS:
+                raise ConfigError(f"model.kind: unknown kind {value!r}{nearest(str(value), list(MODELS))}")
+        elif last == "kind" and section.get("kind") != value:
+            section.clear()  # another kind has other arguments
+        section[last] = value
+    autoencoder = model.get("autoencoder", {})
     if autoencoder.get("pretrained", "") is None:
         del autoencoder["pretrained"]
-    elif not isinstance(autoencoder.get("pretrained", ""), str):
+    if not isinstance(autoencoder.get("pretrained", ""), str):
         raise ConfigError(f"model.autoencoder.pretrained: a folder or name, not {autoencoder['pretrained']!r}")
-    if "pretrained" in autoencoder:
-        for key in keys:
-            if key.startswith("model.autoencoder.") and key not in OF_PRETRAINED:
-                raise ConfigError(f"{key}: cannot change a pretrained autoencoder; leave it out")
+    for key in keys:
+        if "pretrained" in autoencoder and key.startswith("model.autoencoder.") and key not in OF_PRETRAINED:
+            raise ConfigError(f"{key}: cannot change a pretrained autoencoder; leave it out")
     return values
-
-
-def settings_help(preset: str) -> dict[str, tuple[Any, str]]:
-    """The value of every setting of a preset, and what it means.
-
-    Example:
-        >>> settings_help("scenes-64")["training.ema_decay"]
-        (0.99, 'decay of the moving average of the weights; 0: none')
-    """
-    config, content = run_config(preset), {}
-    values = config.model_dump()
-    for key, (default, meaning) in _settings(config.model).items():
-        value: Any = values
-        for name in key.split("."):
-            value = value.get(name, default) if isinstance(value, Mapping) else default
-        content[key] = (value, meaning)
-    return content
 
 
 def read_run_config(path: Path) -> RunConfig:
@@ -240,9 +206,6 @@ def read_run_config(path: Path) -> RunConfig:
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """Changes from `key=value` words; values are Python literals, else text.
 
-    Raises:
-        ConfigError: a word without `=`.
-
     Example:
         >>> parse_overrides(["steps=100", "schedule=cosine", "crop=none"])
         {'steps': 100, 'schedule': 'cosine', 'crop': None}
@@ -252,7 +215,12 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ConfigError(f"{pair!r}: changes are written key=value, e.g. steps=2000")
-        changes[key.strip()] = _literal(text.strip())
+        text = text.strip()
+        try:
+            value = WORDS[text.lower()] if text.lower() in WORDS else ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError):
+            value = text
+        changes[key.strip()] = value
     return changes
 
 
@@ -261,40 +229,16 @@ def validated(section: type[Section], values: Mapping[str, Any]) -> Section:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
-            lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
-        raise ConfigError("; ".join(lines)) from None
+        problems = [(".".join(map(str, found["loc"])), found["msg"], found["input"]) for found in error.errors()]
+        raise ConfigError("; ".join(f"{key}: {why} (got {value!r})" for key, why, value in problems)) from None
 
 
-def _literal(text: str) -> Any:
-    special = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in special:
-        return special[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
-        return text
-
-
-def _check_sections(values: dict[str, Any]) -> None:
-    """Makes empty sections dicts; ConfigError for a section that is something else."""
-    places = [(values, name, name) for name in ("data", "training")]
-    places += [(values["model"], name, f"model.{name}") for name in SECTIONS]
-    for place, name, shown in places:
-        if name in place and place[name] is None:
-            place[name] = {}
-        if not isinstance(place.get(name, {}), Mapping):
-            raise ConfigError(f"{shown}: a section of settings, not {place[name]!r}")
-
-
-def _settings(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Default and meaning of every key of a run with this model section."""
+def _known_keys(model: Mapping[str, Any]) -> list[str]:
+    """Every key of a run with this model section."""
     from slotlab import models  # loads torch, which listing presets need not wait for
     from slotlab.models.sampling import SamplingSettings
 
-    parts = {
+    parts: dict[str, Callable[..., object]] = {
         "slot_attention": models.SlotAttention,
         "autoencoder": models.LatentAutoencoder,
         "denoiser": models.Denoiser,
@@ -302,63 +246,31 @@ def _settings(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         "sampling": SamplingSettings,
     }
     registries = {"encoder": models.ENCODERS, "decoder": models.DECODERS}
-    settings: dict[str, tuple[Any, str]] = {}
-    for section, fields in (("data", DataSettings.model_fields), ("training", TrainingSettings.model_fields)):
-        settings |= {f"{section}.{name}": (field.default, field.description or "") for name, field in fields.items()}
-    settings["model.kind"] = (None, f"one of {', '.join(models.MODELS)}")
-    constructor = models.MODELS.get(str(model.get("kind")))
-    for name, about in _arguments(constructor, supplied=()).items() if constructor else ():
-        if name in parts:
-            settings |= {f"model.{name}.{key}": found for key, found in _arguments(parts[name]).items()}
-        elif name in registries:
-            registry, kind = registries[name], str(model.get(name, {}).get("kind"))
-            settings[f"model.{name}.kind"] = (None, f"one of {', '.join(registry)}")
-            part = _arguments(registry[kind]) if kind in registry else {}
-            settings |= {f"model.{name}.{key}": found for key, found in part.items()}
-        else:
-            settings[f"model.{name}"] = about
+    keys = [f"data.{name}" for name in DataSettings.model_fields]
+    keys += [f"training.{name}" for name in TrainingSettings.model_fields]
+    keys.append("model.kind")
+    kind = str(model.get("kind"))
+    for name in inspect.signature(models.MODELS[kind]).parameters if kind in models.MODELS else ():
+        constructor = parts.get(name)
+        if name in registries:
+            keys.append(f"model.{name}.kind")
+            constructor = registries[name].get(str(model.get(name, {}).get("kind")))
+        elif constructor is None:
+            keys.append(f"model.{name}")
+        if constructor is not None:
+            keys += [f"model.{name}.{key}" for key in inspect.signature(constructor).parameters if key not in SUPPLIED]
         if name == "autoencoder":
-            settings |= {key: (None, meaning) for key, meaning in OF_PRETRAINED.items()}
-    return settings
-
-
-def _arguments(constructor: Callable[..., object], supplied: Collection[str] = SUPPLIED) -> dict[str, tuple[Any, str]]:
-    """Default and meaning, from the docstring, of each argument that a config may set."""
-    text = re.split(r"^(?:Args|Attributes):\n", inspect.getdoc(constructor) or "", maxsplit=1, flags=re.MULTILINE)[-1]
-    text = re.split(r"\n\n\w+:\n", text)[0]
-    meanings = dict(re.findall(r"^    (\w+): ((?:.|\n(?!    \w+:))*)", text, re.MULTILINE))
-    return {
-        name: (
-            None if argument.default is argument.empty else argument.default,
-            " ".join(meanings.get(name, "").split()).rstrip("."),
-        )
-        for name, argument in inspect.signature(constructor).parameters.items()
-        if name not in supplied
-    }
+            keys += OF_PRETRAINED
+    return keys
 
 
 def _full_key(key: str, known: list[str]) -> str:
     matches = [full for full in known if full == key or full.endswith(f".{key}")]
-    if f"training.{key}" in matches:
-        matches = [f"training.{key}"]  # `steps` are training steps; sampling has `sampling.steps`
+    if f"training.{key}" in matches:  # `steps` are training steps; sampling has `sampling.steps`
+        return f"training.{key}"
     if len(matches) > 1:
         raise ConfigError(f"{key}: could mean {' or '.join(matches)}; write more of the name")
     if not matches:
         endings = [full.rpartition(".")[2] for full in known]
         raise ConfigError(f"unknown key {key!r}{nearest(key.rpartition('.')[2], endings)}")
     return matches[0]
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    section = values
-    for name in parents:
-        section = section.setdefault(name, {})
-    if key == "model.kind":
-        from slotlab.models import MODELS
-
-        if str(value) not in MODELS:
-            raise ConfigError(f"model.kind: unknown kind {value!r}{nearest(str(value), list(MODELS))}")
-    elif last == "kind" and section.get("kind") != value:
-        section.clear()  # another kind has other arguments
-    section[last] = value
