@@ -13,9 +13,14 @@ import slotlab
 from slotlab.config import run_config
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.publishing import ImageScores, portable, prepare, training_records, write_card
+from slotlab.progress import finish
+from slotlab.publishing import portable, prepare_steps, training_records, write_card
 from slotlab.released import check, write_manifest
 from slotlab.runs import train
+
+
+def prepare(*places, **options):
+    return finish(prepare_steps(*places, **options))
 
 
 def read(folder, name):
@@ -41,11 +46,6 @@ def test_scores_and_library_are_of_exactly_these_weights(released, squares):
     assert kept["protocol"] == {**again["protocol"], "data": f"data/{squares.name}"}
     library = slotlab.load_library(released, model)  # which refuses slots of other weights
     assert library.table.facts["images"] == 20
-
-
-def test_pictures_are_chosen_by_score():
-    scores = ImageScores(index=[7, 8, 9, 10], values=[0.5, 0.9, 0.1, 0.9])
-    assert scores.chosen(3) == {"first": [0, 1, 2], "best": [1, 3, 0], "worst": [2, 0, 1]}
 
 
 def test_the_card_has_command_seed_version_protocol_and_pictures(released):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import slotlab
 from slotlab.data import open_data
 from slotlab.models.randomness import seeded_generator
-from slotlab.publishing import ImageScores
+from slotlab.publishing import image_scores
 from slotlab.released import check, model_folder, size_of
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -50,11 +50,10 @@ def test_their_card_says_what_they_reach(name):
     data = open_data(protocol["data"], **same)
     for group in ("best", "worst"):
         batch = data.batch([example["image"] for example in examples[group]])
-        scores = ImageScores(model.finer_masks)
         generators = [seeded_generator(0, int(index)) for index in batch["index"]]
-        scores.add(batch, model(batch["image"], generators))
-        assert scores.name == examples["score"]
-        assert scores.values == pytest.approx([example["score"] for example in examples[group]], abs=0.02)
+        name, values = image_scores(batch, model(batch["image"], generators), model.finer_masks)
+        assert name == examples["score"]
+        assert values == pytest.approx([example["score"] for example in examples[group]], abs=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)

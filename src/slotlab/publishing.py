@@ -7,11 +7,10 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import yaml
@@ -34,7 +33,7 @@ from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
 from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion, SlotModel
-from slotlab.progress import finish
+from slotlab.progress import Stage, finish, stage
 from slotlab.released import (
     CARD_FILE,
     HUB_PREFIX,
@@ -51,12 +50,10 @@ from slotlab.reporting.previews import batch_output
 from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_line
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
-TEMPLATE = "card.md.jinja"
 REMEDY = "only a trained run can be published; train on with --resume to write it"
 EXAMPLES, CELL = 8, 96
-Stage = tuple[str, int, int]  # what is being made, how much of it is done, and of how much
-T = TypeVar("T")
 EXAMPLES_FILE = "examples.json"
+KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")
 WHAT_IT_IS = {
     SlotAutoencoder.kind: "Slot Attention with a spatial broadcast decoder "
     "([Locatello et al. 2020](https://arxiv.org/abs/2006.15055))",
@@ -82,8 +79,12 @@ def write_card(folder: Path, name: str) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["score"] = _score
-    text = environment.get_template(TEMPLATE).render(
+    environment.filters["score"] = lambda details, digits=3: (
+        f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"
+    )
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    text = environment.get_template("card.md.jinja").render(
         header=ModelCardData(
             license="apache-2.0",
             library_name="slotlab",
@@ -105,68 +106,42 @@ def write_card(folder: Path, name: str) -> None:
         runs=training["runs"],
         minutes=training["seconds"] / 60,
         machines=machines_of(training),
-        parameters=_parameters(folder / WEIGHTS_FILE),
+        parameters=parameters,
         megabytes=(folder / WEIGHTS_FILE).stat().st_size / 1e6,
         version=slotlab.__version__,
     )
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def _parameters(weights: Path) -> int:
-    """How many numbers a safetensors file holds."""
-    with safe_open(weights, framework="pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+def image_scores(batch: Batch, output: Any, source: str | None) -> tuple[str, list[float]]:
+    """What is scored and the score of each image: FG-ARI of the masks from `source`, else PSNR.
 
-
-def _score(details: Mapping[str, Any], digits: int = 3) -> str:
-    return f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"
-
-
-@dataclass
-class ImageScores:
-    """A score of each image of a data set, in its order.
-
-    Attributes:
+    Args:
+        batch: the images, as `slotlab.evaluation.outputs` yields them with `output`.
+        output: the model's output for them.
         source: the masks to score, a model's `finer_masks`; None for a model without slots.
-        name: what is scored: FG-ARI of these masks, or PSNR without them or without true masks.
-        index: the images' numbers in their data set.
-        values: their scores; more is better.
+    """
+    if source is not None and "mask" in batch:
+        target = batch["mask"].to(output.masks.device)
+        values = adjusted_rand_index(output.segmentation(source), target, foreground_only=True)
+        return f"FG-ARI of the {output.titles.get(source, 'attention masks')}", values.tolist()
+    images = batch["image"].to(output.reconstruction.device)
+    return "PSNR of the reconstruction", peak_signal_to_noise_ratio(output.reconstruction.clamp(0, 1), images).tolist()
+
+
+def chosen(values: Sequence[float], count: int) -> dict[str, list[int]]:
+    """Places of the `first` scores, the `best` and the `worst`, extremes first.
 
     Example:
-        >>> scores = ImageScores(index=[7, 8, 9], values=[0.5, 0.9, 0.1])
-        >>> scores.chosen(2)
+        >>> chosen([0.5, 0.9, 0.1], 2)
         {'first': [0, 1], 'best': [1, 0], 'worst': [2, 0]}
     """
-
-    source: str | None = None
-    name: str = ""
-    index: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-    def add(self, batch: Batch, output: Any) -> None:
-        """Adds the scores of a batch, as `slotlab.evaluation.outputs` yields it."""
-        if self.source is not None and "mask" in batch:
-            self.name = f"FG-ARI of the {output.titles.get(self.source, 'attention masks')}"
-            target = batch["mask"].to(output.masks.device)
-            values = adjusted_rand_index(output.segmentation(self.source), target, foreground_only=True)
-        else:
-            self.name = "PSNR of the reconstruction"
-            images = batch["image"].to(output.reconstruction.device)
-            values = peak_signal_to_noise_ratio(output.reconstruction.clamp(0, 1), images)
-        self.index += batch["index"].tolist()
-        self.values += values.tolist()
-
-    def chosen(self, count: int) -> dict[str, list[int]]:
-        """Places of the `first` images, the `best` and the `worst`, extremes first."""
-        scores = torch.tensor(self.values, dtype=torch.float64)
-        return {
-            "first": list(range(min(count, len(scores)))),
-            "best": scores.argsort(descending=True, stable=True)[:count].tolist(),
-            "worst": scores.argsort(stable=True)[:count].tolist(),
-        }
-
-
-KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")
+    scores = torch.tensor(values, dtype=torch.float64)
+    return {
+        "first": list(range(len(scores)))[:count],
+        "best": scores.argsort(descending=True, stable=True)[:count].tolist(),
+        "worst": scores.argsort(stable=True)[:count].tolist(),
+    }
 
 
 def training_records(run: str | Path) -> list[dict[str, Any]]:
@@ -208,33 +183,33 @@ def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: d
     if is_released(run):
         records |= {record["out"]: record for record in released_facts(run)["training"]["runs"]}
         return
-    config, training = read_run_config(run / RUN_FILE), read_json(run / TRAINING_FILE, REMEDY)
-    parents = {
-        parent: _folder_of(parent)
-        for parent in (config.training.start_from, config.model.get("autoencoder", {}).get("pretrained"))
-        if parent and names.get(Path(parent).resolve()) not in records
-    }
+    values, training = read_run_config(run / RUN_FILE).model_dump(), read_json(run / TRAINING_FILE, REMEDY)
+    values["data"]["source"] = portable(values["data"]["source"], "data")
+    sections = ((values["training"], "start_from"), (values["model"].get("autoencoder", {}), "pretrained"))
+    places = [(section, key) for section, key in sections if section.get(key)]
+    parents = {section[key]: _folder_of(section[key]) for section, key in places}
     # Released runs first: their names are fixed, so the others must avoid them.
     for parent, folder in sorted(parents.items(), key=lambda one: not is_released(one[1])):
+        if names.get(Path(parent).resolve()) in records:
+            continue
         if is_released(folder) or (folder / RUN_FILE).is_file():
             _collect(parent, folder, records, names)
         else:
             unknown = _named(parent, names, records)
             records[unknown] = {"out": unknown}
-    config, out = _without_places(config, names, records), _named(place, names, records)
+    for section, key in places:
+        section[key] = _named(section[key], names, records)
+    config, out = validated(RunConfig, values), _named(place, names, records)
     record: dict[str, Any] = {"out": out, "preset": config.preset}
     changes = _changes(config)
     if changes is None:
         record["preset_file"] = yaml.safe_dump(config.model_dump(exclude={"preset"}), sort_keys=False)
-        words = [f"{config.preset}.yaml"]
-    else:
-        words = [config.preset, *changes]
-    words = ["slotlab", "train", *words, "--out", out, *_kept_options(training)]
-    training = {**training, "command": shlex.join(words)}
-    for split in ("train_data", "validation_data"):
-        if split in training:
-            training[split] = portable_facts(training[split])
-    records[out] = {**record, **training}
+    words = [f"{config.preset}.yaml"] if changes is None else [config.preset, *changes]
+    command = shlex.join(["slotlab", "train", *words, "--out", out, *_kept_options(training)])
+    described = {
+        split: portable_facts(training[split]) for split in ("train_data", "validation_data") if split in training
+    }
+    records[out] = record | training | {"command": command} | described
 
 
 def _folder_of(parent: str) -> Path:
@@ -257,22 +232,12 @@ def _named(place: str, names: dict[Path, str], records: Mapping[str, object]) ->
     return names[folder]
 
 
-def _without_places(config: RunConfig, names: dict[Path, str], records: Mapping[str, object]) -> RunConfig:
-    values = config.model_dump()
-    values["data"]["source"] = portable(values["data"]["source"], "data")
-    training, autoencoder = values["training"], values["model"].get("autoencoder", {})
-    for section, key in ((training, "start_from"), (autoencoder, "pretrained")):
-        if section.get(key):
-            section[key] = _named(section[key], names, records)
-    return validated(RunConfig, values)
-
-
 def _changes(config: RunConfig) -> list[str] | None:
     """The `key=value` words that turn its preset into `config`; None if no preset does."""
     if config.preset not in preset_names():
         return None
-    wanted, given = dict(_settings(config.model_dump())), dict(_settings(run_config(config.preset).model_dump()))
-    changed = {key: value for key, value in wanted.items() if key not in given or given[key] != value}
+    usual = dict(_flat(run_config(config.preset).model_dump()))
+    changed = {key: value for key, value in _flat(config.model_dump()) if key not in usual or usual[key] != value}
     words = [f"{key.removeprefix('training.').removeprefix('model.')}={value}" for key, value in changed.items()]
     try:
         return words if run_config(config.preset, words) == config else None
@@ -280,10 +245,10 @@ def _changes(config: RunConfig) -> list[str] | None:
         return None
 
 
-def _settings(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _settings(value, f"{section}{key}.")
+            yield from _flat(value, f"{section}{key}.")
         else:
             yield section + key, value
 
@@ -300,45 +265,6 @@ def _kept_options(training: Mapping[str, Any]) -> list[str]:
     return kept
 
 
-def prepare(
-    run: str | Path,
-    out: str | Path,
-    *,
-    name: str,
-    data: str | None = None,
-    images: int = 500,
-    library_images: int = 1000,
-    device: str | torch.device = "cpu",
-) -> Path:
-    """Makes a release of a run: a folder that appears when complete, replacing an earlier one.
-
-    It holds the weights in float16; scores of these weights on the test split (`metrics.json`);
-    figures of the first, best and worst images (`examples.json` lists them); a concept library of
-    images of the train split with figures of concepts and compositions (`concepts/`, for models
-    with slots); how it was trained (`training.json`); `card.md`; and the SHA-256 of every
-    file (`manifest.json`).
-
-    Args:
-        run: a run folder.
-        out: a new or empty folder, or an earlier release.
-        name: what the card calls the model: a name that `slotlab.load` takes.
-        data: where the run's data is now, if it was moved.
-        images: at most so many images of the test split are scored.
-        library_images: at most so many images of the train split are in the library.
-        device: where the model runs.
-
-    Returns:
-        `out`.
-
-    Raises:
-        CheckpointError: `run` is no trained run, has a damaged file, or does not fit float16.
-        ConfigError: `out` holds something else.
-        DataError: the data cannot be read.
-    """
-    steps = prepare_steps(run, out, name=name, data=data, images=images, library_images=library_images, device=device)
-    return finish(steps)
-
-
 def prepare_steps(
     run: str | Path,
     out: str | Path,
@@ -349,9 +275,35 @@ def prepare_steps(
     library_images: int = 1000,
     device: str | torch.device = "cpu",
 ) -> Generator[Stage, None, Path]:
-    """`prepare` as a generator: yields the stage, how much of it is done, and of how much."""
+    """Makes a release of a run: a folder that appears when complete, replacing an earlier one.
+
+    It holds the weights in float16; scores of these weights on the test split (`metrics.json`);
+    figures of the first, best and worst images (`examples.json` lists them); a concept library of
+    images of the train split with figures of concepts and compositions (`concepts/`, for models
+    with slots); how it was trained (`training.json`); `card.md`; and the SHA-256 of every
+    file (`manifest.json`).
+
+    Args:
+        run: a run folder; or a released model, copied unchanged but for the name on its card.
+        out: a new or empty folder, or an earlier release.
+        name: what the card calls the model: a name that `slotlab.load` takes.
+        data: where the run's data is now, if it was moved.
+        images: at most so many images of the test split are scored.
+        library_images: at most so many images of the train split are in the library.
+        device: where the model runs.
+
+    Yields:
+        The stage, how much of it is done, and of how much.
+    """
     run, out = Path(run), Path(out)
     check_place(out)
+    if is_released(run):
+        check(run)
+        with replacing(out) as folder:
+            shutil.copytree(run, folder, ignore=shutil.ignore_patterns("README.md"))  # the hub's copy of the old card
+            write_card(folder, name)
+            write_manifest(folder)
+        return out
     config, records = read_run_config(run / RUN_FILE), training_records(run)
     source = data or config.data.source
     opening: dict[str, Any] = {"crop": config.data.crop, "skip_broken": config.data.skip_broken}
@@ -399,17 +351,19 @@ def _rounded(model: Model, folder: Path) -> Model:
 
 
 def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stage]:
-    scores = ImageScores(None if isinstance(model, LatentAutoencoder) else model.finer_masks)
-    evaluator = Evaluator(model, dataset, weights=weights_of(folder))
+    source = None if isinstance(model, LatentAutoencoder) else model.finer_masks
+    evaluator, name, index, values = Evaluator(model, dataset, weights=weights_of(folder)), "", [], []
     for batch, output in outputs(model, dataset):
         evaluator.update(batch, output)
-        scores.add(batch, output)
-        yield "test images", len(scores.values), len(dataset)
+        name, scores = image_scores(batch, output, source)
+        index += batch["index"].tolist()
+        values += scores
+        yield "test images", len(values), len(dataset)
     result = evaluator.compute()
     dataclasses.replace(result, protocol=portable_facts(result.protocol)).write(folder / "metrics.json")
-    examples: dict[str, Any] = {"score": scores.name}
-    for group, places in scores.chosen(EXAMPLES).items():
-        examples[group] = [{"image": scores.index[place], "score": scores.values[place]} for place in places]
+    examples: dict[str, Any] = {"score": name}
+    for group, places in chosen(values, EXAMPLES).items():
+        examples[group] = [{"image": index[place], "score": values[place]} for place in places]
         batch = dataset.batch(places)
         figure = reconstruction_grid(batch["image"].cpu(), batch_output(model, batch, 0), batch.get("mask"), cell=CELL)
         write_png(figure, folder / f"{group}.png")
@@ -420,26 +374,15 @@ def _fit_library(
     model: SlotModel, dataset: SlotDataset, folder: Path, sources: dict[str, Any]
 ) -> Generator[Stage, None, None]:
     steps = fit_library_steps(model, dataset, folder, sources=sources)
-    library = yield from _staged(steps, "slots for the library", len(dataset))
+    library = yield from stage("slots for the library", len(dataset), steps)
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library = library.rounded()
     library.save(folder)
     write_png(concept_figure(model, library, dataset), folder / PICTURE_FILE)
     with tempfile.TemporaryDirectory() as composed:
         steps = compose_steps(model, library, composed, protocol="scene", count=EXAMPLES)
-        yield from _staged(steps, "compositions", EXAMPLES)
+        yield from stage("compositions", EXAMPLES, steps)
         write_png(contact_sheet(model, library, dataset, composed, count=EXAMPLES), folder / "compositions.png")
-
-
-def _staged(steps: Generator[int, None, T], stage: str, total: int) -> Generator[Stage, None, T]:
-    """Runs a generator of counts as one stage, and returns its result."""
-    done = 0
-    while True:
-        try:
-            done += next(steps)
-        except StopIteration as end:
-            return end.value
-        yield stage, done, total
 
 
 def publish(
@@ -453,8 +396,8 @@ def publish(
     """Publishes a run, or a released model again under another name.
 
     Args:
-        run: a run folder, see `prepare`; or the folder or name of a released model, which is copied
-            unchanged but for the name on its card.
+        run: a run folder, see `prepare_steps`; or the folder or name of a released model, which is
+            copied unchanged but for the name on its card.
         to: a new or empty folder, or an earlier release; its name is the model's name. Or
             `hf:owner/name`, which needs a login (`hf auth login`, or `HF_TOKEN`).
         data: where the run's data is now, if it was moved.
@@ -465,8 +408,10 @@ def publish(
         What `slotlab.load` takes: the folder, or `owner/name`.
 
     Raises:
-        CheckpointError: as `prepare`; a released file was changed; the hub refuses or is offline.
-        ConfigError, DataError: as `prepare`.
+        CheckpointError: `run` is no trained run or model, has a damaged or changed file, or does
+            not fit float16; the hub refuses or is offline.
+        ConfigError: `to` holds something else.
+        DataError: the data cannot be read.
     """
     return finish(publish_steps(run, to, data=data, private=private, device=device))
 
@@ -483,30 +428,18 @@ def publish_steps(
     folder = model_folder(run)
     if not str(to).startswith(HUB_PREFIX):
         out = Path(to)
-        yield from _release(folder, out, out.resolve().name, data, device)
+        yield from prepare_steps(folder, out, name=out.resolve().name, data=data, device=device)
         return str(out)
     repository = str(to).removeprefix(HUB_PREFIX)
     with _hub(repository) as hub:  # first: it shows whether the user is logged in and may write there
         hub.create_repo(repository, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "release"
-        yield from _release(folder, out, repository, data, device)
+        yield from prepare_steps(folder, out, name=repository, data=data, device=device)
         shutil.copy(out / CARD_FILE, out / "README.md")  # which the hub shows
         with _hub(repository) as hub:
             hub.upload_folder(repo_id=repository, folder_path=out, commit_message="slotlab publish")
     return repository
-
-
-def _release(folder: Path, out: Path, name: str, data: str | None, device: str | torch.device) -> Iterator[Stage]:
-    if not is_released(folder):
-        yield from prepare_steps(folder, out, name=name, data=data, device=device)
-        return
-    check(folder)
-    check_place(out)
-    with replacing(out) as copy:
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("README.md"))  # the hub's copy of the old card
-        write_card(copy, name)
-        write_manifest(copy)
 
 
 @contextmanager
