@@ -124,5 +124,5 @@ def test_cut_out_shows_the_image_only_where_the_mask_is():
 
 def test_a_grid_may_have_gaps():
     cell = Cell(label_map(torch.zeros(4, 4, dtype=torch.int64), {0: PALETTE[0]}, (16, 16)))
-    picture = pixels(grid([[cell, None], [cell, cell]], [Heading("a"), Heading("b")]))
+    picture = pixels(grid([[cell], [cell, cell]], [Heading("a"), Heading("b")]))
     assert (picture == PALETTE[0]).all(axis=2).sum() == 3 * 16 * 16

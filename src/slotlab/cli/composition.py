@@ -88,7 +88,7 @@ def show_concepts(
     library: Library,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if it was moved.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the data is now, if it was moved.")] = None,
-    members: Annotated[int, typer.Option(help="How many of the most central members to draw of each concept.")] = 10,
+    members: Annotated[int, typer.Option(min=1, help="How many of each concept's most central members to draw.")] = 10,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PNG", dir_okay=False, help="The figure. Default: concepts.png in the library."),

@@ -1,5 +1,6 @@
 """Figures of concepts, compositions and edits, and the files that an edit writes."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,28 +46,13 @@ BATCH = 32
 def concept_figure(
     model: Model, library: ConceptLibrary, dataset: SlotDataset, *, members: int = 10, cell: int = CELL
 ) -> Image.Image:
-    """A row per concept: the slots nearest to its centroid, nearest first, cut out of their images.
+    """A row per concept: the `members` slots nearest to its centroid, cut out of their images.
 
-    Args:
-        model: the model of the library.
-        library: the concepts.
-        dataset: the data set that the library was fitted to, opened in the same way.
-        members: slots per concept, at least 1.
-        cell: longer side of a cell in pixels.
-
-    Raises:
-        CheckpointError: the library is of another model.
-        ConfigError: `members` is out of range, or `dataset` is not the library's.
-        DataError: an image cannot be read.
+    `model`, `dataset` and the errors are as in `cut_outs`.
     """
-    if members < 1:
-        raise ConfigError(f"members={members}: expected 1 or more")
     central = [library.central(concept, members) for concept in range(library.concepts)]
     cut = cut_outs(model, library, dataset, {int(row) for rows in central for row in rows}, cell)
-    cells: list[list[Cell | None]] = [
-        [Cell(cut[int(row)], f"image {library.table.index[row]}") for row in rows] + [None] * (members - len(rows))
-        for rows in central
-    ]
+    cells = [[Cell(cut[int(row)], f"image {library.table.index[row]}") for row in rows] for rows in central]
     headings = [Heading("nearest" if place == 0 else str(place + 1), faint=place > 0) for place in range(members)]
     labels = [
         f"{'background' if concept == BACKGROUND else f'concept {concept}'}: {size:,} slots"
@@ -80,21 +66,12 @@ def contact_sheet(
 ) -> Image.Image:
     """The first `count` compositions in `out`, each beside the slots it was painted from.
 
-    Args:
-        model: the model of the library.
-        library: the library of the compositions.
-        dataset: the data set that the library was fitted to, opened in the same way.
-        out: a folder that `slotlab compose` wrote.
-        count: number of compositions, at least 1.
-        cell: longer side of a cell in pixels.
+    `out` is a folder that `slotlab compose` wrote; the rest and the errors are as in `cut_outs`.
 
     Raises:
-        CheckpointError: the library is of another model, or `out` holds no composition.
-        ConfigError: `count` is out of range, or `dataset` is not the library's.
-        DataError: an image cannot be read.
+        CheckpointError: `out` holds no composition.
+        DataError: a composition's image is missing.
     """
-    if count < 1:
-        raise ConfigError(f"count={count}: expected 1 or more")
     plans, table = read_plans(out, count), library.table
     cut = cut_outs(model, library, dataset, {row for plan in plans for row in plan.rows}, cell)
     most = max(len(plan.rows) for plan in plans)
@@ -103,14 +80,12 @@ def contact_sheet(
         path = image_path(out, plan.number)
         if not path.is_file():
             raise DataError(f"{path}: missing; re-run the slotlab compose command to finish the composition")
-        pixels = read_image(path)
-        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
-        row: list[Cell | None] = [Cell(photograph(image, cell_size(image, cell)), f"number {plan.number}")]
-        row += [
+        image = torch.from_numpy(read_image(path).copy()).permute(2, 0, 1) / 255
+        slots = [
             Cell(cut[one], f"image {table.index[one]}, slot {table.number[one]}\nconcept {library.concept[one]}")
             for one in plan.rows
         ]
-        rows.append(row + [None] * (most + 1 - len(row)))
+        rows.append([Cell(photograph(image, cell_size(image, cell)), f"number {plan.number}"), *slots])
     headings = [Heading("composition"), Heading("painted from")] + [Heading("")] * (most - 1)
     return grid(rows, headings)
 
@@ -125,8 +100,8 @@ def cut_outs(
         model: the model of the library.
         library: the slots.
         dataset: the data set that the library was fitted to, opened in the same way.
-        rows: of the library's slots.
-        cell: longer side of a cell in pixels.
+        rows: the library's slots to cut out.
+        cell: longer side of a result in pixels.
 
     Raises:
         CheckpointError: the library is of another model.
@@ -135,9 +110,9 @@ def cut_outs(
     """
     library.check(model)
     slot_model, table = with_slots(model), library.table
-    by_position: dict[int, list[int]] = {}
+    by_position: dict[int, list[int]] = defaultdict(list)
     for row in rows:
-        by_position.setdefault(int(table.position[row]), []).append(row)
+        by_position[int(table.position[row])].append(row)
     positions = sorted(by_position)
     remedy = "give the data set and split that the library was fitted to"
     if positions and positions[-1] >= len(dataset):
@@ -150,55 +125,45 @@ def cut_outs(
             generators = [seeded_generator(int(table.facts["seed"]), number) for number in index]
             output = slot_model.segment(batch["image"].to(next(model.parameters()).device), generators)
             owners = output.segmentation(slot_model.finer_masks).cpu()
-            for place, position in enumerate(positions[start : start + BATCH]):
+            for place, number in enumerate(index):
                 image = batch["image"][place].cpu()
-                for row in by_position[position]:
-                    if int(table.index[row]) != index[place]:
-                        raise ConfigError(
-                            f"data: its image {position} is number {index[place]}, but the library's is number "
-                            f"{int(table.index[row])}; {remedy}"
-                        )
+                for row in by_position[positions[start + place]]:
+                    if (wanted := int(table.index[row])) != number:
+                        raise ConfigError(f"data: has image {number} where the library has {wanted}; {remedy}")
                     mask = (owners[place] == int(table.number[row])).float()
                     found[row] = cut_out(image, mask, cell_size(image, cell))
     return found
 
 
-def slots_figure(scene: Scene, *, cell: int = EDIT_CELL) -> Image.Image:
-    """The image, the image with each slot's number on it, and a numbered cut-out of each slot."""
-    cells = [_photograph(scene.image, cell), _numbered(scene.image, scene.segmentation(), cell)]
-    return _with_slots(cells, ["image", "numbers of the slots"], scene, cell)
-
-
 def edit_figure(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image.Image:
-    """What an edit did: image, numbers, painted before and after, region, difference; the slots.
-
-    Args:
-        scene: the scene before the edit.
-        edited: what `paint_edit` made of it.
-        cell: longer side of a cell in pixels.
-    """
+    """What an edit did: image, numbers, painted before and after, region, difference; the slots."""
     size = cell_size(scene.image, cell)
     difference = (edited.image - edited.before).abs().mean(dim=0)
     outside = "nothing outside" if edited.region.all() else f"error outside {edited.outside_error:.2g}"
     changed = ", ".join(map(str, sorted(edited.changed))) or "none"
     shown = {
-        "image": _photograph(scene.image, cell),
-        "numbers of the slots": _numbered(scene.image, scene.segmentation(), cell),
-        "painted before": _photograph(edited.before, cell),
-        "painted after": _photograph(edited.image, cell),
-        "numbers after": _numbered(edited.image, edited.segmentation(), cell),
+        "image": Cell(photograph(scene.image, size)),
+        "numbers of the slots": _numbered(scene.image, scene.segmentation(), size),
+        "painted before": Cell(photograph(edited.before, size)),
+        "painted after": Cell(photograph(edited.image, size)),
+        "numbers after": _numbered(edited.image, edited.segmentation(), size),
         "changed region": Cell(
             cut_out(edited.image, edited.region.float(), size, soft=False), f"changed slots: {changed}"
         ),
         "difference": Cell(heat_map(difference, size, ERROR_TOP), outside),
     }
     scale = Scale("difference: mean absolute difference of the channels", ERROR_TOP)
-    return _with_slots(list(shown.values()), list(shown), scene, cell, scale)
+    return _with_slots(shown, scene, size, scale)
 
 
-def write_slots(folder: Path, scene: Scene) -> Path:
-    """Writes `slots.png` (`slots_figure`) into `folder` and returns its path."""
-    write_png(slots_figure(scene), folder / "slots.png")
+def write_slots(folder: Path, scene: Scene, cell: int = EDIT_CELL) -> Path:
+    """Writes `slots.png`, an image with its slots' numbers and a cut-out of each; returns its path."""
+    size = cell_size(scene.image, cell)
+    cells = {
+        "image": Cell(photograph(scene.image, size)),
+        "numbers of the slots": _numbered(scene.image, scene.segmentation(), size),
+    }
+    write_png(_with_slots(cells, scene, size), folder / "slots.png")
     return folder / "slots.png"
 
 
@@ -206,8 +171,7 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
     """Writes the files of an edit into `folder`, each whole or not at all, named after `prefix`.
 
     `edited.png`, the image; `mask.png`, a palette image whose values are slot numbers (16-bit grey
-    from slot 256 on); `slots.npz` with slots [J, D], numbers [J] and
-    changed; `edit.png`, the figure.
+    from slot 256 on); `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, the figure.
     """
     size = (edited.image.shape[2], edited.image.shape[1])
     write_png(photograph(edited.image, size), folder / f"{prefix}edited.png")
@@ -225,11 +189,9 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
     write_png(edit_figure(scene, edited), folder / f"{prefix}edit.png")
 
 
-def _with_slots(
-    cells: list[Cell], headings: list[str], scene: Scene, cell: int, scale: Scale | None = None
-) -> Image.Image:
-    """A grid of cells under headings, and below them what each slot owns, with number and share."""
-    owners, size, slots = scene.segmentation(), cell_size(scene.image, cell), []
+def _with_slots(cells: dict[str, Cell], scene: Scene, size: tuple[int, int], scale: Scale | None = None) -> Image.Image:
+    """A grid of cells by heading, and below them what each slot owns, with number and share."""
+    owners, slots = scene.segmentation(), []
     for slot in range(len(scene.masks)):
         owned = (owners == slot).float()
         image = cut_out(scene.image, owned, size, soft=False)
@@ -239,21 +201,15 @@ def _with_slots(
         _write_number(draw, (6, 4), slot, "la")
         slots.append(Cell(image, f"slot {slot}: {share_of_image(float(owned.mean()))}"))
     columns = max(len(cells), min(COLUMNS, len(slots)))
-    rows: list[list[Cell | None]] = [[*cells]]
-    rows += [[*slots[start : start + columns]] for start in range(0, len(slots), columns)]
-    titles = [*headings, *[""] * (columns - len(headings))]
+    rows = [list(cells.values()), *(slots[start : start + columns] for start in range(0, len(slots), columns))]
+    titles = [*cells, *[""] * (columns - len(cells))]
     return grid(rows, [Heading(title) for title in titles], scale=scale)
 
 
-def _photograph(image: Tensor, cell: int) -> Cell:
-    return Cell(photograph(image, cell_size(image, cell)))
-
-
-def _numbered(image: Tensor, segmentation: Tensor, cell: int) -> Cell:
+def _numbered(image: Tensor, segmentation: Tensor, size: tuple[int, int]) -> Cell:
     """A segmentation over its image, each slot's number at the pixel deepest inside its segment."""
     from scipy.ndimage import distance_transform_edt
 
-    size = cell_size(image, cell)
     numbers = segmentation.unique().tolist()
     shown = overlay(image, segmentation, slot_colours(numbers), size)
     draw = ImageDraw.Draw(shown)

@@ -119,8 +119,7 @@ def slot_use_figure(numbers: Mapping[str, Any]) -> Figure:
     """Bars of `Diagnosis.numbers()`: how often each slot is used, how many slots images use."""
     figure = Figure(figsize=(8.5, 2.6), facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_use(left, numbers["slot_use"])
-    _draw_used(right, numbers["slots_used_counts"])
+    _draw_use(right, left, numbers["slots_used_counts"], numbers["slot_use"])
     return figure
 
 
@@ -142,48 +141,37 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
         axes.imshow(mask.numpy(), vmin=0, vmax=1, cmap="inferno")
         axes.set_title(f"slot {slot}\n{diagnosis.shares[slot]:.1%}", fontsize=8.5)
     used, use, entropy, change = below.subplots(1, 4)
-    _draw_used(used, diagnosis.used_counts)
-    _draw_use(use, diagnosis.use)
-    _draw_entropy(entropy, diagnosis)
-    _draw_changes(change, diagnosis.attention_changes)
+    _draw_use(used, use, diagnosis.used_counts, diagnosis.use)
+    bins = len(diagnosis.entropy_counts)
+    centres = [(place + 0.5) / bins for place in range(bins)]
+    entropy.bar(centres, diagnosis.entropy_counts, 0.9 / bins, color=BLUE)
+    entropy.axvline(diagnosis.entropy, color=FAINT, linewidth=1, linestyle="--")
+    entropy.set_xlim(0, 1)
+    _label(entropy, f"mask entropy (mean {diagnosis.entropy:.2f})", "images")
+    changes = diagnosis.attention_changes
+    if changes:
+        change.plot(range(2, len(changes) + 2), changes, "o-", color=BLUE, markersize=4)
+    else:
+        change.text(0.5, 0.5, "one iteration", ha="center", va="center", transform=change.transAxes, color=FAINT)
+    change.set_ylim(0, max([0.3, *changes]) * 1.05)
+    change.set_xlim(1.5, max(2, len(changes) + 1) + 0.5)
+    change.xaxis.set_major_locator(MaxNLocator(integer=True))
+    change.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _label(change, "iteration", "attention that moves")
     what = "where each slot owns the pixels, in no image (black) to all (yellow), and its share of the pixels"
     above.suptitle(f"{title}\n{what}" if title else what, fontsize=9.5)
     return figure
 
 
-def _draw_used(axes: Axes, counts: Sequence[int]) -> None:
-    axes.bar(range(len(counts)), counts, color=BLUE)
-    _label(axes, "slots used in an image", "images")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _draw_use(axes: Axes, use: Sequence[float]) -> None:
-    axes.bar(range(len(use)), use, color=BLUE)
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _label(axes, "slot", "images in which it is used")
-
-
-def _draw_entropy(axes: Axes, diagnosis: Diagnosis) -> None:
-    counts = diagnosis.entropy_counts
-    width = 1 / len(counts)
-    axes.bar([(place + 0.5) * width for place in range(len(counts))], counts, 0.9 * width, color=BLUE)
-    axes.axvline(diagnosis.entropy, color=FAINT, linewidth=1, linestyle="--")
-    axes.set_xlim(0, 1)
-    _label(axes, f"mask entropy (mean {diagnosis.entropy:.2f})", "images")
-
-
-def _draw_changes(axes: Axes, changes: Sequence[float]) -> None:
-    if changes:
-        axes.plot(range(2, len(changes) + 2), changes, "o-", color=BLUE, markersize=4)
-    else:
-        axes.text(0.5, 0.5, "one iteration", ha="center", va="center", transform=axes.transAxes, color=FAINT)
-    axes.set_ylim(0, max([0.3, *changes]) * 1.05)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(1.5, max(2, len(changes) + 1) + 0.5)
-    _label(axes, "iteration", "attention that moves")
+def _draw_use(used: Axes, use: Axes, counts: Sequence[int], shares: Sequence[float]) -> None:
+    """Bars of how many slots images use, and of how often each slot is used."""
+    for axes, values in ((used, counts), (use, shares)):
+        axes.bar(range(len(values)), values, color=BLUE)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    use.set_ylim(0, 1)
+    use.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _label(used, "slots used in an image", "images")
+    _label(use, "slot", "images in which it is used")
 
 
 def _label(axes: Axes, x: str, y: str) -> None:

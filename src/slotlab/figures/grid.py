@@ -68,9 +68,6 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
         reference: true mask [H, W], integers; 0 = background.
         labels: further labels that need a colour although they own no pixel.
 
-    Raises:
-        ValueError: the two differ in shape.
-
     Example:
         >>> import torch
         >>> true = torch.tensor([[0, 0, 1, 1]])
@@ -80,7 +77,7 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
     found, places, sizes = segmentation.cpu().unique(return_inverse=True, return_counts=True)
     first = [int((places == place).flatten().int().argmax()) for place in range(len(found))]
     order = sorted(range(len(found)), key=lambda place: (-int(sizes[place]), first[place]))
-    names = [int(found[place]) for place in order]
+    names = found[order].tolist()
     true_names, true = reference.cpu().unique(return_inverse=True)
     overlap = intersection_over_union_of(contingency(places[None], true[None]))[0].numpy()[order]
     known = true_colours(reference)
@@ -88,12 +85,8 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
     for row, column in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
         if overlap[row, column] > 0:
             colours[names[row]] = known[int(true_names[column])]
-    unused = len(known) - 1
-    for label in [*names, *labels]:
-        if label not in colours:
-            colours[label] = palette_colour(unused)
-            unused += 1
-    return colours
+    left = dict.fromkeys(label for label in [*names, *labels] if label not in colours)
+    return colours | {label: palette_colour(place) for place, label in enumerate(left, start=len(known) - 1)}
 
 
 CELL = 128
@@ -144,23 +137,16 @@ def laid_over(photo: Image.Image, labels: np.ndarray, painted: Image.Image, opac
 
 
 def palette_map(labels: np.ndarray, colours: Colours | None = None) -> Image.Image:
-    """Labels uint8 [h, w] as a palette image whose values are the labels.
-
-    Colours are those of `palette_colour`, except for the labels in `colours`.
-    """
+    """Labels uint8 [h, w] as a palette image of these values; `colours` differ from the palette."""
     image = Image.fromarray(labels)
     image.putpalette([level for label in range(256) for level in (colours or {}).get(label, palette_colour(label))])
     return image
 
 
 def cut_out(image: Tensor, mask: Tensor, size: tuple[int, int], *, soft: bool = True) -> Image.Image:
-    """An image [3, H, W] seen through a mask [H, W] in [0, 1], over a light checker.
+    """An image [3, H, W] seen through a mask [H, W], both in [0, 1], over a light checker.
 
-    Args:
-        image: values in [0, 1].
-        mask: how much of the image to show at each pixel.
-        size: (width, height) of the result.
-        soft: resize the mask smoothly; otherwise keep the edges of its pixels.
+    `soft` resizes the mask smoothly; otherwise the edges of its pixels stay.
     """
     method = Image.Resampling.BILINEAR if soft else Image.Resampling.NEAREST
     rows, columns = np.indices((size[1], size[0])) // 8
@@ -197,10 +183,9 @@ def _levels(values: Tensor, top: float = 1.0) -> Image.Image:
 
 
 def _resized(image: Image.Image, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
-    if image.size == size:
-        return image
-    shrinking = size[0] < image.width
-    return image.resize(size, Image.Resampling.LANCZOS if shrinking and method != Image.Resampling.NEAREST else method)
+    if size[0] < image.width and method != Image.Resampling.NEAREST:
+        method = Image.Resampling.LANCZOS
+    return image.resize(size, method)  # a copy if it has this size
 
 
 def _enlarged(segmentation: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -247,7 +232,7 @@ class Scale(NamedTuple):
 
 
 def grid(
-    rows: Sequence[Sequence[Cell | None]],
+    rows: Sequence[Sequence[Cell]],
     headings: Sequence[Heading],
     labels: Sequence[str] = (),
     scale: Scale | None = None,
@@ -255,17 +240,17 @@ def grid(
     """Puts equally large cells into a labelled grid on white.
 
     Args:
-        rows: the cells of each row, as many as `headings`; None leaves a place empty.
+        rows: the cells of each row, at most as many as `headings`.
         headings: of the columns.
         labels: of the rows, drawn to their left.
         scale: drawn below the grid.
 
     Example:
         >>> square = Cell(Image.new("RGB", (64, 64)), "a caption")
-        >>> grid([[square, square], [square, None]], [Heading("left"), Heading("right")]).size
+        >>> grid([[square, square], [square]], [Heading("left"), Heading("right")]).size
         (158, 215)
     """
-    cells = [cell for row in rows for cell in row if cell is not None]
+    cells = [cell for row in rows for cell in row]
     width, height = cells[0].image.size
     caption = LINE * max(cell.caption.count("\n") + 1 if cell.caption else 0 for cell in cells)
     wanted = [text_width(heading.title, TEXT) + (16 if heading.chip else 0) for heading in headings]
@@ -294,11 +279,10 @@ def grid(
         if labels:
             draw.text((MARGIN, above + height // 2), labels[number], INK, font(TEXT), anchor="lm")
         for place, cell in enumerate(row):
-            if cell is not None:
-                x = left + place * column
-                page.paste(cell.image, (x, above))
-                for offset, text in enumerate(cell.caption.split("\n")):
-                    draw.text((x, above + height + 3 + offset * (LINE - 3)), text, FAINT, font(SMALL))
+            x = left + place * column
+            page.paste(cell.image, (x, above))
+            for offset, text in enumerate(cell.caption.split("\n")):
+                draw.text((x, above + height + 3 + offset * (LINE - 3)), text, FAINT, font(SMALL))
     if scale:
         y = bottom - GAP
         draw.text((left, y + 6), words, FAINT, font(SMALL), anchor="lm")

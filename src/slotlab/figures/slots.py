@@ -41,6 +41,8 @@ from slotlab.models.randomness import seeded_generator
 DEFAULT_MODEL = "scenes-64"
 EMPTY_SHARE = 0.002  # of the image; the smallest object that data sets call visible has 20 of 64x64 pixels: 0.005
 ERROR_TOP = 0.5
+OPACITY = 0.55  # of segments over an image
+THRESHOLD = 0.5  # above which a mask shows its slot
 
 
 def reconstruction_grid(
@@ -64,20 +66,22 @@ def reconstruction_grid(
     _check(images, output, mask)
     size = cell_size(images, cell)
     painted = {"image": images}
-    segmentations, true_heading, slots = {}, [], 0
+    segmentations, slots = {}, 0
     if isinstance(output, SlotOutput):
         painted |= {} if output.ceiling is None else {"autoencoder": output.ceiling}
         segmentations, slots = output.cpu().segmentations(), output.masks.shape[1]
-        true_heading = [] if mask is None else ["true objects"]
+    true_heading = ["true objects"] if segmentations and mask is not None else []
     painted[output.titles["reconstruction"]] = output.reconstruction
-    captions = [_captions(segmentation, mask) for segmentation in segmentations.values()]
+    captions = [[""] * len(images)] * len(segmentations)
+    if mask is not None:
+        captions = [_captions(segmentation, mask) for segmentation in segmentations.values()]
     rows = []
     for number, image in enumerate(images):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
         true = None if mask is None else mask[number]
         row = [Cell(photograph(shown[number], size)) for shown in painted.values()]
         row.append(Cell(heat_map(error, size, ERROR_TOP)))
-        if true is not None and true_heading:
+        if segmentations and true is not None:
             row.append(Cell(label_map(true, true_colours(true), size)))
         for segmentation, caption in zip(segmentations.values(), captions, strict=True):
             colours = _colours(segmentation[number], true, slots)
@@ -88,19 +92,11 @@ def reconstruction_grid(
 
 
 def segmentation_grid(
-    images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, opacity: float = 0.55, cell: int = CELL
+    images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, cell: int = CELL
 ) -> Image.Image:
     """A row per image: the image, then true objects (if given) and each segmentation laid over it.
 
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        output: the model's output for these images.
-        mask: true masks, int64 [B, H, W], 0 = background, to match colours with.
-        opacity: of the colours over the image, in [0, 1].
-        cell: longer side of a cell in pixels.
-
-    Raises:
-        ValueError: `images`, `output` and `mask` differ in shape.
+    Arguments and errors are as in `reconstruction_grid`.
     """
     _check(images, output, mask)
     segmentations = output.cpu().segmentations()
@@ -110,23 +106,17 @@ def segmentation_grid(
         true = None if mask is None else mask[number]
         row = [Cell(photograph(image, size))]
         if true is not None:
-            row.append(Cell(overlay(image, true, true_colours(true), size, opacity)))
+            row.append(Cell(overlay(image, true, true_colours(true), size, OPACITY)))
         for segmentation in segmentations.values():
             colours = _colours(segmentation[number], true, output.masks.shape[1])
-            row.append(Cell(overlay(image, segmentation[number], colours, size, opacity)))
+            row.append(Cell(overlay(image, segmentation[number], colours, size, OPACITY)))
         rows.append(row)
     true_heading = ["true objects"] if mask is not None else []
     return grid(rows, [Heading(title) for title in ["image", *true_heading, *segmentations]])
 
 
 def slot_grid(
-    image: Tensor,
-    output: SlotOutput,
-    index: int = 0,
-    *,
-    mask: Tensor | None = None,
-    threshold: float = 0.5,
-    cell: int = CELL,
+    image: Tensor, output: SlotOutput, index: int = 0, *, mask: Tensor | None = None, cell: int = CELL
 ) -> Image.Image:
     """A column per slot in three rows: its image raw, times its mask, thresholded by its mask.
 
@@ -139,7 +129,6 @@ def slot_grid(
         output: the model's output for the batch that `image` is in.
         index: the image's place in that batch.
         mask: its true mask [H, W], to match colours with.
-        threshold: the last row shows a pixel if the slot's mask exceeds this.
         cell: longer side of a cell in pixels.
 
     Raises:
@@ -161,31 +150,16 @@ def slot_grid(
     for own, alpha in zip(output.slot_images[index], output.masks[index], strict=True):
         rows[0].append(Cell(photograph(own, size)))
         rows[1].append(Cell(cut_out(own, alpha, size)))
-        rows[2].append(Cell(cut_out(own, (alpha > threshold).float(), size, soft=False)))
-    return grid(rows, headings, ["raw", "× mask", f"mask > {threshold:g}"])
+        rows[2].append(Cell(cut_out(own, (alpha > THRESHOLD).float(), size, soft=False)))
+    return grid(rows, headings, ["raw", "× mask", f"mask > {THRESHOLD:g}"])
 
 
 def attention_grid(
-    image: Tensor,
-    output: SlotOutput,
-    index: int = 0,
-    *,
-    mask: Tensor | None = None,
-    top: float = 1.0,
-    cell: int = CELL,
+    image: Tensor, output: SlotOutput, index: int = 0, *, mask: Tensor | None = None, cell: int = CELL
 ) -> Image.Image:
     """Slot attention over the dimmed image: a row per iteration, a column per slot.
 
-    Args:
-        image: [3, H, W] in [0, 1].
-        output: the model's output for the batch that `image` is in.
-        index: the image's place in that batch.
-        mask: its true mask [H, W], to match the colour chips with.
-        top: attention shown as brightest; 1 is all of a feature's attention.
-        cell: longer side of a cell in pixels.
-
-    Raises:
-        ValueError: `image` or `mask` does not fit `output`.
+    Arguments and errors are as in `slot_grid`.
     """
     _check(image[None], output, None if mask is None else mask[None], index)
     size = cell_size(image, cell)
@@ -195,10 +169,10 @@ def attention_grid(
     for iteration in range(output.attention.shape[1]):
         maps = output.attention_masks(iteration)[index]
         owners = label_map(maps.argmax(dim=0), colours, size)
-        rows.append([Cell(owners), *(Cell(glow(image, values, size, top)) for values in maps)])
+        rows.append([Cell(owners), *(Cell(glow(image, values, size)) for values in maps)])
     headings = [Heading("strongest slot"), *_slot_headings(last, colours)]
     labels = [f"iteration {number + 1}" for number in range(len(rows))]
-    return grid(rows, headings, labels, Scale("attention of a slot (sums to 1 over slots)", top))
+    return grid(rows, headings, labels, Scale("attention of a slot (sums to 1 over slots)", 1.0))
 
 
 def share_of_image(share: float) -> str:
@@ -226,12 +200,7 @@ def _slot_headings(segmentation: Tensor, colours: dict[int, Colour]) -> list[Hea
 
 
 def mask_scores(predicted: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """ARI, FG-ARI, mIoU ("clevrtex") and mBO of each image: float64 [B].
-
-    Args:
-        predicted: segmentations, int64 [B, H, W].
-        mask: true masks, int64 [B, H, W], 0 = background.
-    """
+    """ARI, FG-ARI, mIoU ("clevrtex") and mBO of int64 segmentations [B, H, W]: float64 [B] each."""
     return {
         "ARI": adjusted_rand_index(predicted, mask),
         "FG-ARI": adjusted_rand_index(predicted, mask, foreground_only=True),
@@ -240,9 +209,7 @@ def mask_scores(predicted: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _captions(predicted: Tensor, mask: Tensor | None) -> list[str]:
-    if mask is None:
-        return [""] * len(predicted)
+def _captions(predicted: Tensor, mask: Tensor) -> list[str]:
     columns = torch.stack(list(mask_scores(predicted, mask.cpu()).values()), dim=1).tolist()
     return [f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}" for ari, fg, iou, best in columns]
 
@@ -258,8 +225,8 @@ def _check(
         raise ValueError(f"index: {index} is not among the {count} images of the output")
     if list(images.shape) != expected:
         raise ValueError(f"images: {list(images.shape)} does not fit the output's {expected}")
-    if mask is not None and list(mask.shape) != [expected[0], *expected[2:]]:
-        raise ValueError(f"mask: {list(mask.shape)} does not fit the output's {[expected[0], *expected[2:]]}")
+    if mask is not None and list(mask.shape) != (wanted := [expected[0], *expected[2:]]):
+        raise ValueError(f"mask: {list(mask.shape)} does not fit the output's {wanted}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,10 +269,9 @@ class Look:
 
     def figure(self, *, cell: int = CELL) -> Image.Image:
         """Reconstruction and segmentations with scores; the slots; attention by iteration."""
+        mask = None if self.mask is None else self.mask[None]
         parts = (
-            reconstruction_grid(
-                self.image[None], self.output, None if self.mask is None else self.mask[None], cell=cell
-            ),
+            reconstruction_grid(self.image[None], self.output, mask, cell=cell),
             slot_grid(self.image, self.output, mask=self.mask, cell=cell),
             attention_grid(self.image, self.output, mask=self.mask, cell=cell),
         )
@@ -361,7 +327,7 @@ def show(
     """A figure of one image as a model sees it; a notebook displays it.
 
     Args:
-        image: as for `look`.
+        image: as in `look`.
         model: a model with slots, or what `slotlab.load` takes.
         mask: the true mask, if known: colours are then matched to it, and the scores are shown.
         seed: of the initial slots, and of the noise of samples.
@@ -370,7 +336,7 @@ def show(
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError, DataError, ValueError: as `look`.
+        ConfigError, DataError, ValueError: as in `look`.
 
     Example:
         >>> import slotlab
