@@ -3,14 +3,7 @@ import torch
 from torch import nn
 
 from slotlab.errors import ConfigError
-from slotlab.models.unet import (
-    Denoiser,
-    TimeResidualBlock,
-    TransformerBlock,
-    check_halvings,
-    finest,
-    sinusoidal_embedding,
-)
+from slotlab.models.unet import Denoiser, TimeResidualBlock, TransformerBlock, finest
 
 TINY = {
     "slot_dim": 6,
@@ -159,7 +152,7 @@ def test_checkpointing_changes_no_gradient():
         torch.manual_seed(0)
         model = randomised(Denoiser(**TINY, dropout=0.3, checkpointing=checkpointing)).train()
         torch.manual_seed(1)
-        maps = {}
+        maps = []
         predicted = model(*inputs(), maps)
         (predicted.square().mean() + finest(maps).square().mean()).backward()  # of the maps too
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
@@ -173,31 +166,22 @@ def test_cached_context_equals_uncached(tiny):
         assert torch.equal(tiny(latents, timesteps, context), tiny(latents, timesteps, slots))
 
 
-def test_order_of_slots_does_not_matter(tiny):
+def test_slots_have_no_order_and_images_do_not_touch_each_other(tiny):
     latents, timesteps, slots = inputs()
-    order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(tiny(latents, timesteps, slots), tiny(latents, timesteps, slots[:, order]))
-    masks = tiny.cross_attention_masks(latents, timesteps, slots)
-    torch.testing.assert_close(masks[:, order], tiny.cross_attention_masks(latents, timesteps, slots[:, order]))
-
-
-def test_images_do_not_touch_each_other(tiny):
-    latents, timesteps, slots = inputs()
-    both = tiny(latents, timesteps, slots)
+    order, maps, reordered = torch.tensor([2, 0, 1]), [], []
+    both = tiny(latents, timesteps, slots, maps)
+    torch.testing.assert_close(both, tiny(latents, timesteps, slots[:, order], reordered))
+    torch.testing.assert_close(finest(maps)[:, order], finest(reordered))
     torch.testing.assert_close(both[1:], tiny(latents[1:], timesteps[1:], slots[1:]))
 
 
-def test_cross_attention_masks_sum_to_one(tiny):
-    latents, timesteps, slots = inputs()
-    for side in (None, 2):
-        masks = tiny.cross_attention_masks(latents, timesteps, slots, side)
-        assert masks.shape == (2, 3, 2, 2)
-        torch.testing.assert_close(masks.sum(dim=1), torch.ones(2, 2, 2))
-    maps = {}
-    tiny(latents, timesteps, slots, maps)
-    assert {side: len(found) for side, found in maps.items()} == {2: 2 * 4}  # repeats x (down 1, middle 1, up 2)
-    with pytest.raises(ValueError, match=r"no cross-attention at height 4; there are \[2\]"):
-        tiny.cross_attention_masks(latents, timesteps, slots, side=4)
+def test_cross_attention_sums_to_one_and_its_mean_is_over_the_finest_maps(tiny):
+    maps = []
+    tiny(*inputs(), maps)
+    assert [one.shape for one in maps] == [(2, 3, 2, 2)] * 2 * 4  # layers x (down 1, middle 1, up 2)
+    torch.testing.assert_close(finest(maps).sum(dim=1), torch.ones(2, 2, 2))
+    fine = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(finest([*maps, fine, 3 * fine]), 2 * fine)
 
 
 def test_maps_are_those_that_attention_uses(tiny):
@@ -219,13 +203,6 @@ def test_resampling_blocks_pool_and_interpolate():
         assert block.convolution is None
 
 
-def test_time_embedding():
-    embedded = sinusoidal_embedding(torch.tensor([0, 7]), 8)
-    assert embedded.shape == (2, 8)
-    torch.testing.assert_close(embedded[0], torch.tensor([1.0] * 4 + [0.0] * 4))
-    torch.testing.assert_close(embedded[1, 5], torch.sin(torch.tensor(7 / 10_000**0.25)))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -244,13 +221,8 @@ def test_bad_arguments(changes, message):
 
 def test_bad_inputs(tiny):
     latents, timesteps, slots = inputs()
-    with pytest.raises(ValueError, match=r"latents: 5x5 cannot be halved 1 times.*multiples of 2"):
-        tiny(torch.zeros(2, 2, 5, 5), timesteps, slots)
-    with pytest.raises(ValueError, match=r"latents: expected \[B, 2, h, w\], got \[2, 3, 4, 4\].*latent_channels"):
-        tiny(torch.zeros(2, 3, 4, 4), timesteps, slots)
+    for shape in ([2, 2, 5, 5], [2, 3, 4, 4]):
+        with pytest.raises(ValueError, match=r"latents: expected \[B, 2, h, w\].*multiples of 2, got"):
+            tiny(torch.zeros(shape), timesteps, slots)
     with pytest.raises(ValueError, match=r"slots: expected \[B, K, 6\], got \[2, 3, 7\].*slot_dim"):
         tiny(latents, timesteps, torch.zeros(2, 3, 7))
-    with pytest.raises(ValueError, match=r"slots: of 1 images, but there are 2 latents"):
-        tiny(latents, timesteps, slots[:1])
-    with pytest.raises(ConfigError, match=r"resolution: 12x12 cannot be halved 3 times"):
-        check_halvings("resolution", 12, 12, 4)

@@ -160,7 +160,7 @@ def test_generate():
         ({"denoiser": {"chanels": 16}}, r"denoiser: unknown key 'chanels'; did you mean 'channels'"),
         ({"denoiser": {**PARTS["denoiser"], "latent_channels": 4}}, r"latent_channels: 4 does not fit.*gives 3x4x4"),
         ({"denoiser": {**PARTS["denoiser"], "slot_dim": 64}}, r"slot_dim: 64 does not fit, slot_attention.dim is 8"),
-        ({"denoiser": {"channels": 32}}, r"latents: 4x4 cannot be halved 3 times"),
+        ({"denoiser": {"channels": 32}}, r"latents of 4x4 cannot be halved 3 times"),
         ({"schedule": {"betas": 1}}, r"schedule: unknown key 'betas'"),
         ({"sampling": {"sampler": "dpm"}}, r"sampling.sampler: unknown sampler 'dpm'"),
         ({"sampling": {"steps": 0}}, r"sampling.steps: must be a whole number from 1"),

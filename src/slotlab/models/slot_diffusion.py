@@ -27,7 +27,7 @@ from slotlab.models.sampling import (
     sample_steps,
 )
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
-from slotlab.models.unet import Denoiser, SlotContext, check_halvings, finest
+from slotlab.models.unet import Denoiser, SlotContext, finest
 from slotlab.progress import finish
 
 
@@ -82,7 +82,11 @@ class SlotDiffusion(nn.Module):
         _check_width("denoiser.latent_channels", denoiser, channels, f"the autoencoder gives {channels}x{side}x{side}")
         _check_width("denoiser.slot_dim", denoiser, slot_dim, f"slot_attention.dim is {slot_dim}")
         self.denoiser = Denoiser(**{**denoiser, "slot_dim": slot_dim, "latent_channels": channels})
-        check_halvings("resolution: latents", side, side, self.denoiser.levels)
+        if side % 2 ** (self.denoiser.levels - 1):
+            raise ConfigError(
+                f"resolution: latents of {side}x{side} cannot be halved {self.denoiser.levels - 1} times, as "
+                f"denoiser.multipliers need; resize the images or take fewer multipliers"
+            )
         check_arguments("schedule", NoiseSchedule, schedule)
         self.schedule = NoiseSchedule(**schedule)
         self.sampling = _sampling(sampling, self.schedule)
@@ -240,17 +244,17 @@ class SlotDiffusion(nn.Module):
         return self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
     @torch.no_grad()
-    def cross_attention_masks(
-        self, latents: Tensor, slots: Tensor, generator: Generators = None, side: int | None = None
-    ) -> Tensor:
+    def cross_attention_masks(self, latents: Tensor, slots: Tensor, generator: Generators = None) -> Tensor:
         """Which slot the denoiser looks at where, [B, K, h', w'], sums to 1 over K.
 
-        Read at `mask_timestep`, with noise added to `latents` [B, C, h, w]; see
-        `Denoiser.cross_attention_masks` for the mean over layers.
+        The mean cross-attention over all heads and layers of the largest features that attend, at
+        `mask_timestep`, with noise added to `latents` [B, C, h, w].
         """
         timesteps = torch.full((len(latents),), self.mask_timestep, device=latents.device)
         noisy = self.schedule.add_noise(latents, draw_normal(latents, generator), timesteps)
-        return self.denoiser.cross_attention_masks(noisy, timesteps, slots, side)
+        maps: list[Tensor] = []
+        self.denoiser(noisy, timesteps, slots, maps)
+        return finest(maps)
 
     def forward(self, images: Tensor, generator: Generators = None, latents: Tensor | None = None) -> DiffusionOutput:
         """Slots and denoising of images; in evaluation mode also cross-attention masks, a sample and the ceiling.
@@ -270,7 +274,7 @@ class SlotDiffusion(nn.Module):
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         slots = self._with_dropout(seen.slots, generator) if self.training else seen.slots
-        maps: dict[int, list[Tensor]] | None = {} if self.training and self.keeps_cross_attention else None
+        maps: list[Tensor] | None = [] if self.training and self.keeps_cross_attention else None
         predicted = self.denoiser(noisy, timesteps, slots, maps)
         output = DiffusionOutput(
             slots=seen.slots,

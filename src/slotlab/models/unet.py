@@ -1,9 +1,8 @@
 """The denoiser of slot diffusion: a U-Net over latents that attends to slots at every timestep."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import AfterValidator, Field
@@ -14,27 +13,18 @@ from torch.utils.checkpoint import checkpoint
 from slotlab.errors import ConfigError
 from slotlab.models.building import Positive, Probability, configured
 
-Mode = Literal["down", "same", "up"]
-KeysAndValues = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class SlotContext:
-    """What the denoiser needs of slots, computed once: it does not depend on the timestep.
-
-    Attributes:
-        layers: for each transformer block, for each of its repeats, keys and values [B, heads, K, head_dim].
-        batch: number of images B.
-    """
-
-    layers: Sequence[Sequence[KeysAndValues]]
-    batch: int
+KeysAndValues = tuple[Tensor, Tensor]  # [B, heads, K, head_dim] each
+SlotContext = list[list[KeysAndValues]]  # for each transformer block, for each of its layers
 
 
 def sinusoidal_embedding(timesteps: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
-    """Sines and cosines of `timesteps` [B] at dim / 2 frequencies from 1 to 1 / longest: float32 [B, dim].
+    """Cosines and sines of `timesteps` [B] at dim / 2 frequencies from 1 to 1 / longest: float32 [B, dim].
 
-    The position encoding of Vaswani et al. 2017 (arXiv 1706.03762, section 3.5), as Ho et al. 2020 use it for time.
+    The position encoding of Vaswani et al. 2017 (arXiv 1706.03762, section 3.5).
+
+    Example:
+        >>> sinusoidal_embedding(torch.tensor([3]), 4)
+        tensor([[-0.9900,  0.9996,  0.1411,  0.0300]])
     """
     half = dim // 2
     frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=timesteps.device) / half)
@@ -45,20 +35,15 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int, longest: float = 10_000.0)
 class TimeResidualBlock(nn.Module):
     """norm, SiLU, conv; add Linear(SiLU(time)); norm, SiLU, dropout, conv; plus the shortcut.
 
-    The first convolution is there in mode "same" only: mode "down" has 2x2 average pooling in its place and mode "up"
-    doubling by nearest interpolation, both without parameters; the shortcut is then resampled in the same way. A
-    shortcut between unequal widths is a 1x1 convolution. The last convolution starts at zero, so that a block begins
-    as its shortcut (Dhariwal and Nichol 2021, arXiv 2105.05233).
-
-    Args:
-        width: channels in.
-        out: channels out; equal to `width` unless the mode is "same".
-        time_dim: width of the time embedding.
-        mode: "down" halves the sides, "up" doubles them.
-        dropout: probability of dropping a feature before the last convolution.
+    Mode "down" has 2x2 average pooling in place of the first convolution and mode "up" nearest
+    interpolation; the shortcut is resampled alike. A shortcut between unequal widths is a 1x1
+    convolution. The last convolution starts at zero, so a block begins as its shortcut (Dhariwal and
+    Nichol 2021, arXiv 2105.05233).
     """
 
-    def __init__(self, width: int, out: int, time_dim: int, mode: Mode = "same", dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, out: int, time_dim: int, mode: Literal["down", "same", "up"] = "same", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.mode = mode
         self.norm = group_norm(width)
@@ -72,28 +57,19 @@ class TimeResidualBlock(nn.Module):
     def forward(self, features: Tensor, time: Tensor) -> Tensor:
         """[B, width, h, w] and SiLU(time) [B, time_dim] to [B, out, h', w']."""
         hidden = F.silu(self.norm(features))
-        if self.convolution is None:
-            hidden, features = self._resample(hidden), self._resample(features)
-        else:
+        if self.convolution is not None:
             hidden = self.convolution(hidden)
+        elif self.mode == "down":
+            hidden, features = F.avg_pool2d(hidden, 2), F.avg_pool2d(features, 2)
+        else:
+            hidden, features = (F.interpolate(one, scale_factor=2.0, mode="nearest") for one in (hidden, features))
         hidden = hidden + self.time(time)[:, :, None, None]
         hidden = self.out_convolution(self.dropout(F.silu(self.out_norm(hidden))))
         return self.shortcut(features) + hidden
 
-    def _resample(self, features: Tensor) -> Tensor:
-        if self.mode == "down":
-            return F.avg_pool2d(features, 2)
-        return F.interpolate(features, scale_factor=2.0, mode="nearest")
-
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) of queries from one set to keys and values from another.
-
-    Args:
-        width: width of the queries and of the output.
-        context_dim: width of what keys and values are made of.
-        head_dim: channels of a head; there are width / head_dim heads.
-    """
+    """Multi-head attention (Vaswani et al. 2017) of features [B, N, width] to a context [B, M, context_dim]."""
 
     def __init__(self, width: int, context_dim: int, head_dim: int) -> None:
         super().__init__()
@@ -113,7 +89,7 @@ class Attention(nn.Module):
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
     def maps(self, features: Tensor, keys: Tensor) -> Tensor:
-        """The attention itself, averaged over heads: float32 [B, M, N], sums to 1 over M."""
+        """The attention, averaged over heads: float32 [B, M, N], sums to 1 over M."""
         queries = self._split(self.to_query(features)).float()
         logits = queries @ keys.float().transpose(-1, -2) / math.sqrt(self.head_dim)
         return torch.softmax(logits, dim=-1).mean(dim=1).transpose(1, 2)
@@ -125,12 +101,7 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, cross-attention to the slots and feed-forward, each x + f(LayerNorm(x)).
 
-    Args:
-        width: width of the features.
-        slot_dim: width of a slot.
-        head_dim: channels of a head.
-        gated: feed-forward with a GELU gate (GEGLU, Shazeer 2020, arXiv 2002.05202; latent diffusion's) instead of
-            plain GELU; the hidden width is 4 x width in both.
+    `gated` gives the feed-forward a GELU gate (GEGLU, Shazeer 2020, arXiv 2002.05202), as latent diffusion has.
     """
 
     def __init__(self, width: int, slot_dim: int, head_dim: int, gated: bool = False) -> None:
@@ -145,7 +116,7 @@ class TransformerLayer(nn.Module):
         self.contract = nn.Linear(4 * width, width)
 
     def forward(self, features: Tensor, slots: KeysAndValues, maps: list[Tensor] | None = None) -> Tensor:
-        """[B, N, width] to the same; the cross-attention map [B, K, N] is appended to `maps` where that is given."""
+        """[B, N, width] to the same; the cross-attention map [B, K, N] is appended to `maps`."""
         normed = self.self_norm(features)
         features = features + self.self_attention(normed, self.self_attention.keys_and_values(normed))
         normed = self.cross_norm(features)
@@ -164,14 +135,7 @@ class TransformerLayer(nn.Module):
 class TransformerBlock(nn.Module):
     """norm, 1x1 conv, flatten; `num_repeat` transformer layers; unflatten, 1x1 conv; plus the input.
 
-    The last convolution starts at zero, so that a block begins as the identity.
-
-    Args:
-        width: channels of the features.
-        slot_dim: width of a slot.
-        head_dim: channels of a head; must divide `width`.
-        num_repeat: number of transformer layers.
-        gated: see `TransformerLayer`.
+    The last convolution starts at zero, so a block begins as the identity.
     """
 
     def __init__(self, width: int, slot_dim: int, head_dim: int, num_repeat: int = 1, gated: bool = False) -> None:
@@ -186,17 +150,16 @@ class TransformerBlock(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, slot_dim, head_dim, gated) for _ in range(num_repeat))
         self.out = zero_initialised(nn.Conv2d(width, width, 1))
 
-    def slot_keys_and_values(self, slots: Tensor) -> list[KeysAndValues]:
-        """What each layer needs of slots [B, K, slot_dim]."""
-        layers = (layer for layer in self.layers if isinstance(layer, TransformerLayer))
-        return [layer.cross_attention.keys_and_values(slots) for layer in layers]
-
-    def forward(self, features: Tensor, slots: Sequence[KeysAndValues], maps: list[Tensor] | None = None) -> Tensor:
-        """[B, width, h, w] to the same; each layer's cross-attention [B, K, h * w] is appended to `maps`."""
+    def forward(self, features: Tensor, slots: list[KeysAndValues], maps: list[Tensor] | None = None) -> Tensor:
+        """[B, width, h, w] to the same; each layer's cross-attention [B, K, h, w] is appended to `maps`."""
+        size = features.shape[-2:]
         hidden = self.into(self.norm(features)).flatten(2).transpose(1, 2)
+        found: list[Tensor] = []
         for layer, keys_and_values in zip(self.layers, slots, strict=True):
-            hidden = layer(hidden, keys_and_values, maps)
-        return features + self.out(hidden.transpose(1, 2).unflatten(2, features.shape[-2:]))
+            hidden = layer(hidden, keys_and_values, None if maps is None else found)
+        if maps is not None:
+            maps.extend(one.unflatten(2, size) for one in found)
+        return features + self.out(hidden.transpose(1, 2).unflatten(2, size))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -206,9 +169,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 def zero_initialised(layer: nn.Conv2d) -> nn.Conv2d:
     """`layer` with weights and bias at zero."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
@@ -220,29 +182,28 @@ def _even(value: int) -> int:
 
 @configured("denoiser")
 class Denoiser(nn.Module):
-    """Predicts the noise (or what the schedule's target is) in latents, given the timestep and the slots.
+    """Predicts the noise (or the schedule's other target) in latents, given the timestep and the slots.
 
-    The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) in the form of the report: each level has
-    `blocks` residual blocks on the way down and `blocks + 1` on the way up, each followed by a transformer block where
-    the level attends; residual blocks in mode "down" and "up" join the levels; every output of the way down is
-    concatenated to the input of one residual block of the way up. The defaults are the report's finalized parameters.
+    The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) as the report has it: each
+    level has `blocks` residual blocks on the way down and `blocks + 1` on the way up, each followed by
+    a transformer block if the level attends; residual blocks in mode "down" and "up" join the levels;
+    the outputs of the way down are concatenated to the inputs of the way up. The defaults are the
+    report's final parameters.
 
     Args:
         slot_dim: width D of a slot.
         latent_channels: channels of the latents.
-        channels: width C of the first level.
-        multipliers: width of each level in units of `channels`; their number is the number of levels.
+        channels: width of the first level.
+        multipliers: width of each level in units of `channels`.
         attention_levels: levels with transformer blocks, counted from 1 at full size; the middle always has one.
         blocks: residual blocks per level on the way down.
         num_repeat: layers in each transformer block.
         head_dim: channels of an attention head.
         time_dim: width of the sinusoidal time embedding; even.
-        time_mlp: transform the embedding by Linear, SiLU, Linear to width 4 x time_dim, as latent diffusion does;
-            the report gives it to the blocks as it is.
+        time_mlp: transform the embedding by Linear, SiLU, Linear to width 4 x time_dim, as latent diffusion does.
         gated: feed-forward layers with a GELU gate, as latent diffusion has them.
         dropout: in the residual blocks.
-        checkpointing: recompute each block in the backward pass instead of storing its activations (training only):
-            less memory, about a third more time.
+        checkpointing: recompute each block in the backward pass: less memory, about a third more time.
 
     Raises:
         ConfigError: a number out of range, or widths that heads do not divide.
@@ -276,14 +237,14 @@ class Denoiser(nn.Module):
         self.levels = len(multipliers)
         self.checkpointing = checkpointing
         embedding = 4 * time_dim if time_mlp else time_dim
-        self.time_mlp = (
-            nn.Sequential(nn.Linear(time_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-            if time_mlp
-            else nn.Identity()
-        )
+        self.time_mlp: nn.Module = nn.Identity()
+        if time_mlp:
+            self.time_mlp = nn.Sequential(nn.Linear(time_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
-        def attention(level: int, width: int) -> nn.Module:
-            attends = level in attention_levels
+        def residual(width: int, out: int, mode: Literal["down", "same", "up"] = "same") -> TimeResidualBlock:
+            return TimeResidualBlock(width, out, embedding, mode, dropout)
+
+        def transformer(width: int, attends: bool = True) -> nn.Module:
             return TransformerBlock(width, slot_dim, head_dim, num_repeat, gated) if attends else nn.Identity()
 
         widths = [channels * multiplier for multiplier in multipliers]
@@ -292,32 +253,23 @@ class Denoiser(nn.Module):
         width, skips = channels, [channels]
         for level, out in enumerate(widths, start=1):
             for _ in range(blocks):
-                block = TimeResidualBlock(width, out, embedding, dropout=dropout)
-                self.down.append(nn.ModuleList([block, attention(level, out)]))
+                self.down.append(nn.ModuleList([residual(width, out), transformer(out, level in attention_levels)]))
                 width = out
                 skips.append(out)
             if level < self.levels:
-                block = TimeResidualBlock(out, out, embedding, "down", dropout)
-                self.down.append(nn.ModuleList([block, nn.Identity()]))
+                self.down.append(nn.ModuleList([residual(out, out, "down"), nn.Identity()]))
                 skips.append(out)
-        self.middle = nn.ModuleList(
-            [
-                TimeResidualBlock(width, width, embedding, dropout=dropout),
-                TransformerBlock(width, slot_dim, head_dim, num_repeat, gated),
-                TimeResidualBlock(width, width, embedding, dropout=dropout),
-            ]
-        )
+        self.middle = nn.ModuleList([residual(width, width), transformer(width), residual(width, width)])
         self.up = nn.ModuleList()
         for level, out in reversed(list(enumerate(widths, start=1))):
             for _ in range(blocks + 1):
-                block = TimeResidualBlock(width + skips.pop(), out, embedding, dropout=dropout)
-                self.up.append(nn.ModuleList([block, attention(level, out)]))
+                block = residual(width + skips.pop(), out)
+                self.up.append(nn.ModuleList([block, transformer(out, level in attention_levels)]))
                 width = out
             if level > 1:
-                block = TimeResidualBlock(out, out, embedding, "up", dropout)
-                self.up.append(nn.ModuleList([block, nn.Identity()]))
-        self.norm_out = group_norm(channels * multipliers[0])
-        self.conv_out = zero_initialised(nn.Conv2d(channels * multipliers[0], latent_channels, 3, padding=1))
+                self.up.append(nn.ModuleList([residual(out, out, "up"), nn.Identity()]))
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = zero_initialised(nn.Conv2d(widths[0], latent_channels, 3, padding=1))
 
     def slot_context(self, slots: Tensor) -> SlotContext:
         """Keys and values of slots [B, K, slot_dim] for every cross-attention, to be used at every timestep.
@@ -330,14 +282,15 @@ class Denoiser(nn.Module):
                 f"slots: expected [B, K, {self.slot_dim}], got {list(slots.shape)}; take them from the encoder that "
                 f"this denoiser was trained with, or set denoiser.slot_dim"
             )
-        return SlotContext([block.slot_keys_and_values(slots) for block in self._transformers()], len(slots))
+        blocks = [block for block in self.modules() if isinstance(block, TransformerBlock)]
+        return [[layer.cross_attention.keys_and_values(slots) for layer in cast(Any, block.layers)] for block in blocks]
 
     def forward(
         self,
         latents: Tensor,
         timesteps: Tensor,
         slots: Tensor | SlotContext,
-        maps: dict[int, list[Tensor]] | None = None,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         """Predicts the target in noisy latents.
 
@@ -345,112 +298,54 @@ class Denoiser(nn.Module):
             latents: [B, latent_channels, h, w]; the sides multiples of 2 ** (levels - 1).
             timesteps: [B], from 0 (little noise) to T - 1.
             slots: [B, K, slot_dim], or what `slot_context` made of them.
-            maps: where given, the cross-attention of each transformer layer, averaged over heads, [B, K, h', w'], is
-                appended under its side h', in the order of computation.
+            maps: a list to append the cross-attention of each transformer layer to, [B, K, h', w'],
+                averaged over heads.
 
         Returns:
             The prediction, of the shape of `latents`.
 
         Raises:
-            ValueError: latents that cannot be halved often enough or of another width, slots of another width or
-                number of images.
+            ValueError: latents or slots of another shape.
         """
-        self._check_latents(latents)
-        context = slots if isinstance(slots, SlotContext) else self.slot_context(slots)
-        if context.batch != len(latents):
+        factor = 2 ** (self.levels - 1)
+        if latents.ndim != 4 or latents.shape[1] != self.latent_channels or any(n % factor for n in latents.shape[2:]):
             raise ValueError(
-                f"slots: of {context.batch} images, but there are {len(latents)} latents; give one set each"
+                f"latents: expected [B, {self.latent_channels}, h, w] with sides that are multiples of {factor}, "
+                f"got {list(latents.shape)}"
             )
+        context = self.slot_context(slots) if isinstance(slots, Tensor) else slots
         time = F.silu(self.time_mlp(sinusoidal_embedding(timesteps, self.time_dim)))
-        keys_and_values = iter(context.layers)
+        contexts = iter(context)
 
         def apply(block: nn.Module, attention: nn.Module, features: Tensor) -> Tensor:
             features = self._run(block, features, time)
             if not isinstance(attention, TransformerBlock):
                 return features
-            own = next(keys_and_values)
-            if maps is None:
-                return self._run(attention, features, own)
-            found: list[Tensor] = []
-            features = self._run(attention, features, own, found)
-            side = features.shape[-2:]
-            maps.setdefault(side[0], []).extend(one.unflatten(2, side) for one in found)
-            return features
+            return self._run(attention, features, next(contexts), maps)
 
         features = self.conv_in(latents)
         skips = [features]
-        for block, attention in _pairs(self.down):
+        for block, attention in cast(Any, self.down):
             features = apply(block, attention, features)
             skips.append(features)
         features = apply(self.middle[0], self.middle[1], features)
-        features = apply(self.middle[2], nn.Identity(), features)
-        for block, attention in _pairs(self.up):
+        features = self._run(self.middle[2], features, time)
+        for block, attention in cast(Any, self.up):
             if block.mode == "same":
                 features = torch.cat([features, skips.pop()], dim=1)
             features = apply(block, attention, features)
         return self.conv_out(F.silu(self.norm_out(features)))
 
-    def cross_attention_masks(
-        self, latents: Tensor, timesteps: Tensor, slots: Tensor | SlotContext, side: int | None = None
-    ) -> Tensor:
-        """Where each slot is looked at: float32 [B, K, h', w'], sums to 1 over K.
-
-        The softmax of a cross-attention is over the slots for each query, so every map sums to 1 over K as it is. The
-        mask is the plain mean over all heads, layers and transformer blocks (way down, middle and way up) whose
-        features have the height `side`.
-
-        Args:
-            latents: as in `forward`.
-            timesteps: as in `forward`.
-            slots: as in `forward`.
-            side: height of the features; by default the largest that attends.
-
-        Raises:
-            ValueError: no transformer block has features of that height.
-        """
-        maps: dict[int, list[Tensor]] = {}
-        self(latents, timesteps, slots, maps)
-        if side is None:
-            return finest(maps)
-        if side not in maps:
-            raise ValueError(f"side: no cross-attention at height {side}; there are {sorted(maps)}")
-        return torch.stack(maps[side]).mean(dim=0)
-
     def _run(self, block: nn.Module, *inputs: object) -> Tensor:
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            result = checkpoint(block, *inputs, use_reentrant=False)
-            assert isinstance(result, Tensor)
-            return result
+            return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
         return block(*inputs)
 
-    def _transformers(self) -> list[TransformerBlock]:
-        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
 
-    def _check_latents(self, latents: Tensor) -> None:
-        if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
-            raise ValueError(
-                f"latents: expected [B, {self.latent_channels}, h, w], got {list(latents.shape)}; "
-                f"set denoiser.latent_channels to what the autoencoder gives"
-            )
-        check_halvings("latents", latents.shape[2], latents.shape[3], self.levels, ValueError)
+def finest(maps: list[Tensor]) -> Tensor:
+    """The mean [B, K, h', w'] of the largest of the cross-attention maps that `Denoiser.forward` appended.
 
-
-def finest(maps: Mapping[int, Sequence[Tensor]]) -> Tensor:
-    """The mean [B, K, h', w'] of the cross-attention maps of the largest height, of those of `Denoiser.forward`."""
-    return torch.stack(list(maps[max(maps)])).mean(dim=0)
-
-
-def check_halvings(
-    key: str, height: int, width: int, levels: int, error: Callable[[str], Exception] = ConfigError
-) -> None:
-    """Raises `error` unless both sides can be halved levels - 1 times."""
-    factor = 2 ** (levels - 1)
-    if height % factor or width % factor or not height or not width:
-        raise error(
-            f"{key}: {height}x{width} cannot be halved {levels - 1} times, as {levels} levels need; take sides that "
-            f"are multiples of {factor} (resize the images), or fewer denoiser.multipliers"
-        )
-
-
-def _pairs(stages: nn.ModuleList) -> list[tuple[TimeResidualBlock, nn.Module]]:
-    return [(stage[0], stage[1]) for stage in stages if isinstance(stage, nn.ModuleList)]  # type: ignore[misc]
+    Each sums to 1 over the slots K, since the softmax of a cross-attention is over its keys.
+    """
+    height = max(one.shape[2] for one in maps)
+    return torch.stack([one for one in maps if one.shape[2] == height]).mean(dim=0)
