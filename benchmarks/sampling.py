@@ -36,7 +36,7 @@ from slotlab.fidelity import SetStatistics, batch_statistics, compare, open_netw
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap
 from slotlab.models import SlotDiffusion
 from slotlab.models.randomness import seeded_generator
-from slotlab.models.sampling import sample_steps
+from slotlab.models.sampling import SamplingSettings, sample_steps
 from slotlab.progress import finish
 
 STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (25,)}
@@ -178,9 +178,9 @@ def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
         lambda latents, timesteps: model.denoiser(latents, timesteps, slots),
         shape,
         model.schedule,
-        steps=steps,
-        generator=seeded_generator(0),
-        device=slots.device,
+        SamplingSettings(steps=steps),
+        seeded_generator(0),
+        slots.device,
     )
     latents = finish(sampled)
     return autoencoder.decode(latents).clamp(0, 1)

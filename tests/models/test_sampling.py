@@ -3,14 +3,85 @@ import torch
 from diffusers import DDPMScheduler
 
 from slotlab.errors import ConfigError
-from slotlab.models.sampling import SAMPLERS, NoiseSchedule, guided, sample_steps, spaced_timesteps
+from slotlab.models.sampling import (
+    SAMPLERS,
+    NoiseSchedule,
+    SamplingSettings,
+    draw_normal,
+    draw_timesteps,
+    draw_uniform,
+    guided,
+    sample_steps,
+    spaced_timesteps,
+)
 from slotlab.progress import finish
 
 SHAPE = (2, 3, 4, 4)
+KINDS = {"linear": "linear", "sqrt-linear": "scaled_linear"}
 
 
-def sample(*args, **kwargs):
-    return finish(sample_steps(*args, **kwargs))
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def reference(kind="linear", timesteps=1000, **changes):
+    """The scheduler of diffusers that a schedule of ours with its defaults equals."""
+    return DDPMScheduler(timesteps, 0.0015, 0.0195, KINDS[kind], clip_sample=False, **changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rescale", [False, True])
+def test_variances_are_those_of_diffusers(kind, rescale):
+    schedule = NoiseSchedule(kind=kind, target="v", zero_terminal_snr=rescale)
+    kept = schedule.cumulative_alpha
+    torch.testing.assert_close(kept, reference(kind, rescale_betas_zero_snr=rescale).alphas_cumprod)
+    assert (kept[-1] == 0) == rescale
+    assert (kept.diff() < 0).all()
+    assert not schedule.state_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_and_targets_are_those_of_diffusers(kind):
+    latents, noise, timesteps = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 500, 999])
+    theirs = reference(kind)
+    noisy = theirs.add_noise(latents, noise, timesteps)
+    for target in ("epsilon", "v", "x0"):
+        ours = NoiseSchedule(kind=kind, target=target)
+        torch.testing.assert_close(ours.add_noise(latents, noise, timesteps), noisy)
+        wanted = {"epsilon": noise, "v": theirs.get_velocity(latents, noise, timesteps), "x0": latents}[target]
+        answer = ours.target_of(latents, noise, timesteps)
+        torch.testing.assert_close(answer, wanted)
+        torch.testing.assert_close(ours.clean(noisy, answer, timesteps), latents, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+def test_min_snr_weights(target):
+    schedule = NoiseSchedule(target=target, min_snr_gamma=5.0)
+    timesteps = torch.tensor([0, 50, 400, 999])
+    kept = torch.cumprod(1 - torch.linspace(0.0015, 0.0195, 1000, dtype=torch.float64), 0)[timesteps]
+    ratio = kept / (1 - kept)
+    limited = ratio.clamp(max=5)
+    expected = {"epsilon": limited / ratio, "v": limited / (ratio + 1), "x0": limited}[target]
+    torch.testing.assert_close(schedule.weights(timesteps).double(), expected, rtol=1e-4, atol=1e-8)
+    assert torch.equal(NoiseSchedule(target=target).weights(timesteps), torch.ones(4))
+
+
+def test_each_image_has_its_own_draws():
+    like, device = torch.zeros(2, 3, 2), torch.device("cpu")
+    for draw in (
+        lambda g: draw_normal(like[: len(g)], g),
+        lambda g: draw_timesteps(len(g), 1000, device, g),
+        lambda g: draw_uniform(len(g), 5, device, g),
+    ):
+        both = draw(seeded(1, 2))
+        assert torch.equal(both[1:], draw(seeded(2)))
+        assert not torch.equal(both[:1], both[1:])
+    assert draw_timesteps(100, 10, device, *seeded(0)).unique().tolist() == list(range(10))
+
+
+def sample(denoise, shape, schedule, seed=0, **settings):
+    generator = seed if isinstance(seed, list) else torch.Generator().manual_seed(seed)
+    return finish(sample_steps(denoise, shape, schedule, SamplingSettings(**settings), generator))
 
 
 def denoise(latents, timesteps):
@@ -21,15 +92,8 @@ def denoise(latents, timesteps):
 @pytest.mark.parametrize(("timesteps", "steps"), [(100, 100), (1000, 50)])
 def test_ddpm_is_diffusers_own_stepping_bit_for_bit(timesteps, steps):
     schedule = NoiseSchedule(timesteps)
-    ours = sample(denoise, SHAPE, schedule, steps=steps, sampler="ddpm", generator=torch.Generator().manual_seed(3))
-    scheduler = DDPMScheduler(
-        num_train_timesteps=timesteps,
-        beta_start=0.0015,
-        beta_end=0.0195,
-        beta_schedule="linear",
-        clip_sample=False,
-        timestep_spacing="trailing",
-    )
+    ours = sample(denoise, SHAPE, schedule, 3, steps=steps, sampler="ddpm")
+    scheduler = reference(timesteps=timesteps, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(SHAPE, generator=generator)
@@ -51,7 +115,7 @@ def test_a_perfect_denoiser_gives_the_latents_back(sampler, target):
         return schedule.target_of(clean, noise, timesteps)
 
     # The smallest timestep still has noise of deviation 0.04, so that 1e-2 is what a last step can leave.
-    drawn = sample(perfect, SHAPE, schedule, steps=20, sampler=sampler, generator=torch.Generator().manual_seed(1))
+    drawn = sample(perfect, SHAPE, schedule, 1, steps=20, sampler=sampler)
     torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-2)
 
 
@@ -73,9 +137,7 @@ def test_samples_of_a_known_distribution_are_as_wide_as_it(sampler, steps):
         kept = schedule.cumulative_alpha[timesteps][:, None, None, None]
         return (1 - kept).sqrt() * latents / (kept * deviation**2 + 1 - kept)
 
-    drawn = sample(
-        best, (1, 1, 64, 64), schedule, steps=steps, sampler=sampler, generator=torch.Generator().manual_seed(0)
-    )
+    drawn = sample(best, (1, 1, 64, 64), schedule, steps=steps, sampler=sampler)
     assert 0.65 * deviation < float(drawn.std()) < 1.05 * deviation  # few steps make it narrower
 
 
@@ -88,8 +150,7 @@ def test_zero_terminal_snr_starts_from_pure_noise(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_image_depends_on_its_own_generator(sampler):
     def drawn(*seeds):
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return sample(denoise, (len(seeds), 3, 4, 4), NoiseSchedule(), steps=5, sampler=sampler, generator=generators)
+        return sample(denoise, (len(seeds), 3, 4, 4), NoiseSchedule(), seeded(*seeds), steps=5, sampler=sampler)
 
     torch.testing.assert_close(drawn(1, 2)[1:], drawn(2))
     torch.testing.assert_close(drawn(1, 2), drawn(1, 2), rtol=0, atol=0)
@@ -103,7 +164,7 @@ def test_each_step_evaluates_once_and_yields_the_clean_latents():
         evaluations.append(int(timesteps[0]))
         return denoise(latents, timesteps)
 
-    steps = list(sample_steps(counting, SHAPE, NoiseSchedule(target="x0"), steps=4))
+    steps = list(sample_steps(counting, SHAPE, NoiseSchedule(target="x0"), SamplingSettings(steps=4)))
     assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert evaluations == [999, 749, 499, 249]
     assert all(step[2].abs().max() <= 1 for step in steps)  # of x0, the tanh itself
@@ -112,18 +173,38 @@ def test_each_step_evaluates_once_and_yields_the_clean_latents():
 def test_guidance():
     latents, timesteps = torch.randn(SHAPE), torch.zeros(2)
     conditional, unconditional = (lambda x, t: 2 * x), (lambda x, t: x)
-    assert guided(conditional, unconditional, 1.0) is conditional
     torch.testing.assert_close(guided(conditional, unconditional, 3.0)(latents, timesteps), 4 * latents)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1001, 2.5, True])
-def test_bad_steps(steps):
-    with pytest.raises(ConfigError, match=r"steps: must be a whole number from 1 to 1000"):
-        sample(denoise, SHAPE, NoiseSchedule(), steps=steps)
+@pytest.mark.parametrize(
+    ("made", "arguments", "message"),
+    [
+        (NoiseSchedule, {"kind": "linaer"}, r"schedule.kind: Input should be 'linear' or 'sqrt-linear'"),
+        (NoiseSchedule, {"target": "noise"}, r"schedule.target: Input should be 'epsilon', 'v' or 'x0'"),
+        (NoiseSchedule, {"start": 0.02}, r"start <= end"),
+        (NoiseSchedule, {"steps": 0}, r"schedule.steps: Input should be greater than or equal to 1"),
+        (NoiseSchedule, {"min_snr_gamma": -1.0}, r"min_snr_gamma: Input should be greater than or equal to 0"),
+        (
+            NoiseSchedule,
+            {"zero_terminal_snr": True},
+            r"zero_terminal_snr: the last timestep has no signal.*'v' or 'x0'",
+        ),
+        (SamplingSettings, {"steps": 0}, r"sampling.steps: Input should be greater than or equal to 1"),
+        (SamplingSettings, {"steps": 2.5}, r"sampling.steps: Input should be a valid integer"),
+        (
+            SamplingSettings,
+            {"sampler": "dpm-solver"},
+            r"sampling.sampler: Input should be 'ddpm', 'ddim' or 'dpm-solver\+\+'",
+        ),
+    ],
+)
+def test_bad_arguments(made, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        made(**arguments)
 
 
-def test_bad_sampler_and_generators():
-    with pytest.raises(ConfigError, match=r"sampler: unknown sampler 'dpm-solver'; did you mean 'dpm-solver\+\+'"):
-        sample(denoise, SHAPE, NoiseSchedule(), sampler="dpm-solver")
+def test_too_many_steps_and_too_few_generators():
+    with pytest.raises(ConfigError, match=r"sampling.steps: must be at most 1000"):
+        sample(denoise, SHAPE, NoiseSchedule(), steps=1001)
     with pytest.raises(ValueError, match=r"1 generators for 2 images"):
-        sample(denoise, SHAPE, NoiseSchedule(), generator=[torch.Generator()])
+        sample(denoise, SHAPE, NoiseSchedule(), seeded(0))

@@ -146,9 +146,9 @@ def test_generate():
     images = model.generate(slots, steps=2, sampler="ddim", generator=generators(7, 8))
     assert torch.equal(images, model.generate(slots, steps=2, sampler="ddim", generator=generators(7, 8)))
     assert model.generate(slots[:, :2], steps=1).shape == IMAGES.shape  # an object taken away
-    with pytest.raises(ConfigError, match=r"steps: must be a whole number from 1"):
+    with pytest.raises(ConfigError, match=r"steps: Input should be greater than or equal to 1"):
         model.generate(slots, steps=0)
-    with pytest.raises(ConfigError, match=r"unknown sampler 'dimm'; did you mean 'ddim'"):
+    with pytest.raises(ConfigError, match=r"sampler: Input should be 'ddpm', 'ddim' or"):
         model.generate(slots, sampler="dimm")
     with pytest.raises(ValueError, match=r"slots: expected \[B, K, 8\]"):
         model.generate(torch.zeros(1, 3, 9))
@@ -162,10 +162,10 @@ def test_generate():
         ({"denoiser": {**PARTS["denoiser"], "slot_dim": 64}}, r"slot_dim: 64 does not fit, slot_attention.dim is 8"),
         ({"denoiser": {"channels": 32}}, r"latents of 4x4 cannot be halved 3 times"),
         ({"schedule": {"betas": 1}}, r"schedule: unknown key 'betas'"),
-        ({"sampling": {"sampler": "dpm"}}, r"sampling.sampler: unknown sampler 'dpm'"),
-        ({"sampling": {"steps": 0}}, r"sampling.steps: must be a whole number from 1"),
+        ({"sampling": {"sampler": "dpm"}}, r"sampling.sampler: Input should be 'ddpm', 'ddim' or"),
+        ({"sampling": {"steps": 0}}, r"sampling.steps: Input should be greater than or equal to 1"),
         ({"sampling": {"guidance": 2.0}}, r"guidance: 2.0 needs a model trained with guidance_dropout"),
-        ({"autoencoder": {"kind": "slot-autoencoder"}}, r"autoencoder.kind: must be 'latent-autoencoder'"),
+        ({"autoencoder": {"kind": "slot-autoencoder"}}, r"autoencoder.kind: unknown kind 'slot-autoencoder'"),
         ({"autoencoder": {"family": "kl", "chanels": [8]}}, r"autoencoder: unknown key 'chanels'"),
         ({"autoencoder": LatentAutoencoder(32, channels=[8, 8], layers=1)}, r"made for 32 pixels, the model for 16"),
         ({"slot_dropout": 1.0}, r"model.slot_dropout: Input should be less than 1"),

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -292,7 +292,8 @@ def edit(
     sampling = None
     if sampler is not None or steps is not None:
         usual: SamplingSettings = getattr(model, "sampling", SamplingSettings())
-        sampling = SamplingSettings(sampler or usual.sampler, usual.steps if steps is None else steps, usual.guidance)
+        chosen: dict[str, Any] = {"sampler": sampler or usual.sampler, "steps": usual.steps if steps is None else steps}
+        sampling = SamplingSettings(**chosen, guidance=usual.guidance)
     edited = paint_edit(model, scene, plan, seed, keep_outside, sampling=sampling)
     write_edit(out, scene, edited)
     for number, other in enumerate(swapped, start=1):

@@ -1,7 +1,7 @@
 """What models with slots return, for a batch of images."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -55,7 +55,6 @@ class SlotOutput:
     masks: Tensor
     reconstruction: Tensor
     slot_images: Tensor | None = None
-    poses: ClassVar[None] = None  # until segmenting no longer asks
     ceiling: Tensor | None = None
     posterior: Tensor | None = None
 
@@ -99,8 +98,7 @@ class SlotOutput:
         return self._with_each(Tensor.cpu)
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+        return replace(self, **{name: change(one) for name, one in vars(self).items() if isinstance(one, Tensor)})
 
 
 def posterior_masks(masks: Tensor, slot_images: Tensor, images: Tensor, sigma: float) -> Tensor:

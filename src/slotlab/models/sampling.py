@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import configured
+from slotlab.errors import ConfigError
+from slotlab.models.building import Positive, configured
 from slotlab.models.randomness import Generators, draw
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -45,8 +45,6 @@ class NoiseSchedule(nn.Module):
         tensor([[0.9490, 0.9490]])
     """
 
-    beta: Tensor
-    alpha: Tensor
     cumulative_alpha: Tensor
 
     def __init__(
@@ -69,10 +67,8 @@ class NoiseSchedule(nn.Module):
             )
         self.steps, self.kind, self.start, self.end = steps, kind, start, end
         self.target, self.zero_terminal_snr, self.min_snr_gamma = target, zero_terminal_snr, min_snr_gamma
-        beta = make_scheduler("ddpm", self).betas
-        self.register_buffer("beta", beta, persistent=False)
-        self.register_buffer("alpha", 1 - beta, persistent=False)
-        self.register_buffer("cumulative_alpha", torch.cumprod(1 - beta, dim=0), persistent=False)
+        betas = make_scheduler("ddpm", self).betas
+        self.register_buffer("cumulative_alpha", torch.cumprod(1 - betas, dim=0), persistent=False)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t of latents x_0 [B, ...] at timesteps [B]."""
@@ -97,17 +93,13 @@ class NoiseSchedule(nn.Module):
             return signal * noisy - deviation * predicted
         return (noisy - deviation * predicted) / signal
 
-    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratio abar / (1 - abar) at timesteps [B], float32 [B]."""
-        kept = self.cumulative_alpha[timesteps]
-        return kept / (1 - kept)
-
     def weights(self, timesteps: Tensor) -> Tensor:
         """Weight of each image's squared error, float32 [B]: 1, or with gamma min-SNR (Hang et al. 2023, section 3.4).
 
         min(SNR, gamma) / SNR for "epsilon", min(SNR, gamma) / (SNR + 1) for "v", min(SNR, gamma) for "x0".
         """
-        ratio = self.signal_to_noise(timesteps)
+        kept = self.cumulative_alpha[timesteps]
+        ratio = kept / (1 - kept)  # the signal-to-noise ratio
         if self.min_snr_gamma == 0:
             return torch.ones_like(ratio)
         limited = ratio.clamp(max=self.min_snr_gamma)
@@ -131,25 +123,23 @@ def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
 def draw_timesteps(batch: int, steps: int, device: torch.device, generator: Generators = None) -> Tensor:
     """Timesteps uniform in 0 .. steps - 1, int64 [batch]; `generator` as in `draw_normal`."""
     if isinstance(generator, Sequence):
-        drawn = torch.cat([torch.randint(steps, (1,), generator=one) for one in generator])
-    else:
-        drawn = torch.randint(steps, (batch,), generator=generator)
-    return drawn.to(device)
+        return torch.cat([torch.randint(steps, (1,), generator=one) for one in generator]).to(device)
+    return torch.randint(steps, (batch,), generator=generator).to(device)
 
 
 def draw_uniform(batch: int, count: int, device: torch.device, generator: Generators = None) -> Tensor:
     """Uniform numbers in [0, 1), float32 [batch, count]; `generator` as in `draw_normal`."""
     if isinstance(generator, Sequence):
-        drawn = torch.stack([torch.rand(count, generator=one) for one in generator])
-    else:
-        drawn = torch.rand(batch, count, generator=generator)
-    return drawn.to(device)
+        return torch.stack([torch.rand(count, generator=one) for one in generator]).to(device)
+    return torch.rand(batch, count, generator=generator).to(device)
 
 
-SAMPLERS = ("ddpm", "ddim", "dpm-solver++")
+Sampler = Literal["ddpm", "ddim", "dpm-solver++"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
+@configured("sampling")
 @dataclass(frozen=True)
 class SamplingSettings:
     """How a model samples.
@@ -160,23 +150,19 @@ class SamplingSettings:
         guidance: scale of classifier-free guidance; 1 means none.
     """
 
-    sampler: str = "dpm-solver++"
-    steps: int = 25
+    sampler: Sampler = "dpm-solver++"
+    steps: Positive = 25
     guidance: float = 1.0
 
 
-def make_scheduler(sampler: str, schedule: NoiseSchedule) -> Any:
+def make_scheduler(sampler: Sampler, schedule: NoiseSchedule) -> Any:
     """The `diffusers` scheduler of `schedule`.
 
     "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2), "dpm-solver++"
     the multistep solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and "ddim" is deterministic
     (Song et al. 2021, eta 0): the solver of order 1 (Lu et al., section 5.3), because `DDIMScheduler`
     assumes evenly spaced timesteps. None clips, which would be wrong for latents.
-
-    Raises:
-        ConfigError: an unknown sampler; the nearest is suggested.
     """
-    check_sampler("sampler", sampler)
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
@@ -210,9 +196,7 @@ def sample_steps(
     denoise: Denoise,
     shape: Sequence[int],
     schedule: NoiseSchedule,
-    *,
-    steps: int = 25,
-    sampler: str = "dpm-solver++",
+    sampling: SamplingSettings | None = None,
     generator: Generators = None,
     device: torch.device | str = "cpu",
 ) -> Generator[Step, None, Tensor]:
@@ -222,8 +206,7 @@ def sample_steps(
         denoise: latents [B, C, h, w] and timesteps [B] to the prediction; see `guided` for guidance.
         shape: (B, C, h, w).
         schedule: the one that the denoiser was trained with.
-        steps: evaluations of the denoiser, from 1 to the schedule's.
-        sampler: "ddpm", "ddim" or "dpm-solver++".
+        sampling: sampler and number of steps; the guidance is up to `denoise`.
         generator: one CPU generator, or a list with one per image; an image's noise depends on its own alone.
         device: where the latents are.
 
@@ -234,44 +217,41 @@ def sample_steps(
         The latents [B, C, h, w].
 
     Raises:
-        ConfigError: an unknown sampler, or steps out of range.
+        ConfigError: more steps than the schedule has.
         ValueError: a list of generators of another length than the batch.
 
     Example:
         >>> from slotlab.progress import finish
         >>> zero = lambda latents, timesteps: torch.zeros_like(latents)
-        >>> finish(sample_steps(zero, (1, 3, 4, 4), NoiseSchedule(target="x0"), steps=2)).abs().max().item()
+        >>> steps = sample_steps(zero, (1, 3, 4, 4), NoiseSchedule(target="x0"), SamplingSettings(steps=2))
+        >>> finish(steps).abs().max().item()
         0.0
     """
-    scheduler = make_scheduler(sampler, schedule)
-    check_steps("steps", steps, schedule)
+    sampling = sampling or SamplingSettings()
+    check_steps(sampling, schedule)
     if isinstance(generator, Sequence) and len(generator) != shape[0]:
         raise ValueError(f"generator: {len(generator)} generators for {shape[0]} images; give one per image")
     from diffusers.utils.torch_utils import randn_tensor
 
     generators = list(generator) if isinstance(generator, Sequence) else generator
     device = torch.device(device)
-    scheduler.set_timesteps(timesteps=spaced_timesteps(steps, schedule), device=device)
+    scheduler = make_scheduler(sampling.sampler, schedule)
+    scheduler.set_timesteps(timesteps=spaced_timesteps(sampling.steps, schedule), device=device)
     latents = randn_tensor(tuple(shape), generator=generators, device=device) * scheduler.init_noise_sigma
     # The solvers would draw from a generator only in their stochastic form.
-    options = {"generator": generators} if sampler == "ddpm" else {}
+    options = {"generator": generators} if sampling.sampler == "ddpm" else {}
     for number, timestep in enumerate(scheduler.timesteps):
         timesteps = timestep.expand(shape[0])
         with torch.no_grad():
             predicted = denoise(scheduler.scale_model_input(latents, timestep), timesteps).to(latents)
             clean = schedule.clean(latents, predicted, timesteps)
             latents = scheduler.step(predicted, timestep, latents, return_dict=False, **options)[0]
-        yield number + 1, steps, clean
+        yield number + 1, sampling.steps, clean
     return latents
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:
-    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): unconditional + scale x the difference.
-
-    With a scale of 1 there is no guidance, and the unconditional prediction is not computed.
-    """
-    if scale == 1:
-        return conditional
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): unconditional + scale x the difference."""
 
     def denoise(latents: Tensor, timesteps: Tensor) -> Tensor:
         without = unconditional(latents, timesteps)
@@ -280,16 +260,10 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denois
     return denoise
 
 
-def check_sampler(key: str, sampler: str) -> None:
-    """Raises ConfigError for an unknown sampler, suggesting the nearest."""
-    if sampler not in SAMPLERS:
-        raise ConfigError(f"{key}: unknown sampler {sampler!r}{nearest(str(sampler), list(SAMPLERS))}")
-
-
-def check_steps(key: str, steps: int, schedule: NoiseSchedule) -> None:
-    """Raises ConfigError unless `steps` is from 1 to the schedule's number."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.steps:
+def check_steps(sampling: SamplingSettings, schedule: NoiseSchedule) -> None:
+    """Raises ConfigError if `sampling` has more steps than the schedule."""
+    if sampling.steps > schedule.steps:
         raise ConfigError(
-            f"{key}: must be a whole number from 1 to {schedule.steps}, the timesteps that the model was trained "
-            f"with, not {steps!r}"
+            f"sampling.steps: must be at most {schedule.steps}, the timesteps that the model was trained with, "
+            f"not {sampling.steps}"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,16 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import Probability, Resolution, check_arguments, configured, initialise
+from slotlab.models.building import Probability, Resolution, build, check_arguments, configured, initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, SlotOutput
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import (
-    Denoise,
     NoiseSchedule,
     SamplingSettings,
     Step,
-    check_sampler,
     check_steps,
     draw_normal,
     draw_timesteps,
@@ -27,7 +26,7 @@ from slotlab.models.sampling import (
     sample_steps,
 )
 from slotlab.models.slot_encoder import SlotEncoder, mask_sources
-from slotlab.models.unet import Denoiser, SlotContext, finest
+from slotlab.models.unet import Denoiser, finest
 from slotlab.progress import finish
 
 
@@ -44,7 +43,7 @@ class SlotDiffusion(nn.Module):
         autoencoder: arguments of `LatentAutoencoder`, for fresh weights, or a trained one, which is then frozen.
         denoiser: arguments of `Denoiser`; `slot_dim` and `latent_channels` follow from the other parts.
         schedule: arguments of `NoiseSchedule`.
-        sampling: how `generate` samples by default: `{"sampler": ..., "steps": ..., "guidance": ...}`.
+        sampling: arguments of `SamplingSettings`: how `generate` samples by default.
         slot_dropout: probability of replacing a slot by a learned empty one, in training.
         guidance_dropout: probability of replacing all slots of an image, in training; needed for guidance.
         mask_timestep: timestep at which cross-attention masks are read; by default a quarter of the schedule's.
@@ -74,14 +73,22 @@ class SlotDiffusion(nn.Module):
         slot_attention = dict(slot_attention or {})
         denoiser, schedule, sampling = dict(denoiser or {}), dict(schedule or {}), dict(sampling or {})
         self.encoder = SlotEncoder(resolution, encoder, slot_attention).apply(initialise)
-        self.autoencoder = _autoencoder(resolution, autoencoder or {})
-        self.autoencoder.requires_grad_(False).eval()
-        slot_dim = self.encoder.slot_attention.dim
-        channels, side = self.autoencoder.latent_channels, self.autoencoder.latent_size
+        if not isinstance(autoencoder, LatentAutoencoder):
+            spec = {"kind": LatentAutoencoder.kind, **(autoencoder or {})}
+            autoencoder = build("autoencoder", {LatentAutoencoder.kind: LatentAutoencoder}, spec, resolution=resolution)
+        if autoencoder.resolution != resolution:
+            raise ConfigError(f"autoencoder: made for {autoencoder.resolution} pixels, the model for {resolution}")
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        channels, side, _ = self._latent_shape
+        follow = {"slot_dim": self.encoder.slot_attention.dim, "latent_channels": channels}
+        for name, wanted in follow.items():
+            if denoiser.get(name, wanted) != wanted:
+                raise ConfigError(
+                    f"denoiser.{name}: {denoiser[name]!r} does not fit, slot_attention.dim is {follow['slot_dim']} and "
+                    f"the autoencoder gives {channels}x{side}x{side}; leave it out, or change the other"
+                )
         check_arguments("denoiser", Denoiser, denoiser)
-        _check_width("denoiser.latent_channels", denoiser, channels, f"the autoencoder gives {channels}x{side}x{side}")
-        _check_width("denoiser.slot_dim", denoiser, slot_dim, f"slot_attention.dim is {slot_dim}")
-        self.denoiser = Denoiser(**{**denoiser, "slot_dim": slot_dim, "latent_channels": channels})
+        self.denoiser = Denoiser(**{**denoiser, **follow})
         if side % 2 ** (self.denoiser.levels - 1):
             raise ConfigError(
                 f"resolution: latents of {side}x{side} cannot be halved {self.denoiser.levels - 1} times, as "
@@ -89,10 +96,12 @@ class SlotDiffusion(nn.Module):
             )
         check_arguments("schedule", NoiseSchedule, schedule)
         self.schedule = NoiseSchedule(**schedule)
-        self.sampling = _sampling(sampling, self.schedule)
+        check_arguments("sampling", SamplingSettings, sampling)
+        self.sampling = SamplingSettings(**{"steps": min(SamplingSettings.steps, self.schedule.steps), **sampling})
+        check_steps(self.sampling, self.schedule)
         self.slot_dropout, self.guidance_dropout = slot_dropout, guidance_dropout
         empty = slot_dropout > 0 or guidance_dropout > 0
-        self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, slot_dim)) if empty else None
+        self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, follow["slot_dim"])) if empty else None
         self.mask_timestep = self.schedule.steps // 4 if mask_timestep is None else mask_timestep
         if not 0 <= self.mask_timestep < self.schedule.steps:
             raise ConfigError(f"mask_timestep: must be from 0 to {self.schedule.steps - 1}, not {mask_timestep!r}")
@@ -118,6 +127,10 @@ class SlotDiffusion(nn.Module):
     def resolution(self) -> int:
         """Side of the images that the model takes."""
         return self.encoder.resolution
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return self.autoencoder.latent_channels, self.autoencoder.latent_size, self.autoencoder.latent_size
 
     @property
     def slots(self) -> int:
@@ -193,8 +206,8 @@ class SlotDiffusion(nn.Module):
 
         Every model with slots has this call. `generator` decides the noise; `sampling` is the config's by default.
         """
-        images = self._decoded(finish(self._sample_steps(slots, generator, sampling or self.sampling)))
-        return images, self._masks_of(images, slots, generator)
+        images = self._decoded(finish(self._sample_steps(slots, generator, sampling)))
+        return images, self._painted_masks(images, slots, generator)
 
     def paint_steps(
         self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
@@ -202,45 +215,37 @@ class SlotDiffusion(nn.Module):
         """`paint` as a generator.
 
         Yields:
-            (steps done, steps, images [B, 3, R, R] as they are expected to become) after each sampling
-            step; this costs a decoding per step.
+            (steps done, steps, images [B, 3, R, R] as they are expected to become) after each step;
+            decoding them costs time.
         """
-        steps = self._sample_steps(slots, generator, sampling or self.sampling)
+        steps = self._sample_steps(slots, generator, sampling)
         while True:
             try:
                 done, total, clean = next(steps)
             except StopIteration as end:
                 images = self._decoded(end.value)
-                return images, self._masks_of(images, slots, generator)
+                return images, self._painted_masks(images, slots, generator)
             yield done, total, self._decoded(clean)
 
     def _sample_steps(
-        self, slots: Tensor, generator: Generators, sampling: SamplingSettings
+        self, slots: Tensor, generator: Generators, sampling: SamplingSettings | None
     ) -> Generator[Step, None, Tensor]:
+        sampling = sampling or self.sampling
         self._check_guidance(sampling.guidance)
         with torch.no_grad():
             # Keys and values of the slots do not depend on the timestep: computed here, once.
-            denoise = self._denoise(self.denoiser.slot_context(slots))
+            denoise = partial(self.denoiser, slots=self.denoiser.slot_context(slots))
             if sampling.guidance != 1 and self.empty_slot is not None:
                 empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
-                denoise = guided(denoise, self._denoise(empty), sampling.guidance)
-        return (
-            yield from sample_steps(
-                denoise,
-                (len(slots), self.autoencoder.latent_channels, *(self.autoencoder.latent_size,) * 2),
-                self.schedule,
-                steps=sampling.steps,
-                sampler=sampling.sampler,
-                generator=generator,
-                device=slots.device,
-            )
-        )
+                denoise = guided(denoise, partial(self.denoiser, slots=empty), sampling.guidance)
+        shape = (len(slots), *self._latent_shape)
+        return (yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device))
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents).clamp(0, 1)
 
-    def _masks_of(self, images: Tensor, slots: Tensor, generator: Generators) -> Tensor:
+    def _painted_masks(self, images: Tensor, slots: Tensor, generator: Generators) -> Tensor:
         return self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
     @torch.no_grad()
@@ -269,25 +274,26 @@ class SlotDiffusion(nn.Module):
             ValueError: images or latents of another shape than the model was made for.
         """
         seen = self.segment(images, generator)
-        latents = self.latents(images) if latents is None else self._checked(latents, len(images))
+        expected = (len(images), *self._latent_shape)
+        if latents is None:
+            latents = self.latents(images)
+        elif latents.shape != expected:
+            raise ValueError(
+                f"latents: expected {list(expected)}, got {list(latents.shape)}; cache them again with this autoencoder"
+            )
         timesteps = draw_timesteps(len(latents), self.schedule.steps, latents.device, generator)
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         slots = self._with_dropout(seen.slots, generator) if self.training else seen.slots
         maps: list[Tensor] | None = [] if self.training and self.keeps_cross_attention else None
-        predicted = self.denoiser(noisy, timesteps, slots, maps)
         output = DiffusionOutput(
-            slots=seen.slots,
-            attention=seen.attention,
-            attention_grid=seen.attention_grid,
-            masks=seen.masks,
-            reconstruction=seen.reconstruction,
+            **vars(seen),
             timesteps=timesteps,
             noise=noise,
             target=self.schedule.target_of(latents, noise, timesteps),
-            predicted=predicted,
+            predicted=self.denoiser(noisy, timesteps, slots, maps),
             weights=self.schedule.weights(timesteps),
-            cross_attention=None if maps is None else finest(maps),
+            cross_attention=finest(maps) if maps else None,
         )
         if not self.training:
             output.cross_attention = self.cross_attention_masks(latents, seen.slots, generator)
@@ -322,46 +328,8 @@ class SlotDiffusion(nn.Module):
         dropped = (drawn[:, 1:] < self.slot_dropout) | (drawn[:, :1] < self.guidance_dropout)
         return torch.where(dropped[:, :, None], self.empty_slot.to(slots), slots)
 
-    def _denoise(self, context: SlotContext) -> Denoise:
-        return lambda latents, timesteps: self.denoiser(latents, timesteps, context)
-
-    def _checked(self, latents: Tensor, batch: int) -> Tensor:
-        expected = [batch, self.autoencoder.latent_channels, *(self.autoencoder.latent_size,) * 2]
-        if list(latents.shape) != expected:
-            raise ValueError(
-                f"latents: expected {expected}, got {list(latents.shape)}; cache them again with this autoencoder"
-            )
-        return latents
-
     def _check_guidance(self, guidance: float) -> None:
         if guidance != 1 and self.guidance_dropout == 0:
             raise ConfigError(
                 f"guidance: {guidance} needs a model trained with guidance_dropout above 0 (0.1 is usual); use 1"
             )
-
-
-def _autoencoder(resolution: int, spec: Mapping[str, Any] | LatentAutoencoder) -> LatentAutoencoder:
-    if isinstance(spec, LatentAutoencoder):
-        if spec.resolution != resolution:
-            raise ConfigError(f"autoencoder: made for {spec.resolution} pixels, the model for {resolution}")
-        return spec
-    arguments = dict(spec)
-    kind = arguments.pop("kind", LatentAutoencoder.kind)
-    if kind != LatentAutoencoder.kind:
-        raise ConfigError(f"autoencoder.kind: must be {LatentAutoencoder.kind!r}, not {kind!r}")
-    check_arguments("autoencoder", LatentAutoencoder, arguments, reserved={"resolution"})
-    return LatentAutoencoder(resolution=resolution, **arguments)
-
-
-def _check_width(key: str, denoiser: Mapping[str, Any], wanted: int, because: str) -> None:
-    given = denoiser.get(key.rpartition(".")[2], wanted)
-    if given != wanted:
-        raise ConfigError(f"{key}: {given!r} does not fit, {because}; leave it out, or change the other")
-
-
-def _sampling(given: Mapping[str, Any], schedule: NoiseSchedule) -> SamplingSettings:
-    check_arguments("sampling", SamplingSettings, given)
-    settings = SamplingSettings(**{"steps": min(SamplingSettings.steps, schedule.steps), **given})
-    check_sampler("sampling.sampler", settings.sampler)
-    check_steps("sampling.steps", settings.steps, schedule)
-    return settings
