@@ -179,7 +179,7 @@ class Diagnosis:
 
     @property
     def duplicate_pairs(self) -> list[tuple[int, int, float]]:
-        """Pairs that are duplicates in more than 30 % of the images, with that share; worst first."""
+        """Pairs that are duplicates in over 30 % of the images, with that share; worst first."""
         pairs = [(one, other, share) for one, row in enumerate(self.duplicates) for other, share in enumerate(row)]
         return sorted((pair for pair in pairs if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
 

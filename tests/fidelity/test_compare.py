@@ -18,7 +18,6 @@ from slotlab.fidelity import (
     compare_folders,
     compare_folders_steps,
     folder_statistics,
-    folder_statistics_steps,
     networks,
     open_network,
 )
@@ -35,8 +34,9 @@ def features_by_hand(folder, network_file):
         return layers((batch - 128) / 128)[:, :, 0, 0].double().numpy()
 
 
-def test_equals_the_definition_step_by_step(folders, network_file):
-    result = compare_folders(*folders, features=network_file, batch_size=5)
+def test_equals_the_definition_step_by_step(folders, network_file, monkeypatch):
+    monkeypatch.setattr("slotlab.fidelity.statistics.BATCH", 5)
+    result = compare_folders(*folders, features=network_file)
     a, b = (features_by_hand(folder, network_file) for folder in folders)
     expected = frechet_distance(
         *(torch.from_numpy(x) for x in (a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False)))
@@ -112,7 +112,7 @@ def test_missing_empty_and_single(tmp_path, folders, network_file):
         compare_folders(tmp_path / "nowhere", folders[1], features=network_file)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match=r"empty: no images; looked for .png"):
+    with pytest.raises(DataError, match=r"empty: no image file"):
         compare_folders(tmp_path / "empty", folders[1], features=network_file)
     single = write_images(tmp_path / "single", count=1)
     with pytest.raises(DataError, match="single: 1 image; a distance needs at least 2"):
@@ -121,12 +121,12 @@ def test_missing_empty_and_single(tmp_path, folders, network_file):
 
 def test_masks_of_a_data_set_are_refused_and_hidden_files_not_counted(folders, network_file, tmp_path):
     Image.new("P", (20, 16)).save(folders[0] / "CLEVRTEX_full_000000_flat.png")
-    with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png is a mask"):
+    with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png: a mask, not an image"):
         compare_folders(*folders, features=network_file)
     write_images(tmp_path / "set" / "images", count=2)
     write_images(tmp_path / "set" / "images" / ".thumbnails", count=2)
     write_images(tmp_path / "set" / "masks", count=2)
-    with pytest.raises(DataError, match="has masks as well as images; name .*images"):
+    with pytest.raises(DataError, match="a mask, not an image; name a folder of images alone"):
         compare_folders(tmp_path / "set", folders[1], features=network_file)
     statistics = folder_statistics(tmp_path / "set" / "images", open_network(network_file))
     assert statistics.information.count == 2
@@ -135,13 +135,7 @@ def test_masks_of_a_data_set_are_refused_and_hidden_files_not_counted(folders, n
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"<html>"])
 def test_broken_image_is_named(folders, network_file, content):
     (folders[0] / "000007.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"000007.png: cannot be read as an image"):
-        compare_folders(*folders, features=network_file)
-
-
-def test_sixteen_bit_image_is_refused(folders, network_file):
-    Image.fromarray(np.full((16, 20), 40_000, dtype=np.uint16)).save(folders[0] / "000002.png")
-    with pytest.raises(DataError, match=r"000002.png: I;16 pixels; write it with 8 bits"):
+    with pytest.raises(DataError, match=r"000007.png: (it cannot be decoded|the file is empty)"):
         compare_folders(*folders, features=network_file)
 
 
@@ -220,10 +214,10 @@ def test_pictures_in_memory_equal_their_files(folders, network_file):
         batch_statistics([], network, "nothing")
 
 
-def test_progress_and_subfolders(folders, network_file):
+def test_progress_and_subfolders(folders, network_file, monkeypatch):
+    monkeypatch.setattr("slotlab.fidelity.statistics.BATCH", 8)
     (folders[0] / "more").mkdir()
     (folders[0] / "000011.png").rename(folders[0] / "more" / "000011.PNG")
-    assert list(folder_statistics_steps(folders[0], open_network(network_file), batch_size=5)) == [5, 5, 2]
-    _, *seen = compare_folders_steps(*folders, features=network_file, batch_size=8)
+    _, *seen = compare_folders_steps(*folders, features=network_file)
     names = [f"features of {folder}" for folder in folders]
     assert seen == [(names[0], 8, 12), (names[0], 12, 12), (names[1], 8, 15), (names[1], 15, 15)]

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from slotlab.data.images import find_images
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import INCEPTION, open_network
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics_steps, list_images
+from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics_steps
 from slotlab.metrics.distances import chance_distance, frechet_distance, kernel_distance
-from slotlab.progress import finish
+from slotlab.progress import Stage, finish, stage
 
 ENOUGH = 2048  # images on each side below which a warning is given: the number of Inception's features
 
@@ -21,37 +22,22 @@ class FidelityWarning(UserWarning):
 
 @dataclass(frozen=True)
 class FrechetResult:
-    """A distance between real and generated images, with what it was measured on.
+    """A distance between real and generated images, with what it was measured on."""
 
-    Attributes:
-        name: "FID", or "FD-" and the name of the feature net.
-        distance: squared Frechet distance of the two Gaussians.
-        chance: about the distance that two samples of one distribution have at these numbers of
-            images: the bias of `distance`.
-        kernel_name: "KID", or "KD-" and the name of the feature net.
-        kernel: kernel distance: mean over subsets.
-        kernel_deviation: its standard deviation over subsets.
-        real: where the real images come from.
-        generated: where the generated images come from.
-        notes: reasons to doubt the number: few images, JPEGs, different resolutions.
-    """
-
-    name: str
-    distance: float
-    chance: float
-    kernel_name: str
-    kernel: float
-    kernel_deviation: float
+    name: str  # "FID", or "FD-" and the name of the feature net
+    distance: float  # squared Frechet distance
+    chance: float  # its bias: about the distance of two samples of one distribution with as many images
+    kernel_name: str  # "KID", or "KD-" and the name of the feature net
+    kernel: float  # kernel distance: mean over subsets
+    kernel_deviation: float  # standard deviation over subsets
     real: SetInformation
     generated: SetInformation
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # reasons to doubt the number: few images, JPEGs, different resolutions
 
     def protocol(self) -> str:
         """One line that says what the numbers were measured on."""
-        return (
-            f"features {self.real.network} ({self.real.fingerprint}), clean resize; "
-            f"real: {_described(self.real)}; generated: {_described(self.generated)}"
-        )
+        net = f"features {self.real.network} ({self.real.fingerprint}), clean resize"
+        return f"{net}; real: {_described(self.real)}; generated: {_described(self.generated)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The whole result as JSON values."""
@@ -71,9 +57,8 @@ def compare_folders(
     split: str | None = None,
     mixed_sizes: bool = False,
     device: str = "cpu",
-    batch_size: int = 16,
 ) -> FrechetResult:
-    """Compares two folders of images: clean-FID and KID with the default features.
+    """Compares two folders of images: clean-FID and KID by default. Each note is a FidelityWarning.
 
     Args:
         real: folder of the reference images, or an .npz file of saved statistics.
@@ -84,18 +69,14 @@ def compare_folders(
         split: the split of the real images, for the protocol.
         mixed_sizes: allow images of several sizes within a folder.
         device: where the feature net runs.
-        batch_size: images per call of the net.
 
     Raises:
         DataError: a folder is missing or empty, an image is broken or the only one, sizes are
             mixed, features are NaN, or saved statistics are of another net.
         CheckpointError: the weights of the net are missing and cannot be downloaded.
         ConfigError: there is no such net.
-
-    Warns:
-        FidelityWarning: for each of the result's notes.
     """
-    return finish(compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device, batch_size))
+    return finish(compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device))
 
 
 def compare_folders_steps(
@@ -106,27 +87,19 @@ def compare_folders_steps(
     split: str | None = None,
     mixed_sizes: bool = False,
     device: str = "cpu",
-    batch_size: int = 16,
-) -> Generator[tuple[str, int, int | None], None, FrechetResult]:
+) -> Generator[Stage, None, FrechetResult]:
     """`compare_folders` as a generator: yields what is done, images done, and images in all."""
     sides = Path(real), Path(generated)
     opened = {side: SetStatistics.load(side) for side in sides if side.suffix == ".npz"}
-    totals = {side: len(list_images(side)) for side in sides if side not in opened}  # a wrong name fails now
+    totals = {side: len(find_images(side)) for side in sides if side not in opened}  # a wrong name fails now
     if totals:
         yield "opening the feature net", 0, None
         network = open_network(features, inception, device)
         for known in opened.values():
             _check_same_net(known.information, next(iter(totals)), (network.name, network.fingerprint))
         for side, total in totals.items():
-            named = split if side == sides[0] else None
-            steps = folder_statistics_steps(side, network, named, mixed_sizes, batch_size)
-            done = 0
-            while side not in opened:
-                try:
-                    done += next(steps)
-                    yield f"features of {side}", done, total
-                except StopIteration as end:
-                    opened[side] = end.value
+            steps = folder_statistics_steps(side, network, split if side == sides[0] else None, mixed_sizes)
+            opened[side] = yield from stage(f"features of {side}", total, steps)
     return compare(*(opened[side] for side in sides))
 
 
@@ -150,10 +123,8 @@ def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
 
 def _check_same_net(side: SetInformation, other: str | Path, net: tuple[str, str]) -> None:
     if (side.network, side.fingerprint) != net:
-        raise DataError(
-            f"the statistics of {side.source} were made with {side.network} ({side.fingerprint}), those of {other} "
-            f"with {net[0]} ({net[1]}): make both with one feature net"
-        )
+        nets = f"{side.network} ({side.fingerprint}), those of {other} with {net[0]} ({net[1]})"
+        raise DataError(f"the statistics of {side.source} were made with {nets}: make both with one feature net")
 
 
 def _notes(real: SetInformation, generated: SetInformation, chance: float) -> list[str]:
@@ -170,8 +141,7 @@ def _notes(real: SetInformation, generated: SetInformation, chance: float) -> li
             notes.append(f"{side.source}: {side.jpegs} JPEG images, whose artefacts change the distance; use PNG")
         if side.resolution is None:
             notes.append(f"{side.source}: images of mixed sizes, each resized separately")
-    sizes = {real.resolution, generated.resolution}
-    if len(sizes) == 2 and None not in sizes:
+    if real.resolution and generated.resolution and real.resolution != generated.resolution:
         first, second = _resolution(real), _resolution(generated)
         notes.append(f"real images are {first} but generated ones {second}: crop and resize the real ones alike first")
     return notes

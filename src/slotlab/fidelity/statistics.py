@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.folders import image_files
+from slotlab.data.images import decode_image, find_images
 from slotlab.data.loading import in_order
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import FeatureNet
@@ -19,7 +19,7 @@ from slotlab.files import replacing
 from slotlab.metrics.distances import FeatureSample, FeatureStatistics
 from slotlab.progress import finish
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+BATCH = 16  # images per call of the feature net
 KEPT = 10_000  # feature vectors kept for the kernel distance: 80 MB of Inception's
 FORMAT = 1
 Resized = tuple[Tensor, tuple[int, int], bool]  # float32 [3, S, S] in [0, 255]; (W, H) and whether JPEG, as stored
@@ -65,17 +65,11 @@ class SetInformation:
 
 @dataclass
 class SetStatistics:
-    """Features of a set of images: mean and covariance, and a sample for the kernel distance.
-
-    Attributes:
-        information: where the set comes from.
-        statistics: mean and covariance over all of it.
-        sample: float32 [at most 10,000, D], drawn uniformly.
-    """
+    """Features of a set of images: mean and covariance, and a sample for the kernel distance."""
 
     information: SetInformation
     statistics: FeatureStatistics
-    sample: Tensor
+    sample: Tensor  # float32 [at most 10,000, D], drawn uniformly
 
     def save(self, path: str | Path) -> None:
         """Writes an .npz file, whole or not at all."""
@@ -90,11 +84,7 @@ class SetStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> "SetStatistics":
-        """Reads what `save` wrote; nothing is unpickled.
-
-        Raises:
-            DataError: the file is missing, damaged, or of another format.
-        """
+        """Reads what `save` wrote; nothing is unpickled. DataError if it is missing or damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 values = json.loads(str(file["information"]))
@@ -112,89 +102,44 @@ class SetStatistics:
         return cls(information, statistics, sample)
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder and below it, sorted, without hidden ones.
-
-    Raises:
-        DataError: the folder does not exist, has no image, or has the masks of a data set as well.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    if (folder / "images").is_dir() and (folder / "masks").is_dir():
-        raise DataError(f"{folder}: has masks as well as images; name {folder / 'images'}")
-    found = [path for path in image_files(folder, nested=True) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if not found:
-        raise DataError(f"{folder}: no images; looked for {', '.join(SUFFIXES)} in it and below")
-    masks = [path for path in found if path.name.endswith("_flat.png")]
-    if masks:
-        raise DataError(f"{masks[0]} is a mask: name a folder of images alone, cropped and resized as in training")
-    return found
-
-
 def folder_statistics(
-    folder: str | Path,
-    network: FeatureNet,
-    split: str | None = None,
-    mixed_sizes: bool = False,
-    batch_size: int = 16,
+    folder: str | Path, network: FeatureNet, split: str | None = None, mixed_sizes: bool = False
 ) -> SetStatistics:
     """Statistics of the images in a folder and below it, in constant memory.
 
-    Args:
-        folder: of images, all of one size.
-        network: the feature net.
-        split: what the protocol says of it, e.g. "val".
-        mixed_sizes: allow images of several sizes; each is resized to the net's input.
-        batch_size: images per call of the net.
+    All images have one size, unless `mixed_sizes`. The protocol names their `split`, e.g. "val".
 
     Raises:
         DataError: the folder is missing or empty, an image is broken, or sizes are mixed.
     """
-    return finish(folder_statistics_steps(folder, network, split, mixed_sizes, batch_size))
+    return finish(folder_statistics_steps(folder, network, split, mixed_sizes))
 
 
 def folder_statistics_steps(
-    folder: str | Path,
-    network: FeatureNet,
-    split: str | None = None,
-    mixed_sizes: bool = False,
-    batch_size: int = 16,
+    folder: str | Path, network: FeatureNet, split: str | None = None, mixed_sizes: bool = False
 ) -> Generator[int, None, SetStatistics]:
     """`folder_statistics` as a generator: yields the number of images of each batch."""
-    paths = list_images(folder)
+    paths = find_images(folder)
+
+    def read(path: Path) -> Resized:
+        decoded = decode_image(path, str(path), remedy="delete it or write it again")
+        size = decoded.image.shape[1], decoded.image.shape[0]
+        return torch.from_numpy(clean_resize(decoded.image, network.side)), size, decoded.format in ("JPEG", "MPO")
 
     def batches() -> Iterable[list[Resized]]:
-        batch, first = [], (0, 0)
-        images = in_order(lambda path: _read(path, network.side), paths)
-        for number, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
-            size = image[1]
-            first = size if number == 1 else first
-            if size != first and not mixed_sizes:
-                raise DataError(
-                    f"{path} is {size[0]} x {size[1]}, but {paths[0]} is {first[0]} x {first[1]}: "
-                    "bring all images to one size first, or allow mixed sizes"
-                )
+        batch: list[Resized] = []
+        first = None
+        for path, image in zip(paths, in_order(read, paths), strict=True):
+            (width, height), first = image[1], first or image[1]
+            if image[1] != first and not mixed_sizes:
+                sizes = f"{path} is {width} x {height}, but {paths[0]} is {first[0]} x {first[1]}"
+                raise DataError(f"{sizes}: bring all images to one size first, or allow mixed sizes")
             batch.append(image)
-            if len(batch) == batch_size or number == len(paths):
+            if len(batch) == BATCH or path == paths[-1]:
                 yield batch
                 batch = []
 
     return _gathered(batches(), network, str(folder), split)
-
-
-def _read(path: Path, side: int) -> Resized:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{path}: {image.mode} pixels; write it with 8 bits per channel")
-            pixels = np.asarray(image.convert("RGB"))
-            jpeg = image.format in ("JPEG", "MPO")
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
-        raise DataError(f"{path}: cannot be read as an image ({error}); delete it or write it again") from error
-    return torch.from_numpy(clean_resize(pixels, side)), (pixels.shape[1], pixels.shape[0]), jpeg
 
 
 def batch_statistics(
