@@ -79,7 +79,7 @@ def test_all_broken(folder):
     root = folder(5)
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"pictures in a row are broken.*slotlab data check"):
+    with pytest.raises(DataError, match=r"images in a row are broken.*slotlab data check"):
         open_data(root, split="all", skip_broken=True)[2]
 
 

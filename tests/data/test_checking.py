@@ -63,7 +63,7 @@ def test_every_broken_file_is_listed(clevrtex):
         "000007.png": "cannot be decoded",
         "000008.png": "mode RGB instead of a palette",
         "000011.png": "9x9 pixels, but its image",
-        "000012.json": "metadata",
+        "000012.json": "JSON",
         "000015.png": "index 15 is also that of",
     }.items()} == dict.fromkeys(reasons, True)  # fmt: skip
     assert "000007.png" in shown(result)

@@ -53,7 +53,7 @@ def test_whole_variants_count_and_the_choice_of_splits(clevrtex, tmp_path):
     out = pack(root, tmp_path / "some", resolution=8, count={"train": 5, "val": 1})
     assert [len(open_data(out, split=split)) for split in ("train", "val", "all")] == [5, 1, 6]
     assert same(open_data(out, split="train"), open_data(root, split="train", resolution=8, count=5))
-    with pytest.raises(DataError, match="no split 'test'"):
+    with pytest.raises(DataError, match="split 'test' does not exist"):
         open_data(out, split="test")
     with pytest.raises(ConfigError, match="did you mean .train."):
         pack(root, tmp_path / "none", resolution=8, count={"trian": 3})
@@ -220,7 +220,7 @@ def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, m
 def test_counts_of_splits_that_are_not_there_are_refused(clevrtex, tmp_path):
     for root, count, message in (
         (clevrtex(20), {"train": 2, "validation": 2}, "no split 'validation'"),
-        (clevrtex(20, "outd"), {"test": 2}, "no split 'test'; there are: all"),
+        (clevrtex(20, "outd"), {"test": 2}, "split 'test' does not exist; there are: all"),
     ):
         with pytest.raises(ConfigError, match=message):
             pack(root, tmp_path / "packed", resolution=8, count=count)

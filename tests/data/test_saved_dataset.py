@@ -46,7 +46,7 @@ def test_named_splits(tmp_path):
     assert val[0]["index"] == 6
     assert "mask" in val[0]
     assert not open_data(tmp_path / "set", split="all").has_masks
-    with pytest.raises(DataError, match="no split 'test'; it has train, val"):
+    with pytest.raises(DataError, match="split 'test' does not exist .train 6, val 3"):
         open_data(tmp_path / "set", split="test")
 
 
@@ -60,7 +60,7 @@ def test_wrong_columns(tmp_path):
     with pytest.raises(DataError, match=r"no column 'image'; it has .*img"):
         open_data(tmp_path / "set")
     assert len(open_data(tmp_path / "set", image="img", split="all")) == 10
-    with pytest.raises(DataError, match=r"column 'label' is .*expected the feature Image"):
+    with pytest.raises(DataError, match=r"column 'label' is .*use cast_column"):
         open_data(tmp_path / "set", image="label")
     with pytest.raises(DataError, match=r"no column 'segments'; it has .*img"):
         open_data(tmp_path / "set", image="img", mask="segments")

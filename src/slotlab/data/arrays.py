@@ -1,12 +1,12 @@
-"""Reader of data sets of the `datasets` library, from a local folder or the hub; needs the `hub` extra."""
+"""Readers of HDF5 files (extra `hdf5`) and of the `datasets` library (extra `hub`)."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import SPLIT_NAMES, SPLITS, PixelDataset, by_order
+from slotlab.data.dataset import SPLIT_NAMES, SPLITS, Opening, PixelDataset, by_order
 from slotlab.data.images import Decoded, check_sizes, decode_image, decode_mask
 from slotlab.errors import DataError
 
@@ -22,16 +22,15 @@ def is_hdf5(path: Path) -> bool:
 
 
 class Hdf5(PixelDataset):
-    """An HDF5 file of pictures.
+    """An HDF5 file of images.
 
     Dataset format:
 
     * `image`: uint8 (N, H, W, 3)
-    * `mask`, optional unless it is named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = background
+    * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground
 
-    Other arrays (`visibility`, `num_actual_objects` ... in the CLEVRTex mirrors) are left alone. Splits by row as
-    CLEVRTex does by sorted index: test [0, 10 %), val [10, 20 %), train [20, 100 %); a mirror whose rows are in another
-    order has another test set. Crop 1.0 of the shorter side. Every process opens the file for itself.
+    Other arrays are ignored. Splits by row with CLEVRTex's rule; a mirror whose rows are in another
+    order has another test set. Crop 1.0 of the shorter side.
     """
 
     kind = "hdf5"
@@ -42,11 +41,7 @@ class Hdf5(PixelDataset):
         *,
         image: str = "image",
         mask: str | None = None,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
+        **opening: Unpack[Opening],
     ) -> None:
         self.path, self._image, self._mask = Path(path), image, mask or "mask"
         self._file: Any = None
@@ -56,22 +51,17 @@ class Hdf5(PixelDataset):
             if name not in file:
                 raise DataError(f"{path}: no array {name!r}; it has {', '.join(file)}: pass image= (and mask=)")
         images, masks = file[image], file.get(self._mask)
-        for array in (images, masks):
+        for array, name in ((images, image), (masks, self._mask)):
             if array is not None and not hasattr(array, "shape"):
-                raise DataError(
-                    f"{path}: {array.name} is a group; expected one array of all pictures: write it again so"
-                )
+                raise DataError(f"{path}: {name!r} is a group; write all images as one array")
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise DataError(
-                f"{path}: array {image!r} is {images.dtype} {images.shape}; expected uint8 (N, H, W, 3): "
-                "write it again so"
-            )
+            raise DataError(f"{path}: {image!r} is {images.dtype} {images.shape}; expected uint8 (N, H, W, 3)")
         if masks is not None and (
             masks.shape not in (images.shape[:3], (*images.shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
         ):
             raise DataError(
-                f"{path}: array {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids "
-                f"{images.shape[:3]}, as many and as large as the images of {image!r}: write it again so"
+                f"{path}: {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids {images.shape[:3]}, as "
+                f"many and as large as the images of {image!r}"
             )
         super().__init__(
             data=str(path),
@@ -79,11 +69,7 @@ class Hdf5(PixelDataset):
             total=len(images),
             splits=by_order(len(images)),
             has_masks=masks is not None,
-            split=split,
-            resolution=resolution,
-            crop=crop,
-            count=count,
-            skip_broken=skip_broken,
+            **opening,
         )
 
     def read(self, row: int) -> Decoded:
@@ -101,7 +87,7 @@ class Hdf5(PixelDataset):
         return f"{self.path}[{row}]"
 
     def _opened(self) -> Any:  # an h5py.File
-        """The file, opened by this very process: HDF5 handles do not survive a fork."""
+        """The file, opened by this process: HDF5 handles do not survive a fork."""
         if self._file is None or self._process != os.getpid():
             try:
                 import h5py
@@ -125,17 +111,17 @@ def holds_saved_dataset(root: Path) -> bool:
 
 
 class Hub(PixelDataset):
-    """A `datasets` data set with image columns.
+    """A data set of the `datasets` library with image columns.
 
     Dataset format:
 
-    * a folder written by `save_to_disk`, or `owner/name` on the hub (`load_dataset`, which downloads it)
+    * a folder written by `save_to_disk`, or `owner/name` on the hub, which is downloaded
     * column `image`: feature `Image`
-    * column `mask`, optional unless it is named by `mask=`: feature `Image`, a palette or grey picture of object ids,
-      0 = background
+    * column `mask`, optional unless named by `mask=`: feature `Image`, a palette or grey image of
+      object ids, 0 = background
 
-    Splits by their names (train; val, validation, valid or dev; test); a data set without named splits, or with one
-    only, is split by row as CLEVRTex: test [0, 10 %), val [10, 20 %), train [20, 100 %). Crop 1.0 of the shorter side.
+    Splits by their names (train; val, validation, valid or dev; test); a data set with one part is
+    split by row with CLEVRTex's rule. Crop 1.0 of the shorter side.
     """
 
     kind = "hub"
@@ -146,11 +132,7 @@ class Hub(PixelDataset):
         *,
         image: str = "image",
         mask: str | None = None,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
+        **opening: Unpack[Opening],
     ) -> None:
         parts = _load(source)
         columns = sorted({name for part in parts.values() for name in part.column_names})
@@ -174,12 +156,8 @@ class Hub(PixelDataset):
             root=Path(source) if Path(source).exists() else None,
             total=total,
             splits=splits,
-            has_masks=masked[split] if split in masked else all(masked.values()),
-            split=split,
-            resolution=resolution,
-            crop=crop,
-            count=count,
-            skip_broken=skip_broken,
+            has_masks=masked.get(opening.get("split", "train"), all(masked.values())),
+            **opening,
         )
 
     def read(self, row: int) -> Decoded:
@@ -207,7 +185,7 @@ class Hub(PixelDataset):
 
 
 def _load(source: str | Path) -> dict[str, Any]:
-    """The parts by split name; one part only is named "all"."""
+    """The parts by split name; a single part is named "all"."""
     try:
         import datasets
     except ImportError as error:
@@ -231,19 +209,16 @@ def _load(source: str | Path) -> dict[str, Any]:
 
 
 def _undecoded(part: Any, image: str, mask: str, source: str) -> Any:
-    """The image and mask columns alone, as bytes or paths, so that one decoder serves every format."""
+    """The image and mask columns as bytes or paths, for the decoder of all formats."""
     import datasets
 
     if image not in part.column_names:
-        raise DataError(
-            f"{source}: no column {image!r}; it has {', '.join(part.column_names)}: pass image= (and mask=)"
-        )
+        raise DataError(f"{source}: no column {image!r}; it has {', '.join(part.column_names)}: pass image=")
     wanted = [name for name in (image, mask) if name in part.column_names]
     for name in wanted:
         if not isinstance(part.features[name], datasets.Image):
             raise DataError(
-                f"{source}: column {name!r} is {part.features[name]}; expected the feature Image: "
-                f"cast_column({name!r}, datasets.Image())"
+                f"{source}: column {name!r} is {part.features[name]}; use cast_column({name!r}, datasets.Image())"
             )
         part = part.cast_column(name, datasets.Image(decode=False))
     return part.select_columns(wanted)
@@ -251,9 +226,6 @@ def _undecoded(part: Any, image: str, mask: str, source: str) -> Any:
 
 def _content(value: Any, name: str) -> Path | bytes:
     if value is None:
-        raise DataError(
-            f"{name}: the value is missing; fill it, or pass skip_broken=True (--skip-broken) to use the next picture "
-            "instead"
-        )
+        raise DataError(f"{name}: the value is missing; pass skip_broken=True (--skip-broken) to use the next image")
     content = value["bytes"]
     return Path(value["path"]) if content is None else content

@@ -1,10 +1,10 @@
-"""What the readers of stored pictures share: splits, crop and resize, batches, and the skipping of broken files."""
+"""What all readers of stored images share: splits, crop and resize, batches, broken files."""
 
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -20,46 +20,57 @@ SPLIT_NAMES = {
 }
 
 
-def by_order(total: int) -> dict[str, range]:
-    """The published CLEVRTex rule, on rows in sorted order: test [0, 10 %), val [10, 20 %), train [20, 100 %)."""
-    tenth, fifth = total // 10, total // 5
-    return {"test": range(tenth), "val": range(tenth, fifth), "train": range(fifth, total)}
-
-
-def choose(splits: Mapping[str, range], split: str, total: int, data: str) -> tuple[range, str]:
-    """The rows of `split`, and the name to report for them.
-
-    A data set with no splits at all (empty `splits`) is used whole under every name, and reported as "all".
-
-    Raises:
-        ConfigError: if `split` is not one of train, val, test, all.
-        DataError: if the data set has no such split, or nothing in it.
-    """
-    if split not in (*SPLITS, "all"):
-        raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
-    if split == "all" or not splits:
-        return range(total), "all"
-    if split not in splits:
-        raise DataError(f"{data}: no split {split!r}; it has {', '.join(splits)}: ask for one of these, or for 'all'")
-    rows = splits[split]
-    if not rows:
-        filled = ", ".join(f"{name} {len(r)}" for name, r in splits.items())
-        raise DataError(f"{data}: split {split!r} is empty ({filled}); add images, or ask for split 'all'")
-    return rows, split
-
-
 MOST_BROKEN_IN_A_ROW = 100
 
 
 class BrokenFile(NamedTuple):
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     file: str
     reason: str
 
 
+class Opening(TypedDict, total=False):
+    """Arguments that every data set of stored images takes, see `slotlab.open_data`."""
+
+    split: str
+    resolution: int | None
+    crop: float | None
+    count: int | None
+    skip_broken: bool
+
+
+def by_order(total: int) -> dict[str, range]:
+    """The published CLEVRTex splits of sorted rows: test [0, 10 %), val [10, 20 %), train the rest.
+
+    Example:
+        >>> by_order(50)
+        {'test': range(0, 5), 'val': range(5, 10), 'train': range(10, 50)}
+    """
+    tenth, fifth = total // 10, total // 5
+    return {"test": range(tenth), "val": range(tenth, fifth), "train": range(fifth, total)}
+
+
+def choose(splits: Mapping[str, range], split: str, total: int, data: str) -> tuple[range, str]:
+    """The rows of a split, and its name; a data set without splits is used whole, as "all".
+
+    Raises:
+        ConfigError: `split` is not train, val, test or all.
+        DataError: the data set has no such split, or the split is empty.
+    """
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
+    if split == "all" or not splits:
+        return range(total), "all"
+    if not splits.get(split):
+        found = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
+        problem = "is empty" if split in splits else "does not exist"
+        raise DataError(f"{data}: split {split!r} {problem} ({found}); add images, or take another split or 'all'")
+    return splits[split], split
+
+
 def first_rows(rows: range, count: int | None) -> range:
-    """The first `count` of `rows` (all of them if `count` is None); ConfigError if `count` is below 1."""
+    """The first `count` of `rows`, or all; ConfigError if `count` is below 1."""
     if count is not None and (not isinstance(count, int) or count < 1):
         raise ConfigError(f"count={count!r}: expected a whole number, at least 1")
     return rows[:count]
@@ -74,13 +85,13 @@ def checked_position(position: int, length: int) -> int:
 
 
 class PixelDataset(ABC):
-    """A data set of stored pictures; each format gives `read`, `name` and the splits.
+    """A data set of stored images; each format gives `read`, `name` and the splits.
 
     Attributes:
         has_masks: whether every sample has a mask.
-        splits: rows of each split, over all pictures of the data set; empty if it has none and is used whole.
-        total: number of pictures in all splits together.
-        broken: the pictures found unreadable so far (with `skip_broken`; otherwise the first one raises).
+        splits: rows of each split; empty if the data set has none.
+        total: number of images in all splits.
+        broken: the unreadable images found so far, with `skip_broken`; otherwise the first raises.
     """
 
     kind: str
@@ -94,27 +105,24 @@ class PixelDataset(ABC):
         total: int,
         splits: Mapping[str, range],
         has_masks: bool,
-        split: str,
-        resolution: int | None,
-        crop: float | None,
-        count: int | None,
-        skip_broken: bool,
+        **opening: Unpack[Opening],
     ) -> None:
         self.data, self.root, self.total, self.splits, self.has_masks = data, root, total, dict(splits), has_masks
-        rows, self.split = choose(self.splits, split, total, data)
-        self.rows = first_rows(rows, count)
+        rows, self.split = choose(self.splits, opening.get("split", "train"), total, data)
+        self.rows = first_rows(rows, opening.get("count"))
+        crop, self.resolution = opening.get("crop"), opening.get("resolution")
         self.crop = self.default_crop if crop is None else crop
-        check_geometry(self.crop, resolution)
-        self.resolution, self.skip_broken = resolution, skip_broken
+        check_geometry(self.crop, self.resolution)
+        self.skip_broken = opening.get("skip_broken", False)
         self.broken: list[BrokenFile] = []
 
     @abstractmethod
     def read(self, row: int) -> Decoded:
-        """The picture of a row of the whole data set as stored, before crop and resize; DataError if it is broken."""
+        """The image and mask of a row as stored; DataError if they are broken."""
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """What messages call this row's picture."""
+        """What messages call this row's image."""
 
     def number(self, row: int) -> int:
         """The sample's number in its data set."""
@@ -127,33 +135,31 @@ class PixelDataset(ABC):
         return only(self.batch([position]))
 
     def pixels(self, position: int) -> Decoded:
-        """The picture at `position`, cropped and resized; DataError if it is broken, whatever `skip_broken` says."""
+        """The image at `position`, cropped and resized; DataError if it is broken."""
         row = self.rows[checked_position(position, len(self))]
         return square(self.checked(row), crop=self.crop, resolution=self.resolution)
 
     def checked(self, row: int) -> Decoded:
         """`read`, whose mask holds object ids; DataError if it is broken."""
-        picture = self.read(row)
-        if picture.mask is not None:
-            check_ids(picture.mask, self.name(row))
-        return picture
+        image = self.read(row)
+        if image.mask is not None:
+            check_ids(image.mask, self.name(row))
+        return image
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked; they must come out in one size."""
         found = [self._readable(position) for position in positions]
-        first_row, first = found[0]
-        for row, picture in found:
-            if picture.image.shape != first.image.shape:
-                sizes = [
-                    f"{self.name(r)} gives {p.image.shape[1]}x{p.image.shape[0]}"
-                    for r, p in ((first_row, first), (row, picture))
-                ]
-                raise DataError(
-                    f"{self.data}: images of mixed sizes: {', '.join(sizes)}; pass resolution= to bring all to one size"
-                )
-        masks = [picture.mask for _, picture in found if picture.mask is not None]
+        sizes: dict[tuple[int, ...], str] = {}
+        for row, image in found:
+            height, width = image.image.shape[:2]
+            sizes.setdefault((height, width), f"{self.name(row)} gives {width}x{height}")
+        if len(sizes) > 1:
+            raise DataError(
+                f"{self.data}: images of mixed sizes: {', '.join(list(sizes.values())[:2])}; pass resolution= to resize"
+            )
+        masks = [image.mask for _, image in found if image.mask is not None]
         return to_batch(
-            np.stack([picture.image for _, picture in found]),
+            np.stack([image.image for _, image in found]),
             np.stack(masks) if self.has_masks else None,
             [self.number(row) for row, _ in found],
         )
@@ -170,10 +176,7 @@ class PixelDataset(ABC):
         } | ({"broken": len(self.broken)} if self.skip_broken else {})
 
     def _readable(self, position: int) -> tuple[int, Decoded]:
-        """The row and picture at `position`, or with `skip_broken` the next one that can be read.
-
-        After the last comes the first, so the same broken files always give the same samples.
-        """
+        """The row and image at `position`; with `skip_broken` the next readable one, cyclically."""
         position = checked_position(position, len(self))
         for step in range(min(len(self), MOST_BROKEN_IN_A_ROW)):
             candidate = (position + step) % len(self)
@@ -181,18 +184,16 @@ class PixelDataset(ABC):
                 return self.rows[candidate], self.pixels(candidate)
             except DataError as error:
                 if self.root is not None and not self.root.exists():
-                    raise DataError(
-                        f"{self.root}: the data set is gone; put it back and go on with --resume"
-                    ) from error
+                    raise DataError(f"{self.root}: the data set is gone; restore it and use --resume") from error
                 if not self.skip_broken:
                     raise
                 self.note_broken(self.name(self.rows[candidate]), str(error))
         raise DataError(
-            f"{self.data}: {min(len(self), MOST_BROKEN_IN_A_ROW)} pictures in a row are broken, the first "
-            f"being {self.name(self.rows[position])}; run `slotlab data check` on it"
+            f"{self.data}: {min(len(self), MOST_BROKEN_IN_A_ROW)} images in a row are broken, the first is "
+            f"{self.name(self.rows[position])}; run `slotlab data check` on it"
         )
 
     def note_broken(self, file: str, reason: str) -> None:
-        """Adds a picture to `broken`, once."""
+        """Adds an image to `broken`, once."""
         if all(file != known.file for known in self.broken):
             self.broken.append(BrokenFile(file, reason))

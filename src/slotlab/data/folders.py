@@ -1,13 +1,12 @@
-"""Reader of image folders, with or without masks."""
+"""Readers of image folders and of CLEVRTex."""
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-from slotlab.data.dataset import SPLIT_NAMES, PixelDataset, by_order
+from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order
 from slotlab.data.images import (
     IMAGE_SUFFIXES,
     Decoded,
@@ -18,23 +17,20 @@ from slotlab.data.images import (
     image_files,
 )
 from slotlab.errors import DataError
+from slotlab.files import read_json
 
 IMAGE_NAME = re.compile(r"CLEVRTEX_(?P<variant>.+)_(?P<index>\d{6})\.png")
 WHOLE_VARIANTS = ("outd",)
+RESTORE = "restore it, or pass skip_broken=True (--skip-broken) to use the next image instead"
 
 
-def holds_clevrtex(root: Path) -> bool:
-    """Whether a CLEVRTex image lies anywhere below `root`."""
-    return any(IMAGE_NAME.fullmatch(name) for _, names in folders_below(root) for name in names)
-
-
-def holds_clevrtex_masks(root: Path) -> bool:
-    """Whether a CLEVRTex image with its mask beside it lies anywhere below `root`."""
-    for folder, names in folders_below(root):
-        present = set(names)
-        if any(IMAGE_NAME.fullmatch(name) and _mask_path(folder / name).name in present for name in names):
-            return True
-    return False
+def holds_clevrtex(root: Path, with_masks: bool = False) -> bool:
+    """Whether a CLEVRTex image, with its mask beside it if asked, is anywhere below `root`."""
+    return any(
+        IMAGE_NAME.fullmatch(name) and (not with_masks or _mask_path(folder / name).name in names)
+        for folder, names in folders_below(root)
+        for name in names
+    )
 
 
 class ClevrTex(PixelDataset):
@@ -42,14 +38,14 @@ class ClevrTex(PixelDataset):
 
     Dataset format:
 
-    * images: `**/CLEVRTEX_{variant}_{index:06d}.png`, RGB or RGBA, in any nesting (published: 1,000 a folder)
-    * masks: `CLEVRTEX_{variant}_{index:06d}_flat.png` beside the image, palette PNG: the pixel value is the object's
-      number in the json, 0 the ground; read as ids, never as colours
+    * images: `**/CLEVRTEX_{variant}_{index:06d}.png`, RGB or RGBA, in any nesting
+    * masks: `CLEVRTEX_{variant}_{index:06d}_flat.png` beside the image, palette PNG: the pixel
+      value is the object's number in the json, 0 the ground
     * metadata: `CLEVRTEX_{variant}_{index:06d}.json` beside the image; optional
 
-    Splits by sorted index as in the published loader: test [0, 10 %), val [10, 20 %), train [20, 100 %); `outd`, which
-    has no splits, is used whole for any split. Crop 0.8 of the shorter side, then resize. Gaps in the numbering are
-    allowed; an index that appears twice is an error, and so is an image without its mask.
+    Splits by sorted index, as in the published loader: test [0, 10 %), val [10, 20 %), train the
+    rest; `outd` is used whole for any split. Crop 0.8 of the shorter side, then resize. A repeated
+    index and an image without its mask are errors; gaps in the numbering are not.
     """
 
     kind = "clevrtex"
@@ -60,14 +56,10 @@ class ClevrTex(PixelDataset):
         root: str | Path,
         *,
         variant: str | None = None,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
+        **opening: Unpack[Opening],
     ) -> None:
         images, self.variant, problems = _scan(Path(root), variant)
-        if problems and not skip_broken:
+        if problems and not opening.get("skip_broken"):
             more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
             raise DataError(f"{problems[0].file}: {problems[0].reason}{more}")
         self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
@@ -77,11 +69,7 @@ class ClevrTex(PixelDataset):
             total=len(self.paths),
             splits={} if self.variant in WHOLE_VARIANTS else by_order(len(self.paths)),
             has_masks=True,
-            split=split,
-            resolution=resolution,
-            crop=crop,
-            count=count,
-            skip_broken=skip_broken,
+            **opening,
         )
         wanted = {self.numbers[row] for row in self.rows}
         for problem in problems:
@@ -106,29 +94,18 @@ class ClevrTex(PixelDataset):
         return self.numbers[row]
 
     def metadata(self, position: int) -> dict[str, Any]:
-        """The scene's json: `num_objects`, `objects` (shape, size, material, 3d_coords ...), `ground_material` ...
-
-        Raises:
-            DataError: if the json is missing or broken.
-        """
+        """The scene's json (`num_objects`, `objects`, ...); DataError if missing or broken."""
         return self._metadata(self.rows[position])
 
     def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """The objects of the scenes of these numbers, in the order of their ids; DataError where no json tells them."""
+        """The objects of these scenes in the order of their ids; DataError without a json."""
         scenes = [self._metadata(bisect_left(self.numbers, number)) for number in numbers]
         if not all(isinstance(scene.get("objects"), list) for scene in scenes):
             raise DataError(f"{self.data}: the json of a scene has no list `objects`")
         return [scene["objects"] for scene in scenes]
 
     def _metadata(self, row: int) -> dict[str, Any]:
-        path = self.paths[row].with_suffix(".json")
-        try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: metadata cannot be read ({error}); write the json again") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{path}: metadata are {type(content).__name__}, not an object; write the json again")
-        return content
+        return read_json(self.paths[row].with_suffix(".json"), "write the json again", DataError)
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with the variant."""
@@ -151,13 +128,10 @@ def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[_
     variants: set[str] = set()
     problems: list[_Problem] = []
     for folder, names in folders_below(root):
-        present = set(names)
         for name in names:
             found = IMAGE_NAME.fullmatch(name)
-            if found is None:
-                continue
-            variants.add(found["variant"])
-            if variant is not None and found["variant"] != variant:
+            variants |= {found["variant"]} if found else set()
+            if found is None or variant not in (None, found["variant"]):
                 continue
             path, index = folder / name, int(found["index"])
             if index in images:
@@ -165,16 +139,10 @@ def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[_
                 problems.append(_Problem(index, str(path), reason))
                 continue
             images[index] = path
-            if _mask_path(path).name not in present:
-                reason = (
-                    f"its mask {_mask_path(path).name} is missing; put it back, or pass "
-                    "skip_broken=True (--skip-broken) to use the next picture instead"
-                )
-                problems.append(_Problem(index, str(path), reason))
+            if _mask_path(path).name not in names:
+                problems.append(_Problem(index, str(path), f"its mask {_mask_path(path).name} is missing; {RESTORE}"))
     if variant is None and len(variants) > 1:
-        raise DataError(
-            f"{root}: several variants ({', '.join(sorted(variants))}); pass variant=, or name the folder of one"
-        )
+        raise DataError(f"{root}: has the variants {', '.join(sorted(variants))}; pass variant=, or one's folder")
     if not images:
         wanted = "" if variant is None else f" of variant {variant!r}, only {', '.join(sorted(variants)) or 'nothing'}"
         raise DataError(
@@ -192,17 +160,27 @@ class ImageFolder(PixelDataset):
 
     Dataset format: one of
 
-    * `images/**/{stem}.png` and optionally `masks/**/{stem}.png` (same path below, a lossless suffix)
-    * `images/{train,val,test}/...` and optionally `masks/{train,val,test}/...`: any of the three splits, each with or
+    * `images/**/{stem}.png` and optionally `masks/**/{stem}.png` (the same path below)
+    * `images/{train,val,test}/...` and optionally `masks/{train,val,test}/...`: each split with or
       without masks; training, validation, valid, dev and testing are other names for them
     * images directly in the folder, without masks
 
-    Image suffixes: png, jpg, jpeg, jpe, jfif, jp2, webp, avif, bmp, tif, tiff, gif (first frame), tga, ppm, pgm, pnm.
-    Mask suffixes: png, tif, tiff, bmp, gif, pgm. A mask's pixel is an object id, 0 = background: palette, grey with 8
-    or 16 bits, or RGB whose channels agree. Ids may have gaps.
+    Images: any of `slotlab.data.images.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif or pgm; a
+    pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB files whose
+    channels agree; ids may have gaps. Without split folders: CLEVRTex's rule on sorted paths.
+    Images are cropped to the centred square (1.0 of the shorter side), then resized.
 
-    Without split folders the rule is CLEVRTex's, on sorted paths: test [0, 10 %), val [10, 20 %), train [20, 100 %).
-    Each picture is cut to the centred square (crop 1.0 of the shorter side), then resized.
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from slotlab.data import ImageFolder
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for number in range(10):
+        ...     Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
+        >>> data = ImageFolder(folder, resolution=16)
+        >>> len(data), tuple(data[0]["image"].shape)
+        (8, (3, 16, 16))
     """
 
     kind = "images"
@@ -210,12 +188,7 @@ class ImageFolder(PixelDataset):
     def __init__(
         self,
         root: str | Path,
-        *,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
+        **opening: Unpack[Opening],
     ) -> None:
         base = Path(root)
         images = base / "images" if (base / "images").is_dir() else base
@@ -230,31 +203,22 @@ class ImageFolder(PixelDataset):
             self.paths = image_files(images, nested=images != base)
             splits = by_order(len(self.paths))
         if not self.paths:
-            raise DataError(
-                f"{images}: no image file here ({', '.join(IMAGE_SUFFIXES)}); put the images there, with "
-                "their masks in masks/ beside it, or name another folder"
-            )
+            raise DataError(f"{images}: no image file here ({', '.join(IMAGE_SUFFIXES)}); name another folder")
         self._images, self._masks = images, base / "masks"
-        self._masked = [
-            folder for folder in named.values() or [""] if images != base and (self._masks / folder).is_dir()
-        ]
+        folders = list(named.values()) or [""]
+        self._masked = [folder for folder in folders if images != base and (self._masks / folder).is_dir()]
         if self._masked:
             _check_names(self.paths)
+        split = opening.get("split", "train")
         super().__init__(
             data=str(root),
             root=base,
             total=len(self.paths),
             splits=splits,
-            has_masks=(named.get(split) in self._masked)
-            if named and split != "all"
-            else len(self._masked) == len(named or [""]),
-            split=split,
-            resolution=resolution,
-            crop=crop,
-            count=count,
-            skip_broken=skip_broken,
+            has_masks=named[split] in self._masked if split in named else self._masked == folders,
+            **opening,
         )
-        if self.has_masks and not skip_broken:
+        if self.has_masks and not self.skip_broken:
             for row in self.rows:
                 self._mask_path(row)
 
@@ -282,12 +246,8 @@ class ImageFolder(PixelDataset):
                 return candidate
         lossy = next((p for s in (".jpg", ".jpeg", ".webp") if (p := stem.with_name(stem.name + s)).is_file()), None)
         if lossy is not None:
-            raise DataError(f"{lossy}: a lossy format does not keep object ids; make the mask again as a PNG")
-        raise DataError(
-            f"{image}: its mask {stem.with_name(stem.name + '.png')} is missing; add it, take the folder "
-            "masks/ away to use the images alone, or pass skip_broken=True (--skip-broken) to use the next picture "
-            "instead"
-        )
+            raise DataError(f"{lossy}: a lossy format does not keep object ids; save the mask as a PNG")
+        raise DataError(f"{image}: its mask {stem.with_name(stem.name + '.png')} is missing; {RESTORE}")
 
 
 def _split_folders(images: Path) -> dict[str, str]:
@@ -296,18 +256,16 @@ def _split_folders(images: Path) -> dict[str, str]:
     for split, names in SPLIT_NAMES.items():
         folders = [name for name in names if (images / name).is_dir()]
         if len(folders) > 1:
-            raise DataError(
-                f"{images}: {' and '.join(folders)} both name the split {split!r}; put them into one folder"
-            )
+            raise DataError(f"{images}: {' and '.join(folders)} both name the split {split!r}; join them")
         if folders:
             found[split] = folders[0]
     return found
 
 
 def _check_names(paths: list[Path]) -> None:
-    """Raises DataError where two images would share a mask, for they differ in their suffix alone."""
+    """DataError if two images would share a mask because only their suffixes differ."""
     known: dict[Path, Path] = {}
     for path in paths:
         other = known.setdefault(path.with_suffix(""), path)
         if other is not path:
-            raise DataError(f"{path}: has the mask of {other.name} too; keep one of the two, or rename one")
+            raise DataError(f"{path}: shares its mask with {other.name}; remove or rename one of the two")

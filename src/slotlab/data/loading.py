@@ -1,4 +1,4 @@
-"""Running one function over many items in threads (Pillow decodes without the interpreter lock), in order."""
+"""Batches for training and evaluation, in an order that depends on seed and step only."""
 
 import math
 import os
@@ -30,10 +30,14 @@ def shuffled_positions(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_positions(step: int, *, count: int, batch_size: int, seed: int) -> np.ndarray:
-    """The positions of the global batch of `step`: the `step`-th piece of the row of all epochs' permutations.
+    """The positions of the global batch of `step`, from the permutations of all epochs in a row.
 
-    No sample is left out: a batch that meets the end of one permutation goes on in the next. Data sets too large for a
-    permutation in memory (endless scenes) are walked in strides instead, which meets every sample once an epoch too.
+    A batch may end one permutation and begin the next, so no sample is left out. Data sets too
+    large for a permutation (endless scenes) are walked in strides, once an epoch too.
+
+    Example:
+        >>> batch_positions(1, count=5, batch_size=4, seed=0).shape
+        (4,)
     """
     first, pieces = step * batch_size, []
     wanted = batch_size
@@ -49,7 +53,7 @@ def batch_positions(step: int, *, count: int, batch_size: int, seed: int) -> np.
 
 
 def _strided(places: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
-    """The samples at these places of the walk `start + place * stride` modulo `count`, a permutation of 0..count-1."""
+    """The samples at these places of the walk `start + place * stride` modulo `count`."""
     start, stride = (int(value) for value in np.random.default_rng((seed, epoch)).integers(1, count, 2))
     while math.gcd(stride, count) != 1:
         stride = stride % (count - 1) + 1
@@ -69,26 +73,16 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches, from `start_step` on.
 
-    The batch of a step depends on the data set, `batch_size`, `seed` and the step alone: not on the workers, nor on
-    where the run started. Rank r gets the r-th contiguous part of the global batch, which has `batch_size` samples.
+    The batch of a step depends on the data set, `batch_size`, `seed` and the step only. Rank r gets
+    the r-th contiguous part of the global batch, which has `batch_size` samples.
 
     Raises:
-        ConfigError: if `batch_size` does not divide by `world_size`, or an argument is out of its range.
-        DataError: when a picture is broken and the data set was not opened with `skip_broken`.
+        ConfigError: `batch_size` is not a multiple of `world_size`, or an argument is out of range.
+        DataError: an image is broken, without `skip_broken`.
     """
-    _check(
-        batch_size=batch_size,
-        start_step=start_step,
-        rank=rank,
-        world_size=world_size,
-        workers=workers,
-        prefetch=prefetch,
-        seed=seed,
-    )
+    _check(batch_size=batch_size, workers=workers)
     if batch_size % world_size:
-        raise ConfigError(
-            f"batch_size={batch_size} does not divide among {world_size} processes; take a multiple of {world_size}"
-        )
+        raise ConfigError(f"batch_size={batch_size}: take a multiple of {world_size}, the number of processes")
     share, count = batch_size // world_size, len(dataset)
 
     def pieces() -> Iterator[list[int]]:
@@ -110,11 +104,11 @@ def evaluation_batches(
     workers: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """All samples once, in order; each rank gets a contiguous part, in batches of `batch_size`, the last one shorter.
+    """All samples once, in order; the last batch may be smaller.
 
-    No sample is dropped or repeated over the ranks together, so their sums are those of one process.
+    Each rank gets a contiguous part, and no sample is dropped or repeated.
     """
-    _check(batch_size=batch_size, rank=rank, world_size=world_size, workers=workers, prefetch=prefetch)
+    _check(batch_size=batch_size, workers=workers)
     first, last = (len(dataset) * part // world_size for part in (rank, rank + 1))
 
     def pieces() -> Iterator[list[int]]:
@@ -133,7 +127,7 @@ class _Pieces(Sampler[list[int]]):
 
 
 class _Batches(Dataset[Any]):
-    """Makes the data set read whole batches, and brings errors and broken files home from the worker as values."""
+    """Reads whole batches; returns errors and broken files from the worker as values."""
 
     def __init__(self, dataset: SlotDataset) -> None:
         self._dataset = dataset
@@ -158,10 +152,10 @@ def _loaded(
         batch_size=None,
         sampler=_Pieces(pieces),
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available() and device.type == "cpu",
         prefetch_factor=prefetch if workers else None,
-        generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the global generator
+        generator=torch.Generator(),  # so that a loader draws nothing from the global generator
     )
     return _unwrapped(dataset, loader, workers)
 
@@ -178,20 +172,18 @@ def _unwrapped(dataset: SlotDataset, loader: DataLoader[Any], workers: int) -> I
                 raise DataError(error)
             yield batch
     finally:
-        del results  # ends the workers here and now, even while a traceback keeps this frame alive
+        del results  # ends the workers now, even if a traceback keeps this frame alive
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _check(**given: int) -> None:
-    for name, value in given.items():
-        least = 1 if name in ("batch_size", "world_size", "prefetch") else 0
-        if value < least:
-            raise ConfigError(f"{name}={value}: expected {least} or more")
-    if given["rank"] >= given["world_size"]:
-        raise ConfigError(f"rank={given['rank']}: expected less than world_size={given['world_size']}")
+def _check(batch_size: int, workers: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: expected 1 or more")
+    if workers < 0:
+        raise ConfigError(f"workers={workers}: expected 0 or more")
 
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, holds_saved_dataset, is_hdf5
-from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex, holds_clevrtex_masks
+from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
 from slotlab.data.images import image_files
 from slotlab.data.packed import SETTINGS, Packed
 from slotlab.data.sample import SlotDataset
@@ -43,23 +43,32 @@ def open_data(
     """Opens a data set.
 
     Args:
-        spec: a path, whose kind is recognised by its content, or `kind:PATH` to force one of clevrtex, images,
-            hdf5, hub and packed; `scenes:VARIANT` renders, `hub:owner/name` downloads.
+        spec: a path, whose kind is recognised by its content; `kind:PATH` to force one of clevrtex,
+            images, hdf5, hub and packed; `scenes:VARIANT` to render; `hub:owner/name` to download.
         split: train, val, test or all.
-        resolution: side of the square pictures in pixels; None leaves them as they come out of the crop.
-        crop: side of the centred square as a fraction of the shorter side; by default CLEVRTex 0.8, others 1.0.
-        count: the first so many samples of the split.
-        skip_broken: put the next readable picture in a broken one's place and list it in `.broken`, instead of raising.
-        **options: the kind's own, such as `variant` (clevrtex), `image` and `mask` (hdf5, hub), `seed` (scenes).
+        resolution: side of the square images in pixels; None keeps the size of the crop.
+        crop: side of the centred square as a fraction of the shorter side; by default 0.8 for
+            CLEVRTex and 1.0 for others.
+        count: use the first `count` samples of the split.
+        skip_broken: replace a broken image by the next readable one and list it in `.broken`.
+        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, hub), `seed`,
+            `min_objects`, `max_objects`, `supersample` (scenes).
 
     Raises:
-        DataError: if there is no data set, or not such a split; the message names the folder and the remedy.
-        ConfigError: if an option is unknown or out of its range.
+        DataError: there is no data set or no such split; the message names folder and remedy.
+        ConfigError: an option is unknown or out of its range.
+
+    Example:
+        >>> import slotlab
+        >>> data = slotlab.open_data("scenes:plain", split="val", resolution=32, count=5)
+        >>> sample = data[0]
+        >>> len(data), tuple(sample["image"].shape), sample["mask"].dtype
+        (5, (3, 32, 32), torch.int64)
     """
     resolution, count = _whole("resolution", resolution), _whole("count", count)
     kind, target = recognise(spec)
     chosen = KINDS[kind]
-    known = list(inspect.signature(chosen).parameters)[1:]
+    known = [name for name in inspect.signature(chosen).parameters if name not in ("opening", "root", "path", "source")]
     for option in options:
         if option not in known:
             raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
@@ -76,7 +85,7 @@ def _whole(name: str, value: Any) -> int | None:
 
 
 def recognise(spec: str | Path) -> tuple[str, str]:
-    """The kind of data set that a spec names, and what follows the kind: a path, variant or hub name."""
+    """The kind of data set that a spec names, and its path, variant or hub name."""
     text = str(spec)
     forced = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", text)
     if forced is not None and not Path(text).exists():
@@ -99,7 +108,7 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     if holds_saved_dataset(path):
         return "hub", text
     if (path / "images").is_dir():
-        unpacked_there = not (path / "masks").is_dir() and holds_clevrtex_masks(path / "images")
+        unpacked_there = not (path / "masks").is_dir() and holds_clevrtex(path / "images", with_masks=True)
         return "clevrtex" if unpacked_there else "images", text
     if holds_clevrtex(path):
         return "clevrtex", text

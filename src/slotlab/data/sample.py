@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Sample(TypedDict):
-    """One picture: what a data set's `[i]` returns.
+    """One image, as `dataset[i]` returns it.
 
-    `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects; absent where the data
-    set has no masks. `index`: the sample's number in its data set (int64 scalar tensor). `latents`: float32 [C, h, w],
-    where a packed cache holds those of a latent autoencoder.
+    `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects;
+    absent without masks. `index`: the sample's number in its data set, int64 scalar. `latents`:
+    float32 [C, h, w], if a packed cache holds those of a latent autoencoder.
     """
 
     image: Tensor
@@ -21,7 +21,7 @@ class Sample(TypedDict):
 
 
 class LatentEncoder(Protocol):
-    """What can make latents of images, such as `slotlab.models.LatentAutoencoder`."""
+    """Makes latents of images, such as `slotlab.models.LatentAutoencoder`."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
@@ -33,9 +33,8 @@ class LatentEncoder(Protocol):
 
 
 class Batch(TypedDict):
-    """Several samples stacked: `image` [B, 3, H, W], `mask` [B, H, W] (absent without masks), `index` [B].
-
-    `latents` [B, C, h, w], where a packed cache holds those of a latent autoencoder.
+    """Samples stacked: `image` [B, 3, H, W], `index` [B], and if there are any `mask` [B, H, W] and
+    `latents` [B, C, h, w].
     """
 
     image: Tensor
@@ -51,22 +50,19 @@ def only(batch: Batch) -> Sample:
 
 @runtime_checkable
 class KnowsObjects(Protocol):
-    """What a data set offers besides, if it knows what the objects in its pictures are."""
+    """A data set that knows what the objects in its images are."""
 
     def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """For each picture, named by its `index`, its objects, in the order of their ids from 1.
+        """The objects of the images of these `index` values, each with `shape`, `material`, ...
 
-        Each has `shape`, `material` and more.
-
-        Raises:
-            DataError: this copy of the data has no such metadata.
+        In the order of their ids from 1; DataError if this copy of the data has no metadata.
         """
         ...
 
 
 @runtime_checkable
 class SlotDataset(Protocol):
-    """What every data set of the library offers, whatever lies on disk."""
+    """What every data set of the library offers."""
 
     has_masks: bool
 
@@ -79,9 +75,9 @@ class SlotDataset(Protocol):
         ...
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The samples at `positions`, stacked; faster than one by one where the format allows."""
+        """The samples at `positions`, stacked."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What a protocol line needs, as JSON values: data, kind, split, crop, resolution, count."""
+        """For protocols, as JSON values: data, kind, split, crop, resolution, count."""
         ...
