@@ -220,7 +220,7 @@ def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, m
 def test_counts_of_splits_that_are_not_there_are_refused(clevrtex, tmp_path):
     for root, count, message in (
         (clevrtex(20), {"train": 2, "validation": 2}, "no split 'validation'"),
-        (clevrtex(20, "outd"), {"test": 2}, "split 'test' does not exist; there are: all"),
+        (clevrtex(20, "outd"), {"test": 2}, "no split 'test'; there are: all"),
     ):
         with pytest.raises(ConfigError, match=message):
             pack(root, tmp_path / "packed", resolution=8, count=count)

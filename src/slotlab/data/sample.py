@@ -33,8 +33,9 @@ class LatentEncoder(Protocol):
 
 
 class Batch(TypedDict):
-    """Samples stacked: `image` [B, 3, H, W], `index` [B], and if there are any `mask` [B, H, W] and
-    `latents` [B, C, h, w].
+    """Samples stacked: `image` [B, 3, H, W] and `index` [B].
+
+    `mask` [B, H, W] and `latents` [B, C, h, w], if there are any.
     """
 
     image: Tensor
