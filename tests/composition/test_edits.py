@@ -265,9 +265,9 @@ def test_a_sampled_edit_repeats_with_its_seed_and_can_be_stopped(diffusion, squa
     assert not edited.image.equal(paint_edit(diffusion, scene, plan, 4).image)
     assert not edited.image.equal(paint_edit(diffusion, scene, plan, 5, sampling=settings).image)
     seen = list(paint_edit_steps(diffusion, scene, plan, 4, sampling=settings))
-    done, steps, image = seen[-1]
+    done, steps, images = seen[-1]
     assert done == steps
-    assert image.allclose(edited.image, atol=1e-4)
+    assert images[0].allclose(edited.image, atol=1e-4)
     diffusion.train()
     stopped = paint_edit_steps(diffusion, scene, plan)
     next(stopped)

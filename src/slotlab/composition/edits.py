@@ -18,17 +18,14 @@ from torch.nn import functional as F
 from slotlab.composition.slots import background_rank
 from slotlab.data.images import AnyImage, prepared
 from slotlab.errors import ConfigError
-from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotModel, SlotOutput, with_slots
+from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotOutput, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
-from slotlab.models.sampling import SamplingSettings
+from slotlab.models.sampling import SamplingSettings, Step
 from slotlab.progress import finish
 
 LEAST_BORDER = 0.5  # share of the border pixels that a slot must own to count as the background
-SMALLEST_SHARE = 1e-6  # of a pixel, to divide by
 SOFT_EDGE = 16  # with keep_outside, the edge of the region is 1/16 of the side wide
-
-Step = tuple[int, int, Tensor]  # steps done, steps in all, the image [3, R, R] so far
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +103,7 @@ def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) 
 
     Raises:
         CheckpointError: the model has no slots.
-        ConfigError: `crop` is out of range.
         DataError: the file is missing or is no image.
-        ValueError: a tensor or array of another shape.
 
     Example:
         >>> import slotlab
@@ -121,7 +116,7 @@ def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) 
     slot_model = with_slots(model)
     picture, _ = prepared(image, resolution=slot_model.resolution, crop=crop)
     with evaluating(model), torch.no_grad():
-        output = slot_model.segment(picture[None].to(_device(slot_model)), [seeded_generator(seed)])
+        output = slot_model.segment(picture[None].to(next(model.parameters()).device), [seeded_generator(seed)])
     return Scene(picture, output.cpu(), slot_model.finer_masks)
 
 
@@ -144,9 +139,8 @@ def remove(scene: Scene | EditedSlots, slots: Collection[int]) -> EditedSlots:
 def add(scene: Scene | EditedSlots, other: Scene | EditedSlots, slot: int) -> EditedSlots:
     """Adds slot number `slot` of another scene; it gets the next free number, `numbers[-1]`."""
     edit = _edited(scene)
-    vector = _fitting(edit, _edited(other).vector(slot))
-    number = edit.next_number
-    return EditedSlots(torch.cat([edit.slots, vector[None]]), (*edit.numbers, number), number + 1)
+    slots = torch.cat([edit.slots, _fitting(edit, _edited(other).vector(slot))[None]])
+    return EditedSlots(slots, (*edit.numbers, edit.next_number), edit.next_number + 1)
 
 
 def swap(
@@ -184,13 +178,7 @@ def resize(model: Model, scene: Scene | EditedSlots, slot: int, factor: float) -
 
 
 def take_background(edit: Scene | EditedSlots, scene: Scene, other: Scene) -> EditedSlots:
-    """Puts the background of another scene in the place of this one's.
-
-    Args:
-        edit: the slots to change: `scene`, or what earlier edits made of it.
-        scene: as it was read; shows which slot is the background.
-        other: as it was read with the same model.
-    """
+    """Puts the background of scene `other` in the place of `scene`'s, of which `edit` was made."""
     return replace(edit, background_slot(scene), other.slots[background_slot(other)])
 
 
@@ -202,19 +190,16 @@ def background_slot(scene: Scene) -> int:
 
 def changed_slots(scene: Scene, edit: EditedSlots) -> frozenset[int]:
     """Numbers of the slots that were removed, added or altered; none if all edits were undone."""
-    altered = {
-        number
-        for row, number in enumerate(edit.numbers)
-        if number >= len(scene.slots) or not scene.slots[number].equal(edit.slots[row])
-    }
-    return frozenset(altered | {*range(len(scene.slots))} - {*edit.numbers})
+    before = {*range(len(scene.slots))}
+    pairs = zip(edit.numbers, edit.slots, strict=True)
+    same = {number for number, slot in pairs if number in before and scene.slots[number].equal(slot)}
+    return frozenset((before | {*edit.numbers}) - same)
 
 
 def _edited(scene: Scene | EditedSlots) -> EditedSlots:
     if isinstance(scene, EditedSlots):
         return scene
-    count = len(scene.slots)
-    return EditedSlots(scene.slots, tuple(range(count)), count)
+    return EditedSlots(scene.slots, tuple(range(len(scene.slots))), len(scene.slots))
 
 
 def _fitting(edit: EditedSlots, vector: Tensor) -> Tensor:
@@ -226,9 +211,7 @@ def _fitting(edit: EditedSlots, vector: Tensor) -> Tensor:
 
 def _ability(model: Model, edit: str) -> Any:
     if not hasattr(model, edit):
-        raise ConfigError(
-            f"{edit}: this model's slots have no pose; train one with model.kind=relative-slot-autoencoder"
-        )
+        raise ConfigError(f"{edit}: this model's slots have no pose; train model.kind=relative-slot-autoencoder")
     return getattr(model, edit)
 
 
@@ -286,8 +269,7 @@ def paint_edit(
         sampling: settings of a model that samples; by default its config's.
 
     Raises:
-        CheckpointError: the model has no slots.
-        ConfigError: sampling settings that are out of range or for a model that does not sample.
+        ConfigError: sampling settings for a model that does not sample.
 
     Example:
         >>> import slotlab
@@ -311,45 +293,28 @@ def paint_edit_steps(
     *,
     sampling: SamplingSettings | None = None,
 ) -> Generator[Step, None, Edited]:
-    """`paint_edit` step by step: yields (step, steps, image [3, R, R] so far) while sampling."""
-    slot_model = with_slots(model)
+    """`paint_edit` step by step: yields (step, steps, images [1, 3, R, R] so far) while sampling."""
+    slot_model, device = with_slots(model), next(model.parameters()).device
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
     with evaluating(model):
-        painted = slot_model.paint(scene.slots[None].to(_device(slot_model)), seeded_generator(seed), sampling)
+        painted = slot_model.paint(scene.slots[None].to(device), seeded_generator(seed), sampling)
         before, masks_before = (one[0].cpu() for one in painted)
         changed = changed_slots(scene, edit)
         if isinstance(slot_model, SlotAutoencoder):
             image, masks = _paint_on_background(slot_model, scene, edit, changed, masks_before)
         else:
             shown = _shown(scene, edit, changed, masks_before)
-            image, found = yield from _paint_steps(slot_model, edit.slots[shown], seed, sampling)
-            masks = found.new_zeros(len(edit.numbers), *found.shape[1:])
-            masks[shown] = found
+            slots = edit.slots[shown][None].to(device)
+            images, found = yield from slot_model.paint_steps(slots, seeded_generator(seed), sampling)
+            image, masks = images[0].cpu(), torch.zeros(len(edit.numbers), *found.shape[2:])
+            masks[shown] = found[0].cpu()
     region = _owned(masks_before, range(len(scene.slots)), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
         image = torch.lerp(before, image, _soft(region))
     squared = (image - before).square().mean(dim=0)[~region]
     error = float(squared.mean()) if len(squared) else math.nan
     return Edited(before, image, masks, edit, changed, region, error)
-
-
-def _device(model: SlotModel) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _paint_steps(
-    model: SlotModel, slots: Tensor, seed: int, sampling: SamplingSettings | None
-) -> Generator[Step, None, tuple[Tensor, Tensor]]:
-    """The image [3, R, R] and masks [K, R, R] of slots [K, D], on the CPU."""
-    steps = model.paint_steps(slots[None].to(_device(model)), seeded_generator(seed), sampling)
-    while True:
-        try:
-            done, total, images = next(steps)
-        except StopIteration as end:
-            images, masks = end.value
-            return images[0].cpu(), masks[0].cpu()
-        yield done, total, images[0].cpu()
 
 
 def _paint_on_background(
@@ -361,13 +326,15 @@ def _paint_on_background(
     place is often that of a slot that resembles it and owned nothing before. So the background
     takes the share of the other slots in every pixel that changed slots have left.
     """
-    image, masks, layers = (result[0].cpu() for result in model.decode(edit.slots[None].to(_device(model))))
+    image, masks, layers = (
+        result[0].cpu() for result in model.decode(edit.slots[None].to(next(model.parameters()).device))
+    )
     background = background_slot(scene)
     altered = [slot for slot in changed if slot != background]
     had = masks_before[[slot for slot in altered if slot < len(scene.slots)]].sum(dim=0)
     have = masks[[row for row, number in enumerate(edit.numbers) if number in altered]].sum(dim=0)
     others = [row for row, number in enumerate(edit.numbers) if number not in altered and number != background]
-    free = (had - have).clamp(min=0) / (1 - have).clamp(min=SMALLEST_SHARE)  # of what is not altered slots'
+    free = (had - have).clamp(min=0) / (1 - have).clamp(min=1e-6)  # of what is not altered slots'
     owners = scene.segmentation()
     border = torch.cat([owners[0], owners[-1], owners[1:-1, 0], owners[1:-1, -1]])
     share = float((border == background).float().mean())
@@ -380,11 +347,10 @@ def _paint_on_background(
 
 def _shown(scene: Scene, edit: EditedSlots, changed: Collection[int], masks_before: Tensor) -> list[int]:
     """Rows that slot diffusion paints: all, or after a removal those that own pixels or changed."""
-    everything = list(range(len(edit.numbers)))
-    if {*range(len(scene.slots))} <= {*edit.numbers}:
-        return everything
     used = {*scene.segmentation().unique().tolist(), *masks_before.argmax(dim=0).unique().tolist(), *changed}
-    return [row for row in everything if edit.numbers[row] in used] or everything
+    rows = [row for row, number in enumerate(edit.numbers) if number in used]
+    removed = not {*range(len(scene.slots))} <= {*edit.numbers}
+    return rows if removed and rows else list(range(len(edit.numbers)))
 
 
 def _owned(masks: Tensor, numbers: Collection[int], slots: Collection[int]) -> Tensor:

@@ -84,13 +84,13 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         with now.painter.painting():
             while not now.painter.stopping:
                 try:
-                    done, total, image = next(previews)
+                    done, total, images = next(previews)
                 except StopIteration as end:
                     yield _finished(then, end.value)
                     return
                 if monotonic() - shown_at > BETWEEN_PREVIEWS:
                     progress = f"Painting: step {done} of {total}."
-                    preview = edit_session.edit_figure(then, image, progress)
+                    preview = edit_session.edit_figure(then, images[0].cpu(), progress)
                     yield gr.skip(), preview, note(progress), gr.Button(visible=True)
                     shown_at = monotonic()
         yield gr.skip(), edit_session.edit_figure(now), note("Stopped; nothing was changed."), gr.Button(visible=False)
