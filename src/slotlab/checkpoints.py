@@ -25,8 +25,6 @@ from slotlab.models.relative_frames import without_frame
 from slotlab.released import HUB_PREFIX, check, model_folder, released_names
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-START, PAINT = "slot_attention.start", "to_rgb_and_mask."  # weights that can grow
-COLOURS_AND_MASK = 4  # channels that the broadcast decoder paints
 NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
 
 
@@ -62,7 +60,11 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
         return model_from_config(run_config(name, overrides).model)
     folder = model_folder(name)
     check(folder, CONFIG_FILE, WEIGHTS_FILE)
-    model = model_from_config_file(folder / CONFIG_FILE, overrides)
+    config = read_json(folder / CONFIG_FILE, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        model = model_from_config(changed({"model": config}, overrides)["model"])
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from None
     _load_weights(model, folder / WEIGHTS_FILE)
     return model.eval()
 
@@ -120,15 +122,6 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
     return MODELS[kind](**arguments)
 
 
-def model_from_config_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Model:
-    """Makes the model of a `config.json`, with changes as in `create_model`."""
-    config = read_json(path, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
-    try:
-        return model_from_config(changed({"model": config}, overrides or {})["model"])
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
-
 def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
     """Loads a trained autoencoder with its scaling, in evaluation mode; never reads pickles.
 
@@ -141,12 +134,9 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
     """
     named = str(name) in released_names() or str(name).startswith(HUB_PREFIX)
     folder = model_folder(name) if named else Path(name) / (subfolder or "")
-    try:
-        is_ours = "kind" in read_json(folder / CONFIG_FILE, "")
-    except CheckpointError:
-        is_ours = False
-    if not is_ours:
-        return load_diffusers_autoencoder(name, resolution, subfolder)
+    path = folder / CONFIG_FILE
+    if not path.is_file() or "kind" not in read_json(path, "give another folder"):
+        return _load_diffusers_autoencoder(name, resolution, subfolder)
     model = load(folder)
     autoencoder = model.autoencoder if isinstance(model, SlotDiffusion) else model
     if not isinstance(autoencoder, LatentAutoencoder):
@@ -161,13 +151,12 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
     return resized.eval()
 
 
-def load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
-    """Loads an autoencoder of diffusers, from a folder or the hub; see `load_autoencoder`."""
+def _load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
     import diffusers
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    shown = f"{name}/{subfolder}" if subfolder else str(name)
     where: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
+    shown = "/".join([str(name), *where.values()])
     try:
         config = AutoencoderKL.load_config(str(name), **where)
     except Exception as error:  # diffusers raises OSError, ValueError and hub errors for the same cause
@@ -203,9 +192,9 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
         other = getattr(source, name, None)
         if other is None or not any(parameter.requires_grad for parameter in part.parameters()):
             continue
-        shapes = {key: tensor.shape for key, tensor in part.state_dict().items()}
+        shapes = _shapes(part.state_dict())
         weights, growth = grown(other.state_dict(), shapes)
-        if {key: tensor.shape for key, tensor in weights.items()} == shapes:
+        if _shapes(weights) == shapes:
             part.load_state_dict(weights)
             taken[name] = growth
         else:
@@ -232,20 +221,24 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
         before = weights.get(name)
         if before is None or before.shape == wanted:
             continue
-        if name == START and 1 < before.shape[1] < wanted[1]:
+        if name == "slot_attention.start" and 1 < before.shape[1] < wanted[1]:
             like = torch.arange(wanted[1] - before.shape[1]) % (before.shape[1] - 1) + 1
             noise = torch.randn(len(like), before.shape[2], generator=torch.Generator().manual_seed(0))
             result[name] = torch.cat([before, before[:, like] + NOISE * before.std() * noise.to(before)], dim=1)
             growth.append(f"{before.shape[1]} to {wanted[1]} slots")
-        elif name.startswith(PAINT):
+        elif name.startswith("to_rgb_and_mask."):
             factor = round((wanted[0] / len(before)) ** 0.5)
             if factor > 1 and len(before) * factor**2 == wanted[0]:
-                side = round((len(before) / COLOURS_AND_MASK) ** 0.5)
-                pixels = before.unflatten(0, (COLOURS_AND_MASK, side, side))  # the order of nn.PixelShuffle
+                side = round((len(before) / 4) ** 0.5)
+                pixels = before.unflatten(0, (4, side, side))  # colours and mask, in the order of nn.PixelShuffle
                 result[name] = pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).flatten(0, 2)
                 if name.endswith(".weight"):
                     growth.append(f"each pixel to {factor}x{factor}")
     return result, growth
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def _load_weights(model: Model, path: Path) -> None:
@@ -260,16 +253,13 @@ def _load_weights(model: Model, path: Path) -> None:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({error}); {cause}. Take another checkpoint of the run"
         ) from None
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: list(tensor.shape) for name, tensor in weights.items()}
+    wanted, found = _shapes(model.state_dict()), _shapes(weights)
     problems = []
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found or name not in wanted:
             problems.append(f"{'extra' if name in found else 'missing'} tensor {name}")
         elif found[name] != wanted[name]:
-            problems.append(f"{name} has shape {found[name]}, the config wants {wanted[name]}")
+            problems.append(f"{name} has shape {list(found[name])}, the config wants {list(wanted[name])}")
     if problems:
         raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(problems[:5])}")
-    model.load_state_dict(
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    )
+    model.load_state_dict(weights)
