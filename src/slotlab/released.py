@@ -41,11 +41,9 @@ def model_folder(name: str | Path) -> Path:
         return path
     if bundled:
         return WEIGHTS / text
-    on_hub = re.fullmatch(rf"({HUB_PREFIX})?([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)(?:@(\S+))?", text)
-    if on_hub is not None:
-        forced, owner, repository, revision = on_hub.groups()
-        if forced or not Path(owner).is_dir():
-            return _downloaded(text, f"{owner}/{repository}", revision)
+    on_hub = re.fullmatch(rf"({HUB_PREFIX})?([A-Za-z0-9][\w.-]*)(/[A-Za-z0-9][\w.-]*)(?:@(\S+))?", text)
+    if on_hub is not None and (on_hub[1] or not Path(on_hub[2]).is_dir()):
+        return _downloaded(text, on_hub[2] + on_hub[3], on_hub[4])
     if text in preset_names():
         hint = f": it is a preset without trained weights; train it with: slotlab train {text} --out RUN"
     elif len(path.parts) > 1:
@@ -59,13 +57,9 @@ def library_folder(name: str | Path) -> Path:
     """The folder of a concept library: `name` itself, or the library of a released model.
 
     A model without a library gives its own folder, which `ConceptLibrary.load` refuses.
-
-    Raises:
-        CheckpointError: an unknown name, or files that changed since their release.
     """
-    path = Path(name)
-    if (path / "library.json").is_file():
-        return path
+    if (Path(name) / "library.json").is_file():
+        return Path(name)
     try:
         folder = model_folder(name)
     except CheckpointError as error:
@@ -90,22 +84,23 @@ def write_manifest(folder: Path) -> None:
 
 
 def check(folder: Path, *files: str) -> None:
-    """Raises CheckpointError if a file of a release is missing or changed.
-
-    Args:
-        folder: any folder; one without a manifest is not checked.
-        files: paths in it to check; by default all.
-    """
+    """Raises CheckpointError if one of `files`, by default of all, in a release is missing or changed."""
     if not is_released(folder):
         return
-    known = _manifest(folder)
-    for name in files or known:
-        path = folder / name
+    path, remedy = folder / MANIFEST_FILE, _remedy(folder)
+    content = read_json(path, remedy)
+    if content.get("format") != FORMAT or not isinstance(content.get("sha256"), dict):
+        raise CheckpointError(f"{path}: not the manifest of a released model; {remedy}")
+    if content.get("version") != VERSION:
+        version = content.get("version")
+        raise CheckpointError(f"{path}: {FORMAT} version {version}; this slotlab reads version {VERSION}")
+    known = content["sha256"]
+    for path in (folder / name for name in files or known):
         found = sha256_of(path) if path.is_file() else None
-        if found is None or found != known.get(name):
+        wanted = known.get(path.relative_to(folder).as_posix(), "nothing")
+        if found != wanted:
             said = "missing" if found is None else f"changed or damaged: its SHA-256 begins with {found[:12]}"
-            wanted = known.get(name, "nothing")
-            raise CheckpointError(f"{path}: {said}, {MANIFEST_FILE} has {wanted[:12]}; {_remedy(folder)}")
+            raise CheckpointError(f"{path}: {said}, {MANIFEST_FILE} has {wanted[:12]}; {remedy}")
 
 
 def machines_of(training: dict[str, Any]) -> str:
@@ -125,17 +120,6 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _manifest(folder: Path) -> dict[str, str]:
-    path = folder / MANIFEST_FILE
-    content = read_json(path, _remedy(folder))
-    kind, version, known = (content.get(key) for key in ("format", "version", "sha256"))
-    if kind != FORMAT or not isinstance(known, dict):
-        raise CheckpointError(f"{path}: not the manifest of a released model; {_remedy(folder)}")
-    if version != VERSION:
-        raise CheckpointError(f"{path}: {kind} version {version}; this slotlab reads version {VERSION}")
-    return known
-
-
 def _remedy(folder: Path) -> str:
     if folder.resolve().parent == WEIGHTS:
         return "reinstall slotlab: pip install --force-reinstall --no-deps ."
@@ -145,22 +129,19 @@ def _remedy(folder: Path) -> str:
 
 
 def _downloaded(shown: str, repository: str, revision: str | None) -> Path:
-    """The snapshot of a repository in the cache, downloaded if it is not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
-        raise CheckpointError(
-            f"{shown}: no such model folder here, and no such public model or revision on the hub; log in "
-            "for a private one: hf auth login"
-        ) from None
+        missing = "no such model folder here, and no such public model or revision on the hub"
+        raise CheckpointError(f"{shown}: {missing}; log in for a private one: hf auth login") from None
     except Exception as error:  # offline, proxy, time-out, full disk: errors of several libraries
         reason = str(error).strip().partition("\n")[0]
+        remedy = "check the name and the network, or copy the model's folder here and give its path"
         raise CheckpointError(
-            f"{shown}: no such model folder here, and the hub gave nothing ({reason}); check the name and the "
-            "network, or copy the model's folder here and give its path"
+            f"{shown}: no such model folder here, and the hub gave nothing ({reason}); {remedy}"
         ) from None
     if not is_released(folder):
         raise CheckpointError(f"{shown}: its repository has no {MANIFEST_FILE}: slotlab publish did not write it")
