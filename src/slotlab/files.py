@@ -40,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.is_dir() and temporary.is_dir():
-            retired = path.with_name(f".{path.name}.{os.getpid()}.old")
+            retired = temporary.with_suffix(".old")
             remove(retired)
             path.rename(retired)
             temporary.rename(path)
@@ -59,12 +59,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process left half-written under `folder` (see `replacing`)."""
-    for path in [*folder.rglob(".*.[0-9]*.tmp")]:
-        remove(path)
-
-
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -77,10 +71,7 @@ def read_json(path: str | Path, remedy: str, error: type[SlotlabError] = Checkpo
     Args:
         path: the file.
         remedy: what the user can do if the file is missing or damaged; ends the error message.
-        error: class of the error.
-
-    Raises:
-        SlotlabError: (of class `error`) the file is missing, unreadable, or holds no JSON object.
+        error: class of the error that is raised then.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -122,12 +113,6 @@ class Workspace:
 
     Call `check` in every process, before anything slow; then `begin` in the first process only.
 
-    Attributes:
-        folder: where the work is written.
-        file: name of the JSON file in it that holds the settings.
-        settings: what the work depends on, as JSON values.
-        holds: what the folder is for, in error messages: "a composition".
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -140,9 +125,9 @@ class Workspace:
     """
 
     folder: Path
-    file: str
-    settings: Mapping[str, Any]
-    holds: str
+    file: str  # name of the JSON file with the settings
+    settings: Mapping[str, Any]  # what the work depends on, as JSON values
+    holds: str  # what the folder is for, in error messages: "a composition"
 
     def check(self) -> bool:
         """Whether the same work was begun here; False if the folder is new or empty.
@@ -158,13 +143,12 @@ class Workspace:
         found = read_json(path, "name a new folder", ConfigError)
         differing = differences(found, json.loads(json.dumps(self.settings)))
         if differing:
-            raise ConfigError(
-                f"{self.folder}: holds {self.holds} with other settings ({'; '.join(differing)}); "
-                f"name a new folder, or use those settings to resume it"
-            )
+            other = f"holds {self.holds} with other settings ({'; '.join(differing)})"
+            raise ConfigError(f"{self.folder}: {other}; name a new folder, or use those settings to resume it")
         return True
 
     def begin(self) -> None:
         """Makes the folder, removes leftovers of a killed process, writes the settings."""
-        remove_leftovers(self.folder)
+        for path in [*self.folder.rglob(".*.[0-9]*.tmp")]:
+            remove(path)
         write_json(self.folder / self.file, self.settings)
