@@ -16,7 +16,6 @@ from slotlab.errors import ConfigError, SlotlabError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-BACKENDS = ("gloo", "nccl", "connection")  # named in messages about a lost process
 T = TypeVar("T")
 
 
@@ -84,30 +83,25 @@ def naming_lost_processes(remedy: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(name in str(error).lower() for name in BACKENDS):
+        backends = ("gloo", "nccl", "connection")
+        if not isinstance(error, dist.DistError) and not any(name in str(error).lower() for name in backends):
             raise
-        place = place_among_processes()
-        raise ProcessLost(
-            f"process {place.rank} of {place.count}: another process has ended or cannot be reached; see its message. "
-            f"{remedy()}"
-        ) from error
+        place, lost = place_among_processes(), "another process has ended or cannot be reached; see its message"
+        raise ProcessLost(f"process {place.rank} of {place.count}: {lost}. {remedy()}") from error
 
 
 @contextmanager
 def noticing_stop() -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets, to end in order; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def notice(number: int, frame: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    for number in before:
-        signal.signal(number, notice)
+    may_listen = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if may_listen else ()
+    before = {number: signal.signal(number, notice) for number in numbers}
     try:
         yield stop
     finally:
@@ -117,14 +111,7 @@ def noticing_stop() -> Iterator[threading.Event]:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[str, Place]]:
-    """Joins the processes of `torchrun`, if it runs, until the block ends.
-
-    Args:
-        device: "auto", "cpu" or "cuda".
-
-    Yields:
-        The device of this process and its place.
-    """
+    """Joins the processes of `torchrun`, if it runs; yields the device and place of this process."""
     fabric = make_fabric(device, 1, 1, "fp32")
     try:
         with naming_lost_processes(lambda: "Run the command again"):
@@ -149,9 +136,6 @@ def make_fabric(
         nodes: machines.
         precision: "auto" is bfloat16 on devices where it is fast.
         parameters_without_gradient: some steps give no gradient to some parameters.
-
-    Raises:
-        ConfigError: an accelerator or precision that is not available, or too few devices.
     """
     from lightning_fabric import Fabric  # takes seconds to load
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -163,10 +147,8 @@ def make_fabric(
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("accelerator: no CUDA device is available; use cpu, or install a CUDA build of torch")
     if accelerator == "cuda" and precision == "bf16" and not computes_bf16(accelerator):
-        raise ConfigError(
-            f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; use precision=fp32, or "
-            f"auto, which takes bfloat16 only where it is fast"
-        )
+        remedy = "use precision=fp32, or auto, which takes bfloat16 only where it is fast"
+        raise ConfigError(f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; {remedy}")
     if "LOCAL_WORLD_SIZE" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -177,10 +159,8 @@ def make_fabric(
         present = torch.cuda.device_count()
         raise ConfigError(f"devices: {devices} processes, but {present} CUDA devices; start {present}")
     use_bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(accelerator))
-    strategy = DDPStrategy(
-        process_group_backend="nccl" if accelerator == "cuda" else "gloo",
-        find_unused_parameters=parameters_without_gradient,
-    )
+    backend = "nccl" if accelerator == "cuda" else "gloo"
+    strategy = DDPStrategy(process_group_backend=backend, find_unused_parameters=parameters_without_gradient)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
