@@ -69,12 +69,8 @@ def attention_changes(attention: Tensor) -> Tensor:
 def background_slots(masks: Tensor, target: Tensor) -> Tensor:
     """How many slots own more than a tenth of the true background each.
 
-    Args:
-        masks: [B, K, H, W].
-        target: true masks, int64 [B, H, W], 0 = background.
-
-    Returns:
-        float32 [B]; NaN for an image without a background.
+    `masks` are [B, K, H, W], the true masks int64 [B, H, W] with 0 = background. Returns float32
+    [B]; NaN for an image without a background.
     """
     background = target == 0
     pixels = background.sum(dim=(1, 2))
@@ -85,17 +81,11 @@ def background_slots(masks: Tensor, target: Tensor) -> Tensor:
 def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
     """Which pairs of slots hold the same thing in an image.
 
-    Two slots are duplicates if their masks overlap: over the pixels of which they hold more than
-    half together (at least 0.5 % of the image), the lesser one has more than half of what the
-    greater has. Or if one of them is used and their vectors are nearly equal: closer than a tenth
-    of the root mean square distance of slots in the batch.
-
-    Args:
-        masks: [B, K, H, W] in [0, 1], sums to 1 over K.
-        slots: [B, K, D].
-
-    Returns:
-        bool [B, K, K], true only above the diagonal.
+    Two slots are duplicates if their masks [B, K, H, W] overlap: over the pixels of which they hold
+    more than half together (at least 0.5 % of the image), the lesser one has more than half of what
+    the greater has. Or if one of them is used and their vectors, of slots [B, K, D], are closer
+    than a tenth of the root mean square distance of slots in the batch. Returns bool [B, K, K],
+    true only above the diagonal.
 
     Example:
         >>> masks = torch.tensor([0.5, 0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
@@ -126,41 +116,22 @@ def _owned(masks: Tensor, counted: Tensor | None = None) -> Tensor:
 
 @dataclass(eq=False)  # not frozen: torchmetrics copies what `compute` returns field by field
 class Diagnosis:
-    """How a model uses its slots on some images; docs/diagnostics.md says which values are healthy.
-
-    Attributes:
-        images: how many images.
-        used_counts: number of images in which 0, 1, ..., K slots are used: own more than 0.5 % of
-            the pixels.
-        use: share of the images in which each slot is used, [K].
-        shares: mean share of the pixels that each slot owns, [K].
-        entropy: of the masks over slots, mean over pixels and images, divided by log K; in [0, 1].
-        entropy_counts: number of images by entropy, in 20 equal bins from 0 to 1.
-        attention_changes: share of the attention that moves to another slot in each iteration after
-            the first, [T - 1].
-        duplicates: share of the images in which slots i < j hold the same thing, K lists of K.
-        likeness: mean ARI between the segmentations of neighbouring images; NaN for a single image.
-        true_likeness: the same for the true masks, if any.
-        background_slots: mean number of slots that own more than a tenth of the true background.
-        objects: mean number of objects, by the true masks.
-        most_objects: most objects in an image, by the true masks.
-        mean_masks: share of the images in which each slot owns each place, float32 [K, 32, 32].
-    """
+    """How a model uses its slots on some images; docs/diagnostics.md says which values are healthy."""
 
     images: int
-    used_counts: Sequence[int]
-    use: Sequence[float]
-    shares: Sequence[float]
-    entropy: float
-    entropy_counts: Sequence[int]
-    attention_changes: Sequence[float]
-    duplicates: Sequence[Sequence[float]]
-    likeness: float
-    true_likeness: float | None
-    background_slots: float | None
-    objects: float | None
-    most_objects: int | None
-    mean_masks: Tensor
+    used_counts: Sequence[int]  # images in which 0, 1, ..., K slots are used: own over 0.5 % of the pixels
+    use: Sequence[float]  # share of the images in which each slot is used, [K]
+    shares: Sequence[float]  # mean share of the pixels that each slot owns, [K]
+    entropy: float  # of the masks over slots, mean over pixels and images, divided by log K; in [0, 1]
+    entropy_counts: Sequence[int]  # images by entropy, in 20 equal bins from 0 to 1
+    attention_changes: Sequence[float]  # share that moves to another slot per iteration, [T - 1]
+    duplicates: Sequence[Sequence[float]]  # share of the images in which slots i < j hold the same thing, [K][K]
+    likeness: float  # mean ARI between the segmentations of neighbouring images; NaN for a single image
+    true_likeness: float | None  # the same for the true masks; None, as below, without true masks
+    background_slots: float | None  # mean number of slots that own more than a tenth of the true background
+    objects: float | None  # mean number of objects
+    most_objects: int | None  # in an image
+    mean_masks: Tensor  # share of the images in which each slot owns each place, float32 [K, 32, 32]
 
     @property
     def slots(self) -> int:
@@ -274,10 +245,6 @@ class Diagnosis:
 class SlotDiagnostics(Metric):
     """Measures how a model uses its slots, as a torchmetrics class in constant memory.
 
-    Args:
-        slots: number of slots of the model, K.
-        iterations: of its slot attention, T.
-
     Example:
         >>> masks = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).expand(4, 2, 8, 8)  # slot 0 takes all
         >>> gathered = SlotDiagnostics(slots=2, iterations=1)
@@ -293,15 +260,9 @@ class SlotDiagnostics(Metric):
         super().__init__()
         self.slots = slots
         self._before: Tensor | None = None
-        shapes: dict[str, tuple[int, ...]] = {
-            "used": (slots + 1,),
-            "use": (slots,),
-            "shares": (slots,),
-            "entropies": (ENTROPY_BINS,),
-            "changes": (iterations - 1,),
-            "duplicates": (slots, slots),
-            "mean_masks": (slots, MEAN_SIDE, MEAN_SIDE),
-        }
+        shapes: dict[str, tuple[int, ...]] = {"used": (slots + 1,), "use": (slots,), "shares": (slots,)}
+        shapes |= {"entropies": (ENTROPY_BINS,), "changes": (iterations - 1,), "duplicates": (slots, slots)}
+        shapes |= {"mean_masks": (slots, MEAN_SIDE, MEAN_SIDE)}
         shapes |= dict.fromkeys(("images", "entropy", "pairs", "likeness", "true_likeness"), ())
         shapes |= dict.fromkeys(("masked", "objects", "background", "with_background"), ())
         for name, shape in shapes.items():
@@ -314,13 +275,9 @@ class SlotDiagnostics(Metric):
         return cls(model.slots, model.encoder.slot_attention.iterations)
 
     def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
-        """Adds a batch.
+        """Adds a batch: masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], both softmax over K.
 
-        Args:
-            masks: [B, K, H, W] in [0, 1], sums to 1 over K.
-            slots: [B, K, D].
-            attention: [B, T, K, N], softmax over K.
-            target: true masks, int64 [B, H, W], 0 = background, if known.
+        The true masks, if known, are int64 [B, H, W] with 0 = background.
         """
         masks = masks.float()
         shares, entropy = owned_shares(masks), mask_entropy(masks)
@@ -349,25 +306,23 @@ class SlotDiagnostics(Metric):
 
     def compute(self) -> Diagnosis:
         """The diagnosis of all images added so far, of all processes."""
-        values: dict[str, Any] = {name: getattr(self, name).cpu() for name in self._defaults}
-        images, masked = values["images"], bool(values["masked"] > 0)
+        sums: dict[str, Any] = {name: getattr(self, name).cpu() for name in self._defaults}
+        images, pairs, masked = sums["images"], sums["pairs"], bool(sums["masked"] > 0)
         return Diagnosis(
             images=int(images),
-            used_counts=values["used"].long().tolist(),
-            use=(values["use"] / images).tolist(),
-            shares=(values["shares"] / images).tolist(),
-            entropy=float(values["entropy"] / images),
-            entropy_counts=values["entropies"].long().tolist(),
-            attention_changes=(values["changes"] / images).tolist(),
-            duplicates=(values["duplicates"] / images).tolist(),
-            likeness=float(values["likeness"] / values["pairs"]),
-            true_likeness=float(values["true_likeness"] / values["pairs"]) if masked else None,
-            background_slots=float(values["background"] / values["with_background"])
-            if values["with_background"] > 0
-            else None,
-            objects=float(values["objects"] / images) if masked else None,
-            most_objects=int(values["most_objects"]) if masked else None,
-            mean_masks=(values["mean_masks"] / images).float(),
+            used_counts=sums["used"].long().tolist(),
+            use=(sums["use"] / images).tolist(),
+            shares=(sums["shares"] / images).tolist(),
+            entropy=float(sums["entropy"] / images),
+            entropy_counts=sums["entropies"].long().tolist(),
+            attention_changes=(sums["changes"] / images).tolist(),
+            duplicates=(sums["duplicates"] / images).tolist(),
+            likeness=float(sums["likeness"] / pairs),
+            true_likeness=float(sums["true_likeness"] / pairs) if masked else None,
+            background_slots=float(sums["background"] / full) if (full := sums["with_background"]) > 0 else None,
+            objects=float(sums["objects"] / images) if masked else None,
+            most_objects=int(sums["most_objects"]) if masked else None,
+            mean_masks=(sums["mean_masks"] / images).float(),
         )
 
     def reset(self) -> None:

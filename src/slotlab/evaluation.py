@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from slotlab.diagnostics import Diagnosis
     from slotlab.metrics import Score
 
-MBO_DEFINITION = "true objects, background excluded"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -31,17 +29,14 @@ class Evaluation:
     Attributes:
         protocol: data, split, crop, resolution, number of images, the model's `describe()` (slots,
             mask sources, sampler), the seed, and the definitions of the metrics.
-        masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty for data without
-            true masks, and for a model without slots.
+        masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty without true masks.
         attention: the same for the slot attention masks of the last iteration, resized bilinearly.
         posterior: the same for the posterior masks, if the model has them.
         reconstruction: "mse_sum" (CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr"
             (dB), of reconstructions clamped to [0, 1].
         loss: the training objective, mean over images.
-        slots_used: mean number of slots that own more than 0.5 % of an image; NaN for a model
-            without slots.
-        diagnostics: `Diagnosis.numbers()` for the masks that fit objects best, `mask_source`; empty
-            for a model without slots.
+        slots_used: mean number of slots that own more than 0.5 % of an image; NaN without slots.
+        diagnostics: `Diagnosis.numbers()` for the masks that fit objects best, `mask_source`.
         warnings: what the diagnostics show to be wrong, each with what to try.
     """
 
@@ -51,15 +46,14 @@ class Evaluation:
     posterior: "dict[str, Score]" = field(default_factory=dict)
     reconstruction: "dict[str, Score]"
     loss: float
-    slots_used: float
+    slots_used: float = math.nan
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def segmentation(self) -> "dict[str, dict[str, Score]]":
         """Scores by source of masks, of the sources that were scored."""
-        sources = {"masks": self.masks, "attention": self.attention, "posterior": self.posterior}
-        return {source: scores for source, scores in sources.items() if scores}
+        return {name: scores for name in ("masks", "attention", "posterior") if (scores := getattr(self, name))}
 
     def to_json(self) -> dict[str, Any]:
         """The content of `metrics.json`: means by name, "details"; None for NaN and infinity."""
@@ -87,21 +81,12 @@ def _finite(value: Any) -> Any:
 def outputs(
     model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, segment_only: bool = False
 ) -> Iterator[tuple[Batch, Any]]:
-    """Runs a model over a data set: the one pass that scores, diagnoses and collects slots.
+    """Runs a model over a data set; yields each batch and the model's output for it.
 
-    The model is in evaluation mode while it runs. The random numbers for an image depend on `seed`
-    and on the image's index only, so the batch size does not change the results. Each of several
-    processes runs over its share of the images.
-
-    Args:
-        model: any model of slotlab. Batches are moved to its device.
-        dataset: from `slotlab.open_data`, at the model's resolution.
-        batch_size: images per batch.
-        seed: for the initial slots, and for the noise of samples.
-        segment_only: call `model.segment`, which skips slow sampling, instead of the model.
-
-    Yields:
-        Each batch and the model's output for it.
+    The model is in evaluation mode while it runs, and batches are moved to its device. The random
+    numbers for an image (initial slots, noise of samples) depend on `seed` and on the image's index
+    only, so the batch size does not change the results. Each of several processes runs over its
+    share of the images. `segment_only` calls `model.segment`, which skips slow sampling.
 
     Raises:
         DataError: an image cannot be read.
@@ -121,20 +106,15 @@ def outputs(
     run: Any = getattr(model, "segment") if segment_only else model  # noqa: B009
     with evaluating(model):
         for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
-            batch["image"] = batch["image"].to(device)
-            if "mask" in batch:
-                batch["mask"] = batch["mask"].to(device)
+            for name in batch.keys() & {"image", "mask"}:
+                batch[name] = batch[name].to(device)
             yield batch, run(batch["image"], [seeded_generator(seed, int(index)) for index in batch["index"]])
 
 
 class Evaluator:
     """Gathers the scores of a model batch by batch, for a loop over `outputs`.
 
-    Args:
-        model: the model that makes the outputs.
-        dataset: the data set that the batches come from.
-        seed: the seed given to `outputs`, for the protocol.
-        weights: which weights these are, for the protocol, e.g. "moving average".
+    The protocol names the `seed` given to `outputs`, and the `weights`, e.g. "moving average".
 
     Example:
         >>> import slotlab
@@ -144,9 +124,8 @@ class Evaluator:
         >>> evaluator = Evaluator(model, data)
         >>> for batch, output in outputs(model, data):
         ...     evaluator.update(batch, output)
-        >>> scores = evaluator.compute()
-        >>> scores.protocol["images"], sorted(scores.masks)
-        (2, ['ari', 'fg_ari', 'mbo', 'miou'])
+        >>> evaluator.compute().protocol["images"]
+        2
     """
 
     def __init__(self, model: Model, dataset: SlotDataset, seed: int = 0, weights: str | None = None) -> None:
@@ -158,27 +137,24 @@ class Evaluator:
         device = next(model.parameters()).device
         self.model, self.dataset = model, dataset
         self.protocol = {**model.describe(), "slot_seed": seed, **({} if weights is None else {"weights": weights})}
-        self.slot_model = None if isinstance(model, LatentAutoencoder) else model
         sources = self.protocol.get("mask_sources", ())
         self.segmentation = {source: SegmentationScores().to(device) for source in sources}
-        self.diagnostics = None if self.slot_model is None else SlotDiagnostics.of(self.slot_model).to(device)
-        self.errors = {
-            "mse_sum": ReconstructionError("sum").to(device),
-            "mse": ReconstructionError("mean").to(device),
-            "psnr": PeakSignalToNoiseRatio().to(device),
-        }
+        self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
+        errors = ReconstructionError("sum"), ReconstructionError("mean"), PeakSignalToNoiseRatio()
+        self.errors = {name: error.to(device) for name, error in zip(("mse_sum", "mse", "psnr"), errors, strict=True)}
+        self.finer_masks = getattr(model, "finer_masks", "")
         self.loss = MeanMetric(nan_strategy="disable").to(device)
 
     @torch.inference_mode()
     def update(self, batch: Batch, output: Any) -> None:
         """Adds a batch and the model's output for it, as `outputs` yields them."""
         images, target = batch["image"], batch.get("mask")
-        if self.slot_model is not None and self.diagnostics is not None:
-            masks = output.soft_masks(self.slot_model.finer_masks)
+        if self.diagnostics is not None:
+            masks = output.soft_masks(self.finer_masks)
             self.diagnostics.update(masks, output.slots, output.attention, target)
-            if target is not None:
-                for source, scores in self.segmentation.items():
-                    scores.update(output.segmentation(source), target)
+        if target is not None:
+            for source, scores in self.segmentation.items():
+                scores.update(output.segmentation(source), target)
         for error in self.errors.values():
             error.update(output.reconstruction.clamp(0, 1), images)
         self.loss.update(self.model.losses(output, images))
@@ -191,17 +167,18 @@ class Evaluator:
             described["broken"] = len(set(from_all([file.file for file in getattr(self.dataset, "broken", [])])))
         protocol = {**described, "images": reconstruction["mse"].count, **self.protocol}
         loss = float(self.loss.compute())
-        if self.slot_model is None or self.diagnostics is None:
-            return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=loss, slots_used=math.nan)
+        if self.diagnostics is None:
+            return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=loss)
         diagnosis = self.diagnostics.compute()
         scored = self.segmentation if self.dataset.has_masks else {}
+        definitions = {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}
         return Evaluation(
-            protocol={**protocol, "miou": self.segmentation["masks"].definition, "mbo": MBO_DEFINITION},
+            protocol={**protocol, **definitions},
             **{source: scores.compute() for source, scores in scored.items()},
             reconstruction=reconstruction,
             loss=loss,
             slots_used=diagnosis.slots_used,
-            diagnostics={"mask_source": self.slot_model.finer_masks, **diagnosis.numbers()},
+            diagnostics={"mask_source": self.finer_masks, **diagnosis.numbers()},
             warnings=diagnosis.warnings(),
         )
 
@@ -241,18 +218,9 @@ def diagnose(
 ) -> "Diagnosis":
     """Measures how a model uses its slots; the numbers equal the `diagnostics` of `evaluate`.
 
-    Takes the arguments of `outputs` and raises its errors. Some numbers need true masks.
-
-    Args:
-        model: the model to diagnose.
-        dataset: from `slotlab.open_data`, at the model's resolution.
-        mask_source: "masks", "attention" or "posterior"; by default `model.finer_masks`.
-            "attention" needs no sampling.
-        batch_size: images per batch.
-        seed: for the initial slots.
-
-    Raises:
-        ConfigError: the model has no such masks.
+    Takes the arguments of `outputs` and raises its errors. Some numbers need true masks. The
+    `mask_source` is "masks", "attention" (needs no sampling) or "posterior", by default
+    `model.finer_masks`; ConfigError if the model has no such masks.
     """
     return finish(diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed))
 
