@@ -11,6 +11,7 @@ from pathlib import Path
 
 import slotlab
 from slotlab.composition import compose, fit_library, score_compositions
+from slotlab.fidelity import open_network
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     real = slotlab.open_data(
         "scenes:plain", split="val", resolution=model.resolution, count=options.count, max_objects=6
     )
-    scores = score_compositions(model, library, composed, real, features=options.features)
+    scores = score_compositions(model, library, composed, real, open_network(options.features))
     for name, result in scores.results.items():
         print(f"{name}: {result.name} {result.distance:.1f} to {options.count} real images")
 

@@ -11,6 +11,7 @@ from slotlab.composition import compose, fit_library, score_compositions
 from slotlab.config import run_config
 from slotlab.data import open_data
 from slotlab.distributed import joined
+from slotlab.fidelity import open_network
 from slotlab.progress import finish
 from slotlab.training.loop import train_steps
 
@@ -27,7 +28,7 @@ def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
         slotlab.evaluate(model, images, batch_size=2).write(out / f"metrics-{place.rank}.json")
         library = fit_library(model, images, out / "library", batch_size=2)
         compose(model, library, out / "new", count=7, batch_size=2)
-        scores = score_compositions(model, library, out / "new", images, features=features)
+        scores = score_compositions(model, library, out / "new", images, open_network(features))
         assert scores.results["report"].generated.count == 7
         pictures = sorted(Path(data, "images").glob("*.png"))[:7]
         listing = slotlab.segment(model, pictures, out=out / "segments", batch_size=2)

@@ -10,6 +10,7 @@ from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compose_step
 from slotlab.composition.compositions import origin, paint_plans, read_plans
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
+from slotlab.fidelity import open_network
 from slotlab.figures.composition import concept_figure, contact_sheet
 
 
@@ -201,14 +202,15 @@ def test_figures_of_concepts_and_compositions(any_model, library, dataset, squar
         concept_figure(any_model, library, open_data(squares, resolution=16, split="val"))
 
 
-def test_only_the_composition_of_this_library_is_scored(model, libraries, squares, tmp_path):
+def test_only_the_composition_of_this_library_is_scored(model, libraries, squares, feature_net, tmp_path):
+    network = open_network(feature_net)
     library = ConceptLibrary.load(libraries[model.kind])
     data = open_data(squares, resolution=16, split="test")
     with pytest.raises(ConfigError, match="composition.json: missing; make a composition"):
-        score_compositions(model, library, tmp_path, data)
+        score_compositions(model, library, tmp_path, data, network)
     compose(model, library, tmp_path, count=1)
     with pytest.raises(ConfigError, match="another library"):
-        score_compositions(model, ConceptLibrary.fit(library.table, concepts=3), tmp_path, data)
+        score_compositions(model, ConceptLibrary.fit(library.table, concepts=3), tmp_path, data, network)
     (tmp_path / "images" / "000000.png").unlink()
     with pytest.raises(ConfigError, match="an unfinished composition"):
-        score_compositions(model, library, tmp_path, data)
+        score_compositions(model, library, tmp_path, data, network)

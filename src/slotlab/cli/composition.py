@@ -181,21 +181,12 @@ def compose(
     run_folder, folder = model_folder(run), library_folder(library)
     model = load(run_folder, device)
     concepts = ConceptLibrary.load(folder, model)
-    real = None
-    if score and data is not None:
-        open_network(features, inception, device)  # fail now, not after hours of sampling, if it is missing
+    network = real = None
+    if score and data is not None:  # opened now: what is missing should not be missed after hours of sampling
+        network = open_network(features, inception, device)
         real = open_from_options(data, model.resolution, split, real_count, images)
-    steps = compose_steps(
-        model,
-        concepts,
-        out,
-        protocol=protocol,
-        count=count,
-        seed=seed,
-        batch_size=batch_size,
-        concepts=concept,
-        weights=weights_of(run_folder),
-    )
+    weights = weights_of(run_folder)
+    steps = compose_steps(model, concepts, out, protocol, count, seed, batch_size, concept, weights)
     shown("composing", count, steps)
     if sheet and speaks():
         try:
@@ -203,15 +194,11 @@ def compose(
             write_png(picture, out / SHEET_PICTURE)
         except DataError as error:
             print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
-    scores = None
-    if real is not None:
+    if network is not None and real is not None:
         beside = None if is_released(folder.parent) else folder / SCORE_FOLDER
-        scoring = score_compositions_steps(
-            model, concepts, out, real, features=features, inception=inception, device=device, beside=beside
-        )
-        scores = shown("scoring", None, scoring)
-    if scores is not None and speaks():
-        Console().print(composition_table(scores))
+        scores = shown("scoring", None, score_compositions_steps(model, concepts, out, real, network, beside))
+        if speaks():
+            Console().print(composition_table(scores))
     say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")
 
 

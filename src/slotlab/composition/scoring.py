@@ -3,9 +3,8 @@
 import json
 import warnings
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -16,12 +15,12 @@ from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
 from slotlab.evaluation import outputs
 from slotlab.fidelity import (
+    FeatureNet,
     FidelityWarning,
     FrechetResult,
     SetStatistics,
     compare,
     folder_statistics_steps,
-    open_network,
 )
 from slotlab.files import read_json, remove, write_json
 from slotlab.models import Model, with_slots
@@ -29,25 +28,15 @@ from slotlab.models.fingerprint import fingerprint
 from slotlab.models.randomness import seeded_generator
 from slotlab.progress import Stage, finish, stage
 
-SCORES_FILE, SCORE_FOLDER, DONE_FILE = "scores.json", "score", "protocol.json"
+SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 REAL, RECONSTRUCTIONS, SHUFFLE = "real", "reconstructions", "shuffle"
 
 
-@dataclass(frozen=True)
-class CompositionScores:
-    """Distances to real images of a composition, of reconstructions and of shuffled slots.
-
-    Attributes:
-        protocol: what they were measured on, as JSON values.
-        results: by the composition's protocol, "reconstructions" and "shuffle".
-    """
+class CompositionScores(NamedTuple):
+    """What was measured, as JSON values; and the distances of each set of images to real ones."""
 
     protocol: dict[str, Any]
     results: dict[str, FrechetResult]
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `scores.json`."""
-        return {"protocol": self.protocol, **{name: result.as_dict() for name, result in self.results.items()}}
 
 
 def score_compositions(
@@ -55,10 +44,7 @@ def score_compositions(
     library: ConceptLibrary,
     out: str | Path,
     dataset: SlotDataset,
-    *,
-    features: str | Path = "inception",
-    inception: str | Path | None = None,
-    device: str = "cpu",
+    network: FeatureNet,
     beside: str | Path | None = None,
 ) -> CompositionScores:
     """Scores the finished composition in `out` against real images; writes `scores.json` there.
@@ -73,21 +59,17 @@ def score_compositions(
         library: the composition's library.
         out: the composition's folder.
         dataset: real images at the model's resolution, such as the val split.
-        features: network of the distance, see `slotlab.fidelity.open_network`.
-        inception: path of the Inception file.
-        device: where the network runs.
+        network: of the distance, from `slotlab.fidelity.open_network`.
         beside: by default `out/score`; several compositions of a library can share one folder.
 
+    Returns:
+        Results by the composition's protocol, "reconstructions" and "shuffle".
+
     Raises:
-        ConfigError: `out` holds no composition, an unfinished one, or one of another library; or
-            the network is unknown.
-        CheckpointError: the library is another model's, or the network cannot be loaded.
-        DataError: an image cannot be read.
+        ConfigError: `out` holds no composition, an unfinished one, or one of another library.
+        CheckpointError: the library is another model's.
     """
-    steps = score_compositions_steps(
-        model, library, out, dataset, features=features, inception=inception, device=device, beside=beside
-    )
-    return finish(steps)
+    return finish(score_compositions_steps(model, library, out, dataset, network, beside))
 
 
 def score_compositions_steps(
@@ -95,10 +77,7 @@ def score_compositions_steps(
     library: ConceptLibrary,
     out: str | Path,
     dataset: SlotDataset,
-    *,
-    features: str | Path = "inception",
-    inception: str | Path | None = None,
-    device: str = "cpu",
+    network: FeatureNet,
     beside: str | Path | None = None,
 ) -> Generator[Stage, None, CompositionScores]:
     """`score_compositions` step by step: yields (what is done, images done, images in all)."""
@@ -112,15 +91,9 @@ def score_compositions_steps(
     if not all(image_path(out, number).is_file() for number in range(count)):
         raise ConfigError(f"{out}: an unfinished composition; re-run the command that began it")
     folder = Path(beside) if beside is not None else out / SCORE_FOLDER
-    protocol = {
-        "data": dataset.describe(),
-        "library": library.identity,
-        "model": fingerprint(model),
-        "count": count,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    is_first, done = place_among_processes().is_first, folder / DONE_FILE
+    protocol = {"data": dataset.describe(), "library": library.identity, "model": fingerprint(model)}
+    protocol |= {"count": count, "seed": seed, "batch_size": batch_size}
+    is_first, done = place_among_processes().is_first, folder / "protocol.json"
     kept = is_first and done.is_file() and read_json(done, "remove it") == json.loads(json.dumps(protocol))
     if not from_first(kept):
         if is_first:  # removes what an earlier scoring left, and nothing else
@@ -134,20 +107,11 @@ def score_compositions_steps(
             write_json(done, protocol)
     folders = {settings["protocol"]: out / IMAGES_FOLDER, RECONSTRUCTIONS: folder / RECONSTRUCTIONS}
     if settings["protocol"] != SHUFFLE:
-        shuffled = compose_steps(
-            model,
-            library,
-            folder / SHUFFLE,
-            protocol=SHUFFLE,
-            count=count,
-            seed=seed,
-            batch_size=batch_size,
-            weights=settings["model"].get("weights"),
-        )
+        weights, path = settings["model"].get("weights"), folder / SHUFFLE
+        shuffled = compose_steps(model, library, path, SHUFFLE, count, seed, batch_size, weights=weights)
         folders[SHUFFLE] = yield from stage("composing shuffled slots", count, shuffled)
     scores = None
     if is_first:
-        network = open_network(features, inception, device)
         found: dict[str, SetStatistics] = {}
         for name, images in {REAL: folder / REAL, **folders}.items():
             file = folder / f"{name}-{network.name}.npz"
@@ -156,8 +120,8 @@ def score_compositions_steps(
                 if found[name].information.fingerprint == network.fingerprint:
                     continue
             split = str(dataset.describe()["split"]) if name == REAL else None
-            features_steps = folder_statistics_steps(images, network, split)
-            found[name] = yield from stage(f"features of {name}", None, features_steps)
+            statistics = folder_statistics_steps(images, network, split)
+            found[name] = yield from stage(f"features of {name}", None, statistics)
             if folder in images.parents:
                 found[name].save(file)
         with warnings.catch_warnings():
@@ -174,7 +138,8 @@ def score_compositions_steps(
             "composition": settings,
         }
         scores = CompositionScores(measured, results)
-        write_json(out / SCORES_FILE, scores.to_json())
+        content = {"protocol": measured, **{name: result.as_dict() for name, result in results.items()}}
+        write_json(out / SCORES_FILE, content)
     return cast(CompositionScores, from_first(scores))
 
 
@@ -183,17 +148,15 @@ def _write_real(
     model: Model, dataset: SlotDataset, folder: Path, count: int, seed: int, batch_size: int
 ) -> Generator[int, None, None]:
     """Writes the real images, and reconstructions of the first `count`, into two folders."""
-    slot_model = with_slots(model)
     position = place_among_processes().share(len(dataset)).start
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed, segment_only=True):
-        images = batch["image"]
-        wanted = max(0, min(len(images), count - position))
-        painted = images[:0]
-        if wanted:
-            generators = [seeded_generator(seed, int(index), 1) for index in batch["index"][:wanted]]
-            painted, _ = slot_model.paint(output.slots[:wanted], generator=generators)
-        for name, group in ((REAL, images), (RECONSTRUCTIONS, painted)):
-            for number, image in enumerate(group, start=position):
+        groups = {REAL: batch["image"]}
+        indices = batch["index"][: max(0, count - position)].tolist()
+        if indices:
+            generators = [seeded_generator(seed, index, 1) for index in indices]
+            groups[RECONSTRUCTIONS], _ = with_slots(model).paint(output.slots[: len(indices)], generator=generators)
+        for name, images in groups.items():
+            for number, image in enumerate(images, start=position):
                 write_image(image, folder / name / f"{number:06d}.png")
-        position += len(images)
-        yield len(images)
+        position += len(batch["index"])
+        yield len(batch["index"])
