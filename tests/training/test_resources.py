@@ -86,7 +86,7 @@ def test_evaluate_says_what_to_lower(tiny_preset, run_slotlab, squares, tmp_path
     monkeypatch.setattr(SlotAutoencoder, "forward", lambda *_: refused_by_the_allocator())
     status, _, complaint = run_slotlab("evaluate", tmp_path / "run", "--data", squares)
     assert status == 2
-    assert re.search(r"slotlab: out of memory: lower the batch size \(--batch-size", complaint)
+    assert re.search(r"slotlab: out of memory: use a smaller batch \(--batch-size", complaint)
 
 
 @pytest.mark.parametrize("kind", ["slots", "diffusion"])
