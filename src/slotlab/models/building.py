@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from slotlab.errors import ConfigError, nearest
 
@@ -23,8 +23,7 @@ def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[
         role: what is built ("encoder"), for messages.
         registry: classes by kind.
         spec: JSON values, e.g. `{"kind": "cnn", "channels": 64}`.
-        supplied: arguments that follow from the other parts (widths, resolution); a spec may not
-            set them.
+        supplied: arguments that follow from the other parts, which a spec may not set.
 
     Raises:
         ConfigError: unknown kind or argument (the nearest is suggested), or a value out of range.
@@ -66,10 +65,9 @@ def check_arguments(
 
 
 def configured(section: str) -> Callable[[type[Class]], type[Class]]:
-    """Class decorator: checks constructor arguments against their annotations.
+    """Class decorator: checks constructor arguments against their annotations, as pydantic reads them.
 
-    The annotations are the only declaration of what a setting may be: a type, a `Literal`, or an
-    `Annotated[int, Field(ge=1)]` of pydantic. The ConfigError names `section.argument`.
+    The ConfigError names `section.argument`.
 
     Example:
         >>> @configured("decoder")
@@ -107,6 +105,15 @@ Resolution = Annotated[int, Field(ge=8, le=4096)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
+def check_images(images: Tensor, side: int) -> None:
+    """Raises ValueError unless `images` are [B, 3, side, side]."""
+    if images.ndim != 4 or images.shape[1:] != (3, side, side):
+        raise ValueError(
+            f"images: expected [B, 3, {side}, {side}], got {list(images.shape)}; "
+            f"resize them, or load a model of that resolution"
+        )
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """`model` in evaluation mode inside a `with` block; its mode is restored, also after an error.
@@ -131,10 +138,8 @@ def initialise(module: nn.Module) -> None:
     """He-normal convolutions, Glorot-uniform dense layers, orthogonal recurrence, zero biases.
 
     For use with `nn.Module.apply`. Near to the published TensorFlow implementation (He et al. 2015,
-    arXiv 1502.01852; Glorot and Bengio 2010). PyTorch's own defaults draw convolutions with a third
-    of the variance that keeps a signal's size, and training spends its first thousands of steps
-    growing the weights. All convolutions are drawn as if a ReLU followed; of a transposed one
-    PyTorch counts the outputs as inputs.
+    arXiv 1502.01852; Glorot and Bengio 2010); PyTorch's defaults draw convolutions with a third of the
+    variance that keeps a signal's size. All convolutions are drawn as if a ReLU followed.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

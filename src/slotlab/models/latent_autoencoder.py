@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import Positive, Resolution, configured
+from slotlab.models.building import Positive, Resolution, check_images, configured
 from slotlab.models.fingerprint import weights_hash
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import draw_normal
@@ -36,7 +36,7 @@ def fresh_network(
             "num_decoder_blocks": [layers] * (levels - 1) + [1],
             "latent_channels": latent_channels,
         }
-    shared = {
+    return {
         "block_out_channels": channels,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
@@ -45,8 +45,8 @@ def fresh_network(
         "norm_num_groups": math.gcd(32, *channels),
         "mid_block_add_attention": attention,
         "scaling_factor": 1.0,
+        **({"num_vq_embeddings": codes} if family == "vq" else {}),
     }
-    return {**shared, "num_vq_embeddings": codes} if family == "vq" else shared
 
 
 def build_network(family: str, arguments: Mapping[str, Any]) -> Any:
@@ -54,7 +54,7 @@ def build_network(family: str, arguments: Mapping[str, Any]) -> Any:
     import diffusers
 
     made = getattr(diffusers, FAMILIES[family])
-    known = [name for name in inspect.signature(made.__init__).parameters if name != "self"]
+    known = list(inspect.signature(made).parameters)
     for name in arguments:
         if name not in known:
             raise ConfigError(f"autoencoder.network: unknown key {name!r}{nearest(name, known)}")
@@ -71,9 +71,6 @@ def published_scaling(network: Mapping[str, Any]) -> tuple[PerChannel, PerChanne
     return factor, float(network.get("shift_factor") or 0.0)
 
 
-REGULARISER_WEIGHTS = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}
-
-
 @dataclass(eq=False)
 class AutoencoderOutput:
     """What stage 1 trains on.
@@ -81,7 +78,7 @@ class AutoencoderOutput:
     Attributes:
         reconstruction: [B, 3, R, R], nominally in [0, 1] (not clamped).
         latents: [B, C, h, w] before scaling.
-        regulariser: scalar; "kl": divergence of the posterior from a standard normal per pixel value of the image,
+        regulariser: scalar; "kl": divergence of the posterior from a standard normal per pixel value,
             "vq": codebook and commitment loss (van den Oord et al. 2017, arXiv 1711.00937), "tiny": 0.
         titles: what tables and figures call `reconstruction`.
     """
@@ -97,30 +94,34 @@ class AutoencoderOutput:
 class LatentAutoencoder(nn.Module):
     """Images [B, 3, R, R] in [0, 1] to latents [B, C, R / f, R / f] of about unit variance, and back.
 
-    Wraps `AutoencoderKL`, `VQModel` or `AutoencoderTiny` of `diffusers`. Latents are deterministic (the mean of the KL
-    posterior; VQ latents before quantisation, which decoding does), so that cached latents are those of the images.
-    `encode` gives (latents - shift) x scale, `decode` undoes it; scale and shift are among the weights and the config.
+    Wraps `AutoencoderKL`, `VQModel` or `AutoencoderTiny` of `diffusers`. Latents are deterministic: the
+    mean of the KL posterior, or VQ latents before quantisation, which is part of decoding. `encode`
+    gives (latents - shift) x scale, `decode` undoes it; both are among the weights and the config.
 
     Args:
         resolution: side R of the images.
         family: "kl", "vq" or "tiny".
-        channels: width of each level; each level after the first halves the sides, so that three give f = 4.
+        channels: width of each level; each level after the first halves the sides, so three give f = 4.
         layers: residual blocks per level.
         latent_channels: channels C of the latents.
         codes: size of the codebook ("vq" only).
         attention: self-attention in the middle ("kl" and "vq").
-        scale: what latents are multiplied by, one number or one per channel; by default that of `network`, else 1
-            until `measure_scaling`.
+        scale: what latents are multiplied by, one number or one per channel; by default that of
+            `network`, else 1 until `measure_scaling`.
         shift: what is subtracted before, likewise; by default that of `network`, else 0.
         loss: reconstruction error of stage 1, "l1" or "mse", mean over values in [-1, 1].
         regulariser_weight: of the regulariser in stage 1; by default 1e-6 ("kl"), 1 ("vq"), 0 ("tiny").
-        network: arguments of the `diffusers` class, as its `config.json` has them, in place of `channels`, `layers`,
-            `latent_channels`, `codes` and `attention`.
+        network: arguments of the `diffusers` class, as its `config.json` has them, in place of
+            `channels`, `layers`, `latent_channels`, `codes` and `attention`.
         source: where pretrained weights came from, for the record.
 
     Raises:
-        ConfigError: an unknown family or key, a number out of range, a resolution that cannot be halved often enough,
-            a scaling that does not fit the latents.
+        ConfigError: a value out of range, or settings that do not fit each other.
+
+    Example:
+        >>> autoencoder = LatentAutoencoder(resolution=16, family="tiny", channels=(8, 8, 8), layers=1)
+        >>> autoencoder.encode(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 4, 4])
     """
 
     kind = "latent-autoencoder"
@@ -146,13 +147,8 @@ class LatentAutoencoder(nn.Module):
         super().__init__()
         self._arguments: dict[str, Any] = {"family": family, "loss": loss, "source": source}
         if network is None:
-            fresh = {
-                "channels": list(channels),
-                "layers": layers,
-                "latent_channels": latent_channels,
-                "codes": codes,
-                "attention": attention,
-            }
+            fresh: dict[str, Any] = {"channels": list(channels), "layers": layers, "latent_channels": latent_channels}
+            fresh |= {"codes": codes, "attention": attention}
             self._arguments |= fresh
             network = fresh_network(family, **fresh)
             default_scale, default_shift = 1.0, 0.0
@@ -164,7 +160,7 @@ class LatentAutoencoder(nn.Module):
         self.family = family
         self.network = build_network(family, network)
         self.loss = loss
-        default_weight = REGULARISER_WEIGHTS[family]
+        default_weight = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}[family]
         self.regulariser_weight = default_weight if regulariser_weight is None else regulariser_weight
         self.latent_channels = int(self.network.config["latent_channels"])
         widths = "encoder_block_out_channels" if family == "tiny" else "block_out_channels"
@@ -194,11 +190,7 @@ class LatentAutoencoder(nn.Module):
         return self.resolution // self.downsampling
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents, float32 [B, C, h, w] of about zero mean and unit variance, of images [B, 3, R, R] in [0, 1].
-
-        Raises:
-            ValueError: images of another shape than the model was made for.
-        """
+        """Latents, float32 [B, C, h, w] of about zero mean and unit variance, of images [B, 3, R, R] in [0, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             return (self._posterior(images.float())[0] - self.shift) * self.scale
 
@@ -208,11 +200,7 @@ class LatentAutoencoder(nn.Module):
             return self._decode(latents.float() / self.scale + self.shift)[0]
 
     def forward(self, images: Tensor, generator: Generators = None) -> AutoencoderOutput:
-        """Reconstructs images [B, 3, R, R] in [0, 1]; in training mode "kl" samples its posterior by `generator`.
-
-        Raises:
-            ValueError: images of another shape than the model was made for.
-        """
+        """Reconstructs images [B, 3, R, R] in [0, 1]; in training mode "kl" samples its posterior by `generator`."""
         latents, log_variance = self._posterior(images)
         regulariser = latents.new_zeros(())
         used = latents
@@ -243,11 +231,10 @@ class LatentAutoencoder(nn.Module):
     def measure_scaling(self, batches: Iterable[Tensor]) -> None:
         """Sets shift and scale to the mean and 1 / standard deviation of each latent channel over image batches.
 
-        Rombach et al. 2022 (appendix G) measure one standard deviation; one per channel suits latents whose channels
-        differ.
+        Rombach et al. 2022 (appendix G) measure one standard deviation for all channels.
 
         Raises:
-            ValueError: no images, or a channel that never varies.
+            ValueError: a channel that never varies.
         """
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for images in batches:
@@ -255,8 +242,6 @@ class LatentAutoencoder(nn.Module):
             count += latents.numel() // self.latent_channels
             total = total.to(latents) + latents.sum(dim=(0, 2, 3))
             squares = squares.to(latents) + latents.square().sum(dim=(0, 2, 3))
-        if count == 0:
-            raise ValueError("batches: no images to measure the latents of")
         mean = total / count
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         if not bool((deviation > 1e-6).all()):
@@ -266,27 +251,20 @@ class LatentAutoencoder(nn.Module):
 
     @torch.no_grad()
     def check_scaling(self, images: Tensor) -> None:
-        """Raises ConfigError unless the scaled latents of `images` have a standard deviation in 1/3 .. 3.
+        """Raises ConfigError unless the scaled latents of `images` have a root mean square in 1/3 .. 3.
 
-        The noise schedule takes latents of unit variance for granted; with others a model trains without an error and
-        badly.
+        With others the noise schedule does not fit, and a model trains without an error and badly.
         """
-        latents = self.encode(images)
-        deviation = float(latents.square().mean().sqrt())
-        if not 1 / 3 <= deviation <= 3:
+        size = float(self.encode(images).square().mean().sqrt())
+        if not 1 / 3 <= size <= 3:
             raise ConfigError(
-                f"autoencoder.scale: latents of these images have a root mean square of {deviation:.3g} after scaling, "
-                f"the noise schedule needs about 1; train an autoencoder on such images, which measures it, or measure "
-                f"it (LatentAutoencoder.measure_scaling) and save the autoencoder again"
+                f"autoencoder.scale: latents of these images have a root mean square of {size:.3g} after scaling, the "
+                f"noise schedule needs about 1; measure it (LatentAutoencoder.measure_scaling) and save the autoencoder"
             )
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unscaled latents and, for "kl", the logarithm of their variance."""
-        if images.ndim != 4 or images.shape[1:] != (3, self.resolution, self.resolution):
-            raise ValueError(
-                f"images: expected [B, 3, {self.resolution}, {self.resolution}], got {list(images.shape)}; "
-                f"resize them, or load a model of that resolution"
-            )
+        check_images(images, self.resolution)
         encoded = self.network.encode(images * 2 - 1)
         if self.family == "kl":
             return encoded.latent_dist.mean, encoded.latent_dist.logvar
@@ -305,7 +283,5 @@ class LatentAutoencoder(nn.Module):
                 f"one per channel"
             )
         if not all(math.isfinite(one) for one in values) or (key == "scale" and min(values) <= 0):
-            raise ConfigError(
-                f"autoencoder.{key}: must be finite{' and positive' if key == 'scale' else ''}: {value!r}"
-            )
+            raise ConfigError(f"autoencoder.{key}: must be finite{' and positive' * (key == 'scale')}: {value!r}")
         return torch.tensor(values, dtype=torch.float32).expand(self.latent_channels).reshape(1, -1, 1, 1).clone()

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import KernelSize, Positive, build, check_arguments, configured
+from slotlab.models.building import KernelSize, Positive, build, check_arguments, check_images, configured
 from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import Generators
 from slotlab.models.slot_attention import SlotAttention
@@ -155,11 +155,7 @@ class SlotEncoder(nn.Module):
         Raises:
             ValueError: images of another shape than the model was made for.
         """
-        if images.ndim != 4 or images.shape[1:] != (3, self.resolution, self.resolution):
-            raise ValueError(
-                f"images: expected [B, 3, {self.resolution}, {self.resolution}], got {list(images.shape)}; "
-                f"resize them, or load a model of that resolution"
-            )
+        check_images(images, self.resolution)
         features = self.position(self.backbone(images * 2 - 1))
         features = self.mlp(features.flatten(2).transpose(1, 2))
         return self.slot_attention(features, generator)
