@@ -18,10 +18,10 @@ Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 class BroadcastConvolution(nn.Module):
-    """Applies a convolution to slots that are broadcast over a square grid; has no weights.
+    """A convolution of slots that are broadcast over a square grid, computed from their structure; has no weights.
 
-    What the grid holds of a slot is a sum over b of vector_b x f_b(row) x g_b(column), so each tap of
-    the kernel is a small matrix product of the vectors instead of a convolution of the whole grid.
+    The grid holds a sum over b of vector_b x f_b(row) x g_b(column), so each tap of the kernel is a
+    small matrix product of the vectors instead of a convolution of the grid.
 
     Args:
         convolution: the layer to replace: a square kernel, no groups or dilation, zero padding.
@@ -40,12 +40,12 @@ class BroadcastConvolution(nn.Module):
         self.register_buffer("columns", padded[:, 1, met], persistent=False)
 
     def forward(self, convolution: Convolution, vectors: Tensor, shared: Tensor, rectify: bool) -> Tensor:
-        """The convolution of the grid: [M, out, n', n'], channels_last.
+        """The convolution of the grid, then a ReLU if `rectify`: [M, out, n', n'], channels_last.
 
         Args:
             convolution: the layer.
-            vectors: [M, b, D] for M slots; if the layer has more than D input channels, these are the first.
-            shared: [1, out, n', n'], the layer and its bias applied to the part of the grid that all slots share.
+            vectors: [M, b, D] for M slots; D are its first input channels.
+            shared: [1, out, n', n'], the layer and its bias applied to what all slots share of the grid.
             rectify: apply a ReLU too, in place.
         """
         transposed = isinstance(convolution, nn.ConvTranspose2d)
@@ -55,12 +55,11 @@ class BroadcastConvolution(nn.Module):
             across = torch.einsum("mbijc,bxj->mbixc", taps, self.columns).flatten(1, 2).flatten(2)
         same = shared.permute(0, 2, 3, 1).flatten(2)
         cells = torch.baddbmm(same, self.rows.expand(len(vectors), -1, -1), across)
-        cells = cells.relu_() if rectify else cells
-        return cells.unflatten(2, (-1, convolution.out_channels)).permute(0, 3, 1, 2)
+        return (cells.relu_() if rectify else cells).unflatten(2, (-1, convolution.out_channels)).permute(0, 3, 1, 2)
 
 
 def _cells_met(convolution: Convolution, side: int) -> Tensor:
-    """Which of `side` cells each tap of each output row meets, int64 [n', k]; `side` where it meets none."""
+    """The cell that each tap of each output row meets, int64 [n', k]; `side` if it is outside the grid."""
     size, stride, padding = convolution.kernel_size[0], convolution.stride[0], int(convolution.padding[0])
     tap = torch.arange(size)
     if isinstance(convolution, nn.ConvTranspose2d):
@@ -79,10 +78,9 @@ PIXELS_AT_ONCE = {"cpu": 2**16, "gpu": 2**22}  # of slot images; more at once is
 class SpatialBroadcastDecoder(nn.Module):
     """Copies each slot over a grid, adds where each cell is, and convolves to RGB and a mask logit.
 
-    With `broadcast` equal to the resolution all layers work at full size (the form of the report).
-    With a smaller one, stride-2 transposed convolutions double the side until `resolution / shuffle`
-    (Locatello et al., table 6, with `broadcast` 8), and the last convolution paints
-    `shuffle` x `shuffle` pixels per cell.
+    If `broadcast` is the resolution, all layers work at full size (the form of the report). Else
+    stride-2 transposed convolutions double the side until `resolution / shuffle` (Locatello et al.,
+    table 6, with `broadcast` 8), and the last convolution paints `shuffle` x `shuffle` pixels per cell.
 
     Args:
         slot_dim: width D of a slot.
@@ -97,8 +95,8 @@ class SpatialBroadcastDecoder(nn.Module):
 
     Attributes:
         factored: compute the first convolution by `BroadcastConvolution`, which is equal up to rounding.
-        in_parts: paint as many slots at a time as fill `PIXELS_AT_ONCE`, for less memory; with several
-            parts, a factored first convolution is recomputed in the backward pass, which is cheap.
+        in_parts: paint as many slots at a time as fill `PIXELS_AT_ONCE`, for less memory; a factored
+            first convolution is then recomputed in the backward pass, which is cheap.
 
     Raises:
         ConfigError: an argument out of range, or sides that doubling does not join.
@@ -150,11 +148,9 @@ class SpatialBroadcastDecoder(nn.Module):
         self.first = BroadcastConvolution(self._convolutions()[0], broadcast, torch.ones(1, 2, broadcast))
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decodes slots [B, K, D].
+        """Slots [B, K, D] to reconstruction [B, 3, H, W], masks [B, K, H, W] and slot images [B, K, 3, H, W].
 
-        Returns:
-            Reconstruction [B, 3, H, W], masks [B, K, H, W] (softmax over K) and slot images
-            [B, K, 3, H, W], in float32; colours nominally in [0, 1].
+        All in float32; masks sum to 1 over K, colours are nominally in [0, 1].
         """
         painted = self._paint(slots.flatten(0, 1))
         # Before the shuffle the channels are [4, shuffle^2]: softmax and mixing are the same there, in fewer passes.
@@ -163,9 +159,8 @@ class SpatialBroadcastDecoder(nn.Module):
         masks = torch.softmax(logits, dim=1)
         slot_images = torch.add(colours.new_tensor(0.5), colours, alpha=0.5)
         reconstruction = ((masks * colours).sum(dim=1) + 1) / 2
-        masks, slot_images, reconstruction = (
-            self.shuffle(image.flatten(-4, -3)) for image in (masks, slot_images, reconstruction)
-        )
+        made = (reconstruction, masks, slot_images)
+        reconstruction, masks, slot_images = (self.shuffle(image.flatten(-4, -3)) for image in made)
         return reconstruction, masks.squeeze(2), slot_images
 
     def _paint(self, slots: Tensor) -> Tensor:
@@ -175,9 +170,8 @@ class SpatialBroadcastDecoder(nn.Module):
         many = max(1, limit // self.pixels) if in_parts else len(slots)
         convolution, *others = self._convolutions()
         if self.factored:
-            shared = convolution(self._map())
             parts = self._vectors(slots).split(many)
-            first = partial(self.first, convolution, shared=shared, rectify=bool(others))
+            first = partial(self.first, convolution, shared=convolution(self._map()), rectify=bool(others))
         else:
             parts = self._place(slots).split(many)
 
@@ -207,8 +201,7 @@ class SpatialBroadcastDecoder(nn.Module):
         """The part of the grid that is the same for all slots, [1, width, broadcast, broadcast]."""
         if hasattr(self, "position"):
             return self.position.map()
-        width = self._convolutions()[0].in_channels - 4
-        return F.pad(self.grid, (0, 0, 0, 0, width, 0))
+        return F.pad(self.grid, (0, 0, 0, 0, self._convolutions()[0].in_channels - 4, 0))
 
     def _place(self, slots: Tensor) -> Tensor:
         """Slots [M, D] copied over the grid, with where each cell is: [M, width, broadcast, broadcast]."""
@@ -229,16 +222,11 @@ def _recomputed(function: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
 
 
 def doublings_between(small: int, large: int) -> int:
-    """How often `small` must be doubled to give `large`; ConfigError if no number of doublings does.
-
-    Example:
-        >>> doublings_between(8, 64)
-        3
-    """
+    """How often `small` must be doubled to give `large`; ConfigError if no number of doublings does."""
     ratio, rest = divmod(large, small)
     if rest or ratio & (ratio - 1) or not ratio:
         raise ConfigError(
             f"decoder: broadcast x shuffle = {small} does not reach the resolution {large} by doubling; "
-            f"choose them so that resolution = broadcast x shuffle x a power of two"
+            f"resolution / (broadcast x shuffle) must be a power of two"
         )
     return ratio.bit_length() - 1

@@ -4,19 +4,19 @@ from collections.abc import Generator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from slotlab.models.broadcast_decoder import DECODERS
 from slotlab.models.building import Resolution, build, configured, initialise
 from slotlab.models.output import SlotOutput, posterior_masks
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import SamplingSettings, Step
-from slotlab.models.slot_encoder import SlotEncoder, mask_sources
+from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 from slotlab.progress import finish
 
 
 @configured("model")
-class SlotAutoencoder(nn.Module):
+class SlotAutoencoder(SlotModelBase):
     """Encodes images into slots and decodes each slot into a layer: colours and a mask.
 
     The masks are computed in the decoder's `forward` (`broadcast_decoder.py`): a softmax over slots
@@ -72,20 +72,6 @@ class SlotAutoencoder(nn.Module):
         self.decoder = build("decoder", DECODERS, self.config["decoder"], slot_dim=slot_dim, resolution=resolution)
         self.apply(initialise)
 
-    @property
-    def resolution(self) -> int:
-        """Side of the images that the model takes."""
-        return self.encoder.resolution
-
-    @property
-    def slots(self) -> int:
-        """Number of slots K."""
-        return self.encoder.slot_attention.slots
-
-    def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
-        """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
-        return self.encoder(images, generator)[0]
-
     def losses(self, output: SlotOutput, images: Tensor) -> Tensor:
         """Loss of each image, float32 [B]: squared error summed over channels, mean over pixels, of values in [-1, 1].
 
@@ -95,10 +81,10 @@ class SlotAutoencoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
-        sources = mask_sources("decoder masks, argmax")
+        more = {}
         if self.pixel_sigma is not None:
-            sources["posterior"] = f"posterior masks, of the pixel's colour, sigma {self.pixel_sigma}, argmax"
-        return {**self.encoder.describe(), "mask_sources": sources}
+            more["posterior"] = f"posterior masks, of the pixel's colour, sigma {self.pixel_sigma}, argmax"
+        return self.described("decoder masks, argmax", **more)
 
     @property
     def finer_masks(self) -> str:

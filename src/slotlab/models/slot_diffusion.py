@@ -25,13 +25,13 @@ from slotlab.models.sampling import (
     guided,
     sample_steps,
 )
-from slotlab.models.slot_encoder import SlotEncoder, mask_sources
+from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 from slotlab.models.unet import Denoiser, finest
 from slotlab.progress import finish
 
 
 @configured("model")
-class SlotDiffusion(nn.Module):
+class SlotDiffusion(SlotModelBase):
     """Encodes images into slots and decodes them by denoising latents that attend to the slots.
 
     The autoencoder is frozen. Its weights are part of the model's, so a checkpoint is complete.
@@ -124,28 +124,17 @@ class SlotDiffusion(nn.Module):
         }
 
     @property
-    def resolution(self) -> int:
-        """Side of the images that the model takes."""
-        return self.encoder.resolution
-
-    @property
     def _latent_shape(self) -> tuple[int, int, int]:
         return self.autoencoder.latent_channels, self.autoencoder.latent_size, self.autoencoder.latent_size
-
-    @property
-    def slots(self) -> int:
-        """Number of slots K."""
-        return self.encoder.slot_attention.slots
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
         masks = f"cross-attention masks, of the denoiser at timestep {self.mask_timestep}, resized bilinearly, argmax"
         return {
-            **self.encoder.describe(),
+            **self.described(masks),
             "sampler": self.sampling.sampler,
             "sampling_steps": self.sampling.steps,
             "guidance": self.sampling.guidance,
-            "mask_sources": mask_sources(masks),
         }
 
     def losses(self, output: DiffusionOutput, images: Tensor) -> Tensor:
@@ -157,14 +146,6 @@ class SlotDiffusion(nn.Module):
         super().train(mode)
         self.autoencoder.eval()
         return self
-
-    def attend(self, images: Tensor, generator: Generators = None) -> Tensor:
-        """Slot attention of each iteration [B, T, K, N] (softmax over K) of images [B, 3, R, R] in [0, 1]."""
-        return self.encoder(images, generator)[1]
-
-    def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
-        """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
-        return self.encoder(images, generator)[0]
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class ResNetEncoder(nn.Module):
 
 
 class PlainResidualBlock(nn.Module):
-    """Pre-activation residual block: norm, ReLU, conv 3x3, norm, ReLU, conv 3x3, plus the shortcut."""
+    """norm, ReLU, conv 3x3, norm, ReLU, conv 3x3, plus the shortcut."""
 
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
@@ -117,18 +117,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class SlotEncoder(nn.Module):
-    """Images [B, 3, R, R] in [0, 1] to slots.
-
-    Args:
-        resolution: side R of the images.
-        encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
-        slot_attention: arguments of `SlotAttention`.
+    """Images [B, 3, R, R] in [0, 1] to slots: encoder, position embedding, MLP and slot attention.
 
     Attributes:
         grid: (h, w), the spatial shape of the N = h x w features that the slots attend to.
-
-    Raises:
-        ConfigError: an unknown key or kind, or a resolution that the encoder's strides do not divide.
     """
 
     def __init__(self, resolution: int, encoder: Mapping[str, Any], slot_attention: Mapping[str, Any]) -> None:
@@ -145,23 +137,42 @@ class SlotEncoder(nn.Module):
         check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim"})
         self.slot_attention = SlotAttention(feature_dim=width, **slot_attention)
 
-    def describe(self) -> dict[str, Any]:
-        """Number of slots and iterations."""
-        return {"slots": self.slot_attention.slots, "iterations": self.slot_attention.iterations}
-
     def forward(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
-        """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1].
-
-        Raises:
-            ValueError: images of another shape than the model was made for.
-        """
+        """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1]."""
         check_images(images, self.resolution)
         features = self.position(self.backbone(images * 2 - 1))
         features = self.mlp(features.flatten(2).transpose(1, 2))
         return self.slot_attention(features, generator)
 
 
-def mask_sources(masks: str) -> dict[str, str]:
-    """How each source of masks is made, as protocols print it: a title, a comma, and the rest."""
-    attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
-    return {"masks": masks, "attention": attention}
+class SlotModelBase(nn.Module):
+    """What every model with slots has: an encoder, which gives their number and the resolution."""
+
+    encoder: SlotEncoder
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that the model takes."""
+        return self.encoder.resolution
+
+    @property
+    def slots(self) -> int:
+        """Number of slots K."""
+        return self.encoder.slot_attention.slots
+
+    def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
+        """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
+        return self.encoder(images, generator)[0]
+
+    def attend(self, images: Tensor, generator: Generators = None) -> Tensor:
+        """Slot attention of each iteration [B, T, K, N] (softmax over K) of images [B, 3, R, R] in [0, 1]."""
+        return self.encoder(images, generator)[1]
+
+    def described(self, masks: str, **more: str) -> dict[str, Any]:
+        """Slots, iterations and how each source of masks is made, as protocols print it: a title, a comma, the rest."""
+        attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
+        return {
+            "slots": self.slots,
+            "iterations": self.encoder.slot_attention.iterations,
+            "mask_sources": {"masks": masks, "attention": attention, **more},
+        }
