@@ -12,14 +12,10 @@ if TYPE_CHECKING:
 
 
 def weights_hash(model: nn.Module, config: str = "", forms: bool = True) -> str:
-    """SHA-256, in hexadecimal, over names and values of parameters and buffers, in the order of their names.
+    """SHA-256, in hexadecimal, over `config`, then names and values of all weights in the order of their names.
 
-    Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and loading.
-
-    Args:
-        model: whose weights.
-        config: what is hashed before them.
-        forms: hash the dtype and shape of each tensor with its name.
+    Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and
+    loading. With `forms`, the dtype and shape of each tensor are hashed with its name.
     """
     digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -30,8 +26,5 @@ def weights_hash(model: nn.Module, config: str = "", forms: bool = True) -> str:
 
 
 def fingerprint(model: "Model") -> str:
-    """SHA-256, in hexadecimal, that two models share only if config and weights are the same, bit by bit.
-
-    Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and loading.
-    """
+    """SHA-256, in hexadecimal, that two models share only if config and weights are the same, bit by bit."""
     return weights_hash(model, config=json.dumps(model.config, sort_keys=True))

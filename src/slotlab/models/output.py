@@ -20,15 +20,12 @@ class SlotOutput:
 
     Attributes:
         slots: [B, K, D], the slots after the last iteration.
-        attention: [B, T, K, N], slot attention of each iteration: softmax over K, before the
-            normalisation over N.
+        attention: [B, T, K, N], slot attention of each iteration, sums to 1 over K.
         attention_grid: (h, w) with h * w = N, the spatial shape of the features.
         masks: [B, K, H, W] in [0, 1], the decoder's mask of each slot; sums to 1 over K.
         reconstruction: [B, 3, H, W], nominally in [0, 1] (not clamped).
-        slot_images: [B, K, 3, H, W] nominally in [0, 1], the image of each slot before mixing, if the
-            decoder makes one.
-        ceiling: [B, 3, H, W] in [0, 1], the best reconstruction that the decoder could give, if known:
-            what a latent autoencoder makes of the image itself.
+        slot_images: [B, K, 3, H, W] nominally in [0, 1], before mixing, if the decoder makes them.
+        ceiling: [B, 3, H, W] in [0, 1], the best reconstruction that the decoder could give, if known.
         posterior: [B, K, H, W] in [0, 1], the probability that a slot owns a pixel given the pixel's
             colour (`posterior_masks`), if the model knows it; sums to 1 over K.
         titles: names of the sources of masks and of the reconstruction in tables and figures.
@@ -60,8 +57,7 @@ class SlotOutput:
 
     def attention_masks(self, iteration: int = -1) -> Tensor:
         """Attention of one iteration, bilinearly resized to the image: [B, K, H, W], sums to 1 over K."""
-        batch, _, slots, _ = self.attention.shape
-        maps = self.attention[:, iteration].float().reshape(batch, slots, *self.attention_grid)
+        maps = self.attention[:, iteration].float().unflatten(2, self.attention_grid)
         return F.interpolate(maps, size=self.masks.shape[-2:], mode="bilinear", align_corners=False)
 
     @property
@@ -108,11 +104,8 @@ def posterior_masks(masks: Tensor, slot_images: Tensor, images: Tensor, sigma: f
     means and one standard deviation; Bayes' rule gives which of them the pixel is from (IODINE, Greff
     et al. 2019, arXiv 1903.00450, section 2; MONet, Burgess et al. 2019, arXiv 1901.11390, eq. 3).
 
-    Args:
-        masks: [B, K, H, W], sums to 1 over K.
-        slot_images: [B, K, 3, H, W], nominally in [0, 1].
-        images: [B, 3, H, W] in [0, 1].
-        sigma: standard deviation of a colour value, in the units of the images.
+    The masks [B, K, H, W] sum to 1 over K; slot images [B, K, 3, H, W], images [B, 3, H, W] and `sigma`,
+    the standard deviation of a colour value, are in units of [0, 1].
 
     Example:
         >>> masks = torch.full((1, 2, 1, 1), 0.5)
@@ -143,9 +136,8 @@ class DiffusionOutput(SlotOutput):
     """The slots of a batch, and one denoising of its latents at a random timestep.
 
     In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], `masks` are the
-    denoiser's cross-attention, resized bilinearly, and `ceiling` is the autoencoder's reconstruction.
-    In training mode none of these is computed: `masks` are the slot-attention masks and
-    `reconstruction` is empty, [B, 3, 0, 0].
+    denoiser's cross-attention, resized bilinearly, and `ceiling` is what the autoencoder makes of the
+    image. In training mode `masks` are the attention masks and `reconstruction` is empty, [B, 3, 0, 0].
 
     Attributes:
         timesteps: [B], the timestep of each image.
@@ -153,9 +145,8 @@ class DiffusionOutput(SlotOutput):
         target: [B, C, h, w], what the denoiser should predict.
         predicted: [B, C, h, w], what it predicts.
         weights: [B], weight of each image in the loss.
-        cross_attention: [B, K, h', w'], the denoiser's attention to slots, sums to 1 over K: in
-            evaluation mode at the timestep of the masks; in training mode that of `predicted`, if the
-            model's `keeps_cross_attention` is set.
+        cross_attention: [B, K, h', w'], the denoiser's attention to slots, sums to 1 over K: at the
+            timestep of the masks, or in training that of `predicted` if `keeps_cross_attention` is set.
     """
 
     titles: ClassVar[dict[str, str]] = {

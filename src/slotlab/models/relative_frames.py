@@ -3,8 +3,8 @@
 A slot is [content, pose], so slots are [B, K, D + 4]; a pose is (x, y, width, height): the position in
 [-1, 1] (left to right, top to bottom) and the standard deviation of the slot's attention along each
 axis. Keys and values see coordinates relative to the pose, the pose follows the attention, and the
-decoder paints relative to it, so objects can be moved and resized. Unlike the published code, keys and
-places are added after a projection of each, and the poses are those of the last iteration's attention.
+decoder paints relative to it. Unlike the published code, keys and places are added after a projection
+of each, and the poses are those of the last iteration's attention.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,7 @@ REACH = 5.0
 
 
 class RelativeFrame(nn.Module):
-    """Embeds the cells of a grid as each slot sees them: shifted to its position, divided by its scale.
-
-    Args:
-        height: rows of the grid.
-        width: columns of the grid.
-        channels: width of the embedding.
-    """
+    """Embeds the cells of a grid as each slot sees them: shifted to its position, divided by its scale."""
 
     grid: Tensor
 
@@ -72,12 +66,7 @@ class RelativeFrame(nn.Module):
 
 
 class RelativeSlotAttention(SlotAttention):
-    """Slot attention whose slots [B, K, D + 4] end in a pose.
-
-    Args:
-        grid: (h, w) of the features.
-        settings: arguments of `SlotAttention`.
-    """
+    """Slot attention over a grid (h, w) of features, whose slots [B, K, D + 4] end in a pose."""
 
     def __init__(self, grid: tuple[int, int], **settings: Any) -> None:
         super().__init__(**settings)
@@ -108,13 +97,7 @@ class RelativeSlotAttention(SlotAttention):
 
 
 class RelativeBroadcastDecoder(SpatialBroadcastDecoder):
-    """Spatial broadcast decoder of slots that end in a pose; each cell gets its coordinates relative to it.
-
-    Args:
-        slot_dim: width D of a slot's content.
-        resolution: side of the images.
-        settings: other arguments of `SpatialBroadcastDecoder`, without `position`.
-    """
+    """Spatial broadcast decoder of slots [B, K, slot_dim + 4] that end in a pose; it has no `position`."""
 
     def __init__(self, slot_dim: int, resolution: int, **settings: Any) -> None:
         super().__init__(slot_dim, resolution, **settings)
@@ -125,7 +108,8 @@ class RelativeBroadcastDecoder(SpatialBroadcastDecoder):
         return self.position.parts(slots[:, -POSE:]) + F.pad(slots[:, None, :-POSE], (0, 0, 0, 2))
 
     def _map(self) -> Tensor:
-        return self.position.embedding.weight.new_zeros(1, self.position.embedding.out_features, *(self.broadcast,) * 2)
+        weight = self.position.embedding.weight
+        return weight.new_zeros(1, len(weight), self.broadcast, self.broadcast)
 
     def _place(self, slots: Tensor) -> Tensor:
         cells = slots[:, None, :-POSE] + self.position(slots[None, :, -POSE:])[0]
@@ -133,10 +117,7 @@ class RelativeBroadcastDecoder(SpatialBroadcastDecoder):
 
 
 class RelativeSlotAutoencoder(SlotAutoencoder):
-    """A slot autoencoder with relative frames: slots [B, K, D + 4] end in a pose that can be edited.
-
-    Arguments and errors are those of `SlotAutoencoder`.
-    """
+    """A `SlotAutoencoder` with relative frames: slots [B, K, D + 4] end in a pose that can be edited."""
 
     kind = "relative-slot-autoencoder"
 
@@ -154,9 +135,8 @@ class RelativeSlotAutoencoder(SlotAutoencoder):
             raise ConfigError(f"decoder: a {self.kind} has a broadcast decoder without a position; leave both out")
         width = self.encoder.slot_attention.to_key.in_features
         self.encoder.position = nn.Identity()
-        self.encoder.slot_attention = RelativeSlotAttention(
-            self.encoder.grid, feature_dim=width, **self.config["slot_attention"]
-        )
+        arguments = self.config["slot_attention"]
+        self.encoder.slot_attention = RelativeSlotAttention(self.encoder.grid, feature_dim=width, **arguments)
         self.decoder = RelativeBroadcastDecoder(self.encoder.slot_attention.dim, resolution, **settings)
         self.apply(initialise)
 
@@ -165,9 +145,7 @@ class RelativeSlotAutoencoder(SlotAutoencoder):
         place = slot[-POSE:-2] + 2 * slot.new_tensor([dx, dy])
         if not bool((place.abs() <= 1).all()):
             x, y = ((place + 1) / 2).tolist()
-            raise ConfigError(
-                f"move: the centre would be at ({x:.2f}, {y:.2f}) of the image's side; both must be in 0..1"
-            )
+            raise ConfigError(f"move: the centre would be at ({x:.2f}, {y:.2f}) of the image's side, not in 0..1")
         return torch.cat([slot[:-POSE], place, slot[-2:]])
 
     def resize(self, slot: Tensor, factor: float) -> Tensor:
@@ -179,15 +157,10 @@ class RelativeSlotAutoencoder(SlotAutoencoder):
 
 
 def without_frame(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config from before relative frames were a kind of their own, as it is written now.
-
-    Raises:
-        ConfigError: relative slots with another decoder, which is no longer supported.
-    """
+    """A config from before relative frames were a kind of their own, as it is written now."""
     slot_attention, decoder = dict(config.get("slot_attention") or {}), dict(config.get("decoder") or {})
     if slot_attention.pop("frame", "absolute") == "absolute":
-        return {**config, "slot_attention": slot_attention} if config.get("slot_attention") else dict(config)
+        return {**config, **({"slot_attention": slot_attention} if config.get("slot_attention") else {})}
     if decoder.pop("position", None) != "relative":
         raise ConfigError("slot_attention.frame: relative needs decoder.position=relative; train the model again")
-    kind = RelativeSlotAutoencoder.kind
-    return {**config, "kind": kind, "slot_attention": slot_attention, "decoder": decoder}
+    return {**config, "kind": RelativeSlotAutoencoder.kind, "slot_attention": slot_attention, "decoder": decoder}

@@ -21,23 +21,19 @@ class NoiseSchedule(nn.Module):
     """Variances of T timesteps and the arithmetic between latents, noise and target.
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise with abar_t the product of alpha = 1 - beta up to t
-    (Ho et al. 2020, arXiv 2006.11239, eq. 4). The variances are those of a `diffusers` scheduler,
-    whose "scaled_linear" is "sqrt-linear".
+    (Ho et al. 2020, arXiv 2006.11239, eq. 4), with the variances of a `diffusers` scheduler.
 
     Args:
         steps: number of timesteps T.
         kind: "linear" in beta, or "sqrt-linear": linear in its square root (Rombach et al. 2022).
         start: beta of the first timestep.
-        end: beta of the last.
+        end: beta of the last, at least `start`.
         target: what the denoiser predicts: the noise ("epsilon"), v = sqrt(abar) noise -
             sqrt(1 - abar) x_0 ("v", Salimans and Ho 2022, arXiv 2202.00512), or the latents ("x0").
         zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2024, arXiv
             2305.08891, algorithm 1); not with target "epsilon", which then says nothing of the image.
         min_snr_gamma: limit of the signal-to-noise ratio in the loss weights (Hang et al. 2023, arXiv
             2303.09556); 0 weighs all timesteps alike.
-
-    Raises:
-        ConfigError: an argument out of range, or start above end.
 
     Example:
         >>> schedule = NoiseSchedule(steps=10, target="v")
@@ -61,10 +57,7 @@ class NoiseSchedule(nn.Module):
         if start > end:
             raise ConfigError(f"schedule.start, end: must hold start <= end, not {start!r} and {end!r}")
         if zero_terminal_snr and target == "epsilon":
-            raise ConfigError(
-                "schedule.zero_terminal_snr: the last timestep has no signal, so epsilon cannot give the image; "
-                "set schedule.target to 'v' or 'x0'"
-            )
+            raise ConfigError("schedule.zero_terminal_snr: the last timestep has no signal; set target to 'v' or 'x0'")
         self.steps, self.kind, self.start, self.end = steps, kind, start, end
         self.target, self.zero_terminal_snr, self.min_snr_gamma = target, zero_terminal_snr, min_snr_gamma
         betas = make_scheduler("ddpm", self).betas
@@ -215,10 +208,6 @@ def sample_steps(
 
     Returns:
         The latents [B, C, h, w].
-
-    Raises:
-        ConfigError: more steps than the schedule has.
-        ValueError: a list of generators of another length than the batch.
 
     Example:
         >>> from slotlab.progress import finish

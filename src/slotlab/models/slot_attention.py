@@ -22,19 +22,16 @@ class SlotAttention(nn.Module):
         mlp_dim: hidden width of the residual MLP.
         iterations: number of iterations T.
         initialisation: "gaussian": slots are drawn from one learned Gaussian (the paper's);
-            "learned": each slot has its own learned start, without randomness, so slots are no
-            longer exchangeable; "bi-level": the same with Gaussian noise of `noise` times the start
-            in training (Jia et al. 2023, arXiv 2210.08990, with gradient "last-iteration").
+            "learned": each slot has its own learned start, without randomness; "bi-level": the same
+            with Gaussian noise of `noise` times the start in training (Jia et al. 2023, arXiv
+            2210.08990, with gradient "last-iteration").
         epsilon: added to the attention before it is normalised over features.
-        gradient: "full": through all iterations; "last-iteration": through the last one (implicit
-            differentiation, Chang et al. 2022, arXiv 2207.00787) and straight through the others to
-            the start, which is cheaper.
+        gradient: "full": through all iterations; "last-iteration": through the last one and straight
+            through the others to the start (implicit differentiation, Chang et al. 2022, arXiv
+            2207.00787), which is cheaper.
 
     Attributes:
         noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
-
-    Raises:
-        ConfigError: an argument out of range.
 
     Example:
         >>> module = SlotAttention(feature_dim=16, slots=4, dim=32)
@@ -83,20 +80,16 @@ class SlotAttention(nn.Module):
     def initial_slots(self, batch: int, generator: Generators = None) -> Tensor:
         """Slots before the first iteration, [batch, K, D]; for `generator` see `randomness.draw`."""
         start = self.start.expand(batch, -1, -1)
-        if self.initialisation == "gaussian":
-            noise = draw(batch, (self.slots, self.dim), generator)
-            return start + self.start_log_sigma.exp() * noise.to(start)
-        if self.initialisation == "bi-level" and self.training and self.noise > 0:
-            noise = draw(batch, (self.slots, self.dim), generator)
-            return start + self.noise * noise.to(start) * start.detach()
-        return start
+        noisy = self.initialisation == "bi-level" and self.training and self.noise > 0
+        if not noisy and self.initialisation != "gaussian":
+            return start
+        noise = draw(batch, (self.slots, self.dim), generator).to(start)
+        return start + (self.noise * noise * start.detach() if noisy else self.start_log_sigma.exp() * noise)
 
     def forward(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
-        """Groups features [B, N, feature_dim] into slots.
+        """Groups features [B, N, feature_dim] into slots [B, K, D], with the attention [B, T, K, N] of each iteration.
 
-        Returns:
-            Slots [B, K, D] and the attention of each iteration [B, T, K, N] (softmax over K), both
-            float32: softmax, weighted mean, GRU and MLP run in float32 under autocast too.
+        Both are float32, under autocast too; the attention is a softmax over K.
         """
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
