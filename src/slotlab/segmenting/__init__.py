@@ -3,15 +3,5 @@
 from slotlab.segmenting.folder import Outcome, SegmentedFolder, find_inputs, segment, segment_steps
 from slotlab.segmenting.image import FITS, Fitting, SegmentedImage, fitting, segment_image
 
-__all__ = [
-    "FITS",
-    "Fitting",
-    "Outcome",
-    "SegmentedFolder",
-    "SegmentedImage",
-    "find_inputs",
-    "fitting",
-    "segment",
-    "segment_image",
-    "segment_steps",
-]
+__all__ = ["FITS", "Fitting", "Outcome", "SegmentedFolder", "SegmentedImage"]
+__all__ += ["find_inputs", "fitting", "segment", "segment_image", "segment_steps"]

@@ -1,6 +1,7 @@
 """Segments folders of images into files, a batch at a time; re-running the same command resumes."""
 
 import csv
+import itertools
 import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -62,9 +63,7 @@ class Outcome(NamedTuple):
 class SegmentedFolder:
     """What became of all images, in their order.
 
-    Attributes:
-        protocol: fit, source of the masks, seed, and the model's description, as JSON values.
-        outcomes: one for each image.
+    `protocol` has fit, source of the masks, seed and the model's description, as JSON values.
     """
 
     protocol: dict[str, Any]
@@ -72,7 +71,7 @@ class SegmentedFolder:
 
     @property
     def skipped(self) -> list[Outcome]:
-        """The images that could not be read."""
+        """The images that cannot be read."""
         return [outcome for outcome in self.outcomes if outcome.status == "skipped"]
 
     def count(self, status: Status) -> int:
@@ -148,8 +147,9 @@ def segment_steps(
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
     slot_model, out = with_slots(model), Path(out)
     source = checked_source(slot_model, mask_source, fit)
-    found, common = find_inputs(images)
-    _check_places(images, found, out, slot_model.slots)
+    given = [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
+    found, common = find_inputs(given)
+    _check_places(given, found, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source, "seed": seed, "model": described}
     settings = {"format": FORMAT, "version": VERSION, "input folder": str(common), **protocol}
@@ -171,21 +171,17 @@ def segment_steps(
             yield 1
     result = SegmentedFolder(protocol, from_all(outcomes))
     if place.is_first:
-        with (
-            replacing(out / LISTING_FILE) as path,
-            path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
+        encoding: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+        with replacing(out / LISTING_FILE) as path, path.open("w", **encoding) as file:
             csv.writer(file).writerows([Outcome._fields, *result.outcomes])
     if len(result.skipped) == len(found):
-        first = result.outcomes[0]
-        raise DataError(
-            f"none of the {len(found)} images can be read; see {out / LISTING_FILE}. {first.image}: {first.reason}"
-        )
+        listing, first = out / LISTING_FILE, result.outcomes[0]
+        raise DataError(f"none of the {len(found)} images can be read; see {listing}. {first.image}: {first.reason}")
     return result
 
 
-def find_inputs(images: Images) -> tuple[dict[Path, str], Path]:
-    """The images that files and folders name, with the names of their outputs; the common folder.
+def find_inputs(given: Sequence[Path]) -> tuple[dict[Path, str], Path]:
+    """The images in files and folders, with the names of their outputs; and their common folder.
 
     A name is the image's path below the common folder, without suffix. Folders are listed with all
     their subfolders, sorted.
@@ -193,10 +189,11 @@ def find_inputs(images: Images) -> tuple[dict[Path, str], Path]:
     Raises:
         DataError: a file or folder is missing, a folder has no images, or has masks beside them.
     """
-    given = [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
     found: dict[Path, Path] = {}
     for path in given:
-        for file in _files(path):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        for file in find_images(path) if path.is_dir() else [path]:
             found.setdefault(file.resolve(), file)
     if not found:
         raise DataError("no images: name image files, or folders that hold some")
@@ -205,29 +202,19 @@ def find_inputs(images: Images) -> tuple[dict[Path, str], Path]:
     return names, common
 
 
-def _files(path: Path) -> Sequence[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
-    return find_images(path)
-
-
-def _check_places(images: Images, found: dict[Path, str], out: Path, slots: int) -> None:
+def _check_places(given: Sequence[Path], found: dict[Path, str], out: Path, slots: int) -> None:
     """Raises a ConfigError if outputs would mix with images, or two images would write one file."""
-    given = [Path(one).resolve() for one in ([images] if isinstance(images, str | Path) else images)]
-    out = out.resolve()
-    around = [path for path in given if path.is_dir() and (out == path or path in out.parents)]
+    out, folders = out.resolve(), [path.resolve() for path in given if path.is_dir()]
+    around = [path for path in folders if path in (out, *out.parents)]
     inside = [file for file in found if out in file.resolve().parents]
     if around or inside:
         mixed = f"inside the input folder {around[0]}" if around else f"around the input {inside[0]}"
         raise ConfigError(f"{out}: is {mixed}, so outputs and inputs would mix; name another --out")
     known: dict[str, Path] = {}
-    clashes = [
-        (known[name.casefold()], file, name)
-        for file, name in found.items()
-        if known.setdefault(name.casefold(), file) is not file
-    ]
+    clashes = []
+    for file, name in found.items():
+        if known.setdefault(name.casefold(), file) is not file:
+            clashes.append((known[name.casefold()], file, name))
     for suffix in (*(f"_{slot}" for slot in range(slots)), SEGMENTATION, OVERLAY):
         for name, file in known.items():
             if name.endswith(suffix) and name.removesuffix(suffix) in known:
@@ -255,57 +242,27 @@ def _read(image: Path, name: str, out: Path, fit: str, resolution: int) -> tuple
 
 
 def _taken_apart(
-    model: SlotModel,
-    read: Iterator[tuple[Path, str, Square | Outcome]],
-    batch_size: int,
-    mask_source: str,
-    seed: int,
+    model: SlotModel, read: Iterator[tuple[Path, str, Square | Outcome]], batch_size: int, mask_source: str, seed: int
 ) -> Iterator[tuple[Path, str, tuple[Fitting, Parts] | Outcome]]:
     """The images with their parts, in order; the model runs once a batch is full."""
-    for some in _batched(read, batch_size):
+    while some := list(itertools.islice(read, batch_size)):
         squares = [content[1] for *_, content in some if not isinstance(content, Outcome)]
         parts = iter(take_apart(model, np.stack(squares), mask_source, seed) if squares else ())
         for image, name, content in some:
             yield image, name, content if isinstance(content, Outcome) else (content[0], next(parts))
 
 
-def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := [item for _, item in zip(range(size), items, strict=False)]:
-        yield batch
-
-
 def _write(image: Path, name: str, content: tuple[Fitting, Parts] | Outcome, out: Path) -> Outcome:
-    """Writes the files of an image, read again: a batch at full size could fill the memory."""
+    """Writes the files of an image, each whole or not at all, the `.npz` after all others."""
     if isinstance(content, Outcome):
         return content
-    fitted, parts = content
+    (fitted, (slots, masks, painted)), stem = content, out / name
     try:
-        pixels = read_image(image)
+        pixels = read_image(image)  # again: a batch at full size could fill the memory
         if pixels.shape[1::-1] != fitted.size:
             raise DataError("it changed while it was read")
     except DataError as error:
         return _skipped(image, name, error)
-    write_files(pixels, parts, fitted, out / name, image)
-    return Outcome(str(image), name, "written")
-
-
-def _skipped(image: Path, name: str, error: Exception) -> Outcome:
-    return Outcome(str(image), name, "skipped", str(error).removeprefix(f"{image}: "))
-
-
-def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path, image: Path) -> None:
-    """Writes what a model found in an image, at the image's size: the files of `docs/segment.md`.
-
-    Each file is written whole or not at all, the `.npz` last: if it is there, all others are.
-
-    Args:
-        pixels: of the upright image, uint8 [H, W, 3].
-        parts: slots, masks and reconstruction of its square.
-        fitted: how the image fits into the square.
-        stem: path of the outputs, without suffix.
-        image: the image's file; its name is kept, to recognise an image of another suffix.
-    """
-    slots, masks, painted = parts
 
     def written_masks() -> Iterator[Tensor]:
         for slot, mask in enumerate(masks):
@@ -320,7 +277,13 @@ def write_files(pixels: np.ndarray, parts: Parts, fitted: Fitting, stem: Path, i
     write_png(Image.merge("RGB", planes), _beside(stem, ".png"))
     share = np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(slots)] / owners.size
     with replacing(_beside(stem, ".npz")) as temporary, temporary.open("wb") as file:
+        # The name of the image's file tells it from an image of another suffix.
         np.savez(file, slots=slots.numpy(), share=share, size=np.array(pixels.shape[1::-1]), image=np.array(image.name))
+    return Outcome(str(image), name, "written")
+
+
+def _skipped(image: Path, name: str, error: Exception) -> Outcome:
+    return Outcome(str(image), name, "skipped", str(error).removeprefix(f"{image}: "))
 
 
 def _is_done(stem: Path, image: Path) -> bool:

@@ -46,21 +46,16 @@ class Fitting:
         left, top, right, bottom = self.seen
         shown = pixels[top:bottom, left:right]
         left, top, right, bottom = self.place
-        if shown.shape[:2] != (bottom - top, right - left):
-            resized = Image.fromarray(shown).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-            shown = np.asarray(resized)
+        resized = Image.fromarray(shown).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
         around = ((top, self.resolution - bottom), (left, self.resolution - right), (0, 0))
-        return np.pad(shown, around, mode="edge")
+        return np.pad(np.asarray(resized), around, mode="edge")
 
     def onto_image(self, plane: Tensor) -> Tensor:
         """Values [R, R] of the square resized to the image's [H, W]; 0 where it was not seen."""
         left, top, right, bottom = self.place
         width, height = self.seen[2] - self.seen[0], self.seen[3] - self.seen[1]
-        shown = F.interpolate(
-            plane[None, None, top:bottom, left:right].float(), (height, width), mode="bilinear", antialias=True
-        )[0, 0]
-        if (width, height) == self.size:
-            return shown
+        placed = plane[None, None, top:bottom, left:right].float()
+        shown = F.interpolate(placed, (height, width), mode="bilinear", antialias=True)[0, 0]
         left, top, right, bottom = self.seen
         return F.pad(shown, (left, self.size[0] - right, top, self.size[1] - bottom))
 
@@ -101,7 +96,6 @@ def fitting(fit: str, size: tuple[int, int], resolution: int) -> Fitting:
 
 
 NO_SLOT = 255  # of pixels that the model did not see
-NO_SLOT_COLOUR = (0, 0, 0)
 Parts = tuple[Tensor, Tensor, Tensor]  # slots [K, D], masks [K, R, R], reconstruction [3, R, R] in [0, 1]
 
 
@@ -193,19 +187,16 @@ def owners_of(masks: Iterable[Tensor]) -> np.ndarray:
 
     Takes the masks one by one, so that only one need be in memory; faster than `argmax` on a CPU.
     """
-    owners = best = None
+    owners, best = torch.tensor(NO_SLOT, dtype=torch.uint8), torch.tensor(0.0)
     for slot, mask in enumerate(masks):
-        if owners is None or best is None:
-            owners, best = torch.full(mask.shape, NO_SLOT, dtype=torch.uint8), torch.zeros_like(mask)
-        owners.masked_fill_(mask > best, slot)
+        owners = torch.where(mask > best, slot, owners)
         best = torch.maximum(best, mask)
-    assert owners is not None
     return owners.numpy()
 
 
 def palette_image(owners: np.ndarray) -> Image.Image:
     """Slots uint8 [H, W] as a palette image; 255, where the model saw nothing, is black."""
-    return palette_map(owners, {NO_SLOT: NO_SLOT_COLOUR})
+    return palette_map(owners, {NO_SLOT: (0, 0, 0)})
 
 
 def overlay_image(pixels: np.ndarray, owners: np.ndarray) -> Image.Image:
