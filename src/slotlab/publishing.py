@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors import safe_open
 
 import slotlab
@@ -47,6 +46,7 @@ from slotlab.released import (
     write_manifest,
 )
 from slotlab.reporting.previews import batch_output
+from slotlab.reporting.report import templates
 from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_line
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
@@ -66,19 +66,13 @@ WHAT_IT_IS = {
 def write_card(folder: Path, name: str) -> None:
     """Writes `card.md` into an otherwise complete release that `slotlab.load` knows as `name`."""
     facts = released_facts(folder)
-    config, metrics, training = facts["config"], facts["metrics"], facts["training"]
-    protocol, titles = metrics["protocol"], mask_titles(metrics["protocol"])
+    training, protocol = facts["training"], facts["metrics"]["protocol"]
+    titles = mask_titles(protocol)
     library = folder / LIBRARY_FOLDER / "library.json"
     data = [run["train_data"] for run in training["runs"] if "train_data" in run]
     learned_from = [described.get("source", described) for described in data]
     unknown = [run["out"] for run in training["runs"] if "train_data" not in run]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).parent, keep_trailing_newline=True)
     environment.filters["score"] = lambda details, digits=3: (
         f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"
     )
@@ -92,9 +86,8 @@ def write_card(folder: Path, name: str) -> None:
             tags=["object-centric-learning", "slot-attention" if titles else "autoencoder", "unsupervised"],
         ).to_yaml(),
         name=name,
-        what=WHAT_IT_IS[config["kind"]],
-        config=config,
-        metrics=metrics,
+        what=WHAT_IT_IS[facts["config"]["kind"]],
+        **facts,
         titles=titles,
         protocol=protocol_line(protocol).removeprefix("protocol: "),
         evaluate_command=evaluate_command(name, training.get("data", protocol["data"]), protocol),
@@ -103,8 +96,6 @@ def write_card(folder: Path, name: str) -> None:
         rendered=not unknown and all(data["kind"] == "scenes" for data in learned_from),
         examples=read_json(folder / EXAMPLES_FILE, REMEDY),
         library=read_json(library, REMEDY) if library.is_file() else None,
-        runs=training["runs"],
-        minutes=training["seconds"] / 60,
         machines=machines_of(training),
         parameters=parameters,
         megabytes=(folder / WEIGHTS_FILE).stat().st_size / 1e6,
@@ -114,12 +105,9 @@ def write_card(folder: Path, name: str) -> None:
 
 
 def image_scores(batch: Batch, output: Any, source: str | None) -> tuple[str, list[float]]:
-    """What is scored and the score of each image: FG-ARI of the masks from `source`, else PSNR.
+    """What is scored and the score of each image, for a batch and a model's output for it.
 
-    Args:
-        batch: the images, as `slotlab.evaluation.outputs` yields them with `output`.
-        output: the model's output for them.
-        source: the masks to score, a model's `finer_masks`; None for a model without slots.
+    It is FG-ARI of the masks from `source`; or PSNR if that is None or the data has no masks.
     """
     if source is not None and "mask" in batch:
         target = batch["mask"].to(output.masks.device)
@@ -288,8 +276,8 @@ def prepare_steps(
         out: a new or empty folder, or an earlier release.
         name: what the card calls the model: a name that `slotlab.load` takes.
         data: where the run's data is now, if it was moved.
-        images: at most so many images of the test split are scored.
-        library_images: at most so many images of the train split are in the library.
+        images: how many images of the test split are scored, at most.
+        library_images: how many images of the train split are in the library, at most.
         device: where the model runs.
 
     Yields:
@@ -304,14 +292,21 @@ def prepare_steps(
             write_card(folder, name)
             write_manifest(folder)
         return out
-    config, records = read_run_config(run / RUN_FILE), training_records(run)
-    source = data or config.data.source
-    opening: dict[str, Any] = {"crop": config.data.crop, "skip_broken": config.data.skip_broken}
+    settings, records = read_run_config(run / RUN_FILE).data, training_records(run)
+    source = data or settings.source
+    opening: dict[str, Any] = {"crop": settings.crop, "skip_broken": settings.skip_broken}
     if source.startswith("scenes:"):
-        opening |= {name: getattr(config.data, name) for name in ("min_objects", "max_objects", "supersample")}
+        opening |= settings.model_dump(include={"min_objects", "max_objects", "supersample"})
     with replacing(out) as folder:
         folder.mkdir()
-        model = _rounded(checkpoints.load(run), folder).to(device)
+        model = checkpoints.load(run)
+        checkpoints.save(model, folder, half=True)
+        config = model.config
+        for part in (config, config.get("autoencoder", {})):
+            if part.get("source"):  # the path of a pretrained autoencoder
+                part["source"] = portable(part["source"], "runs")
+        write_json(folder / checkpoints.CONFIG_FILE, config)
+        model = checkpoints.load(folder).to(device)  # the rounded weights
         training = {
             "averaged_weights": records[-1]["averaged_weights"],
             "seconds": round(sum(record.get("seconds", 0) for record in records), 1),
@@ -337,17 +332,6 @@ def check_place(out: Path) -> None:
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
-
-
-def _rounded(model: Model, folder: Path) -> Model:
-    """Saves a model in float16, and loads what was saved."""
-    checkpoints.save(model, folder, half=True)
-    config = model.config
-    for part in (config, config.get("autoencoder", {})):
-        if part.get("source"):  # the path of a pretrained autoencoder
-            part["source"] = portable(part["source"], "runs")
-    write_json(folder / checkpoints.CONFIG_FILE, config)
-    return checkpoints.load(folder)
 
 
 def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stage]:

@@ -4,17 +4,17 @@ import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from slotlab.data import Batch
 from slotlab.evaluation import Evaluation
 from slotlab.figures.curves import figure_image, loss_curves
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
-from slotlab.models import Model
+from slotlab.models import Model, SlotOutput
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.tables import mask_titles
@@ -49,9 +49,15 @@ def batch_output(model: Model, batch: Batch, seed: int) -> Any:
     with evaluating(model):
         generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
         output = model(batch["image"].to(next(model.parameters()).device), generators)
-    values = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    tensors = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(output, **tensors)
+    if isinstance(output, SlotOutput):
+        return output.cpu()
+    return dataclasses.replace(output, reconstruction=output.reconstruction.cpu())
+
+
+def preview_files(folder: Path) -> dict[int, Path]:
+    """The preview files of a run folder by step, in order."""
+    files = sorted((folder / PREVIEWS_FOLDER).glob("step-*.png"))
+    return {int(step): file for file in files if (step := file.stem.partition("-")[2]).isdigit()}
 
 
 @contextmanager

@@ -61,10 +61,7 @@ HOW_TO_READ = {
         "never paint better than what is shown here."
     ),
 }
-
-
 REPORT_FILE = "report.html"
-TEMPLATE = "report.html.jinja"
 MOST_IMAGES = 64
 
 
@@ -105,17 +102,13 @@ def write_report(
     config = read_run_config(run / RUN_FILE)
     training = _if_there(run / TRAINING_FILE, "continue training with --resume to write it again") or {}
     again = evaluate_command(str(run), str(data or config.data.source), config.data.model_dump())
-    if evaluation is not None:
-        metrics: dict[str, Any] | None = evaluation.to_json()
-    else:
-        metrics = _if_there(run / "metrics.json", f"write it again with: {again}")
+    metrics = evaluation.to_json() if evaluation else _if_there(run / "metrics.json", f"write it again with: {again}")
     batch = _validation_batch(config, data, images, device)
     output = batch_output(model, batch, config.training.seed)
     pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
     sections = [scores(metrics, again), reconstructions(pictures, output, mask)]
     if isinstance(output, SlotOutput):
-        sections += [part(pictures, output, mask) for part in (slots, attention)]
-        sections += [segmentations(pictures, output, mask)]
+        sections += [part(pictures, output, mask) for part in (slots, attention, segmentations)]
     diagnostics = (metrics or {}).get("diagnostics")
     made_by = fingerprint(model)
     sections += [
@@ -137,19 +130,17 @@ def write_report(
 
 def render_report(title: str, facts: Sequence[str], introduction: str, sections: Sequence[Section]) -> str:
     """The HTML of a report: complete in itself, without scripts; all text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # by name it would not be: the template does not end in .html
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent, autoescape=True)  # by name it would not be: it ends in .jinja
     environment.filters["data_uri"] = data_uri
     environment.filters["paragraphs"] = lambda text: [part for part in text.split("\n\n") if part.strip()]
-    template = environment.get_template(TEMPLATE)
-    return template.render(
-        title=title, facts=facts, introduction=introduction, sections=sections, version=slotlab.__version__
-    )
+    content = {"title": title, "facts": facts, "introduction": introduction, "sections": sections}
+    return environment.get_template("report.html.jinja").render(content, version=slotlab.__version__)
+
+
+def templates(folder: Path, **options: Any) -> Environment:
+    """The templates in a folder; a variable that is missing is an error."""
+    loader = FileSystemLoader(folder)
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 
 def _validation_batch(config: RunConfig, data: str | Path | None, images: int, device: str | torch.device) -> Batch:

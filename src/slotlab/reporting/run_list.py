@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,17 +11,14 @@ from rich.table import Table
 from slotlab.config import RUN_FILE, read_run_config
 from slotlab.errors import CheckpointError, DataError
 from slotlab.models import DiffusionOutput, SlotDiffusion, SlotOutput
-from slotlab.reporting.previews import PREVIEWS_FOLDER
+from slotlab.reporting.previews import preview_files
 from slotlab.training.checkpoint import Row, read_history
 
 
-@dataclass(frozen=True)
-class RunFolder:
+class RunFolder(NamedTuple):
     """The state of a run, read from its folder.
 
     Attributes:
-        folder: the run folder.
-        preset: the preset of the run.
         masks: what the model's masks are called.
         steps: steps of the whole run.
         rows: rows of `history.csv`.
@@ -32,7 +29,7 @@ class RunFolder:
     preset: str
     masks: str
     steps: int
-    rows: tuple[Row, ...]
+    rows: list[Row]
     written: float
 
     @property
@@ -45,14 +42,9 @@ class RunFolder:
         """The step of the last row."""
         return int(self.rows[-1].get("step", 0)) if self.rows else 0
 
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.steps
-
     def state(self) -> str:
         """How far the run is, in words."""
-        if self.finished:
+        if self.step >= self.steps:
             return f"finished, {self.steps:,} steps"
         if not self.rows:
             return f"no row yet, {self.steps:,} steps to go"
@@ -60,8 +52,7 @@ class RunFolder:
 
     def previews(self) -> dict[int, Path]:
         """The preview files, by step."""
-        files = sorted((self.folder / PREVIEWS_FOLDER).glob("step-*.png"))
-        return {int(file.stem.partition("-")[2]): file for file in files if file.stem.partition("-")[2].isdigit()}
+        return preview_files(self.folder)
 
 
 def run_folders(folder: str | Path) -> list[RunFolder]:
@@ -85,18 +76,18 @@ def read_run_folder(folder: Path) -> RunFolder | None:
         return None
     try:
         written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile count as new
-        rows = tuple(read_history(folder))
+        rows = read_history(folder)
     except (OSError, ValueError):
-        rows, written = (), 0.0
+        rows, written = [], 0.0
     titles = (DiffusionOutput if config.model.get("kind") == SlotDiffusion.kind else SlotOutput).titles
     return RunFolder(folder, config.preset, titles["masks"], config.training.steps, rows, written)
 
 
 def run_table(runs: Sequence[RunFolder]) -> Table:
     """The runs with their last numbers, for the terminal."""
-    table = Table()
-    for heading in ("run", "preset", "state", "loss", "ARI", "FG-ARI"):
-        table.add_column(heading, justify="left" if heading in ("run", "preset", "state") else "right")
+    table = Table("run", "preset", "state")
+    for heading in ("loss", "ARI", "FG-ARI"):
+        table.add_column(heading, justify="right")
     for run in runs:
         last = run.rows[-1] if run.rows else {}
         numbers = [f"{last[name]:.3f}" if name in last else "-" for name in ("validation_loss", "ari", "fg_ari")]

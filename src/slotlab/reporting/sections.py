@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from slotlab.figures.curves import figure_image, loss_curves, slot_use_figure
 from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.files import read_json
 from slotlab.models import AutoencoderOutput, SlotOutput
-from slotlab.reporting.previews import PREVIEWS_FOLDER
+from slotlab.reporting.previews import preview_files
 from slotlab.reporting.tables import explained, mask_titles
 from slotlab.training.checkpoint import read_history
 
@@ -76,37 +76,24 @@ PROTOCOLS = {
 
 
 def concept_section(library: Path, model: str) -> Section:
-    """The concepts of a library: their sizes, and the figure that `slotlab concepts show` drew.
-
-    Raises:
-        CheckpointError: no library there, or one of another model than the fingerprint `model`.
-    """
+    """The concepts of a library: their sizes, and the figure that `slotlab concepts show` drew."""
     content = read_json(library / LIBRARY_FILE, "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
     clusters, slots = content["clusters"], content["slots"]
     _check_model(library, slots["fingerprint"], model)
-    rows = [
-        ["background" if number == 0 else f"concept {number}", f"{size:,}"]
-        for number, size in enumerate(content["sizes"])
-    ]
+    names = ("background", *(f"concept {number}" for number in range(1, len(content["sizes"]))))
+    rows = [[name, f"{size:,}"] for name, size in zip(names, content["sizes"], strict=True)]
     text = (
         f"Slots of {slots['images']:,} images ({slots['data']['data']}, split {slots['data']['split']}) in "
         f"{clusters['concepts']} concepts, by {clusters['algorithm']}; the background is a concept of its own. Each "
         f"row shows a concept's most central members, cut out of their images."
     )
-    return Section(
-        "Concepts",
-        text,
-        tables=[ReportTable("Slots of each concept", ["", "slots"], rows)],
-        figures=_stored_figure(library / PICTURE_FILE, "A row of slots, cut out of their images, for each concept"),
-    )
+    tables = [ReportTable("Slots of each concept", ["", "slots"], rows)]
+    figures = _stored_figure(library / PICTURE_FILE, "A row of slots, cut out of their images, for each concept")
+    return Section("Concepts", text, tables=tables, figures=figures)
 
 
 def composition_section(folder: Path, model: str) -> Section:
-    """A composition: its contact sheet, and its scores if it has any.
-
-    Raises:
-        CheckpointError: no composition there, or one of another model than the fingerprint `model`.
-    """
+    """A composition: its contact sheet, and its scores if it has any."""
     remedy = "make one with: slotlab compose RUN LIBRARY --out DIR"
     settings = read_json(folder / SETTINGS_FILE, remedy)
     _check_model(folder, settings["model"]["fingerprint"], model)
@@ -136,35 +123,23 @@ def _check_model(folder: Path, found: str, wanted: str) -> None:
 
 
 def _stored_figure(path: Path, alt: str) -> list[ReportFigure]:
-    if not path.is_file():
-        return []
-    with Image.open(path) as image:
-        return [ReportFigure(image.convert("RGB"), alt)]
+    return [ReportFigure(Image.open(path).convert("RGB"), alt)] if path.is_file() else []
 
 
-MASK_WORDS = {
-    "masks": "the decoder's masks",
-    "attention": "the attention masks",
-    "posterior": "the posterior masks",
-}
+MASK_WORDS = {"masks": "the decoder's", "attention": "the attention", "posterior": "the posterior"}
 
 
 def diagnosis_section(numbers: Mapping[str, Any]) -> Section:
-    """A report's section on how the slots are used."""
-    source = MASK_WORDS.get(numbers.get("mask_source", ""))
+    """How the slots are used."""
+    whose = MASK_WORDS.get(numbers.get("mask_source", ""), "the")
     text = (
-        f"How {numbers['images']:,} images share the slots among them, by {source or 'the masks'}. What is healthy was "
+        f"How {numbers['images']:,} images share the slots among them, by {whose} masks. What is healthy was "
         "measured on trained models; numbers outside are signs, not proofs."
     )
-    rows = [[row.title, row.value, row.healthy, row.meaning] for row in explained(numbers)]
     use = ", ".join(f"slot {slot} {share:.0%}" for slot, share in enumerate(numbers["slot_use"]))
     figure = ReportFigure(figure_image(slot_use_figure(numbers)), f"Share of images in which each slot is used: {use}")
-    return Section(
-        "How slots are used",
-        text,
-        tables=[ReportTable("", ["", "value", "healthy", "what it is"], rows)],
-        figures=[figure],
-    )
+    tables = [ReportTable("", ["", "value", "healthy", "what it is"], explained(numbers))]
+    return Section("How slots are used", text, tables=tables, figures=[figure])
 
 
 def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
@@ -172,25 +147,21 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
     if metrics is None:
         text = "This run has not been scored yet: it has no metrics.json. Score it and make this report again:"
         return Section("Scores", text, snippets=[Snippet("", evaluate_command)])
-    details: Mapping[str, Any] = metrics.get("details", {})
+    protocol: Mapping[str, Any] = metrics.get("protocol", {})
+
+    def cells(source: str, names: Iterable[str]) -> list[str]:
+        details = metrics.get("details", {}).get(source, {})
+        return [_score(metrics.get(source, {}).get(name), details.get(name, {})) for name in names]
+
     tables = []
     if metrics.get("masks") or metrics.get("attention"):
-        rows = [
-            [title, *(_score(metrics.get(source, {}), details.get(source, {}), name) for name in SCORES)]
-            for source, title in mask_titles(metrics.get("protocol", {})).items()
-        ]
+        rows = [[title, *cells(source, SCORES)] for source, title in mask_titles(protocol).items()]
         tables.append(ReportTable("Segmentation: mean ± standard error", ["", *SCORES.values()], rows))
-    row = [
-        "",
-        *(_score(metrics.get("reconstruction", {}), details.get("reconstruction", {}), n) for n in ERRORS),
-    ]
-    row += [_number(metrics.get("loss")), _number(metrics.get("slots_used"))]
+    row = ["", *cells("reconstruction", ERRORS), _number(metrics.get("loss")), _number(metrics.get("slots_used"))]
     headings = ["", *ERRORS.values(), "loss", "slots used"]
     tables.append(ReportTable("Reconstruction: mean ± standard error", headings, [row]))
-    text = "Protocol: " + " · ".join(
-        f"{_name(name)}: {_value(value)}" for name, value in metrics.get("protocol", {}).items()
-    )
-    if not metrics.get("masks") and "mask_sources" in metrics.get("protocol", {}):
+    text = "Protocol: " + " · ".join(f"{_name(name)}: {_value(value)}" for name, value in protocol.items())
+    if not metrics.get("masks") and "mask_sources" in protocol:
         text = f"The data has no true masks, so the segmentation could not be scored.\n\n{text}"
     return Section("Scores", text, list(metrics.get("warnings", ())), tables)
 
@@ -237,14 +208,11 @@ def attention(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Sectio
 def _close_ups(
     draw: Callable[..., Image.Image], alt: str, images: Tensor, output: SlotOutput, mask: Tensor | None
 ) -> list[ReportFigure]:
-    return [
-        ReportFigure(
-            draw(image, output, number, mask=None if mask is None else mask[number]),
-            f"Image {number}: {alt}",
-            f"Image {number}",
-        )
+    drawn = (
+        draw(image, output, number, mask=None if mask is None else mask[number])
         for number, image in enumerate(images[:CLOSE_UPS])
-    ]
+    )
+    return [ReportFigure(figure, f"Image {number}: {alt}", f"Image {number}") for number, figure in enumerate(drawn)]
 
 
 def segmentations(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
@@ -272,16 +240,14 @@ def curves(run: Path, preset: str, masks: str = "") -> Section:
 
 def preview_history(run: Path) -> Section | None:
     """The first, middle and last preview of the training; None if it has none."""
-    files = sorted((run / PREVIEWS_FOLDER).glob("step-*.png"))
-    chosen = sorted({0, len(files) // 2, len(files) - 1} & set(range(len(files))))
-    figures = []
-    for file in (files[place] for place in chosen):
-        step = int(file.stem.partition("-")[2]) if file.stem.partition("-")[2].isdigit() else file.stem
+    files, figures = list(preview_files(run).items()), []
+    for place in sorted({0, len(files) // 2, len(files) - 1}) if files else ():
+        step, file = files[place]
         try:
-            with Image.open(file) as image:
-                figures.append(ReportFigure(image.convert("RGB"), f"Validation images at step {step}", f"Step {step}"))
+            image = Image.open(file).convert("RGB")
         except (OSError, SyntaxError):  # a broken preview is left out
             continue
+        figures.append(ReportFigure(image, f"Validation images at step {step}", f"Step {step}"))
     return Section("How the images changed while it learned", figures=figures) if figures else None
 
 
@@ -295,14 +261,13 @@ def origin(config: Mapping[str, Any], training: Mapping[str, Any]) -> Section:
     return Section("How it was made", text, tables=tables, snippets=snippets)
 
 
-def _score(means: Mapping[str, Any], details: Mapping[str, Any], name: str) -> str:
+def _score(mean: float | None, details: Mapping[str, Any]) -> str:
     """A cell: mean ± standard error, and below it the number of images and of degenerate ones."""
-    detail: Mapping[str, Any] = details.get(name, {})
-    text = _number(means.get(name))
-    if (error := detail.get("standard_error")) is not None and math.isfinite(error):
-        text += f" ± {_number(error, like=means.get(name))}"
-    if "count" in detail:
-        text += f"\nn = {detail['count']}, {detail.get('degenerate', 0)} degenerate"
+    text = _number(mean)
+    if (error := details.get("standard_error")) is not None and math.isfinite(error):
+        text += f" ± {_number(error, like=mean)}"
+    if "count" in details:
+        text += f"\nn = {details['count']}, {details.get('degenerate', 0)} degenerate"
     return text
 
 

@@ -1,7 +1,7 @@
 """Tables for the terminal."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
@@ -18,15 +18,11 @@ if TYPE_CHECKING:
     from slotlab.evaluation import Evaluation
     from slotlab.metrics.metrics import Score
 
+FRAMED = {"padding": (0, 1), "box": box.HEAVY_HEAD}
+
 
 def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> str:
-    """The command that scores a model on data like that which `settings` are of.
-
-    Args:
-        model: a run folder, or the name of a model.
-        source: the data, as `slotlab.open_data` takes it.
-        settings: of a run (`DataSettings`) or of a protocol.
-    """
+    """The command that scores a model on data with the `settings` of a run or of a protocol."""
     words = ["slotlab", "evaluate", model, "--data", source]
     of_kind = ("min_objects", "max_objects", "supersample") if source.startswith("scenes:") else ("crop",)
     for name in ("split", "count", *of_kind):
@@ -56,56 +52,45 @@ def concept_table(library: "ConceptLibrary") -> Group:
     if library.facts["purity"]:
         lines.append("; ".join(f"{name}: {value:.1%}" for name, value in library.facts["purity"].items()))
     for name, found in library.facts.get("attributes", {}).items():
-        lines.append(
-            f"purity of concepts in {name}: {found['purity']:.1%} (in one concept: {found['one concept']:.1%})"
-        )
-    table = _table(("concept", "slots", "mean area"))
+        purity, whole = found["purity"], found["one concept"]
+        lines.append(f"purity of concepts in {name}: {purity:.1%} (in one concept: {whole:.1%})")
+    table = table_of("concept", "slots", "mean area")
     for concept, (size, rows) in enumerate(zip(library.sizes, library.members, strict=True)):
         name = "background" if concept == BACKGROUND else str(concept)
         table.add_row(name, f"{size:,}", f"{library.table.area[rows].mean():.1%}")
-    return _with_lines(table, lines)
+    return Group(table, Text("\n".join(lines), style="dim"))
 
 
 def composition_table(scores: "CompositionScores") -> Group:
     """Distances of compositions, reconstructions and shuffled slots, a row for each."""
     protocol, first = scores.protocol, next(iter(scores.results.values()))
     real, composition = protocol["real"], protocol["composition"]
+    library, model = composition["library"], composition["model"]
+    data = library["data"]
+    sampling = (f", {key} {model[key]}" for key in ("sampler", "sampling_steps", "guidance", "weights") if key in model)
     line = (
         f"protocol: features {protocol['features']} ({protocol['features_fingerprint']}), {protocol['resize']} resize; "
         f"real: {real['data']}, split {real['split']}, crop {real['crop']}, resolution {real['resolution']}, "
-        f"images {real['images']}; library: {_library(composition['library'])}; seed {composition['seed']}"
-        f"{_sampling(composition['model'])}"
+        f"images {real['images']}; library: {data['data']}, split {data['split']}, images {library['images']}, "
+        f"{library['concepts']} concepts; seed {composition['seed']}{''.join(sampling)}"
     )
     notes: dict[str, str] = {}
     for result in scores.results.values():
         for note in result.notes:  # of notes that differ only in the distance by chance, which the table has, the first
             notes.setdefault(note.partition(", here by about")[0], note)
-    table = _table(("pictures", first.name, "by chance", first.kernel_name, "n"))
+    table = table_of("pictures", first.name, "by chance", first.kernel_name, "n")
     for name, result in scores.results.items():
         kernel = f"{result.kernel:.4g} ± {result.kernel_deviation:.2g}"
         table.add_row(name, f"{result.distance:.4g}", f"{result.chance:.3g}", kernel, f"{result.generated.count:,}")
-    return _with_lines(table, [line, *(f"note: {note}" for note in notes.values())])
+    return Group(table, Text("\n".join([line, *(f"note: {note}" for note in notes.values())]), style="dim"))
 
 
-def _library(library: Mapping[str, Any]) -> str:
-    data = library["data"]
-    return f"{data['data']}, split {data['split']}, images {library['images']}, {library['concepts']} concepts"
-
-
-def _sampling(model: Mapping[str, Any]) -> str:
-    shown = ("sampler", "sampling_steps", "guidance", "weights")
-    return "".join(f", {key} {model[key]}" for key in shown if key in model)
-
-
-def _table(headings: tuple[str, ...]) -> Table:
-    table = Table(padding=0, box=box.SIMPLE_HEAD)
+def table_of(*headings: str, text: Collection[str] = (), **options: Any) -> Table:
+    """A table on one screen line per row; the first column and those in `text` are on the left."""
+    table = Table(**{"padding": 0, "box": box.SIMPLE_HEAD, **options})
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if place == 0 or heading in text else "right", no_wrap=True)
     return table
-
-
-def _with_lines(table: Table, lines: Sequence[str]) -> Group:
-    return Group(table, Text("\n".join(lines), style="dim"))
 
 
 def evaluation_table(evaluation: "Evaluation") -> Table:
@@ -113,15 +98,8 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
     titles = mask_titles(evaluation.protocol)
     columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"} if titles else {"mean": ""}
     errors = {"MSE (sum)": "mse_sum", "MSE (mean)": "mse", "PSNR (dB)": "psnr"}
-    table = Table(
-        padding=0,
-        box=box.SIMPLE_HEAD,
-        caption=protocol_line(evaluation.protocol),
-        caption_justify="left",
-        caption_style="dim",
-    )
-    for heading in ("", *columns, "n"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    caption = {"caption": protocol_line(evaluation.protocol), "caption_justify": "left", "caption_style": "dim"}
+    table = table_of("", *columns, "n", **caption)
     for source, scores in evaluation.segmentation.items():
         cells = [_cell(scores[name], 3) for name in columns.values()]
         table.add_row(titles[source], *cells, str(scores["ari"].count))
@@ -159,21 +137,12 @@ class Explained(NamedTuple):
 
 def explained(numbers: Mapping[str, Any]) -> list[Explained]:
     """Each known number of `Diagnosis.numbers()` in words; docs/diagnostics.md has the sources."""
-    slots = len(numbers["slot_use"])
-    rows = [
-        Explained(
-            "slots used",
-            f"{numbers['slots_used']:.2f} of {slots}",
-            f"near {numbers['objects'] + 1:.2f}, objects + 1" if "objects" in numbers else "objects + 1",
-            "slots that own more than 0.5 % of an image; about 1: collapsed",
-        ),
-        Explained(
-            "mask entropy",
-            f"{numbers['mask_entropy']:.3f}",
-            "below 0.15",
-            "0: each pixel belongs to one slot; 1: all slots share it evenly",
-        ),
-    ]
+    near = f"near {numbers['objects'] + 1:.2f}, " if "objects" in numbers else ""
+    meaning = "slots that own more than 0.5 % of an image; about 1: collapsed"
+    used = f"{numbers['slots_used']:.2f} of {len(numbers['slot_use'])}"
+    rows = [Explained("slots used", used, f"{near}objects + 1", meaning)]
+    meaning = "0: each pixel belongs to one slot; 1: all slots share it evenly"
+    rows.append(Explained("mask entropy", f"{numbers['mask_entropy']:.3f}", "below 0.15", meaning))
     if numbers["attention_changes"]:
         changes = ", ".join(f"{change:.3f}" for change in numbers["attention_changes"])
         meaning = "share of the attention that moves to another slot in each iteration after the first"
@@ -205,10 +174,8 @@ def diagnosis_table(numbers: Mapping[str, Any], caption: str) -> Table:
 
 def released_table() -> Group:
     """The bundled models: size and scores, and below the data and the cost of training."""
-    table = Table(title="trained models: slotlab.load(NAME)", title_justify="left")
-    for heading in ("name", "pixels", "MB", "masks", "ARI", "FG-ARI"):
-        table.add_column(heading, justify="left" if heading in ("name", "masks") else "right", no_wrap=True)
-    lines = []
+    framed = {"title": "trained models: slotlab.load(NAME)", "title_justify": "left", **FRAMED}
+    table, lines = table_of("name", "pixels", "MB", "masks", "ARI", "FG-ARI", text=("masks",), **framed), []
     for name in released_names():
         folder = model_folder(name)
         facts = released_facts(folder)
@@ -227,20 +194,14 @@ def released_table() -> Group:
 
 def preset_table() -> Table:
     """Every preset with its size and what it is for."""
-    table = Table(title="presets: slotlab train NAME --out RUN", title_justify="left")
-    for heading in ("preset", "pixels", "slots", "steps", "for"):
-        text = heading in ("preset", "for")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=heading != "for")
+    framed = {"title": "presets: slotlab train NAME --out RUN", "title_justify": "left", **FRAMED}
+    table = table_of("preset", "pixels", "slots", "steps", **framed)
+    table.add_column("for")
     for name in preset_names():
         preset = read_preset(name)
-        model = preset["model"]
-        table.add_row(
-            name,
-            f"{model['resolution']}²",
-            str(model.get("slot_attention", {}).get("slots", "-")),
-            f"{preset['training']['steps']:,}",
-            preset["summary"],
-        )
+        model, steps = preset["model"], f"{preset['training']['steps']:,}"
+        slots = str(model.get("slot_attention", {}).get("slots", "-"))
+        table.add_row(name, f"{model['resolution']}²", slots, steps, preset["summary"])
     return table
 
 
