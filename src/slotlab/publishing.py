@@ -151,8 +151,10 @@ def portable(place: str, parent: str) -> str:
     """A path without the machine's folders: an absolute one becomes `parent/NAME`.
 
     Example:
-        >>> portable("clevrtex:/home/me/clevrtex", "data"), portable("scenes:plain", "data")
-        ('clevrtex:data/clevrtex', 'scenes:plain')
+        >>> portable("/home/me/clevrtex", "data"), portable("clevrtex:/home/me/clevrtex", "data")
+        ('data/clevrtex', 'clevrtex:data/clevrtex')
+        >>> portable("runs/first", "runs"), portable("scenes:plain", "data")
+        ('runs/first', 'scenes:plain')
     """
     kind, colon, path = place.rpartition(":")
     return f"{kind}{colon}{parent}/{Path(path).name}" if Path(path).is_absolute() else place

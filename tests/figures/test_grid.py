@@ -16,7 +16,6 @@ from slotlab.figures.grid import (
     matched_colours,
     overlay,
     palette_colour,
-    slot_colours,
     true_colours,
 )
 
@@ -35,12 +34,8 @@ def test_palette_has_distinct_colours_for_24_labels_and_more():
 
 
 def test_background_is_neutral_and_gaps_between_ids_use_up_no_colours():
-    assert true_colours(labelled("0077", "0993")) == {
-        0: BACKGROUND,
-        3: palette_colour(0),
-        7: palette_colour(1),
-        9: palette_colour(2),
-    }
+    colours = {0: BACKGROUND, 3: palette_colour(0), 7: palette_colour(1), 9: palette_colour(2)}
+    assert true_colours(labelled("0077", "0993")) == colours
 
 
 def test_a_perfect_prediction_in_another_numbering_gets_the_true_colours():
@@ -67,15 +62,6 @@ def test_numbering_makes_no_difference(seed):
     plain = matched_colours(segmentation, truth)
     renamed = matched_colours(order[segmentation], truth)
     assert all(renamed[int(order[label])] == colour for label, colour in plain.items())
-
-
-def test_without_truth_a_slot_has_the_same_colour_everywhere():
-    assert slot_colours([3, 5])[3] == slot_colours([3])[3] == PALETTE[3]
-
-
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="differ in shape"):
-        matched_colours(TRUE, TRUE[:3])
 
 
 MASK = torch.zeros(2, 32, 32, dtype=torch.int64)

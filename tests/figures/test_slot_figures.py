@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from slotlab.figures.grid import (
-    PALETTE,
-)
+from slotlab.figures.grid import PALETTE
 from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.models import SlotOutput
 
@@ -87,13 +85,10 @@ def test_segmentation_grid_lays_segments_over_the_images():
     assert segmentation_grid(IMAGES, made_output(), cell=64).width >= 3 * 64
 
 
-def test_values_out_of_range_and_not_finite_can_be_drawn():
+def test_values_out_of_range_and_not_finite_and_more_slots_than_colours_can_be_drawn():
     output = made_output()
     wild = dataclasses.replace(output, reconstruction=torch.full_like(output.reconstruction, float("nan")))
     assert not_blank(reconstruction_grid(5 * IMAGES - 2, wild, MASK, cell=64))
-
-
-def test_more_slots_than_colours():
     assert not_blank(slot_grid(IMAGES[0], made_output(slots=36), mask=MASK[0], cell=16))
 
 

@@ -47,25 +47,16 @@ def tiny_model() -> SlotAutoencoder:
 
 
 def metrics_json() -> dict:
-    scores = dict.fromkeys(NAMES, SCORE["mean"])
+    scores, details = dict.fromkeys(NAMES, SCORE["mean"]), dict.fromkeys(NAMES, SCORE)
     errors = {"mse_sum": 120.5, "mse": 0.0423, "psnr": 13.7}
+    sources = {"masks": "decoder masks, argmax", "attention": "attention masks, argmax"}
     return {
-        "protocol": {
-            "data": "pictures",
-            "split": "val",
-            "images": 4,
-            "mask_sources": {"masks": "decoder masks, argmax", "attention": "attention masks, argmax"},
-        },
-        "masks": scores,
-        "attention": scores,
-        "reconstruction": errors,
+        "protocol": {"data": "pictures", "split": "val", "images": 4, "mask_sources": sources},
+        **{"masks": scores, "attention": scores, "reconstruction": errors, "loss": 0.5, "slots_used": 2.5},
         "details": {
-            "masks": dict.fromkeys(NAMES, SCORE),
-            "attention": dict.fromkeys(NAMES, SCORE),
+            **{"masks": details, "attention": details},
             "reconstruction": {name: SCORE | {"mean": mean} for name, mean in errors.items()},
         },
-        "loss": 0.5,
-        "slots_used": 2.5,
         "warnings": ["slots tile the picture"],
     }
 

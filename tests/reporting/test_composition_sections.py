@@ -44,18 +44,14 @@ def test_a_composition_shows_its_scores_once_it_has_some(composed):
 
 def test_both_come_into_the_report(run, composed):
     page = write_report(run, images=1, library=composed / "library", compositions=[composed / "composed"]).read_text()
-    assert "Concepts" in page
-    assert "Compositions: scene" in page
+    assert "Concepts" in page and "Compositions: scene" in page
 
 
-def test_other_folders_name_the_remedy(tmp_path):
+def test_other_folders_and_what_another_model_made_are_refused(composed, tmp_path):
     with pytest.raises(CheckpointError, match="slotlab concepts fit RUN"):
         concept_section(tmp_path, MADE_BY)
     with pytest.raises(CheckpointError, match="slotlab compose RUN LIBRARY"):
         composition_section(tmp_path, MADE_BY)
-
-
-def test_what_another_model_made_is_refused(composed):
     for section, folder in ((concept_section, "library"), (composition_section, "composed")):
         with pytest.raises(CheckpointError, match=f"{folder}: is of model .* leave it out"):
             section(composed / folder, "another")

@@ -150,23 +150,17 @@ def test_an_image_that_changed_since_is_done_again(model, photos, tmp_path):
     assert Image.open(out / "a_overlay.png").size == (10, 10)
 
 
-def test_an_older_image_of_another_suffix_is_another_image(model, photos, tmp_path):
+def test_an_image_repaired_or_of_another_suffix_since_is_done_then(model, photos, tmp_path):
     out = tmp_path / "out"
-    slotlab.segment(model, photos, out=out)
+    (photos / "new.png").write_bytes(b"")
+    assert len(slotlab.segment(model, photos, out=out).skipped) == 1
+    picture(5).save(photos / "new.png")
     (photos / "a.png").unlink()
     picture(9, (10, 10)).save(photos / "a.jpg")
-    os.utime(photos / "a.jpg", (1, 1))
-    listing = slotlab.segment(model, photos, out=out)
-    assert {outcome.name: outcome.status for outcome in listing.outcomes}["a"] == "written"
+    os.utime(photos / "a.jpg", (1, 1))  # older than the outputs of a.png
+    status = {outcome.name: outcome.status for outcome in slotlab.segment(model, photos, out=out).outcomes}
+    assert (status["new"], status["a"]) == ("written", "written")
     assert Image.open(out / "a_overlay.png").size == (10, 10)
-
-
-def test_an_image_repaired_since_is_done_then(model, photos, tmp_path):
-    (photos / "new.png").write_bytes(b"")
-    assert len(slotlab.segment(model, photos, out=tmp_path / "out").skipped) == 1
-    picture(5).save(photos / "new.png")
-    listing = slotlab.segment(model, photos, out=tmp_path / "out")
-    assert {o.name: o.status for o in listing.outcomes}["new"] == "written"
 
 
 def test_the_batch_size_makes_no_difference(model, photos, tmp_path):
@@ -227,13 +221,10 @@ def test_outputs_never_lie_among_the_images(model, photos, tmp_path):
     with pytest.raises(ConfigError, match="would mix"):
         slotlab.segment(model, photos / "a.png", out=photos)
     assert sorted(tmp_path.rglob("*")) == before
+    assert slotlab.segment(model, [photos / "a.png"], out=photos / "out").count("written") == 1  # beside a single file
 
 
-def test_single_files_may_be_written_beside_their_folder(model, photos):
-    assert slotlab.segment(model, [photos / "a.png"], out=photos / "out").count("written") == 1
-
-
-def test_bad_input(model, photos, squares, clevrtex_folder, tmp_path):
+def test_bad_input(model, photos, squares, tmp_path):
     out, empty = tmp_path / "out", tmp_path / "empty"
     empty.mkdir()
     (empty / "text.txt").write_text("")
@@ -243,7 +234,6 @@ def test_bad_input(model, photos, squares, clevrtex_folder, tmp_path):
         (tmp_path / "nowhere", "nowhere: no such file or folder"),
         ([photos, photos / "z.png"], r"z\.png: no such file or folder"),
         (squares, r"masks/000\.png: a mask, not an image"),
-        (clevrtex_folder, r"_flat\.png: a mask, not an image"),
     ]:
         with pytest.raises(DataError, match=message):
             slotlab.segment(model, images, out=out)
@@ -256,15 +246,6 @@ def test_bad_input(model, photos, squares, clevrtex_folder, tmp_path):
         with pytest.raises(ConfigError, match=message):
             slotlab.segment(model, photos, out=out, **options)
     assert not out.exists()
-
-
-@pytest.fixture
-def clevrtex_folder(tmp_path):
-    root = tmp_path / "clevrtex"
-    root.mkdir()
-    for end in ("", "_flat"):
-        picture(1).save(root / f"CLEVRTEX_full_000000{end}.png")
-    return root
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(model, photos, tmp_path):
@@ -283,6 +264,8 @@ def test_other_options_or_another_model_are_not_mixed_into_one_folder(model, tin
         ConfigError, match=r"out: holds segments with other settings .fit was 'letterbox', now 'crop'; seed was 0"
     ):
         slotlab.segment(model, photos, out=out, fit="crop", seed=1)
+    with pytest.raises(ConfigError, match=r"out: holds segments with other settings .input folder was"):
+        slotlab.segment(model, photos / "day" / "a.png", out=out)
     with pytest.raises(ConfigError, match=r"other settings \(model\.fingerprint"):
         slotlab.segment(slotlab.create_model(tiny_preset), photos, out=out)
     (out / "segments.json").write_text("{")
@@ -315,10 +298,3 @@ def test_a_link_to_an_image_has_the_name_of_the_link(model, photos, tmp_path):
     (links / "here.png").symlink_to(photos / "a.png")
     assert [outcome.name for outcome in slotlab.segment(model, links, out=tmp_path / "out").outcomes] == ["here"]
     assert (tmp_path / "out" / "here_overlay.png").is_file()
-
-
-def test_an_image_of_the_same_name_in_another_folder_is_not_taken_for_done(model, photos, tmp_path):
-    out = tmp_path / "out"
-    slotlab.segment(model, photos / "a.png", out=out)
-    with pytest.raises(ConfigError, match=r"out: holds segments with other settings .input folder was"):
-        slotlab.segment(model, photos / "day" / "a.png", out=out)

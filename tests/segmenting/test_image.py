@@ -12,11 +12,6 @@ from slotlab.segmenting import FITS
 COLOURS = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def diffusion(diffusion_run):
-    return checkpoints.load(diffusion_run)
-
-
 @pytest.mark.parametrize("fit", FITS)
 def test_everything_comes_back_in_the_size_of_the_image(model, fit):
     found = slotlab.segment_image(model, Image.fromarray(COLOURS), fit=fit)
@@ -45,49 +40,41 @@ def test_a_square_image_gives_what_the_model_gives(model):
     assert torch.equal(found.segmentation, output.segmentation()[0])
 
 
-def test_the_seed_alone_decides_what_is_random(model):
+def test_the_seed_alone_decides_what_is_random_and_the_model_keeps_its_mode(model):
     image = Image.fromarray(COLOURS)
+    model.train()
     one, same, other = (slotlab.segment_image(model, image, seed=seed).slots for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+    assert model.training
+    model.eval()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P", "CMYK", "YCbCr", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["YCbCr", "I"])
 def test_any_mode_is_taken(model, mode):
-    image = Image.fromarray(COLOURS)
-    if mode.startswith("I"):
-        grey = COLOURS[..., 0].astype(np.uint16 if mode == "I;16" else np.int32) * 200
-        image = Image.fromarray(grey)
-        assert image.mode == mode
-    else:
-        image = image.convert(mode)
+    image = (
+        Image.fromarray(COLOURS).convert(mode) if mode == "YCbCr" else Image.fromarray(COLOURS[..., 0] * np.int32(200))
+    )
+    assert image.mode == mode
     assert slotlab.segment_image(model, image).masks.shape == (4, 30, 44)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_photographs_are_seen_upright(model, tmp_path, orientation):
-    """Whichever way the camera stored it, the result is that of the upright picture."""
-    upright = Image.fromarray(COLOURS)
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
-    exif = Image.Exif()
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270")
+
+
+@pytest.mark.parametrize(("orientation", "turn"), enumerate(TURNS, start=2))
+def test_turned_photographs_are_seen_upright(model, tmp_path, orientation, turn):
+    upright, exif = Image.fromarray(COLOURS), Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / "photo.png", exif=exif)
+    upright.transpose(Image.Transpose[turn]).save(tmp_path / "photo.png", exif=exif)
     found = slotlab.segment_image(model, tmp_path / "photo.png")
     expected = slotlab.segment_image(model, upright)
     assert torch.equal(found.segmentation, expected.segmentation)
     assert found.overlay.tobytes() == expected.overlay.tobytes()
 
 
-def test_slot_diffusion_uses_its_attention_masks_unless_told_otherwise(diffusion):
+def test_slot_diffusion_uses_its_attention_masks_unless_told_otherwise(diffusion_run):
+    diffusion = checkpoints.load(diffusion_run)
     image = Image.fromarray(COLOURS[:16, :16])
     found, attention, masks = (
         slotlab.segment_image(diffusion, image, mask_source=source) for source in (None, "attention", "masks")
@@ -95,13 +82,6 @@ def test_slot_diffusion_uses_its_attention_masks_unless_told_otherwise(diffusion
     assert torch.equal(found.masks, attention.masks)
     assert not torch.allclose(found.masks, masks.masks)
     assert torch.equal(found.reconstruction, masks.reconstruction)
-
-
-def test_the_mode_of_the_model_is_left_as_it_was(model):
-    model.train()
-    slotlab.segment_image(model, Image.fromarray(COLOURS))
-    assert model.training
-    model.eval()
 
 
 def test_a_model_whose_training_diverged_is_refused(tiny_preset):
@@ -122,8 +102,6 @@ def test_bad_input(model, latents_run, tmp_path):
         slotlab.segment_image(checkpoints.load(latents_run), image)
     with pytest.raises(DataError, match=r"nowhere\.png: no such image file"):
         slotlab.segment_image(model, tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match="float values have no known range"):
-        slotlab.segment_image(model, Image.fromarray(COLOURS[..., 0].astype(np.float32)))
     big = Image.new("L", (8193, 8192))
     with pytest.raises(DataError, match="8,193x8,192 pixels; at most 67,108,864 in all can be read"):
         slotlab.segment_image(model, big)

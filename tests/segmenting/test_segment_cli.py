@@ -42,13 +42,7 @@ def test_slot_diffusion_is_segmented_too(run_slotlab, diffusion_run, squares, tm
     ],
 )
 def test_bad_input_ends_with_one_sentence(run_slotlab, model_folder, latents_run, squares, tmp_path, words, message):
-    places = {
-        "tmp": tmp_path,
-        "model": model_folder,
-        "data": squares,
-        "out": tmp_path / "out",
-        "latents": latents_run,
-    }
+    places = {"tmp": tmp_path, "model": model_folder, "data": squares, "out": tmp_path / "out", "latents": latents_run}
     status, _, err = run_slotlab("segment", *words.format(**places).split())
     assert status == 2
     assert err.strip().startswith("slotlab: ")
