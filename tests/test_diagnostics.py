@@ -12,11 +12,8 @@ from slotlab import checkpoints
 from slotlab.data import open_data
 from slotlab.diagnostics import (
     SlotDiagnostics,
-    attention_changes,
     background_slots,
     duplicates,
-    mask_entropy,
-    owned_shares,
 )
 from slotlab.evaluation import diagnose
 from slotlab.models import with_slots
@@ -26,30 +23,6 @@ SIDE, IMAGES, SLOTS = 24, 40, 5
 
 def hard(owners, slots):
     return F.one_hot(owners, slots).movedim(-1, 1).float()
-
-
-def test_owned_shares_are_those_of_the_pixels():
-    owners = torch.tensor([[[0, 0, 2, 0]], [[1, 1, 1, 1]]])
-    assert torch.equal(owned_shares(hard(owners, 4)), torch.tensor([[0.75, 0, 0.25, 0], [0, 1, 0, 0]]))
-
-
-def test_entropy_is_0_for_owned_pixels_and_1_for_shared_ones():
-    owned = hard(torch.randint(0, 5, (1, 8, 8)), 5)
-    masks = torch.cat([owned, torch.full((1, 5, 8, 8), 0.2), 0.5 * owned + 0.1])
-    entropy = mask_entropy(masks)
-    assert entropy[0] == 0
-    assert entropy[1] == pytest.approx(1)
-    assert 0.4 < entropy[2] < 0.8
-    assert mask_entropy(torch.ones(2, 1, 4, 4)).tolist() == [0, 0]
-
-
-def test_attention_change_is_the_share_that_moves():
-    first = hard(torch.zeros(1, 2, 5, dtype=torch.int64), 3).flatten(2)
-    moved = first.clone()
-    moved[0, :, 0] = torch.tensor([0.0, 1.0, 0.0])  # one of ten features goes to another slot
-    attention = torch.stack([first, first, moved, moved], dim=1)
-    assert torch.allclose(attention_changes(attention), torch.tensor([[0.0, 0.1, 0.0]]))
-    assert attention_changes(attention[:, :1]).shape == (1, 0)
 
 
 def test_only_large_pieces_of_the_background_count_and_only_the_background():
@@ -192,13 +165,6 @@ def test_two_slots_on_the_same_objects_are_named(good, target):
     assert "slots=4" in warned(found, "duplicate slots")
 
 
-def test_two_slots_with_the_same_vector_are_named(good, target):
-    vectors = torch.randn(IMAGES, SLOTS, 8, generator=torch.Generator().manual_seed(1))
-    vectors[:, 4] = vectors[:, 0]
-    found = diagnosed(soft(good), target, vectors=vectors)
-    assert found.duplicate_pairs == [(0, 4, 1.0)]
-
-
 def test_duplicates_are_noticed_where_slots_have_no_place_of_their_own(good, target):
     """Each image has other duplicates, so that no pair stands out."""
     random = torch.Generator().manual_seed(3)
@@ -279,23 +245,6 @@ def test_an_evaluation_holds_the_same_diagnosis(kind, model, diffusion_run, squa
     content = json.loads(json.dumps(evaluation.to_json()))
     assert content["diagnostics"]["slots_used_counts"] == numbers["slots_used_counts"]
     assert content["warnings"] == evaluation.warnings
-
-
-def test_a_model_whose_decoder_ignores_its_slots_is_caught(model, squares):
-    """All of a trained model works, but the masks are the same for each image."""
-
-    class Tiles(torch.nn.Module):
-        def forward(self, slots):
-            painted, _, pictures = decoder(slots)
-            tiles = torch.arange(16)[None, :, None].expand(len(slots), 16, 16) // 4
-            return painted, torch.nn.functional.one_hot(tiles, 4).movedim(-1, 1).float(), pictures
-
-    decoder, data = model.decoder, open_data(squares, split="all", resolution=16)
-    model.decoder = Tiles()
-    try:
-        assert warned(diagnose(model, data), "slots tile the picture")
-    finally:
-        model.decoder = decoder
 
 
 def test_a_model_without_slots_has_no_diagnosis(latents_run, squares):

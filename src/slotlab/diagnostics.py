@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -48,10 +49,7 @@ def mask_entropy(masks: Tensor) -> Tensor:
         >>> mask_entropy(torch.full((1, 4, 8, 8), 0.25))
         tensor([1.])
     """
-    slots = masks.shape[1]
-    if slots == 1:
-        return masks.new_zeros(len(masks))
-    return torch.special.entr(masks.float()).sum(dim=1).mean(dim=(1, 2)) / math.log(slots)
+    return torch.special.entr(masks.float()).sum(dim=1).mean(dim=(1, 2)) / math.log(max(masks.shape[1], 2))
 
 
 def attention_changes(attention: Tensor) -> Tensor:
@@ -92,17 +90,16 @@ def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
         >>> duplicates(masks, torch.eye(3)[None]).nonzero()
         tensor([[0, 0, 1]])
     """
-    count, used = masks.shape[1], owned_shares(masks) > USED_SHARE
+    used = owned_shares(masks) > USED_SHARE
     spread = (2 * (slots - slots.mean(dim=(0, 1))).square().sum(dim=2).mean()).sqrt()
     differences = (slots[:, :, None] - slots[:, None]).square().sum(dim=3).sqrt()
     found = (differences <= NEAR * spread) & (used[:, :, None] | used[:, None])
-    for one in range(count):
-        for other in range(one + 1, count):
-            lesser = torch.minimum(masks[:, one], masks[:, other])
-            greater = torch.maximum(masks[:, one], masks[:, other])
-            place = lesser + greater > 0.5
-            overlaps = (lesser * place).sum(dim=(1, 2)) > OVERLAP * (greater * place).sum(dim=(1, 2))
-            found[:, one, other] |= overlaps & (place.float().mean(dim=(1, 2)) > USED_SHARE)
+    for one, other in combinations(range(masks.shape[1]), 2):
+        lesser = torch.minimum(masks[:, one], masks[:, other])
+        greater = torch.maximum(masks[:, one], masks[:, other])
+        place = lesser + greater > 0.5
+        overlaps = (lesser * place).sum(dim=(1, 2)) > OVERLAP * (greater * place).sum(dim=(1, 2))
+        found[:, one, other] |= overlaps & (place.float().mean(dim=(1, 2)) > USED_SHARE)
     return found.triu(diagonal=1)
 
 
@@ -191,11 +188,8 @@ class Diagnosis:
                 f"slot; set slots={self.most_objects + 1} (one more than objects, for the background)"
             )
         if slots > 1 and self.slots_used < COLLAPSED:
-            collapse = (
-                f"slots have collapsed: {self.slots_used:.1f} of {slots} own any of the image; train longer (steps), "
-                f"halve learning_rate, or double warmup_steps"
-            )
-            return [*found, collapse]
+            collapse = f"slots have collapsed: {self.slots_used:.1f} of {slots} own any of the image"
+            return [*found, f"{collapse}; train longer (steps), halve learning_rate, or double warmup_steps"]
         if self.likeness > max(TILING, ABOVE_TRUTH + (-1.0 if self.true_likeness is None else self.true_likeness)):
             truth = "" if self.true_likeness is None else f" (true masks: {self.true_likeness:.2f})"
             found.append(
@@ -302,7 +296,14 @@ class SlotDiagnostics(Metric):
             objects = (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
             self._add("objects", objects.sum())
             self.most_objects = torch.maximum(self.most_objects, objects.max().to(self.most_objects))
-        self._compare(owners, target)
+        # The ARI between the segmentations of each image and the one before it.
+        now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
+        row = now if self._before is None else torch.cat([self._before, now])
+        self._before = now[-1:]
+        if len(row) > 1:
+            self._add("pairs", torch.tensor(len(row) - 1))
+            for number, name in enumerate(("likeness", "true_likeness")[: row.shape[1]]):
+                self._add(name, adjusted_rand_index(row[1:, number], row[:-1, number]).sum())
 
     def compute(self) -> Diagnosis:
         """The diagnosis of all images added so far, of all processes."""
@@ -329,17 +330,6 @@ class SlotDiagnostics(Metric):
         """Removes all images."""
         super().reset()
         self._before = None
-
-    def _compare(self, owners: Tensor, target: Tensor | None) -> None:
-        """Adds the ARI between the segmentations of each image and the one before it."""
-        now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
-        row = now if self._before is None else torch.cat([self._before, now])
-        self._before = now[-1:]
-        if len(row) > 1:
-            self._add("pairs", torch.tensor(len(row) - 1))
-            self._add("likeness", adjusted_rand_index(row[1:, 0], row[:-1, 0]).sum())
-            if target is not None:
-                self._add("true_likeness", adjusted_rand_index(row[1:, 1], row[:-1, 1]).sum())
 
     def _add(self, name: str, values: Tensor) -> None:
         state: Tensor = getattr(self, name)

@@ -94,7 +94,6 @@ def outputs(
 
     Example:
         >>> import slotlab
-        >>> from slotlab.evaluation import outputs
         >>> model = slotlab.load("scenes-64")
         >>> data = slotlab.open_data("scenes:plain", split="test", resolution=64, count=2)
         >>> for batch, output in outputs(model, data):
@@ -118,7 +117,6 @@ class Evaluator:
 
     Example:
         >>> import slotlab
-        >>> from slotlab.evaluation import Evaluator, outputs
         >>> model = slotlab.load("scenes-64")
         >>> data = slotlab.open_data("scenes:plain", resolution=64, count=2, max_objects=6)
         >>> evaluator = Evaluator(model, data)

@@ -33,11 +33,6 @@ def serve(monkeypatch, answer):
     monkeypatch.setattr("torch.hub.urlopen", urlopen)
 
 
-def test_pinned_hash_has_the_form_of_one(monkeypatch):
-    monkeypatch.undo()
-    assert len(bytes.fromhex(networks.SHA256)) == 32
-
-
 def test_order_is_argument_variable_cache(monkeypatch, tmp_path):
     files = [tmp_path / "argument.pt", tmp_path / "variable.pt", cached_file()]
     for file in files:

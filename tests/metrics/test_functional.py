@@ -8,14 +8,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
-from slotlab.errors import ConfigError
 from slotlab.metrics.functional import (
     CHUNK_PIXELS,
     MEAN_IOU_DEFINITIONS,
     adjusted_rand_index,
     contingency,
     degenerate_of,
-    intersection_over_union_of,
     mean_best_overlap,
     mean_iou,
     peak_signal_to_noise_ratio,
@@ -41,11 +39,6 @@ def sklearn_ari(predicted, target, foreground_only=False):
 
 
 class TestContingency:
-    def test_counts_by_hand(self):
-        table = contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, 1]]))
-        assert table.tolist() == [[[1, 1], [0, 0], [0, 2]]]
-        assert table.dtype == torch.int64
-
     @pytest.mark.parametrize("ids", [3, 11, 300])
     def test_counts_random(self, ids):
         predicted, target = torch.randint(0, ids, (2, 7, 30, 20), generator=torch.Generator().manual_seed(ids))
@@ -143,29 +136,6 @@ class TestAdjustedRandIndex:
             ours = adjusted_rand_index(predicted, target, foreground_only)
             torch.testing.assert_close(ours, sklearn_ari(predicted, target, foreground_only), atol=1e-12, rtol=0)
 
-    def test_by_hand(self):
-        # 15 pairs of pixels: 4 together in the predicted map, 3 in the true one, 1 in both
-        predicted = torch.tensor([[0, 0, 0, 1, 1, 2]])  # 3 + 1 + 0 pairs
-        target = torch.tensor([[0, 0, 1, 1, 2, 2]])  # 1 + 1 + 1 pairs
-        expected = (1 - 4 * 3 / 15) / ((4 + 3) / 2 - 4 * 3 / 15)
-        assert adjusted_rand_index(predicted, target).item() == pytest.approx(expected, abs=1e-15)
-
-    def test_foreground_does_not_see_a_split_background_but_ari_does(self):
-        target = torch.zeros(1, 8, 8, dtype=torch.int64)
-        target[0, 2:4, 2:4], target[0, 5:7, 5:7] = 1, 2
-        predicted = target + 10 * torch.arange(8)[:, None] * (target == 0)
-        assert adjusted_rand_index(predicted, target, foreground_only=True).item() == 1
-        assert adjusted_rand_index(predicted, target).item() < 0.5
-
-    def test_unchanged_by_renaming_of_segments(self):
-        predicted, target = blobs(0, ids=5), blobs(1, ids=5)
-        renamed = torch.tensor([9, 1000, 3, 70, 0])[predicted]
-        assert torch.equal(adjusted_rand_index(renamed, target), adjusted_rand_index(predicted, target))
-
-    def test_symmetric(self):
-        predicted, target = blobs(0), blobs(1)
-        assert torch.equal(adjusted_rand_index(predicted, target), adjusted_rand_index(target, predicted))
-
 
 def test_degenerate():
     target = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 2, 2], [9, 9, 4, 4]])
@@ -207,13 +177,6 @@ class TestMeanIoU:
         ours = mean_iou(predicted, target, definition)
         torch.testing.assert_close(ours, torch.tensor(expected), atol=1e-12, rtol=0, equal_nan=True)
 
-    def test_by_hand(self):
-        predicted = torch.tensor([[0, 0, 0, 1, 2, 3]])
-        target = torch.tensor([[0, 0, 0, 1, 1, 1]])
-        assert mean_iou(predicted, target, "clevrtex").item() == pytest.approx((1 + 1 / 3) / 4)
-        assert mean_iou(predicted, target, "clevrtex-foreground").item() == pytest.approx((1 / 3) / 3)
-        assert mean_iou(predicted, target, "ground-truth").item() == pytest.approx((1 + 1 / 3) / 2)
-
     @pytest.mark.parametrize("definition", MEAN_IOU_DEFINITIONS)
     def test_same_partition_is_one_whatever_the_names_and_gaps(self, definition):
         target = blobs(0) * 3
@@ -223,16 +186,8 @@ class TestMeanIoU:
         empty = torch.zeros(1, 4, 4, dtype=torch.int64)
         assert mean_iou(empty, empty).item() == 1
         assert mean_iou(empty, empty, "ground-truth").item() == 1
-        assert mean_iou(empty, empty, "clevrtex-foreground").isnan().item()
-
-    def test_without_background(self):
-        target = torch.tensor([[1, 1, 2, 2]])
-        assert mean_iou(target, target).item() == 1
-        assert mean_iou(target, target, "clevrtex-foreground").isnan().item()
-
-    def test_unknown_definition(self):
-        with pytest.raises(ConfigError, match="mean IoU has no definition 'official'; it has clevrtex, "):
-            mean_iou(blobs(0), blobs(1), "official")
+        for maps in (empty, empty + 1):  # only the background, and none
+            assert mean_iou(maps, maps, "clevrtex-foreground").isnan().item()
 
 
 class TestMeanBestOverlap:
@@ -256,18 +211,9 @@ class TestMeanBestOverlap:
         assert mean_best_overlap(empty, empty, background=True).item() == 1
 
 
-def test_iou_table_is_zero_for_empty_masks():
-    iou = intersection_over_union_of(torch.tensor([[[2, 0, 0], [0, 0, 2], [0, 0, 0]]]))
-    assert iou.tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]
-
-
 class TestReconstruction:
-    def test_by_hand(self):
+    def test_psnr(self):
         image = torch.zeros(2, 3, 4, 4)
-        reconstruction = image.clone()
-        reconstruction[1] += 0.5
-        assert squared_error(reconstruction, image).tolist() == [0, 48 / 4]
-        assert squared_error(reconstruction, image, "mean").tolist() == [0, 0.25]
         assert peak_signal_to_noise_ratio(image + 0.1, image).tolist() == pytest.approx([20, 20], abs=1e-5)
         assert peak_signal_to_noise_ratio(image, image).tolist() == [math.inf, math.inf]
 
