@@ -65,10 +65,9 @@ def attention_changes(attention: Tensor) -> Tensor:
 
 
 def background_slots(masks: Tensor, target: Tensor) -> Tensor:
-    """How many slots own more than a tenth of the true background each.
+    """How many slots own over a tenth of the true background each: float32 [B]; NaN without one.
 
-    `masks` are [B, K, H, W], the true masks int64 [B, H, W] with 0 = background. Returns float32
-    [B]; NaN for an image without a background.
+    Masks are [B, K, H, W], the true masks int64 [B, H, W] with 0 = background.
     """
     background = target == 0
     pixels = background.sum(dim=(1, 2))
@@ -269,10 +268,7 @@ class SlotDiagnostics(Metric):
         return cls(model.slots, model.encoder.slot_attention.iterations)
 
     def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
-        """Adds a batch: masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], both softmax over K.
-
-        The true masks, if known, are int64 [B, H, W] with 0 = background.
-        """
+        """Adds masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], and true masks, if known."""
         masks = masks.float()
         shares, entropy = owned_shares(masks), mask_entropy(masks)
         used = shares > USED_SHARE

@@ -30,10 +30,9 @@ class Evaluation:
         protocol: data, split, crop, resolution, number of images, the model's `describe()` (slots,
             mask sources, sampler), the seed, and the definitions of the metrics.
         masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty without true masks.
-        attention: the same for the slot attention masks of the last iteration, resized bilinearly.
+        attention: the same for slot attention's last iteration, resized bilinearly.
         posterior: the same for the posterior masks, if the model has them.
-        reconstruction: "mse_sum" (CLEVRTex: sum over channels and pixels), "mse" (mean), "psnr"
-            (dB), of reconstructions clamped to [0, 1].
+        reconstruction: "mse_sum" (as CLEVRTex), "mse", "psnr" (dB), after a clamp to [0, 1].
         loss: the training objective, mean over images.
         slots_used: mean number of slots that own more than 0.5 % of an image; NaN without slots.
         diagnostics: `Diagnosis.numbers()` for the masks that fit objects best, `mask_source`.
@@ -111,9 +110,7 @@ def outputs(
 
 
 class Evaluator:
-    """Gathers the scores of a model batch by batch, for a loop over `outputs`.
-
-    The protocol names the `seed` given to `outputs`, and the `weights`, e.g. "moving average".
+    """Gathers scores over a loop over `outputs`; the protocol names its `seed` and the `weights`.
 
     Example:
         >>> import slotlab
@@ -186,9 +183,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores a model on a data set, on the model's device and in float32.
 
-    Takes the arguments of `outputs` and raises its errors. Of several processes, each scores its
-    share of the images, and all return the scores of the whole. `weights` says in the protocol
-    which weights these are, e.g. "moving average".
+    Takes the arguments of `outputs` and raises its errors. All processes return the scores of the
+    whole. The protocol names the `weights`, e.g. "moving average".
 
     Example:
         >>> import slotlab
@@ -231,8 +227,8 @@ def diagnose_steps(
 
     source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
     gathered = SlotDiagnostics.of(model).to(next(model.parameters()).device)
-    attention_only = source == "attention"
-    for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed, segment_only=attention_only):
+    plain = source == "attention"  # needs no sampling
+    for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed, segment_only=plain):
         gathered.update(output.soft_masks(source), output.slots, output.attention, batch.get("mask"))
         yield len(batch["index"])
     return gathered.compute()
