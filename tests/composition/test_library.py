@@ -68,7 +68,7 @@ def test_a_member_of_a_concept_is_drawn():
     [
         (lambda: made_up_library(90), r"80 object slots are too few for 89 clusters; lower --concepts to at most 81"),
         (lambda: made_up_library(1), "at least 2"),
-        (lambda: made_up_library("elbow"), "'silhouette', not 'elbow'"),
+        (lambda: made_up_library("elbow"), "or silhouette, not 'elbow'"),
         (lambda: cluster(np.ones((10, 3), np.float32), 3, 0), "too much alike"),
         (lambda: cluster(np.zeros((0, 8), np.float32), 3, 0), "every slot is a background slot"),
     ],

@@ -61,8 +61,6 @@ def fit(
     from slotlab.reporting.tables import concept_table
 
     number = int(concepts) if concepts is not None and concepts.isdecimal() else concepts
-    if isinstance(number, str) and number != "silhouette":
-        raise ConfigError(f"--concepts: must be a number of at least 2, or silhouette, not {concepts!r}")
     model = load(run, device)
     dataset = open_from_options(data, model.resolution, split, count, images)
     opening = {"split": split, "crop": images.crop, "count": count} | images.set()

@@ -49,15 +49,10 @@ class Clusters(NamedTuple):
 
 
 def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
-    """Groups slots into clusters by their Euclidean distance, without rescaling.
+    """Groups slots [N, D] into clusters by their Euclidean distance, without rescaling.
 
     Scikit-learn's `KMeans` (10 starts) for up to 50,000 slots, `MiniBatchKMeans` (3 starts, batches
-    of 4,096) above; both with k-means++.
-
-    Args:
-        slots: float32 [N, D].
-        count: number of clusters, at least 1.
-        seed: 0 or more; the same slots and seed give the same clusters.
+    of 4,096) above; both with k-means++. The same slots and seed give the same clusters.
 
     Raises:
         ConfigError: fewer different slots than clusters.
@@ -75,15 +70,14 @@ def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
     if not len(slots):
         raise ConfigError("concepts: every slot is a background slot; use a model that was trained for longer")
     if len(slots) < count:
-        raise ConfigError(
-            f"concepts: {len(slots)} object slots are too few for {count} clusters; lower --concepts to at most "
-            f"{len(slots) + 1} (background included), or use more images"
-        )
+        most = f"lower --concepts to at most {len(slots) + 1} (background included), or use more images"
+        raise ConfigError(f"concepts: {len(slots)} object slots are too few for {count} clusters; {most}")
     if len(slots) <= MOST_FOR_KMEANS:
-        estimator = KMeans(count, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+        options: dict[str, Any] = {"n_init": 10}
+        estimator = KMeans(count, random_state=seed, **options)
         algorithm = "KMeans, k-means++, 10 starts"
     else:
-        options: dict[str, Any] = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
+        options = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
         estimator = MiniBatchKMeans(count, random_state=seed, **options)
         algorithm = "MiniBatchKMeans, k-means++, 3 starts, batches of 4096"
     with warnings.catch_warnings():
@@ -92,10 +86,7 @@ def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
     labels = np.asarray(estimator.labels_)
     sizes = np.bincount(labels, minlength=count)
     if not sizes.all():
-        raise ConfigError(
-            f"concepts: {count} clusters of {len(slots)} slots leave {np.sum(sizes == 0)} empty, because the slots "
-            f"are too much alike; lower --concepts"
-        )
+        raise ConfigError(f"concepts: the {len(slots)} slots are too much alike for {count} clusters; lower --concepts")
     order = np.argsort(-sizes, kind="stable")
     return Clusters(
         labels=np.argsort(order)[labels].astype(np.int64),
@@ -109,9 +100,6 @@ def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, f
     """The number of clusters with the highest mean silhouette, and the silhouettes of all tried.
 
     They are of a random sample of at most 4,000 slots [N, D].
-
-    Raises:
-        ConfigError: fewer than three slots.
     """
     from sklearn.metrics import silhouette_score
 
@@ -243,10 +231,8 @@ class ConceptLibrary:
     def members_of(self, concept: int) -> np.ndarray:
         """Rows of a concept's slots; ConfigError if there is no such concept."""
         if not 0 <= concept < self.concepts:
-            raise ConfigError(
-                f"there is no concept {concept}; there are {self.concepts}, numbered 0 (the background) to "
-                f"{self.concepts - 1}"
-            )
+            numbered = f"there are {self.concepts}, numbered 0 (the background) to {self.concepts - 1}"
+            raise ConfigError(f"there is no concept {concept}; {numbered}")
         return self.members[concept]
 
     def draw(self, concept: int, generator: torch.Generator) -> Tensor:
@@ -276,47 +262,33 @@ class ConceptLibrary:
 
     def rounded(self) -> "ConceptLibrary":
         """A copy with slots rounded to float16, which `save` writes in half the size."""
-        slots = _halves(self.slots).astype(np.float32)
-        if not np.isfinite(slots).all():
+        if np.abs(self.slots).max() >= np.finfo(np.float16).max:
             raise CheckpointError("slots: some values are not finite in float16")
-        return replace(self, table=replace(self.table, slots=slots))
+        return replace(self, table=replace(self.table, slots=self.slots.astype(np.float16).astype(np.float32)))
 
     def save(self, folder: str | Path) -> None:
         """Writes `slots.safetensors` and `library.json` into `folder`, each whole or not at all."""
         folder, tensors = Path(folder), self._tensors()
-        halves = _halves(self.slots)
+        with np.errstate(over="ignore"):
+            halves = self.slots.astype(np.float16)
         if np.array_equal(halves, self.slots):
             tensors["slots"] = halves
         with replacing(folder / SLOTS_FILE) as path:
             path.write_bytes(save(tensors))  # save_file would make it readable by its owner only
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "identity": self.identity,
-            "sources": self.sources,
-            "sizes": self.sizes,
-            "clusters": self.facts,
-            "slots": self.table.facts,
-        }
+        content = {"format": FORMAT, "version": VERSION, "identity": self.identity, "sources": self.sources}
+        content |= {"sizes": self.sizes, "clusters": self.facts, "slots": self.table.facts}
         write_json(folder / LIBRARY_FILE, content)
 
     @classmethod
     def load(cls, folder: str | Path, model: Model | None = None) -> "ConceptLibrary":
-        """Reads a library; with `model`, checks that the slots are that model's.
-
-        Raises:
-            CheckpointError: the library is missing, damaged, newer than this slotlab, or another
-                model's.
-        """
+        """Reads a library; with `model`, checks that the slots are that model's."""
         folder = Path(folder)
         remedy = f"make a library with: slotlab concepts fit RUN --data DATA --out {folder}"
         content = read_json(folder / LIBRARY_FILE, remedy)
         kind, version = content.get("format"), content.get("version")
         if (kind, version) != (FORMAT, VERSION):
-            raise CheckpointError(
-                f"{folder / LIBRARY_FILE}: {kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, "
-                "fit the library again"
-            )
+            message = f"{kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, fit the library again"
+            raise CheckpointError(f"{folder / LIBRARY_FILE}: {message}")
         try:
             tensors = load_file(folder / SLOTS_FILE)
             tensors["slots"] = tensors["slots"].astype(np.float32, copy=False)
@@ -344,7 +316,8 @@ def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary
         model: if given, the library must be this model's.
 
     Raises:
-        CheckpointError: an unknown name, or as `ConceptLibrary.load`.
+        CheckpointError: an unknown name, or the library is missing, damaged, newer than this
+            slotlab, or another model's.
     """
     return ConceptLibrary.load(library_folder(name), model)
 
@@ -372,18 +345,16 @@ def fit_library(
             `opening`, the arguments of `open_data`.
 
     Raises:
-        CheckpointError, ConfigError, DataError: as `extract` and `ConceptLibrary.fit`; ConfigError
-            also if `out` holds something else.
+        CheckpointError: as `extract`.
+        ConfigError: `out` holds something else, or as `ConceptLibrary.fit`.
     """
-    steps = fit_library_steps(model, dataset, out, concepts=concepts, batch_size=batch_size, seed=seed, sources=sources)
-    return finish(steps)
+    return finish(fit_library_steps(model, dataset, out, concepts, batch_size, seed, sources))
 
 
 def fit_library_steps(
     model: Model,
     dataset: SlotDataset,
     out: str | Path,
-    *,
     concepts: Concepts = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -406,15 +377,7 @@ def fit_library_steps(
 
 def _check_number(concepts: Concepts) -> None:
     if concepts not in (None, "silhouette") and not (isinstance(concepts, int) and concepts >= 2):
-        raise ConfigError(
-            f"concepts: expected a number of at least 2 (background included), or 'silhouette', not {concepts!r}"
-        )
-
-
-def _halves(slots: np.ndarray) -> np.ndarray:
-    """Slots in float16, infinite if out of its range."""
-    with np.errstate(over="ignore"):
-        return slots.astype(np.float16)
+        raise ConfigError(f"concepts: must be a number of at least 2, or silhouette, not {concepts!r}")
 
 
 def _purity(table: SlotTable) -> dict[str, float] | None:
