@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -31,20 +30,12 @@ if TYPE_CHECKING:  # takes seconds to load, and reports do not need it
 
 TRAINER_FILE = "trainer.pt"
 TRAINING_FILE = "training.json"
-_STEP_FOLDER = re.compile(r"step-(\d{8})$")
 
 
 def write_checkpoint(
     folder: Path, model: Model, training: dict[str, Any], trainer: dict[str, Any] | None = None
 ) -> None:
-    """Writes a checkpoint folder whole or not at all.
-
-    Args:
-        folder: the folder to write.
-        model: the model to evaluate.
-        training: content of `training.json`.
-        trainer: tensors and numbers to resume from; without them it can only be evaluated.
-    """
+    """Writes a checkpoint folder whole or not at all; to resume from it needs the state of a trainer."""
     with replacing(folder) as temporary:
         temporary.mkdir()
         checkpoints.save(model, temporary)
@@ -58,12 +49,9 @@ def read_trainer(folder: Path) -> dict[str, Any]:
     path = folder / TRAINER_FILE
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; this folder can be evaluated but not resumed") from None
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: damaged ({type(error).__name__}); remove {folder} to resume from the checkpoint before it"
-        ) from error
+        fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({type(error).__name__})"
+        raise CheckpointError(f"{path}: {fault}; remove {folder} to resume from the checkpoint before it") from error
 
 
 def weights_name(averaged: bool) -> str:
@@ -86,8 +74,7 @@ def step_folder(run: Path, step: int) -> Path:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of `run` with the most steps, or None."""
-    found = _checkpoints(run)
-    return found[-1] if found else None
+    return max(_checkpoints(run), default=None)
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
@@ -97,7 +84,7 @@ def prune_checkpoints(run: Path, keep: int) -> None:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if _STEP_FOLDER.search(path.name))
+    return sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
 
 
 DIAGNOSED = ("slots_used", "mask_entropy", "attention_change")
@@ -106,6 +93,7 @@ COLUMNS = (
     *("images_per_second", "ari", "fg_ari", "attention_ari", "attention_fg_ari", "posterior_ari", "posterior_fg_ari"),
     *DIAGNOSED,
 )
+RESUMED = ("step", "seconds", "best_loss", "rows")  # fields of a run that a checkpoint holds
 Row = dict[str, float]
 
 
@@ -185,15 +173,8 @@ class Run:
         if self.losses:  # the mean of all processes: another number of them resumes with the same
             losses = cast(Tensor, self.fabric.all_reduce(torch.stack(self.losses), reduce_op="mean")).cpu()
         if self.fabric.is_global_zero:
-            trainer: dict[str, Any] = {
-                "step": self.step,
-                "seconds": self.seconds,
-                "best_loss": self.best_loss,
-                "rows": self.rows,
-                "losses": losses,
-                "model": self.trained.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
+            trainer: dict[str, Any] = {name: getattr(self, name) for name in RESUMED}
+            trainer |= {"losses": losses, "model": self.trained.state_dict(), "optimizer": self.optimizer.state_dict()}
             if self.average is not None:
                 trainer["average"] = self.average.state_dict()
             write_checkpoint(step_folder(self.folder, self.step), self.model, self.facts(), trainer)
@@ -209,8 +190,9 @@ class Run:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
-        self.step, self.seconds, self.best_loss = saved["step"], saved["seconds"], saved["best_loss"]
-        self.rows, self.losses = saved["rows"], list(saved["losses"].to(self.fabric.device).unbind())
+        for name in RESUMED:
+            setattr(self, name, saved[name])
+        self.losses = list(saved["losses"].to(self.fabric.device).unbind())
 
     def facts(self) -> dict[str, Any]:
         """The content of `training.json`: how the weights were made."""
@@ -232,10 +214,12 @@ class Run:
 
 def provenance() -> dict[str, Any]:
     """What it takes to repeat a run: version, commit, command, torch, machine, date."""
+    program = Path(sys.argv[0])
+    is_ours = "slotlab" in (program.stem, program.parent.name)
     return {
         "slotlab": slotlab.__version__,
         "commit": _commit(),
-        "command": _command(),
+        "command": shlex.join(["slotlab" if is_ours else sys.argv[0], *sys.argv[1:]]),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {torch.get_num_threads()} threads",
         "date": now(),
@@ -247,20 +231,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _command() -> str:
-    program = Path(sys.argv[0])
-    is_ours = program.stem == "slotlab" or program.parent.name == "slotlab"
-    return shlex.join(["slotlab" if is_ours else sys.argv[0], *sys.argv[1:]])
-
-
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown processor"
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
 
 
 def _commit() -> str | None:
@@ -268,15 +243,10 @@ def _commit() -> str | None:
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # take no lock from someone who commits meanwhile
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # take no lock from someone who commits meanwhile
-        )
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
