@@ -13,12 +13,7 @@ from slotlab.training.resources import MEASURED, WARM_UP
 
 
 class TrainingProgress:
-    """A progress bar, and a line for each validation; without a terminal only the lines.
-
-    Args:
-        steps: steps of the whole run.
-        enabled: whether to print anything.
-    """
+    """A progress bar, and a line for each validation; without a terminal only the lines."""
 
     def __init__(self, steps: int, enabled: bool = True) -> None:
         self.console = Console(quiet=not enabled)
@@ -81,12 +76,7 @@ class TrainingProgress:
 
 
 def profile_table(milliseconds: dict[str, float], images: int) -> Table | str:
-    """Wall time of each part of a training step and its share; a sentence if nothing was measured.
-
-    Args:
-        milliseconds: per step, by part (`StepProfile`).
-        images: images of a step.
-    """
+    """Wall time of each part of a training step and its share; a sentence if nothing was measured."""
     if not milliseconds:
         return f"profile: nothing measured; train for at least {WARM_UP + MEASURED} steps"
     whole = sum(milliseconds.values())

@@ -70,9 +70,6 @@ def background_penalty(output: SlotOutput, images: Tensor) -> Tensor:
       exp(-max(0, e_0 - e) / 2 t^2) without gradient. Other slots keep what they paint better.
 
     For slots with learned starts only: random slots are interchangeable.
-
-    Raises:
-        ValueError: the model does not paint an image per slot.
     """
     if output.slot_images is None:
         raise ValueError("background_penalty: needs the image of each slot")
@@ -112,15 +109,11 @@ def cross_attention_disagreement(output: SlotOutput) -> Tensor:
     The target, the last iteration's attention averaged to the grid of the cross-attention, gets no
     gradient. The denoiser learns to read each place's slot: its masks match the slots, and editing
     a slot changes its object.
-
-    Raises:
-        ValueError: not an output of slot diffusion that keeps its cross-attention.
     """
     if not isinstance(output, DiffusionOutput) or output.cross_attention is None:
         raise ValueError("cross_attention_loss: needs a denoiser's cross-attention")
     attention = output.attention[:, -1].detach().float().unflatten(2, output.attention_grid)
-    height, width = output.cross_attention.shape[-2:]
-    target = F.adaptive_avg_pool2d(attention, (height, width))
+    target = F.adaptive_avg_pool2d(attention, output.cross_attention.shape[-2:])  # type: ignore[arg-type]
     return -(target * (output.cross_attention.float() + EPSILON).log()).sum(dim=1).mean()
 
 

@@ -17,9 +17,6 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
     """Adam or AdamW over all trainable parameters; the slot encoder's are a separate group.
 
     The fused form updates all parameters in one call; it differs from the default by rounding.
-
-    Raises:
-        ConfigError: `encoder_learning_rate` for a model without a slot encoder.
     """
     encoder = getattr(model, "encoder", None)
     if encoder is None and settings.encoder_learning_rate is not None:

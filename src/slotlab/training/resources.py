@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -41,9 +42,8 @@ def keep_freed_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: on a GPU, in torch's CPU allocator, or in Python."""
-    refusals = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
-    refused = isinstance(error, RuntimeError) and any(words in str(error) for words in refusals)
-    return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    refused = re.search("DefaultCPUAllocator: (can't allocate|not enough) memory", str(error))
+    return refused is not None or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @contextmanager
@@ -62,14 +62,7 @@ def explaining_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
 
 
 def what_would_fit(model: Model, device: torch.device, settings: TrainingSettings, processes: int) -> str:
-    """How much memory a step needs by estimate, how much there is, and settings that would fit.
-
-    Args:
-        model: the model in training.
-        device: where it is trained.
-        settings: its batch size, over all processes, and its `accumulate`.
-        processes: number of processes.
-    """
+    """How much memory a step needs by estimate, how much there is, and settings that would fit."""
     present, batch_size = memory_of(device), settings.batch_size
     state = 5 * sum(parameter.nbytes for parameter in model.parameters())  # gradient, two moments, average
     try:
@@ -135,13 +128,7 @@ class StepProfile:
     """Times the parts of the first training steps with `torch.profiler`, after a warm-up.
 
     A part within another counts for itself alone: parts add up to the step. A context manager.
-
-    Args:
-        model: its encoder, slot attention and decoder are parts of their own.
-        device: a GPU is waited for at the end of each part.
-
-    Attributes:
-        milliseconds: wall time per step by part; empty until `MEASURED` steps were measured.
+    `milliseconds`, the wall time per step by part, is empty until `MEASURED` steps were measured.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:

@@ -28,10 +28,8 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
     if resume and run_file.is_file():
         before, now = (one.model_dump(exclude=CHANGEABLE) for one in (read_run_config(run_file), config))
         if changed := differences(before, now):
-            raise ConfigError(
-                f"{folder}: cannot resume with other settings: {'; '.join(changed)}; "
-                f"use the run's own values, or start a new run with another --out"
-            )
+            remedy = "use the run's own values, or start a new run with another --out"
+            raise ConfigError(f"{folder}: cannot resume with other settings: {'; '.join(changed)}; {remedy}")
         return newest_checkpoint(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         remedy = "add --resume to continue, or give another --out" if run_file.is_file() else "give another --out"
@@ -80,19 +78,17 @@ def check_settings(model: Model, config: RunConfig, processes: int) -> None:
 
 def check_data(data: SlotDataset, processes: int) -> None:
     """Raises ConfigError if there are fewer training images than processes."""
-    if len(data) < processes:
-        found = len(data)
-        raise ConfigError(
-            f"{data.describe()['data']}: {found} training images for {processes} processes; start at most {found}"
-        )
+    if (found := len(data)) < processes:
+        name = data.describe()["data"]
+        raise ConfigError(f"{name}: {found} training images for {processes} processes; start at most {found}")
 
 
 def check_latents(data: dict[str, Any], autoencoder: LatentAutoencoder) -> None:
     """Raises ConfigError if the data was packed with the latents of another autoencoder."""
     if data.get("latents") not in (None, autoencoder.fingerprint()):
+        remedy = "pack the source again with `slotlab data pack ... --latents` and the folder of that autoencoder"
         raise ConfigError(
-            f"{data['data']}: its latents are of another autoencoder than autoencoder.pretrained; pack the "
-            f"source again with `slotlab data pack ... --latents` and the folder of that autoencoder"
+            f"{data['data']}: its latents are of another autoencoder than autoencoder.pretrained; {remedy}"
         )
 
 
@@ -101,10 +97,6 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
 
     Scenes are rendered on `device`: without end in training unless `train_count` is set. On a CPU a
     limited number of them is kept in memory.
-
-    Raises:
-        DataError: the data set is missing or broken.
-        ConfigError: the config does not give the model's resolution.
     """
     data = config.data
     count = data.train_count if split == "train" else data.validation_count
@@ -112,52 +104,29 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
     if type(resolution) is not int or resolution < 1:
         raise ConfigError(f"model.resolution: must be a whole number of pixels, not {resolution!r}")
     if not data.source.startswith("scenes:"):
-        return open_data(
-            data.source,
-            split=split,
-            resolution=resolution,
-            crop=data.crop,
-            count=count or None,
-            skip_broken=data.skip_broken,
-        )
-    scenes = open_data(
-        data.source,
-        split=split,
-        resolution=resolution,
-        count=count or (ENDLESS if split == "train" else None),
-        seed=data.scene_seed,
-        min_objects=data.min_objects,
-        max_objects=data.max_objects,
-        supersample=data.supersample,
-        device=device,
-    )
+        options: dict[str, Any] = data.model_dump(include={"crop", "skip_broken"})
+        return open_data(data.source, split=split, resolution=resolution, count=count or None, **options)
+    options = data.model_dump(include={"min_objects", "max_objects", "supersample"})
+    options |= {"count": count or (ENDLESS if split == "train" else None), "seed": data.scene_seed, "device": device}
+    scenes = open_data(data.source, split=split, resolution=resolution, **options)
     on_cpu = torch.device(device).type == "cpu"
     return Remembered(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_REMEMBERED else scenes
 
 
 def start_from(source: str, model: Model, settings: TrainingSettings, average: Model | None = None) -> str:
-    """Copies parts of another model into a model and its average; see `checkpoints.take_parts`.
+    """Copies parts of another model into a model and its average; returns a sentence that names them.
 
-    Returns:
-        A sentence: which parts were taken, which of them grew, and which are fresh.
-
-    Raises:
-        CheckpointError: `source` names no model, or none with a part for this one.
-        ConfigError: `encoder_steps` would freeze a slot encoder, or slots, that are untrained.
+    ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are untrained; see
+    also `checkpoints.take_parts`.
     """
     taken = checkpoints.take_parts(model, source)
     if settings.freezes_encoder and taken.get("encoder") != []:
         form = "fewer slots: the new ones" if "encoder" in taken else "another form: a fresh one"
-        raise ConfigError(
-            f"training.encoder_steps: the slot encoder of {source} has {form} would stay untrained after "
-            f"{settings.encoder_steps} steps; add encoder_steps=none"
-        )
+        fault = f"has {form} would stay untrained after {settings.encoder_steps} steps"
+        raise ConfigError(f"training.encoder_steps: the slot encoder of {source} {fault}; add encoder_steps=none")
     if average is not None:
         checkpoints.take_parts(average, source)
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
-    fresh = [
-        name
-        for name, part in model.named_children()
-        if name not in taken and any(parameter.requires_grad for parameter in part.parameters())
-    ]
+    learning = (name for name, parameter in model.named_parameters() if parameter.requires_grad and "." in name)
+    fresh = [part for part in dict.fromkeys(name.partition(".")[0] for name in learning) if part not in taken]
     return f"starting from {source}: {', '.join(parts)}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
