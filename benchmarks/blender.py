@@ -53,7 +53,7 @@ def main() -> None:
     resolution = int(run_config(PRESET).model["resolution"])
     data = options.work / "data"
     if not data.is_dir():
-        pack(options.folder, data, resolution=resolution, progress=True)
+        pack(options.folder, data, resolution=resolution)
     run = trained(options.work / "blender-128", data)
 
     tests = {

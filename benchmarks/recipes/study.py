@@ -162,7 +162,6 @@ class Study:
                 folder,
                 resolution=resolution,
                 count=counts,
-                progress=True,
                 max_objects=OBJECTS,
                 supersample=RAYS // resolution,
             )

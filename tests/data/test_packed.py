@@ -42,7 +42,7 @@ def test_settings_and_arrays(clevrtex, tmp_path):
     assert settings["max_objects"] == 3
     assert settings["arrays"]["images.npy"]["shape"] == [20, 16, 16, 3]
     assert np.load(out / "masks.npy").dtype == np.uint8
-    again = pack(clevrtex(20), tmp_path / "again", resolution=16, threads=1)
+    again = pack(clevrtex(20), tmp_path / "again", resolution=16)
     assert (again / "packed.json").read_text() == (out / "packed.json").read_text()
 
 

@@ -17,6 +17,7 @@ from slotlab.cli.options import (
     app,
     command,
     say,
+    shown,
 )
 from slotlab.errors import ConfigError
 
@@ -95,7 +96,7 @@ def pack(
     For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count 10000
     --max-objects 6 --latents runs/latents[/bold]; training then skips the autoencoder's encoder.
     """
-    from slotlab.data import pack
+    from slotlab.data.packing import pack_steps
 
     options: dict[str, Any] = images.set()
     if latents is not None:
@@ -104,5 +105,5 @@ def pack(
         if resolution is None:
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder encodes")
         options["latents"] = load_autoencoder(latents, resolution)
-    pack(path, out, resolution=resolution, count=count, progress=True, **options)
+    shown("packing", None, pack_steps(path, out, resolution=resolution, count=count, **options))
     say(f"packed into {out}; train with: slotlab train PRESET --data {shlex.quote(str(out))} --out RUN")
