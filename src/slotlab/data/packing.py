@@ -136,7 +136,9 @@ def _write_images(
     indices: list[int] = []
     splits: dict[str, list[int]] = {}
     broken: list[BrokenFile] = []
-    images = masks = np.empty(0, np.uint8)
+    images: Any
+    masks: Any
+    images = masks = None
     for split, part in parts.items():
         start = len(indices)
         for name, found in _decoded(part):
