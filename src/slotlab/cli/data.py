@@ -70,10 +70,11 @@ def check(path: DataPath) -> None:
     """
     from rich.console import Console
 
-    from slotlab.data import check_data
+    from slotlab.data.check import check_data_steps
+    from slotlab.reporting.tables import data_table
 
-    found = check_data(path, progress=True)
-    Console().print(found.table())
+    found = shown(f"reading {path}", None, check_data_steps(path))
+    Console().print(data_table(found))
     if found.broken:
         raise typer.Exit(1)
 

@@ -1,36 +1,36 @@
 """Reading a whole data set once, to know what is in it and what is broken."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from rich.console import Group
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
 from slotlab.data.dataset import BrokenFile, PixelDataset
 from slotlab.data.folders import ClevrTex
-from slotlab.data.images import square, to_pixels
+from slotlab.data.images import Decoded, square, to_pixels
 from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import Packed
 from slotlab.errors import DataError
-
-MOST_SHOWN = 20
+from slotlab.progress import Stage, finish
 
 
 @dataclass
 class DataCheck:
     """What `check_data` found.
 
-    `objects` and `objects_cropped` count pictures by their number of distinct ids other than 0, in the stored picture
-    and in what the default crop (or the one given) leaves of it. `gaps` counts masks whose ids are not 1..n:
-    they are fine.
+    Attributes:
+        splits: images in each split; empty if the data set has none.
+        masks: images that have a mask.
+        sizes: images by their stored size, such as "40x30".
+        modes: images by Pillow's name for how they store pixels.
+        objects: images by their number of distinct ids other than 0.
+        objects_cropped: the same after the crop.
+        gaps: masks whose ids are not 1..n, which is allowed.
     """
 
     data: str
@@ -55,51 +55,30 @@ class DataCheck:
         """All fields as JSON values."""
         return asdict(self) | {"broken": [file._asdict() for file in self.broken], "ok": self.ok}
 
-    def table(self) -> Group:
-        """A table, with the broken files below it."""
-        table = Table(title=f"{self.data} ({self.kind})", show_header=False)
-        splits = ", ".join(f"{name} {size}" for name, size in self.splits.items()) or "none: used whole"
-        table.add_row("pictures", f"{self.count}")
-        table.add_row("splits", splits)
-        table.add_row("sizes", _counted(self.sizes))
-        table.add_row("modes", _counted(self.modes))
-        table.add_row("with masks", f"{self.masks}")
-        if self.masks:
-            table.add_row("objects: pictures", _counted(self.objects))
-            if self.crop < 1:
-                table.add_row(f"objects after crop {self.crop:g}", _counted(self.objects_cropped))
-            table.add_row("ids with gaps", f"{self.gaps} (allowed)" if self.gaps else "0")
-        table.add_row("broken", Text(str(len(self.broken)), style="bold red" if self.broken else "green"))
-        lines = [Text(file.reason) for file in self.broken[:MOST_SHOWN]]
-        if len(self.broken) > MOST_SHOWN:
-            lines.append(Text(f"... and {len(self.broken) - MOST_SHOWN} more"))
-        return Group(table, *lines)
 
-    def __rich__(self) -> Group:
-        return self.table()
+_Found = tuple[list[BrokenFile], Decoded | None, np.ndarray, np.ndarray]  # of an image: ids, ids in its crop
 
 
-class _Found(NamedTuple):
-    broken: list[BrokenFile]
-    size: str = ""
-    mode: str = ""
-    objects: int | None = None
-    objects_cropped: int = 0
-    gaps: bool = False
-
-
-def check_data(spec: str | Path, *, progress: bool = False, threads: int | None = None, **options: Any) -> DataCheck:
-    """Reads every picture and mask of a data set, whatever it meets, and reports what is there.
+def check_data(spec: str | Path, **options: Any) -> DataCheck:
+    """Reads every image and mask of a data set, and reports what is there.
 
     Args:
         spec: as for `open_data`.
-        progress: show a progress bar.
-        threads: how many pictures to decode at once; by default the number of cores, at most 8.
-        **options: passed on to `open_data`.
+        **options: for `open_data`.
 
     Raises:
-        DataError: if there is no data set at all; broken pictures do not raise, they are listed.
+        DataError: there is no data set at all; broken images are listed, they do not raise.
+
+    Example:
+        >>> found = check_data("scenes:plain", count=2, resolution=32)
+        >>> found.count, found.masks, found.sizes, found.ok
+        (6, 6, {'32x32': 6}, True)
     """
+    return finish(check_data_steps(spec, **options))
+
+
+def check_data_steps(spec: str | Path, **options: Any) -> Generator[Stage, None, DataCheck]:
+    """The generator twin of `check_data`: yields stages as `slotlab.progress.stage` does."""
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
     dataset: Any = open_data(spec, **opening)
     splits = {name: len(rows) for name, rows in dataset.splits.items()}
@@ -109,70 +88,59 @@ def check_data(spec: str | Path, *, progress: bool = False, threads: int | None 
         result.broken += dataset.verify()
     sizes, modes, objects, cropped = Counter[str](), Counter[str](), Counter[int](), Counter[int]()
     if isinstance(dataset, PixelDataset):
-        pictures = _stored(dataset, threads)
+        images = _stored(dataset)
     elif dataset.has_masks or opening["split"] != "all":
-        pictures = _batched(dataset)
+        images = _batched(dataset)
     else:  # some of its splits may have masks
         parts = (open_data(spec, **dict[str, Any](opening, split=name)) for name in splits or ["all"])
-        pictures = chain.from_iterable(map(_batched, parts))
-    for found in track(pictures, f"reading {spec}", total=len(dataset), disable=not progress):
+        images = chain.from_iterable(map(_batched, parts))
+    for done, (broken, decoded, ids, cropped_ids) in enumerate(images, 1):
+        yield f"reading {spec}", done, len(dataset)
         known = {file.file for file in result.broken}
-        result.broken += [file for file in found.broken if file.file not in known]
-        if not found.size:
+        result.broken += [file for file in broken if file.file not in known]
+        if decoded is None:
             continue
-        sizes[found.size] += 1
-        modes[found.mode] += 1
-        if found.objects is not None:
+        sizes[f"{decoded.image.shape[1]}x{decoded.image.shape[0]}"] += 1
+        modes[decoded.mode] += 1
+        if decoded.mask is not None:
             result.masks += 1
-            objects[found.objects] += 1
-            cropped[found.objects_cropped] += 1
-            result.gaps += found.gaps
+            objects[len(ids)] += 1
+            cropped[len(cropped_ids)] += 1
+            result.gaps += int(ids.max(initial=0)) != len(ids)
     result.sizes, result.modes = dict(sizes.most_common()), dict(modes.most_common())
     result.objects, result.objects_cropped = dict(sorted(objects.items())), dict(sorted(cropped.items()))
     return result
 
 
-def _stored(dataset: PixelDataset, threads: int | None) -> Iterator[_Found]:
+def _stored(dataset: PixelDataset) -> Iterator[_Found]:
     def read(position: int) -> _Found:
         row = dataset.rows[position]
         broken: list[BrokenFile] = []
-        if isinstance(dataset, ClevrTex) and dataset.paths[row].with_suffix(".json").exists():
+        if isinstance(dataset, ClevrTex) and (metadata := dataset.paths[row].with_suffix(".json")).exists():
             try:
                 dataset.metadata(position)
             except DataError as error:
-                broken.append(BrokenFile(str(dataset.paths[row].with_suffix(".json")), str(error)))
+                broken.append(BrokenFile(str(metadata), str(error)))
         try:
-            picture = dataset.checked(row)
+            return _counted(dataset.checked(row), dataset.crop, broken)
         except DataError as error:
-            return _Found([*broken, BrokenFile(dataset.name(row), str(error))])
-        size = f"{picture.image.shape[1]}x{picture.image.shape[0]}"
-        if picture.mask is None:
-            return _Found(broken, size, picture.mode)
-        count, gaps = _objects(picture.mask)
-        inside = square(picture, crop=dataset.crop, resolution=None).mask
-        return _Found(broken, size, picture.mode, count, 0 if inside is None else _objects(inside)[0], gaps)
+            nothing = np.empty(0)
+            return [*broken, BrokenFile(dataset.name(row), str(error))], None, nothing, nothing
 
-    return in_order(read, range(len(dataset)), threads)
+    return in_order(read, range(len(dataset)))
 
 
 def _batched(dataset: Any) -> Iterator[_Found]:
     for start in range(0, len(dataset), 64):
         images, masks = to_pixels(dataset.batch(range(start, min(start + 64, len(dataset)))))
-        size = f"{images.shape[2]}x{images.shape[1]}"
-        for i in range(len(images)):
-            if masks is None:
-                yield _Found([], size, "uint8")
-            else:
-                count, gaps = _objects(masks[i])
-                yield _Found([], size, "uint8", count, count, gaps)
+        for i, image in enumerate(images):
+            yield _counted(Decoded(image, None if masks is None else masks[i], "uint8"), 1.0, [])
 
 
-def _objects(mask: np.ndarray) -> tuple[int, bool]:
-    """How many distinct ids other than 0, and whether they leave gaps in 1..n."""
-    ids = np.unique(mask)
-    ids = ids[ids != 0]
-    return len(ids), bool(len(ids)) and int(ids.max()) != len(ids)
-
-
-def _counted(counts: dict[Any, int]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in counts.items()) or "-"
+def _counted(decoded: Decoded, crop: float, broken: list[BrokenFile]) -> _Found:
+    """Finds the ids other than 0, in the image and in what the crop leaves of it."""
+    whole, inside = (
+        np.unique(mask[mask != 0]) if mask is not None else np.empty(0)
+        for mask in (decoded.mask, square(decoded, crop=crop, resolution=None).mask)
+    )
+    return broken, decoded, whole, inside

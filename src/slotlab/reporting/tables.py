@@ -15,10 +15,12 @@ from slotlab.released import CARD_FILE, machines_of, model_folder, released_fact
 if TYPE_CHECKING:
     from slotlab.composition.library import ConceptLibrary
     from slotlab.composition.scoring import CompositionScores
+    from slotlab.data import DataCheck
     from slotlab.evaluation import Evaluation
     from slotlab.metrics.metrics import Score
 
 FRAMED = {"padding": (0, 1), "box": box.HEAVY_HEAD}
+MOST_BROKEN = 20  # broken files listed under the table of a data check
 
 
 def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> str:
@@ -32,6 +34,31 @@ def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> st
     if settings.get("skip_broken") or "broken" in settings:
         words.append("--skip-broken")
     return shlex.join(words)
+
+
+def data_table(found: "DataCheck") -> Group:
+    """Counts of a data set, with its broken files below."""
+
+    def joined(counts: Mapping[Any, int]) -> str:
+        return ", ".join(f"{key}: {value}" for key, value in counts.items()) or "-"
+
+    table = Table(title=f"{found.data} ({found.kind})", show_header=False)
+    table.add_row("images", f"{found.count}")
+    splits = ", ".join(f"{name} {size}" for name, size in found.splits.items())
+    table.add_row("splits", splits or "none: used whole")
+    table.add_row("sizes", joined(found.sizes))
+    table.add_row("modes", joined(found.modes))
+    table.add_row("with masks", f"{found.masks}")
+    if found.masks:
+        table.add_row("objects: images", joined(found.objects))
+        if found.crop < 1:
+            table.add_row(f"objects after crop {found.crop:g}", joined(found.objects_cropped))
+        table.add_row("ids with gaps", f"{found.gaps} (allowed)" if found.gaps else "0")
+    table.add_row("broken", Text(str(len(found.broken)), style="bold red" if found.broken else "green"))
+    lines = [Text(file.reason) for file in found.broken[:MOST_BROKEN]]
+    if len(found.broken) > MOST_BROKEN:
+        lines.append(Text(f"... and {len(found.broken) - MOST_BROKEN} more"))
+    return Group(table, *lines)
 
 
 def concept_table(library: "ConceptLibrary") -> Group:

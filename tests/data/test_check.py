@@ -7,11 +7,12 @@ from rich.console import Console
 
 from slotlab.data import check_data
 from slotlab.errors import DataError
+from slotlab.reporting.tables import data_table
 
 
 def shown(result):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(result)
+    console.print(data_table(result))
     return console.export_text()
 
 
