@@ -1,6 +1,6 @@
 import torch
 
-from slotlab.data import Remembered, Scenes
+from slotlab.data import Scenes, ScenesInMemory
 from slotlab.data import scenes as scenes_module
 
 
@@ -15,7 +15,7 @@ class Counted(Scenes):
 def test_each_scene_is_rendered_once_and_stays_the_same(monkeypatch):
     monkeypatch.setattr(scenes_module, "RENDERED_TOGETHER", 1)
     scenes = Counted("plain", count=4, resolution=16)
-    memory = Remembered(scenes)
+    memory = ScenesInMemory(scenes)
     first = memory.batch([2, 0, 2])
     assert scenes.rendered == 2
     again = memory.batch([0, 2, 1])
@@ -31,7 +31,7 @@ def test_each_scene_is_rendered_once_and_stays_the_same(monkeypatch):
 
 def test_scenes_not_asked_for_yet_are_rendered_along():
     scenes = Counted("plain", count=4, resolution=16)
-    memory = Remembered(scenes)
+    memory = ScenesInMemory(scenes)
     memory.batch([2])
     assert scenes.rendered == 4
     assert torch.equal(memory.batch([3, 1])["index"], scenes.batch([3, 1])["index"])

@@ -45,18 +45,11 @@ def write(
     These are the first test scenes of scenes:VARIANT with the same seed (whose default is 0). Do not train on
     scenes:VARIANT with the seed that you test on.
     """
-    from slotlab.data.scenes import write_scenes
+    from slotlab.data.scenes import write_scenes_steps
 
-    write_scenes(
-        out,
-        variant=variant,
-        count=count,
-        resolution=size,
-        seed=seed,
-        min_objects=min_objects,
-        max_objects=max_objects,
-        supersample=supersample,
-    )
+    objects = {"min_objects": min_objects, "max_objects": max_objects}
+    options = {"variant": variant, "count": count, "resolution": size, "seed": seed, "supersample": supersample}
+    shown(f"{variant} scenes", count, write_scenes_steps(out, **options, **objects))
     say(f"{count} {variant} scenes in {out}; check them with: slotlab data check {shlex.quote(str(out))}")
 
 

@@ -9,7 +9,7 @@ from slotlab.data.open import KINDS, open_data
 from slotlab.data.packed import Packed
 from slotlab.data.packing import pack
 from slotlab.data.sample import Batch, Sample, SlotDataset
-from slotlab.data.scenes import Remembered, Scenes
+from slotlab.data.scenes import Scenes, ScenesInMemory
 
 __all__ = [
     "KINDS",
@@ -21,9 +21,9 @@ __all__ = [
     "Hub",
     "ImageFolder",
     "Packed",
-    "Remembered",
     "Sample",
     "Scenes",
+    "ScenesInMemory",
     "SlotDataset",
     "check_data",
     "evaluation_batches",

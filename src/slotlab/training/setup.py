@@ -7,7 +7,7 @@ import torch
 
 from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, TrainingSettings, read_run_config
-from slotlab.data import Remembered, Scenes, SlotDataset, open_data
+from slotlab.data import Scenes, ScenesInMemory, SlotDataset, open_data
 from slotlab.errors import ConfigError
 from slotlab.files import differences
 from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
@@ -19,7 +19,7 @@ CHANGEABLE = {
     "data": {"workers"},
 }
 ENDLESS = 1_000_000_000
-MOST_REMEMBERED = 100_000
+MOST_IN_MEMORY = 100_000
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
@@ -110,7 +110,7 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
     options |= {"count": count or (ENDLESS if split == "train" else None), "seed": data.scene_seed, "device": device}
     scenes = open_data(data.source, split=split, resolution=resolution, **options)
     on_cpu = torch.device(device).type == "cpu"
-    return Remembered(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_REMEMBERED else scenes
+    return ScenesInMemory(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_IN_MEMORY else scenes
 
 
 def start_from(source: str, model: Model, settings: TrainingSettings, average: Model | None = None) -> str:
