@@ -165,8 +165,8 @@ def test_a_cache_that_shrinks_while_it_is_read_is_noticed(clevrtex, tmp_path, ch
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
-        ("[]", "not the settings of a packed cache"),
+        ("{", "not readable as JSON"),
+        ("[]", "not a JSON object"),
         ('{"format": "slotlab-packed", "version": 99}', "format version 99, this slotlab reads 1"),
         ('{"format": "slotlab-packed", "version": 1}', "lacks arrays, count, crop"),
     ],
@@ -225,16 +225,3 @@ def test_counts_of_splits_that_are_not_there_are_refused(clevrtex, tmp_path):
         with pytest.raises(ConfigError, match=message):
             pack(root, tmp_path / "packed", resolution=8, count=count)
     assert len(open_data(pack(root, tmp_path / "packed", resolution=8, count={"all": 2}), split="all")) == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [(lambda s: s["arrays"].pop("indices.npy"), "lacks indices.npy"), (lambda s: s.update(count=9), "beyond its 9")],
-)
-def test_settings_that_do_not_hold_together_are_refused(clevrtex, tmp_path, change, message):
-    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    settings = json.loads((out / "packed.json").read_text())
-    change(settings)
-    (out / "packed.json").write_text(json.dumps(settings))
-    with pytest.raises(DataError, match=message):
-        open_data(out)

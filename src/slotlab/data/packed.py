@@ -1,6 +1,5 @@
 """The packed cache: decoded, cropped and resized pixels in flat arrays, read through memory maps."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from slotlab.data.dataset import BrokenFile, checked_position, choose, first_row
 from slotlab.data.images import to_batch
 from slotlab.data.sample import Batch, Sample, only
 from slotlab.errors import DataError
-from slotlab.files import sha256_of
+from slotlab.files import read_json, sha256_of
 
 SETTINGS = "packed.json"
 FORMAT, VERSION = "slotlab-packed", 1
@@ -25,14 +24,24 @@ class Packed:
 
     Dataset format:
 
-    * `packed.json`: format version, source, resolution, crop, splits as row ranges; shape, size and SHA-256 of each
-      array
-    * `images.npy`: uint8 (N, S, S, 3)
-    * `masks.npy`, where a split has masks: uint8 ids (N, S, S), int16 where an id exceeds 255
-    * `indices.npy`: int64 (N,), each sample's number in the source
-    * `latents.npy`, where packed with an autoencoder: float32 (N, C, h, w), each sample's latents
+    * `packed.json`: source, resolution, crop, splits as ranges of rows; shape, dtype, size and
+      SHA-256 of each array
+    * `images.npy`: uint8 [N, S, S, 3]
+    * `masks.npy`, if a split has masks: uint8 ids [N, S, S], int16 if an id exceeds 255
+    * `indices.npy`: int64 [N], each sample's number in the source
+    * `latents.npy`, if packed with an autoencoder: float32 [N, C, h, w]
 
-    Nothing is decoded: a batch is one indexed copy from the memory map and one conversion to float.
+    A batch is one indexed copy from the memory maps and one conversion to float.
+
+    Args:
+        root: the folder.
+        split: train, val, test or all.
+        resolution, crop: if given, they must be those of the cache.
+        count: the first so many samples of the split.
+        skip_broken: has no effect; broken images were left out when the cache was written.
+
+    Raises:
+        DataError: the folder is damaged, or packed with another resolution or crop.
     """
 
     kind = "packed"
@@ -51,10 +60,8 @@ class Packed:
         self.settings = _settings(self.root)
         for key, wanted in (("resolution", resolution), ("crop", crop)):
             if wanted is not None and wanted != self.settings[key]:
-                raise DataError(
-                    f"{root}: packed with {key} {self.settings[key]}, not {wanted}; pack the source again "
-                    f"with {key}={wanted}"
-                )
+                said = f"packed with {key} {self.settings[key]}, not {wanted}"
+                raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
         self.splits = {name: range(*bounds) for name, bounds in self.settings["splits"].items()}
         self.total: int = self.settings["count"]
         rows, self.split = choose(self.splits, split, self.total, str(root))
@@ -82,7 +89,7 @@ class Packed:
         return batch
 
     def verify(self) -> list[BrokenFile]:
-        """Reads everything and compares checksums; returns the arrays that have changed since they were packed."""
+        """The arrays whose content has changed since they were packed, by checksum."""
         return [
             BrokenFile(str(self.root / name), "its content has changed since it was packed; pack the source again")
             for name, array in self.settings["arrays"].items()
@@ -90,21 +97,10 @@ class Packed:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What a protocol line needs; `source` is what the source said of itself.
-
-        `latents`, where there are any, is the fingerprint of the autoencoder that made them.
-        """
+        """What a protocol line needs; `source` describes the source, `latents` its autoencoder."""
         latents = {} if self._latents is None else {"latents": self.settings["latents"]}
-        return {
-            **latents,
-            "data": str(self.root),
-            "kind": self.kind,
-            "split": self.split,
-            "crop": self.settings["crop"],
-            "resolution": self.settings["resolution"],
-            "count": len(self),
-            "source": self.settings["source"],
-        }
+        facts = {"data": str(self.root), "kind": self.kind, "split": self.split, "count": len(self)}
+        return latents | facts | {key: self.settings[key] for key in ("crop", "resolution", "source")}
 
     def _open(self) -> None:
         arrays = {name: _mapped(self.root / name, array) for name, array in self.settings["arrays"].items()}
@@ -122,24 +118,17 @@ class Packed:
 
 def _settings(root: Path) -> dict[str, Any]:
     path = root / SETTINGS
-    try:
-        settings = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing, so {root} is not a packed cache; {REMEDY}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {REMEDY}") from error
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+    settings = read_json(path, REMEDY, DataError)
+    if settings.get("format") != FORMAT:
         raise DataError(f"{path}: not the settings of a packed cache; {REMEDY}")
     if settings.get("version") != VERSION:
         raise DataError(f"{path}: format version {settings.get('version')}, this slotlab reads {VERSION}; {REMEDY}")
     missing = {"source", "resolution", "crop", "count", "splits", "masked_splits", "arrays"} - set(settings)
+    if not missing:
+        needed = {"images.npy", "indices.npy", *(["masks.npy"] if settings["masked_splits"] else [])}
+        missing = needed - set(settings["arrays"])
     if missing:
         raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {REMEDY}")
-    needed = {"images.npy", "indices.npy", *(["masks.npy"] if settings["masked_splits"] else [])}
-    if needed - set(settings["arrays"]):
-        raise DataError(f"{path}: lacks {', '.join(sorted(needed - set(settings['arrays'])))}; {REMEDY}")
-    if any(not 0 <= start <= end <= settings["count"] for start, end in settings["splits"].values()):
-        raise DataError(f"{path}: splits {settings['splits']} beyond its {settings['count']} pictures; {REMEDY}")
     return settings
 
 
