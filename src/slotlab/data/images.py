@@ -29,23 +29,14 @@ SKIP_REMEDY = "replace the file, or pass skip_broken=True (--skip-broken) to use
 
 
 class Limits(NamedTuple):
-    """What is read of a user's image: a small file can unpack to more pixels than memory holds.
+    """What is read of a user's image: a small file can unpack to more pixels than memory holds."""
 
-    Attributes:
-        pixels: most pixels in all.
-        longest: most pixels on a side.
-        shortest: fewest pixels on a side.
-        size: most bytes of a file.
-        formats: names of Pillow's formats; None takes all that Pillow reads.
-        animations: whether the first frame of an animation is taken.
-    """
-
-    pixels: int = 2**26
-    longest: int = 2**26
-    shortest: int = 1
-    size: int = 2**40
-    formats: tuple[str, ...] | None = None
-    animations: bool = True
+    pixels: int = 2**26  # most, in all
+    longest: int = 2**26  # most pixels on a side
+    shortest: int = 1  # fewest pixels on a side
+    size: int = 2**40  # most bytes
+    formats: tuple[str, ...] | None = None  # of Pillow; None takes all
+    animations: bool = True  # whether the first frame of an animation is taken
 
 
 LIMITS = Limits()
@@ -53,13 +44,9 @@ UPLOAD_LIMITS = Limits(24_000_000, 8_000, 16, 20 * 2**20, ("PNG", "JPEG", "WEBP"
 
 
 class Decoded(NamedTuple):
-    """A decoded image, and its mask if there is one.
+    """A decoded image uint8 [H, W, 3], and its mask of ids [H, W] (0 = background) if it has one.
 
-    Attributes:
-        image: uint8 [H, W, 3].
-        mask: integer ids [H, W]; 0 = background.
-        mode: Pillow's name for how the file stores its pixels ("RGB", "P", "I;16" ...).
-        format: Pillow's name for the kind of file ("PNG", "JPEG" ...).
+    `mode` and `format` are Pillow's names for how the file stores its pixels and for its kind.
     """
 
     image: np.ndarray
@@ -74,8 +61,8 @@ class Decoded(NamedTuple):
 def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """`root` and each folder below it except hidden ones, with the sorted names of its files.
 
-    Links to folders are followed, because large data sets may be spread over disks. A folder is
-    entered once, even if a link leads back to it.
+    Links to folders are followed, because large data sets may be spread over disks, but no folder
+    is entered twice.
 
     Raises:
         DataError: a folder may not be read.
@@ -172,13 +159,12 @@ def decode_image(
     Args:
         source: the file.
         name: what error messages call it.
-        upright: turn the image as its EXIF orientation says; otherwise pixels are in stored order.
+        upright: turn the image as its EXIF orientation says.
         limits: refuse larger images before they are decoded.
-        remedy: what the user can do about a broken file; ends the error message.
+        remedy: ends the error message about a broken file.
 
     Raises:
-        DataError: the file is missing, empty, truncated, no image, beyond the limits, or has values
-            with no known range.
+        DataError: the file is missing, broken or beyond the limits, or its values have no known range.
     """
     with _opened(source, name, limits, remedy) as image:
         return Decoded(_rgb(image, name, upright, limits), None, image.mode, image.format)
@@ -237,17 +223,14 @@ def decode_mask(
         if palette_only and image.mode != "P":
             raise DataError(
                 f"{name}: mode {image.mode} instead of a palette image ('P') whose pixel values are object ids; "
-                "do not convert CLEVRTex masks, use the published file (grey ids: use the layout images/ + masks/)"
+                "take the published file (grey ids: use the layout images/ + masks/)"
             )
         # Pillow keeps the high byte of these, and no longer knows it once the pixels are there.
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         ids = np.asarray(image)
         if image.mode in ("RGB", "RGBA"):
             if deep:
-                raise DataError(
-                    f"{name}: 16 bits a channel in colours, of which ids would lose the low byte; "
-                    "save the mask as a grey PNG of 8 or 16 bits"
-                )
+                raise DataError(f"{name}: 16 bits a channel in colours; save the mask as a grey PNG of 8 or 16 bits")
             if (ids[..., 0] != ids[..., 1]).any() or (ids[..., 0] != ids[..., 2]).any():
                 raise DataError(
                     f"{name}: a mask in colours; expected one object id a pixel (palette or grey PNG, 0 = background). "
@@ -287,11 +270,10 @@ def check_geometry(crop: float, resolution: int | None) -> None:
 
 
 def square(decoded: Decoded, *, crop: float = 1.0, resolution: int | None) -> Decoded:
-    """Cuts out the centred square of side `int(crop * shorter side)` and resizes it.
+    """Cuts out the centred square of side `int(crop * shorter side)`, and resizes it if needed.
 
     The image is resized with Pillow's BILINEAR, which averages when it shrinks, the mask with
-    NEAREST. A square of the right size is not resized, nor is any if `resolution` is None. This is
-    where `--crop` is applied.
+    NEAREST.
 
     Example:
         >>> image = np.zeros((30, 40, 3), np.uint8)
@@ -409,7 +391,7 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
         ((3, 16, 16), (16, 16), torch.int64)
     """
     check_geometry(crop, resolution)
-    pixels, ids = read_image(image, upright=mask is None), _ids(mask)
+    pixels, ids = read_image(image, upright=mask is None), None if mask is None else _ids(mask)
     if ids is not None:
         names = [str(one) if isinstance(one, str | Path) else kind for one, kind in ((image, "image"), (mask, "mask"))]
         check_sizes(pixels, ids, *names)
@@ -421,9 +403,7 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
     return batch["image"][0], batch["mask"][0] if "mask" in batch else None
 
 
-def _ids(mask: Any) -> np.ndarray | None:
-    if mask is None:
-        return None
+def _ids(mask: Any) -> np.ndarray:
     if isinstance(mask, str | Path):
         return decode_mask(Path(mask), str(mask), remedy="give another file")
     ids = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
