@@ -1,9 +1,11 @@
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, training_batches
-from slotlab.data.loading import LARGEST_PERMUTATION, batch_positions
+from slotlab.data.loading import LARGEST_PERMUTATION, batch_positions, in_order
 from slotlab.errors import ConfigError
 
 
@@ -106,3 +108,32 @@ def test_opening_batches_draws_nothing_from_the_global_generator(data):
 def test_arguments_out_of_range(data, options, message):
     with pytest.raises(ConfigError, match=message):
         training_batches(data, **{"batch_size": 4, "seed": 0} | options)
+
+
+def test_results_come_in_order_though_work_does_not():
+    def slowly(number):
+        time.sleep(0.01 if number % 4 == 0 else 0)
+        return number * number
+
+    assert list(in_order(slowly, range(40), threads=4)) == [number * number for number in range(40)]
+
+
+def test_works_only_a_few_items_ahead():
+    taken = []
+
+    def items():
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda number: number, items(), threads=2)
+    assert next(results) == 0
+    assert len(taken) <= 8
+
+
+def test_an_error_comes_out():
+    def fails(number):
+        raise ValueError(f"number {number}")
+
+    with pytest.raises(ValueError, match="number 0"):
+        list(in_order(fails, range(100), threads=2))

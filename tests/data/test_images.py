@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from slotlab.data import open_data
 from slotlab.data.images import (
     UPLOAD_LIMITS,
     Decoded,
@@ -34,35 +36,24 @@ def decoded(tmp_path, picture, suffix=".png", **options):
     return decoded.image, decoded.mode
 
 
-def test_rgb_is_untouched(tmp_path):
-    image, mode = decoded(tmp_path, Image.fromarray(COLOURS))
-    assert mode == "RGB"
-    np.testing.assert_array_equal(image, COLOURS)
+ALPHA = Image.new("L", (24, 20), 10)
+PALETTE = Image.fromarray(COLOURS).quantize(16)
+STORED = {
+    "RGB": (Image.fromarray(COLOURS), COLOURS),
+    "RGBA": (Image.merge("RGBA", [*Image.fromarray(COLOURS).split(), ALPHA]), COLOURS),  # alpha is dropped, not blended
+    "L": (Image.fromarray(GREY), np.stack([GREY] * 3, -1)),
+    "LA": (Image.merge("LA", [Image.fromarray(GREY), ALPHA]), np.stack([GREY] * 3, -1)),
+    "1": (Image.fromarray(GREY > 127), np.stack([GREY > 127] * 3, -1) * 255),
+    "P": (PALETTE, np.asarray(PALETTE.convert("RGB"))),
+}
 
 
-def test_rgba_drops_alpha_without_blending(tmp_path):
-    alpha = np.full((20, 24, 1), 10, np.uint8)
-    image, mode = decoded(tmp_path, Image.fromarray(np.concatenate([COLOURS, alpha], 2)))
-    assert mode == "RGBA"
-    np.testing.assert_array_equal(image, COLOURS)
-
-
-def test_grey_is_repeated(tmp_path):
-    image, mode = decoded(tmp_path, Image.fromarray(GREY))
-    assert mode == "L"
-    np.testing.assert_array_equal(image, np.stack([GREY] * 3, -1))
-
-
-def test_grey_with_alpha(tmp_path):
-    image, mode = decoded(tmp_path, Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (24, 20), 3)]))
-    assert mode == "LA"
-    np.testing.assert_array_equal(image[..., 1], GREY)
-
-
-def test_one_bit(tmp_path):
-    image, mode = decoded(tmp_path, Image.fromarray(GREY > 127))
-    assert mode == "1"
-    np.testing.assert_array_equal(image[..., 2], (GREY > 127) * 255)
+@pytest.mark.parametrize("mode", STORED)
+def test_every_way_to_store_pixels_becomes_rgb(tmp_path, mode):
+    picture, expected = STORED[mode]
+    image, found = decoded(tmp_path, picture)
+    assert found == mode
+    np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -73,13 +64,6 @@ def test_16_bit_is_scaled_not_clipped(tmp_path, suffix):
     assert mode == "I;16"
     np.testing.assert_array_equal(image[0, :2, 0], [4, 255])
     np.testing.assert_array_equal(image[1:, :, 0], GREY[1:])
-
-
-def test_palette_image_takes_its_colours(tmp_path):
-    picture = Image.fromarray(COLOURS).quantize(16)
-    image, mode = decoded(tmp_path, picture)
-    assert mode == "P"
-    np.testing.assert_array_equal(image, np.asarray(picture.convert("RGB")))
 
 
 def test_cmyk_jpeg_comes_out_in_its_colours(tmp_path):
@@ -125,21 +109,13 @@ def test_text_and_missing_files(tmp_path):
         decode_image(tmp_path / "gone.png", "gone.png")
 
 
-def test_palette_mask_is_read_as_ids(tmp_path):
-    ids = (GREY % 5).astype(np.uint8)
+@pytest.mark.parametrize(("objects", "options"), [(5, {}), (2, {"bits": 1})])  # few colours are stored in few bits
+def test_palette_masks_are_read_as_ids(tmp_path, objects, options):
+    ids = (GREY % objects).astype(np.uint8)
     picture = Image.fromarray(ids, "L").convert("P")
-    picture.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9, 1, 2, 3, 7, 7, 7])
+    picture.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9, 1, 2, 3, 7, 7, 7][: 3 * objects])
     picture.frombytes(ids.tobytes())
-    picture.save(tmp_path / "m.png")
-    np.testing.assert_array_equal(decode_mask(tmp_path / "m.png", "m", palette_only=True), ids)
-
-
-def test_few_palette_entries_are_stored_in_few_bits_and_still_read_as_ids(tmp_path):
-    ids = (GREY > 100).astype(np.uint8)
-    picture = Image.fromarray(ids, "L").convert("P")
-    picture.putpalette([9, 9, 9, 200, 1, 2])
-    picture.frombytes(ids.tobytes())
-    picture.save(tmp_path / "m.png", bits=1)
+    picture.save(tmp_path / "m.png", **options)
     np.testing.assert_array_equal(decode_mask(tmp_path / "m.png", "m", palette_only=True), ids)
 
 
@@ -202,7 +178,6 @@ def test_pixels_survive_the_way_to_floats_and_back():
     assert batch["image"].dtype == torch.float32
     assert batch["image"].is_contiguous()
     assert batch["image"].max() <= 1
-    assert "mask" in batch
     assert batch["mask"].dtype == batch["index"].dtype == torch.int64
     image, mask = to_pixels(batch)
     np.testing.assert_array_equal(image[0], COLOURS)
@@ -306,3 +281,30 @@ def test_only_folders_of_images_alone_are_listed(folder, clevrtex, tmp_path):
             find_images(wrong)
     with pytest.raises(DataError, match="nowhere: no such folder"):
         find_images(tmp_path / "nowhere")
+
+
+def test_links_to_folders_are_followed_once(clevrtex, folder, tmp_path):
+    scenes = clevrtex(20)  # folders 0 and 1
+    (scenes / "1").rename(tmp_path / "elsewhere")
+    (scenes / "1").symlink_to(tmp_path / "elsewhere")
+    (scenes / "0" / "back").symlink_to(scenes)
+    assert len(open_data(scenes, split="all")) == 20
+    pictures = folder(10)
+    other = folder(5, name="others")
+    (pictures / "images" / "more").symlink_to(other / "images")
+    (pictures / "masks" / "more").symlink_to(other / "masks")
+    (pictures / "images" / "more" / "back").symlink_to(pictures / "images")
+    assert len(open_data(pictures, split="all")) == 15
+
+
+def test_a_folder_that_may_not_be_read_is_named_not_left_out(clevrtex, monkeypatch):
+    scenes, scan = clevrtex(20), os.scandir
+
+    def denied(path):
+        if str(path).endswith("1"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=r"1: cannot be read \(Permission denied\)"):
+        open_data(scenes, split="all")

@@ -48,8 +48,8 @@ def write(
     from slotlab.data.scenes import write_scenes_steps
 
     objects = {"min_objects": min_objects, "max_objects": max_objects}
-    options = {"variant": variant, "count": count, "resolution": size, "seed": seed, "supersample": supersample}
-    shown(f"{variant} scenes", count, write_scenes_steps(out, **options, **objects))
+    options: dict[str, Any] = {"resolution": size, "seed": seed, "supersample": supersample, **objects}
+    shown(f"{variant} scenes", count, write_scenes_steps(out, variant=variant, count=count, **options))
     say(f"{count} {variant} scenes in {out}; check them with: slotlab data check {shlex.quote(str(out))}")
 
 

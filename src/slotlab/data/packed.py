@@ -33,12 +33,8 @@ class Packed:
 
     A batch is one indexed copy from the memory maps and one conversion to float.
 
-    Args:
-        root: the folder.
-        split: train, val, test or all.
-        resolution, crop: if given, they must be those of the cache.
-        count: the first so many samples of the split.
-        skip_broken: has no effect; broken images were left out when the cache was written.
+    Resolution and crop, if given, must be those of the cache; broken images were left out when it
+    was written, so `skip_broken` has no effect.
 
     Raises:
         DataError: the folder is damaged, or packed with another resolution or crop.
@@ -63,8 +59,7 @@ class Packed:
                 said = f"packed with {key} {self.settings[key]}, not {wanted}"
                 raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
         self.splits = {name: range(*bounds) for name, bounds in self.settings["splits"].items()}
-        self.total: int = self.settings["count"]
-        rows, self.split = choose(self.splits, split, self.total, str(root))
+        rows, self.split = choose(self.splits, split, self.settings["count"], str(root))
         self.rows = first_rows(rows, count)
         masked = self.settings["masked_splits"]
         self.has_masks = self.split in masked if self.split != "all" else set(masked) == {*(self.splits or ["all"])}

@@ -150,7 +150,8 @@ class ScenesInMemory:
             others = np.setdiff1d(np.flatnonzero(self._indices < 0)[:RENDERED_TOGETHER], missing)
             missing = np.concatenate([missing, others[: max(0, RENDERED_TOGETHER - len(missing))]])
             rendered = self.scenes.batch(missing.tolist())
-            self._images[missing], self._masks[missing] = to_pixels(rendered)
+            self._images[missing], masks = to_pixels(rendered)
+            self._masks[missing] = np.asarray(masks)
             self._indices[missing] = rendered["index"].cpu()
         return to_batch(self._images[rows], self._masks[rows], self._indices[rows])
 
