@@ -17,22 +17,22 @@ def same(packed, plain):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_gives_exactly_what_the_source_gives(clevrtex, tmp_path, split):
+@pytest.fixture
+def cache(clevrtex, tmp_path):
+    """Ten scenes, packed at 8x8."""
+    return pack(clevrtex(10), tmp_path / "packed", resolution=8)
+
+
+def test_gives_exactly_what_the_source_gives(clevrtex, tmp_path):
     root = clevrtex(20)
     out = pack(root, tmp_path / "packed", resolution=16)
-    packed = open_data(out, split=split)
-    assert packed.describe()["kind"] == "packed"
-    assert same(packed, open_data(root, split=split, resolution=16))
-    assert torch.equal(packed[1]["image"], packed.batch([1])["image"][0])
-
-
-def test_describes_its_source(clevrtex, tmp_path):
-    root = clevrtex(20)
-    described = open_data(pack(root, tmp_path / "packed", resolution=16), split="val").describe()
-    assert described["source"]["data"] == str(root)
-    assert described["source"]["variant"] == "full"
-    assert (described["split"], described["crop"], described["resolution"], described["count"]) == ("val", 0.8, 16, 2)
+    for split in ("train", "val", "test"):
+        packed = open_data(out, split=split)
+        assert same(packed, open_data(root, split=split, resolution=16))
+        assert torch.equal(packed[1]["image"], packed.batch([1])["image"][0])
+    facts = open_data(out, split="val").describe()
+    assert (facts["source"]["data"], facts["source"]["variant"]) == (str(root), "full")
+    assert {"kind": "packed", "split": "val", "crop": 0.8, "resolution": 16, "count": 2}.items() <= facts.items()
 
 
 def test_settings_and_arrays(clevrtex, tmp_path):
@@ -55,8 +55,14 @@ def test_whole_variants_count_and_the_choice_of_splits(clevrtex, tmp_path):
     assert same(open_data(out, split="train"), open_data(root, split="train", resolution=8, count=5))
     with pytest.raises(DataError, match="split 'test' does not exist"):
         open_data(out, split="test")
-    with pytest.raises(ConfigError, match="did you mean .train."):
-        pack(root, tmp_path / "none", resolution=8, count={"trian": 3})
+    outd = tmp_path / "clevrtex_outd"
+    for source, count, message in (
+        (root, {"trian": 3}, "did you mean .train."),
+        (outd, {"test": 2}, "no split 'test'; there are: all"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pack(source, tmp_path / "none", resolution=8, count=count)
+    assert len(open_data(pack(outd, tmp_path / "two", resolution=8, count={"all": 2}), split="all")) == 2
 
 
 def test_an_open_data_set_keeps_its_split(folder, tmp_path):
@@ -142,24 +148,17 @@ def test_a_full_disk_leaves_nothing(clevrtex, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "indices.npy"])
-def test_truncated_or_missing_arrays_are_refused(clevrtex, tmp_path, name):
-    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    os.truncate(out / name, (out / name).stat().st_size - 1)
-    with pytest.raises(DataError, match=rf"{name}: \d+ bytes instead of \d+: truncated .*pack the source again"):
-        open_data(out)
-    (out / name).unlink()
-    with pytest.raises(DataError, match=rf"{name}: missing"):
-        open_data(out)
-
-
-@pytest.mark.parametrize("change", [lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
-def test_a_cache_that_shrinks_while_it_is_read_is_noticed(clevrtex, tmp_path, change):
-    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    data = open_data(out)
+def test_truncated_or_missing_arrays_are_refused_even_while_they_are_read(cache, name):
+    data = open_data(cache)
     data.batch([0])
-    change(out / "images.npy")
-    with pytest.raises(DataError, match=r"images.npy: .*pack the source again"):
-        data.batch([0])
+    os.truncate(cache / name, (cache / name).stat().st_size - 1)
+    for read in (lambda: open_data(cache), lambda: data.batch([0])):
+        with pytest.raises(DataError, match=rf"{name}: \d+ bytes instead of \d+: truncated .*pack the source again"):
+            read()
+    (cache / name).unlink()
+    for read in (lambda: open_data(cache), lambda: data.batch([0])):
+        with pytest.raises(DataError, match=rf"{name}: missing"):
+            read()
 
 
 @pytest.mark.parametrize(
@@ -171,38 +170,35 @@ def test_a_cache_that_shrinks_while_it_is_read_is_noticed(clevrtex, tmp_path, ch
         ('{"format": "slotlab-packed", "version": 1}', "lacks arrays, count, crop"),
     ],
 )
-def test_damaged_settings_are_refused(clevrtex, tmp_path, content, message):
-    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    (out / "packed.json").write_text(content)
+def test_damaged_settings_are_refused(cache, content, message):
+    (cache / "packed.json").write_text(content)
     with pytest.raises(DataError, match=rf"packed\.json: {message}.*pack the source again"):
-        open_data(out)
+        open_data(cache)
 
 
-def test_changed_content_is_found_by_the_check(clevrtex, tmp_path):
-    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    assert check_data(out).ok
-    content = bytearray((out / "images.npy").read_bytes())
+def test_changed_content_is_found_by_the_check(cache):
+    assert check_data(cache).ok
+    content = bytearray((cache / "images.npy").read_bytes())
     content[-1] ^= 255
-    (out / "images.npy").write_bytes(content)
-    assert [file.file for file in check_data(out).broken] == [str(out / "images.npy")]
+    (cache / "images.npy").write_bytes(content)
+    assert [file.file for file in check_data(cache).broken] == [str(cache / "images.npy")]
 
 
-def test_another_resolution_or_crop_is_refused(clevrtex, tmp_path):
-    out = pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    assert len(open_data(out, resolution=8, crop=0.8)) == 8
+def test_another_resolution_or_crop_is_refused(cache):
+    assert len(open_data(cache, resolution=8, crop=0.8)) == 8
     with pytest.raises(DataError, match="packed with resolution 8, not 16; pack the source again"):
-        open_data(out, resolution=16)
+        open_data(cache, resolution=16)
     with pytest.raises(DataError, match=r"packed with crop 0\.8, not 1\.0"):
-        open_data(out, crop=1.0)
+        open_data(cache, crop=1.0)
 
 
-def test_worker_processes_and_pickles(clevrtex, tmp_path):
-    data = open_data(pack(clevrtex(20), tmp_path / "packed", resolution=8))
+def test_worker_processes_and_pickles(cache):
+    data = open_data(cache)
     copy = pickle.loads(pickle.dumps(data))
     assert len(pickle.dumps(data)) < 5000
     assert torch.equal(copy.batch([5])["image"], data.batch([5])["image"])
     images = torch.cat([batch["image"] for batch in evaluation_batches(copy, batch_size=3, workers=1)])
-    assert torch.equal(images, data.batch(range(16))["image"])
+    assert torch.equal(images, data.batch(range(8))["image"])
 
 
 def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, monkeypatch):
@@ -215,13 +211,3 @@ def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, m
     monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "disk")
     with pytest.raises(DataError, match="name a folder inside it"):
         pack(root, tmp_path / "disk", resolution=8)
-
-
-def test_counts_of_splits_that_are_not_there_are_refused(clevrtex, tmp_path):
-    for root, count, message in (
-        (clevrtex(20), {"train": 2, "validation": 2}, "no split 'validation'"),
-        (clevrtex(20, "outd"), {"test": 2}, "no split 'test'; there are: all"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            pack(root, tmp_path / "packed", resolution=8, count=count)
-    assert len(open_data(pack(root, tmp_path / "packed", resolution=8, count={"all": 2}), split="all")) == 2

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -41,12 +42,8 @@ def test_a_scene_is_the_same_bits_alone_and_in_any_batch(batches, variant):
     assert torch.equal(mixed.image[1], batch.image[3])
     assert torch.equal(mixed.image[3], batch.image[3])
     assert torch.equal(mixed.image[0], batch.image[6])
-
-
-def test_supersampled_scenes_do_not_depend_on_the_batch_either():
-    batch = render(range(5), resolution=24, supersample=2)
-    alone = render([4], resolution=24, supersample=2)
-    assert torch.equal(alone.image[0], batch.image[4])
+    finer, alone = (render(numbers, variant=variant, resolution=24, supersample=2) for numbers in (range(5), [4]))
+    assert torch.equal(alone.image[0], finer.image[4])
 
 
 def test_work_in_pieces_gives_the_same_bits(monkeypatch, batches):
@@ -64,10 +61,8 @@ def test_seeds_and_indices_give_other_scenes(batches):
 
 
 def test_variants_differ(batches):
-    means = [batches[variant].image for variant in VARIANTS]
-    for first in range(len(means)):
-        for second in range(first):
-            assert not torch.equal(means[first], means[second])
+    for one, other in itertools.combinations(VARIANTS, 2):
+        assert not torch.equal(batches[one].image, batches[other].image)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -116,19 +111,12 @@ def test_pixel_coordinates_lie_at_the_object(batches, variant):
             assert 0 <= entry["rotation"] < 360
 
 
-def test_camouflage_shares_the_grounds_material(batches):
+def test_camouflage_shares_the_grounds_material_and_palette(batches):
     for scene in batches["camouflage"].metadata:
         assert {entry["material"] for entry in scene["objects"]} == {scene["ground_material"]}
-    assert any(
-        entry["material"] != scene["ground_material"]
-        for scene in batches["textured"].metadata
-        for entry in scene["objects"]
-    )
-
-
-def test_camouflage_also_shares_the_palette(batches):
-    for scene in batches["camouflage"].metadata:
         assert len({tuple(entry["color"]) for entry in scene["objects"]}) == 1
+    textured = batches["textured"].metadata
+    assert any(entry["material"] != scene["ground_material"] for scene in textured for entry in scene["objects"])
 
 
 def test_outd_is_held_out_from_textured(batches):
@@ -219,9 +207,6 @@ def test_rectangles_and_no_scenes_at_all():
 def test_arguments_out_of_range(options, message):
     with pytest.raises(ConfigError, match=message):
         render([0], **options)
-
-
-def test_negative_scene_numbers_are_refused():
     with pytest.raises(ConfigError, match="indices: scene numbers start at 0, got -2"):
         render([0, -2])
 
