@@ -28,7 +28,7 @@ from PIL import Image
 import slotlab
 from slotlab.data import open_data
 from slotlab.data.folders import image_files
-from slotlab.data.images import to_pixels
+from slotlab.data.images import read_image, to_pixels
 
 DIFFERENT = 1_000
 SIDE, GAP, COLUMNS = 112, 4, 8
@@ -70,7 +70,8 @@ def draw_sheet(images: Path, model: str, out: Path) -> None:
             for line, path in enumerate((Path(outcome.image), overlay)):
                 left = place % COLUMNS * (SIDE + GAP)
                 top = place // COLUMNS * (2 * SIDE + 3 * GAP) + line * (SIDE + GAP)
-                sheet.paste(Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+                drawn = Image.fromarray(read_image(path)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+                sheet.paste(drawn, (left, top))
     sheet.save(out)
 
 
