@@ -55,7 +55,7 @@ class Decoded(NamedTuple):
     format: str | None = None
 
 
-# --- finding files ---------------------------------------------------------------------------------
+# --- finding files --------------------------------------------------------------------------------
 
 
 def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -122,12 +122,12 @@ def find_images(folder: str | Path) -> list[Path]:
     return found
 
 
-# --- decoding --------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _opened(source: Path | bytes, name: str, limits: Limits | None, remedy: str) -> Iterator[Image.Image]:
-    """Opens an image file or its bytes; whatever Pillow raises becomes a DataError with its name."""
+    """Opens an image file or its bytes; whatever Pillow raises becomes a DataError."""
     formats = None if limits is None else limits.formats
     size = 1
     try:
@@ -164,7 +164,7 @@ def decode_image(
         remedy: ends the error message about a broken file.
 
     Raises:
-        DataError: the file is missing, broken or beyond the limits, or its values have no known range.
+        DataError: the file is missing, broken, too large, or has values of unknown range.
     """
     with _opened(source, name, limits, remedy) as image:
         return Decoded(_rgb(image, name, upright, limits), None, image.mode, image.format)
@@ -242,7 +242,7 @@ def decode_mask(
         return ids.astype(np.uint8) if ids.dtype == bool else ids
 
 
-# --- checks, crop and resize -----------------------------------------------------------------------
+# --- checks, crop and resize ----------------------------------------------------------------------
 
 
 def check_sizes(image: np.ndarray, mask: np.ndarray, image_name: str, mask_name: str) -> None:
@@ -314,7 +314,7 @@ def to_pixels(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     return image.permute(0, 2, 3, 1).contiguous().numpy(), None if mask is None else mask.cpu().numpy()
 
 
-# --- a user's own images ---------------------------------------------------------------------------
+# --- a user's own images --------------------------------------------------------------------------
 
 
 def read_image(

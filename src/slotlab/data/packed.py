@@ -1,4 +1,4 @@
-"""The packed cache: decoded, cropped and resized pixels in flat arrays, read through memory maps."""
+"""The packed cache: decoded, cropped and resized pixels in memory-mapped arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path

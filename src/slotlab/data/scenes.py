@@ -90,7 +90,7 @@ class Scenes:
         return Batch(image=rendered.image, mask=rendered.mask, index=torch.tensor(numbers, device=self.device))
 
     def objects(self, numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
-        """The objects of the scenes with these numbers (a batch's `index`), in the order of their ids."""
+        """The objects of scenes by number (a batch's `index`), in the order of their ids."""
         return [scene["objects"] for scene in self._rendered(numbers).metadata]
 
     def _number(self, row: int) -> int:
@@ -143,7 +143,7 @@ class ScenesInMemory:
         return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The scenes at `positions`, stacked. Renders others too, because a large batch is faster."""
+        """The scenes at `positions`, stacked; renders others too, as a large batch is faster."""
         rows = np.array([checked_position(position, len(self)) for position in positions])
         missing = np.unique(rows[self._indices[rows] < 0])
         if len(missing):
