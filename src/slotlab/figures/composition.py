@@ -54,10 +54,9 @@ def concept_figure(
     cut = cut_outs(model, library, dataset, {int(row) for rows in central for row in rows}, cell)
     cells = [[Cell(cut[int(row)], f"image {library.table.index[row]}") for row in rows] for rows in central]
     headings = [Heading("nearest" if place == 0 else str(place + 1), faint=place > 0) for place in range(members)]
-    labels = [
-        f"{'background' if concept == BACKGROUND else f'concept {concept}'}: {size:,} slots"
-        for concept, size in enumerate(library.sizes)
-    ]
+    names = [f"concept {concept}" for concept in range(library.concepts)]
+    names[BACKGROUND] = "background"
+    labels = [f"{name}: {size:,} slots" for name, size in zip(names, library.sizes, strict=True)]
     return grid(cells, headings, labels)
 
 

@@ -106,8 +106,8 @@ def _second_axis(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _points(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    pairs = [(row["step"], row[name]) for row in rows if "step" in row and math.isfinite(row.get(name, math.nan))]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    shown = [row for row in rows if "step" in row and math.isfinite(row.get(name, math.nan))]
+    return [row["step"] for row in shown], [row[name] for row in shown]
 
 
 BLUE, FAINT = "#0072b2", "0.4"
@@ -132,8 +132,7 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
     lines = math.ceil(diagnosis.slots / PER_ROW)
     columns = min(diagnosis.slots, PER_ROW)
     figure = Figure(figsize=(11, 3.4 + lines * (CELL + 0.45)), facecolor="white", layout="constrained")
-    halves = figure.add_gridspec(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9))
-    above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+    above, below = figure.subfigures(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9))
     panels = above.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()

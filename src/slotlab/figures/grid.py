@@ -35,7 +35,7 @@ PALETTE: tuple[Colour, ...] = tuple(
 
 
 def palette_colour(number: int) -> Colour:
-    """The colour of object or slot `number` (0 or more); the 32 colours repeat."""
+    """The colour of object or slot `number`; the 32 colours repeat."""
     return PALETTE[number % len(PALETTE)]
 
 
@@ -90,9 +90,6 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
 
 
 CELL = 128
-CHECKER = (250, 226)
-OUTLINE = (255, 255, 255)
-DIMMING = 0.45
 
 
 def cell_size(image: Tensor, cell: int = CELL) -> tuple[int, int]:
@@ -132,7 +129,7 @@ def laid_over(photo: Image.Image, labels: np.ndarray, painted: Image.Image, opac
     edges = np.zeros(labels.shape, dtype=bool)
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edges[:-1] |= labels[:-1] != labels[1:]
-    blended[edges] = OUTLINE
+    blended[edges] = 255
     return Image.fromarray(blended)
 
 
@@ -150,7 +147,7 @@ def cut_out(image: Tensor, mask: Tensor, size: tuple[int, int], *, soft: bool = 
     """
     method = Image.Resampling.BILINEAR if soft else Image.Resampling.NEAREST
     rows, columns = np.indices((size[1], size[0])) // 8
-    checker = Image.fromarray(np.where((rows + columns) % 2 == 0, *CHECKER).astype(np.uint8)).convert("RGB")
+    checker = Image.fromarray(np.where((rows + columns) % 2 == 0, 250, 226).astype(np.uint8)).convert("RGB")
     return Image.composite(photograph(image, size), checker, _resized(_levels(mask), size, method))
 
 
@@ -162,7 +159,7 @@ def heat_map(values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.I
 def glow(image: Tensor, values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.Image:
     """Values [H, W] from 0 to `top` as heat over the dimmed, grey image [3, H, W]."""
     levels = np.asarray(_resized(_levels(values, top), size, Image.Resampling.BICUBIC))
-    dimmed = DIMMING * np.asarray(photograph(image, size).convert("L"), dtype=np.float32)[..., None]
+    dimmed = 0.45 * np.asarray(photograph(image, size).convert("L"), dtype=np.float32)[..., None]
     strength = np.minimum(1.0, 1.6 * levels[..., None] / 255)
     return Image.fromarray(((1 - strength) * dimmed + strength * inferno()[levels]).astype(np.uint8))
 
@@ -190,9 +187,9 @@ def _resized(image: Image.Image, size: tuple[int, int], method: Image.Resampling
 
 def _enlarged(segmentation: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Labels int64 [h, w] at (w, h) = `size`: each pixel takes its nearest label."""
-    height, width = segmentation.shape
-    rows = (torch.arange(size[1]) * 2 + 1) * height // (2 * size[1])
-    columns = (torch.arange(size[0]) * 2 + 1) * width // (2 * size[0])
+    rows, columns = (
+        (torch.arange(new) * 2 + 1) * old // (2 * new) for old, new in zip(segmentation.shape, size[::-1], strict=True)
+    )
     return segmentation.detach().cpu()[rows][:, columns].numpy()
 
 

@@ -1,5 +1,6 @@
 """Figures of what a model makes of images: reconstructions, segmentations, slots and attention."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,6 @@ def reconstruction_grid(
         segmentations, slots = output.cpu().segmentations(), output.masks.shape[1]
     true_heading = ["true objects"] if segmentations and mask is not None else []
     painted[output.titles["reconstruction"]] = output.reconstruction
-    captions = [[""] * len(images)] * len(segmentations)
-    if mask is not None:
-        captions = [_captions(segmentation, mask) for segmentation in segmentations.values()]
     rows = []
     for number, image in enumerate(images):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
@@ -83,9 +81,8 @@ def reconstruction_grid(
         row.append(Cell(heat_map(error, size, ERROR_TOP)))
         if segmentations and true is not None:
             row.append(Cell(label_map(true, true_colours(true), size)))
-        for segmentation, caption in zip(segmentations.values(), captions, strict=True):
-            colours = _colours(segmentation[number], true, slots)
-            row.append(Cell(label_map(segmentation[number], colours, size), caption[number]))
+        for owners in (segmentation[number] for segmentation in segmentations.values()):
+            row.append(Cell(label_map(owners, _colours(owners, true, slots), size), _caption(owners, true)))
         rows.append(row)
     headings = [Heading(title) for title in [*painted, "error", *true_heading, *segmentations]]
     return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
@@ -107,9 +104,8 @@ def segmentation_grid(
         row = [Cell(photograph(image, size))]
         if true is not None:
             row.append(Cell(overlay(image, true, true_colours(true), size, OPACITY)))
-        for segmentation in segmentations.values():
-            colours = _colours(segmentation[number], true, output.masks.shape[1])
-            row.append(Cell(overlay(image, segmentation[number], colours, size, OPACITY)))
+        for owners in (segmentation[number] for segmentation in segmentations.values()):
+            row.append(Cell(overlay(image, owners, _colours(owners, true, output.masks.shape[1]), size, OPACITY)))
         rows.append(row)
     true_heading = ["true objects"] if mask is not None else []
     return grid(rows, [Heading(title) for title in ["image", *true_heading, *segmentations]])
@@ -185,9 +181,8 @@ def share_of_image(share: float) -> str:
     return "empty" if share < EMPTY_SHARE else f"{share:.{0 if share >= 0.01 else 1}%} of image"
 
 
-def _colours(segmentation: Tensor, mask: Tensor | None, count: int) -> dict[int, Colour]:
-    slots = range(count)
-    return slot_colours(slots) if mask is None else matched_colours(segmentation, mask.cpu(), slots)
+def _colours(segmentation: Tensor, mask: Tensor | None, slots: int) -> dict[int, Colour]:
+    return slot_colours(range(slots)) if mask is None else matched_colours(segmentation, mask.cpu(), range(slots))
 
 
 def _slot_headings(segmentation: Tensor, colours: dict[int, Colour]) -> list[Heading]:
@@ -209,9 +204,11 @@ def mask_scores(predicted: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _captions(predicted: Tensor, mask: Tensor) -> list[str]:
-    columns = torch.stack(list(mask_scores(predicted, mask.cpu()).values()), dim=1).tolist()
-    return [f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}" for ari, fg, iou, best in columns]
+def _caption(predicted: Tensor, mask: Tensor | None) -> str:
+    if mask is None:
+        return ""
+    ari, fg, iou, best = (float(score) for score in mask_scores(predicted[None], mask[None].cpu()).values())
+    return f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
 
 
 def _check(
@@ -253,10 +250,9 @@ class Look:
         """ARI, FG-ARI, mIoU and mBO by title of the masks; empty without a true mask."""
         if self.mask is None:
             return {}
-        return {
-            title: {name: float(score) for name, score in mask_scores(predicted, self.mask[None]).items()}
-            for title, predicted in self.output.segmentations().items()
-        }
+        mask = self.mask[None]
+        found = {title: mask_scores(owners, mask) for title, owners in self.output.segmentations().items()}
+        return {title: {name: float(score) for name, score in scores.items()} for title, scores in found.items()}
 
     def errors(self) -> dict[str, float]:
         """Error of the reconstruction: MSE (sum and mean) and PSNR in dB."""
@@ -275,11 +271,10 @@ class Look:
             slot_grid(self.image, self.output, mask=self.mask, cell=cell),
             attention_grid(self.image, self.output, mask=self.mask, cell=cell),
         )
-        page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
-        top = 0
-        for part in parts:
+        tops = [0, *itertools.accumulate(part.height for part in parts)]
+        page = Image.new("RGB", (max(part.width for part in parts), tops[-1]), "white")
+        for part, top in zip(parts, tops, strict=False):
             page.paste(part, (0, top))
-            top += part.height
         return page
 
 
@@ -289,8 +284,7 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
 
     Args:
         model: any model with slots; it is in evaluation mode while it runs.
-        image: a file, a tensor [3, H, W] in [0, 1], an array uint8 [H, W, 3] or a Pillow image; see
-            `slotlab.data.images.prepared`.
+        image: a file, a tensor [3, H, W] in [0, 1], an array uint8 [H, W, 3] or a Pillow image.
         mask: the true mask, integers [H, W] or a mask file, of the image's size; 0 = background.
         seed: of the initial slots, and of the noise of samples.
         crop: side of the centred square as a fraction of the shorter side, above 0, at most 1.

@@ -131,8 +131,10 @@ def write_report(
 def render_report(title: str, facts: Sequence[str], introduction: str, sections: Sequence[Section]) -> str:
     """The HTML of a report: complete in itself, without scripts; all text is escaped."""
     environment = templates(Path(__file__).parent, autoescape=True)  # by name it would not be: it ends in .jinja
-    environment.filters["data_uri"] = data_uri
-    environment.filters["paragraphs"] = lambda text: [part for part in text.split("\n\n") if part.strip()]
+    environment.filters |= {
+        "data_uri": data_uri,
+        "paragraphs": lambda text: [p for p in text.split("\n\n") if p.strip()],
+    }
     content = {"title": title, "facts": facts, "introduction": introduction, "sections": sections}
     return environment.get_template("report.html.jinja").render(content, version=slotlab.__version__)
 

@@ -44,13 +44,9 @@ LONGEST_NAME = 220  # bytes: file systems allow 255, and outputs add a suffix an
 
 
 class Outcome(NamedTuple):
-    """What became of one image.
+    """What became of one image; an earlier call wrote what is "kept", "skipped" has a reason.
 
-    Attributes:
-        image: its path.
-        name: path of its outputs below the output folder, without suffix.
-        status: "written"; "kept": written by an earlier call; "skipped": it cannot be read.
-        reason: why it was skipped; else empty.
+    `name` is the path of its outputs below the output folder, without suffix.
     """
 
     image: str
