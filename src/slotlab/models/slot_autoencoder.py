@@ -39,8 +39,6 @@ class SlotAutoencoder(SlotModelBase):
 
     Example:
         >>> import torch
-        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
-        <torch...>
         >>> model = SlotAutoencoder(resolution=16, slot_attention={"slots": 3})
         >>> output = model(torch.rand(2, 3, 16, 16))
         >>> output.slots.shape, output.masks.shape, output.reconstruction.shape
@@ -100,7 +98,7 @@ class SlotAutoencoder(SlotModelBase):
     ) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R] clamped to [0, 1], and masks [B, K, R, R], of any slots [B, K, D].
 
-        Every model with slots has this call; here nothing is sampled, so the other arguments are not used.
+        Every model with slots has this call; nothing is sampled, so the other arguments are not used.
         """
         return finish(self.paint_steps(slots, generator, sampling))
 
@@ -114,11 +112,7 @@ class SlotAutoencoder(SlotModelBase):
         return images, masks
 
     def forward(self, images: Tensor, generator: Generators = None) -> SlotOutput:
-        """Encodes and decodes images [B, 3, R, R] in [0, 1].
-
-        Raises:
-            ValueError: images of another shape than the model was made for.
-        """
+        """Encodes and decodes images [B, 3, R, R] in [0, 1]; ValueError for another shape."""
         slots, attention = self.encoder(images, generator)
         reconstruction, masks, slot_images = self.decode(slots)
         posterior = None

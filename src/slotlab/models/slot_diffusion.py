@@ -100,8 +100,9 @@ class SlotDiffusion(SlotModelBase):
         self.sampling = SamplingSettings(**{"steps": min(SamplingSettings.steps, self.schedule.steps), **sampling})
         check_steps(self.sampling, self.schedule)
         self.slot_dropout, self.guidance_dropout = slot_dropout, guidance_dropout
-        empty = slot_dropout > 0 or guidance_dropout > 0
-        self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, follow["slot_dim"])) if empty else None
+        self.empty_slot = None
+        if slot_dropout > 0 or guidance_dropout > 0:
+            self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, follow["slot_dim"]))
         self.mask_timestep = self.schedule.steps // 4 if mask_timestep is None else mask_timestep
         if not 0 <= self.mask_timestep < self.schedule.steps:
             raise ConfigError(f"mask_timestep: must be from 0 to {self.schedule.steps - 1}, not {mask_timestep!r}")
@@ -160,17 +161,10 @@ class SlotDiffusion(SlotModelBase):
         generator: Generators = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Images of slots, sampled.
+        """Images, float32 [B, 3, R, R] in [0, 1], sampled from slots [B, K, D]; K may differ from the model's.
 
-        Args:
-            slots: [B, K, D]; K may differ from the model's.
-            steps: evaluations of the denoiser; by default the config's, as `sampler` and `guidance`.
-            sampler: "ddpm", "ddim" or "dpm-solver++".
-            generator: one CPU generator, or a list with one per image; an image's noise depends on its own alone.
-            guidance: scale of classifier-free guidance; 1 means none.
-
-        Returns:
-            Images, float32 [B, 3, R, R], clamped to [0, 1].
+        `steps`, `sampler` and `guidance` (see `SamplingSettings`) are the config's by default.
+        `generator` is one CPU generator, or a list with one per image.
 
         Raises:
             ConfigError: an unknown sampler, steps out of range, or guidance for a model trained without.
@@ -196,8 +190,7 @@ class SlotDiffusion(SlotModelBase):
         """`paint` as a generator.
 
         Yields:
-            (steps done, steps, images [B, 3, R, R] as they are expected to become) after each step;
-            decoding them costs time.
+            (steps done, steps, images [B, 3, R, R] as they are expected to become) after each step.
         """
         steps = self._sample_steps(slots, generator, sampling)
         while True:
@@ -243,12 +236,13 @@ class SlotDiffusion(SlotModelBase):
         return finest(maps)
 
     def forward(self, images: Tensor, generator: Generators = None, latents: Tensor | None = None) -> DiffusionOutput:
-        """Slots and denoising of images; in evaluation mode also cross-attention masks, a sample and the ceiling.
+        """Slots and denoising of images [B, 3, R, R] in [0, 1].
+
+        In evaluation mode also cross-attention masks, a sample and the ceiling.
 
         Args:
             images: [B, 3, R, R] in [0, 1].
-            generator: one CPU generator, or a list with one per image; an image's initial slots,
-                timestep and noise depend on its own alone.
+            generator: one CPU generator, or a list with one per image, for slots, timestep and noise.
             latents: `latents(images)`, if cached.
 
         Raises:

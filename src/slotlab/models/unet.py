@@ -298,11 +298,7 @@ class Denoiser(nn.Module):
             latents: [B, latent_channels, h, w]; the sides multiples of 2 ** (levels - 1).
             timesteps: [B], from 0 (little noise) to T - 1.
             slots: [B, K, slot_dim], or what `slot_context` made of them.
-            maps: a list to append the cross-attention of each transformer layer to, [B, K, h', w'],
-                averaged over heads.
-
-        Returns:
-            The prediction, of the shape of `latents`.
+            maps: each transformer layer's mean cross-attention over heads, [B, K, h', w'], is appended.
 
         Raises:
             ValueError: latents or slots of another shape.
