@@ -1,8 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
 from slotlab.models import SlotAutoencoder
-from slotlab.models.building import initialise
+from slotlab.models.building import evaluating, initialise
 
 
 def test_a_stack_of_convolutions_keeps_the_size_of_its_signal():
@@ -26,3 +27,15 @@ def test_biases_start_at_zero_and_recurrence_orthogonal():
     for gate in cell.weight_hh.chunk(3):
         torch.testing.assert_close(gate @ gate.T, torch.eye(8), atol=1e-5, rtol=0)
     assert cell.bias_ih.abs().sum() == cell.bias_hh.abs().sum() == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_also_after_an_error(training):
+    model = nn.Sequential(nn.Linear(2, 2)).train(training)
+    with evaluating(model):
+        assert not model.training
+        assert not model[0].training
+    assert (model.training, model[0].training) == (training, training)
+    with pytest.raises(KeyError), evaluating(model):
+        raise KeyError
+    assert (model.training, model[0].training) == (training, training)
