@@ -54,7 +54,7 @@ class Swapped(NamedTuple):
 def edit_by_words(
     model: Model, scene: Scene, words: EditWords, seed: int = 0, crop: float = 1.0
 ) -> tuple[EditedSlots, list[Swapped]]:
-    """Does the edits of `words` to a scene.
+    """Does the edits of `words` to a scene; also returns the other image of each swap.
 
     Args:
         model: the model that read the scene; it also reads the other images.
@@ -63,13 +63,8 @@ def edit_by_words(
         seed: for the initial slots of other images, and for the member of a concept.
         crop: of other images, a fraction of the shorter side.
 
-    Returns:
-        The edited slots, and the other image of each swap.
-
     Raises:
         ConfigError: words of another form, or an edit that cannot be done.
-        DataError: another image cannot be read.
-        CheckpointError: a library cannot be read, or is another model's.
 
     Example:
         >>> import slotlab

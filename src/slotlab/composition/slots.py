@@ -81,16 +81,9 @@ def extract(model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: i
     processes share the images and all return the whole table. It is held in memory: 56 MB for
     10,000 images of 11 slots of width 128.
 
-    Args:
-        model: any model with slots.
-        dataset: from `slotlab.open_data`, at the model's resolution.
-        batch_size: images at a time.
-        seed: for the initial slots.
-
     Raises:
         CheckpointError: the model has no slots, or its slots are not finite.
         DataError: an image cannot be read.
-        ValueError: the images have another size than the model's.
 
     Example:
         >>> import slotlab
@@ -110,13 +103,13 @@ def extract_steps(
 ) -> Generator[int, None, SlotTable]:
     """`extract` step by step: yields the number of images done since the last step."""
     slot_model = with_slots(model)
-    position = place_among_processes().share(len(dataset)).start
+    position = first = place_among_processes().share(len(dataset)).start
     parts: list[dict[str, np.ndarray]] = []
     for batch, output in outputs(slot_model, dataset, batch_size=batch_size, seed=seed, segment_only=True):
         parts.append(_rows(output, output.segmentation(slot_model.finer_masks), batch, position, dataset))
         position += len(batch["index"])
         yield len(batch["index"])
-    images = sum(from_all([position - place_among_processes().share(len(dataset)).start]))
+    images = sum(from_all([position - first]))
     parts = from_all(parts)
     columns = {
         name: np.concatenate([part[name] for part in parts])
