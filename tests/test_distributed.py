@@ -71,11 +71,8 @@ def test_the_table_of_slots_is_the_same(alone_and_shared):
     for name in ("position", "index", "number", "background", "concept"):
         assert np.array_equal(one[name], two[name]), name
     np.testing.assert_allclose(two["slots"], one["slots"], atol=1e-5)
-
-
-def test_nothing_temporary_is_left_of_the_slots(alone_and_shared):
     for folder in alone_and_shared:
-        assert not list((folder / "library").rglob(".*"))
+        assert not list((folder / "library").rglob(".*"))  # nothing temporary is left
 
 
 def test_compositions_are_shared_out_and_complete(alone_and_shared):
