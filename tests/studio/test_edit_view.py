@@ -6,12 +6,9 @@ import time
 import zipfile
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from visiting import choose_model, click_at, download, frame, pressed, tab, unfold
-
-from slotlab.models import SlotDiffusion
 
 
 def test_objects_are_removed_and_brought_back(visit):
@@ -111,7 +108,6 @@ def test_edits_of_two_users_do_not_mix(visit):
         assert numbers == [number for number in range(4) if number != slot]
 
 
-@pytest.mark.skipif(not hasattr(SlotDiffusion, "paint_steps"), reason="paint has no steps yet")
 def test_a_sampled_edit_shows_previews_and_can_be_stopped(visit, models):
     page = visit()
     choose_model(page, "diffusion")

@@ -2,32 +2,15 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from slotlab.cli.options import (
-    BatchSize,
-    Count,
-    Data,
-    Device,
-    Features,
-    ImageOptions,
-    Inception,
-    Library,
-    OptionalData,
-    Run,
-    Seed,
-    Split,
-    SquareCrop,
-    app,
-    command,
-    open_from_options,
-    say,
-    shown,
-    speaks,
-)
+from slotlab.cli import options
+from slotlab.cli.options import app, command, open_from_options, say, shown, speaks
 from slotlab.errors import ConfigError
 
 concepts_app = typer.Typer(no_args_is_help=True, help="Group the slots of many images into concepts.")
@@ -36,26 +19,24 @@ app.add_typer(concepts_app, name="concepts")
 
 @command(concepts_app, shared=True)
 def fit(
-    run: Run,
-    data: Data,
-    images: ImageOptions,
-    out: Annotated[Path, typer.Option(metavar="LIBRARY", help="Folder of the library; an existing one is replaced.")],
+    run: options.Run,
+    data: options.Data,
+    images: options.ImageOptions,
+    out: Annotated[Path, Option(metavar="LIBRARY", help="Folder of the library; an existing one is replaced.")],
     concepts: Annotated[
         str | None,
-        typer.Option(metavar="K|silhouette", help="Number of concepts with the background. Default: as many as slots."),
+        Option(metavar="K|silhouette", help="Number of concepts with the background. Default: as many as slots."),
     ] = None,
-    split: Split = "train",
-    count: Count = None,
-    batch_size: BatchSize = 32,
-    seed: Seed = 0,
-    device: Device = "auto",
+    split: options.Split = "train",
+    count: options.Count = None,
+    batch_size: options.BatchSize = 32,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ) -> None:
     """Make a concept library: group the slots of a data set by K-means.
 
     [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out runs/first/concepts[/bold]
     """
-    from rich.console import Console
-
     from slotlab.checkpoints import load
     from slotlab.composition import fit_library_steps
     from slotlab.reporting.tables import concept_table
@@ -74,24 +55,21 @@ def fit(
         sources={"model": str(run), "data": data, "opening": opening},
     )
     library = shown("encoding slots", len(dataset), steps)
-    if not speaks():
-        return
-    Console().print(concept_table(library))
+    say(concept_table(library))
     say(f"library: {out}; next: slotlab concepts show {shlex.quote(str(out))}")
     say(f"or slotlab compose {shlex.quote(str(run))} {shlex.quote(str(out))} --out DIR")
 
 
 @command(concepts_app, "show")
 def show_concepts(
-    library: Library,
-    model: Annotated[str | None, typer.Option(help="Where the model is now, if it was moved.")] = None,
-    data: Annotated[str | None, typer.Option(help="Where the data is now, if it was moved.")] = None,
-    members: Annotated[int, typer.Option(min=1, help="How many of each concept's most central members to draw.")] = 10,
+    library: options.Library,
+    model: Annotated[str | None, Option(help="Where the model is now, if it was moved.")] = None,
+    data: Annotated[str | None, Option(help="Where the data is now, if it was moved.")] = None,
+    members: Annotated[int, Option(min=1, help="How many of each concept's most central members to draw.")] = 10,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", dir_okay=False, help="The figure. Default: concepts.png in the library."),
+        Path | None, Option(metavar="PNG", dir_okay=False, help="The figure. Default: concepts.png in the library.")
     ] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Print the sizes of the concepts, and draw their most central members.
 
@@ -101,8 +79,6 @@ def show_concepts(
 
     [bold]slotlab concepts show scenes-64 --members 20 --out concepts.png[/bold]
     """
-    from rich.console import Console
-
     from slotlab.checkpoints import load
     from slotlab.composition import ConceptLibrary
     from slotlab.composition.library import PICTURE_FILE
@@ -113,7 +89,7 @@ def show_concepts(
 
     folder = library_folder(library)
     concepts = ConceptLibrary.load(folder)
-    Console().print(concept_table(concepts))
+    say(concept_table(concepts))
     released = is_released(folder.parent)
     figure = out or folder / PICTURE_FILE
     if out is not None or not released:
@@ -128,28 +104,27 @@ def show_concepts(
 
 @command(app, shared=True)
 def compose(
-    run: Run,
-    library: Library,
-    images: ImageOptions,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
-    protocol: Annotated[str, typer.Option(help="report, shuffle or scene.")] = "report",
+    run: options.Run,
+    library: options.Library,
+    images: options.ImageOptions,
+    out: Annotated[Path, Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
+    protocol: Annotated[str, Option(help="report, shuffle or scene.")] = "report",
     concept: Annotated[
-        list[int] | None,
-        typer.Option(metavar="K", help="Instead of a protocol: a member of this concept; may be repeated."),
+        list[int] | None, Option(metavar="K", help="Instead of a protocol: a member of this concept; may be repeated.")
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of compositions.")] = 2048,
-    seed: Seed = 0,
-    batch_size: BatchSize = 32,
-    score: Annotated[bool, typer.Option("--score", help="Score them against the real images of --data.")] = False,
-    data: OptionalData = None,
-    split: Split = "val",
-    real_count: Annotated[int | None, typer.Option(help="Use at most this many real images. Default: all.")] = None,
-    features: Features = "inception",
-    inception: Inception = None,
+    count: Annotated[int, Option(help="Number of compositions.")] = 2048,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 32,
+    score: Annotated[bool, Option("--score", help="Score them against the real images of --data.")] = False,
+    data: options.OptionalData = None,
+    split: options.Split = "val",
+    real_count: Annotated[int | None, Option(help="Use at most this many real images. Default: all.")] = None,
+    features: options.Features = "inception",
+    inception: options.Inception = None,
     sheet: Annotated[
-        int, typer.Option(min=0, help="Number of compositions on sheet.png, beside their sources; 0: no sheet.")
+        int, Option(min=0, help="Number of compositions on sheet.png, beside their sources; 0: no sheet.")
     ] = 8,
-    device: Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Compose new images from slots of many images.
 
@@ -159,8 +134,6 @@ def compose(
 
     [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features efficientnet-lite0[/bold]
     """
-    from rich.console import Console
-
     from slotlab.checkpoints import load
     from slotlab.composition import ConceptLibrary, compose_steps, score_compositions_steps
     from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
@@ -194,53 +167,57 @@ def compose(
             print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
     if network is not None and real is not None:
         beside = None if is_released(folder.parent) else folder / SCORE_FOLDER
-        scores = shown("scoring", None, score_compositions_steps(model, concepts, out, real, network, beside))
-        if speaks():
-            Console().print(composition_table(scores))
+        steps = score_compositions_steps(model, concepts, out, real, network, beside)
+        say(composition_table(shown("scoring", None, steps)))
     say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")
+
+
+Words = list[str] | None
+
+
+@dataclass(frozen=True)
+class EditWords:
+    """The edits of a command line, in the order in which they are done; `cli.edit.FORMS` has their forms."""
+
+    keep: Annotated[list[int] | None, Option(metavar="K", help="Leave out all slots but these.")] = None
+    remove: Annotated[list[int] | None, Option(metavar="K", help="Leave out a slot.")] = None
+    swap: Annotated[Words, Option(metavar="K=IMAGE:J", help="Exchange slot K for slot J of another image.")] = None
+    replace: Annotated[
+        Words, Option(metavar="K=LIBRARY:CONCEPT", help="Put a member of a concept in the place of slot K.")
+    ] = None
+    interpolate: Annotated[
+        Words, Option(metavar="K=IMAGE:J:AMOUNT", help="Mix slot K (amount 0) with slot J of another image (1).")
+    ] = None
+    add: Annotated[Words, Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")] = (
+        None
+    )
+    background: Annotated[str | None, Option(metavar="IMAGE", help="Take the background of another image.")] = None
+    move: Annotated[
+        Words, Option(metavar="K:DX,DY", help="Move right and down by fractions of the side (relative frames only).")
+    ] = None
+    resize: Annotated[
+        Words, Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames only).")
+    ] = None
+
+    def __bool__(self) -> bool:
+        """Whether there is any edit."""
+        return any(vars(self).values())
 
 
 @command(app)
 def edit(
-    run: Run,
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")],
-    keep: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out all slots but these.")] = None,
-    remove: Annotated[list[int] | None, typer.Option(metavar="K", help="Leave out a slot.")] = None,
-    swap: Annotated[
-        list[str] | None, typer.Option(metavar="K=IMAGE:J", help="Exchange slot K for slot J of another image.")
-    ] = None,
-    replace: Annotated[
-        list[str] | None,
-        typer.Option(metavar="K=LIBRARY:CONCEPT", help="Put a member of a concept in the place of slot K."),
-    ] = None,
-    interpolate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="K=IMAGE:J:AMOUNT", help="Mix slot K (amount 0) with slot J of another image (1)."),
-    ] = None,
-    add: Annotated[
-        list[str] | None, typer.Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")
-    ] = None,
-    background: Annotated[
-        str | None, typer.Option(metavar="IMAGE", help="Take the background of another image.")
-    ] = None,
-    move: Annotated[
-        list[str] | None,
-        typer.Option(metavar="K:DX,DY", help="Move right and down by fractions of the side (relative frames only)."),
-    ] = None,
-    resize: Annotated[
-        list[str] | None, typer.Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames only).")
-    ] = None,
-    keep_outside: Annotated[
-        bool, typer.Option("--keep-outside", help="Keep the pixels outside the edited region.")
-    ] = False,
+    run: options.Run,
+    image: Annotated[Path, Argument(help="An image file.")],
+    out: Annotated[Path, Option(metavar="DIR", help="Output folder.")],
+    words: EditWords,
+    keep_outside: Annotated[bool, Option("--keep-outside", help="Keep the pixels outside the edited region.")] = False,
     sampler: Annotated[
-        str | None, typer.Option(help="Slot diffusion: ddpm, ddim or dpm-solver++. Default: the model's own.")
+        str | None, Option(help="Slot diffusion: ddpm, ddim or dpm-solver++. Default: the model's own.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Slot diffusion: sampling steps. Default: the model's own.")] = None,
-    crop: SquareCrop = 1.0,
-    seed: Seed = 0,
-    device: Device = "auto",
+    steps: Annotated[int | None, Option(help="Slot diffusion: sampling steps. Default: the model's own.")] = None,
+    crop: options.SquareCrop = 1.0,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ) -> None:
     """Edit the objects of an image. Without an edit, write slots.png, which shows the number of each slot.
 
@@ -252,24 +229,13 @@ def edit(
     replace, interpolate, add, background, move, resize.
     """
     from slotlab.checkpoints import load
-    from slotlab.cli.edit import EditWords, edit_by_words
+    from slotlab.cli.edit import edit_by_words
     from slotlab.composition.edits import paint_edit, read_scene
     from slotlab.figures.composition import write_edit, write_slots
     from slotlab.models.sampling import SamplingSettings
 
     model = load(run, device)
     scene = read_scene(model, image, seed, crop)
-    words = EditWords(
-        keep=keep or (),
-        remove=remove or (),
-        swap=swap or (),
-        replace=replace or (),
-        interpolate=interpolate or (),
-        add=add or (),
-        move=move or (),
-        resize=resize or (),
-        background=background,
-    )
     if not words:
         say(f"{len(scene.slots)} slots, numbered in {write_slots(out, scene)}; remove one with --remove K")
         return

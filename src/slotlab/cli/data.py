@@ -5,20 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from slotlab.cli.options import (
-    MAX_OBJECTS,
-    MIN_OBJECTS,
-    SUPERSAMPLE,
-    Count,
-    DataPath,
-    ImageOptions,
-    Seed,
-    app,
-    command,
-    say,
-    shown,
-)
+from slotlab.cli import options
+from slotlab.cli.options import app, command, say, shown
 from slotlab.errors import ConfigError
 
 scenes_app = typer.Typer(no_args_is_help=True, help="Render labelled scenes: no data set needed.")
@@ -29,14 +19,14 @@ app.add_typer(data_app, name="data")
 
 @command(scenes_app)
 def write(
-    out: Annotated[Path, typer.Argument(help="Output folder. Re-run the same command to resume.")],
-    variant: Annotated[str, typer.Option(help="plain, textured, camouflage or outd.")] = "textured",
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 200,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
-    seed: Seed = 1,
-    min_objects: Annotated[int, MIN_OBJECTS] = 3,
-    max_objects: Annotated[int, MAX_OBJECTS] = 10,
-    supersample: Annotated[int, SUPERSAMPLE] = 2,
+    out: Annotated[Path, Argument(help="Output folder. Re-run the same command to resume.")],
+    variant: Annotated[str, Option(help="plain, textured, camouflage or outd.")] = "textured",
+    count: Annotated[int, Option(help="Number of scenes.")] = 200,
+    size: Annotated[int, Option(help="Side of the images in pixels.")] = 128,
+    seed: options.Seed = 1,
+    min_objects: Annotated[int, options.MIN_OBJECTS] = 3,
+    max_objects: Annotated[int, options.MAX_OBJECTS] = 10,
+    supersample: Annotated[int, options.SUPERSAMPLE] = 2,
 ) -> None:
     """Write rendered scenes to disk in the published CLEVRTex layout.
 
@@ -54,33 +44,31 @@ def write(
 
 
 @command(data_app)
-def check(path: DataPath) -> None:
+def check(path: options.DataPath) -> None:
     """Read a whole data set and report counts, sizes, objects per image, and broken files.
 
     The status is 1 if a file is broken.
 
     [bold]slotlab data check data/scenes[/bold]
     """
-    from rich.console import Console
-
     from slotlab.data.check import check_data_steps
     from slotlab.reporting.tables import data_table
 
     found = shown(f"reading {path}", None, check_data_steps(path))
-    Console().print(data_table(found))
+    say(data_table(found))
     if found.broken:
         raise typer.Exit(1)
 
 
 @command(data_app)
 def pack(
-    path: DataPath,
-    out: Annotated[Path, typer.Argument(help="Folder of the packed cache.")],
-    images: ImageOptions,
-    resolution: Annotated[int | None, typer.Option(help="Side of the packed images.")] = None,
-    count: Count = None,
+    path: options.DataPath,
+    out: Annotated[Path, Argument(help="Folder of the packed cache.")],
+    images: options.ImageOptions,
+    resolution: Annotated[int | None, Option(help="Side of the packed images.")] = None,
+    count: options.Count = None,
     latents: Annotated[
-        str | None, typer.Option(metavar="RUN|NAME", help="Also pack the latents of this autoencoder.")
+        str | None, Option(metavar="RUN|NAME", help="Also pack the latents of this autoencoder.")
     ] = None,
 ) -> None:
     """Pack a data set, cropped and resized, into a memory-mapped cache that is read without decoding.
@@ -92,12 +80,12 @@ def pack(
     """
     from slotlab.data.packing import pack_steps
 
-    options: dict[str, Any] = images.set()
+    more: dict[str, Any] = images.set()
     if latents is not None:
         from slotlab.checkpoints import load_autoencoder
 
         if resolution is None:
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder encodes")
-        options["latents"] = load_autoencoder(latents, resolution)
-    shown("packing", None, pack_steps(path, out, resolution=resolution, count=count, **options))
+        more["latents"] = load_autoencoder(latents, resolution)
+    shown("packing", None, pack_steps(path, out, resolution=resolution, count=count, **more))
     say(f"packed into {out}; train with: slotlab train PRESET --data {shlex.quote(str(out))} --out RUN")

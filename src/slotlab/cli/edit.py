@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from slotlab.cli.composition import EditWords
 from slotlab.composition import edits
 from slotlab.composition.edits import EditedSlots, Scene, read_scene
 from slotlab.composition.library import load_library
@@ -22,25 +22,6 @@ FORMS = {
     "move": ("K:DX,DY", f"{WHOLE}:{NUMBER},{NUMBER}"),
     "resize": ("K:FACTOR", f"{WHOLE}:{NUMBER}"),
 }
-
-
-@dataclass(frozen=True)
-class EditWords:
-    """The edits of a command line, in the order in which they are done; `FORMS` has their forms."""
-
-    keep: Sequence[int] = ()
-    remove: Sequence[int] = ()
-    swap: Sequence[str] = ()
-    replace: Sequence[str] = ()
-    interpolate: Sequence[str] = ()
-    add: Sequence[str] = ()
-    background: str | None = None
-    move: Sequence[str] = ()
-    resize: Sequence[str] = ()
-
-    def __bool__(self) -> bool:
-        """Whether there is any edit."""
-        return any(getattr(self, field.name) for field in fields(self))
 
 
 class Swapped(NamedTuple):
@@ -87,29 +68,29 @@ def edit_by_words(
     edit = edits.keep(scene, words.keep or range(len(scene.slots)))
     if words.remove:
         edit = edits.remove(edit, words.remove)
-    for word in words.swap:
+    for word in words.swap or ():
         slot, image, theirs = _parts("swap", word)
         edit, swapped[image] = edits.swap(edit, swapped.get(image) or other(image), int(slot), int(theirs))
-    for number, word in enumerate(words.replace):
+    for number, word in enumerate(words.replace or ()):
         slot, library, concept = _parts("replace", word)
         try:
             member = load_library(library, model).draw(int(concept), seeded_generator(seed, number))
         except ConfigError as error:
             raise ConfigError(f"--replace {word}: {error}: slotlab concepts show {library}") from None
         edit = edits.replace(edit, int(slot), member)
-    for word in words.interpolate:
+    for word in words.interpolate or ():
         slot, image, theirs, amount = _parts("interpolate", word)
         vector = edits.keep(other(image), [int(theirs)]).slots[0]
         edit = edits.interpolate(edit, int(slot), vector, float(amount))
-    for word in words.add:
+    for word in words.add or ():
         image, theirs = _parts("add", word)
         edit = edits.add(edit, other(image), int(theirs))
     if words.background is not None:
         edit = edits.take_background(edit, scene, other(words.background))
-    for word in words.move:
+    for word in words.move or ():
         slot, dx, dy = _parts("move", word)
         edit = edits.move(model, edit, int(slot), float(dx), float(dy))
-    for word in words.resize:
+    for word in words.resize or ():
         slot, factor = _parts("resize", word)
         edit = edits.resize(model, edit, int(slot), float(factor))
     return edit, [Swapped(image, scenes[image], theirs) for image, theirs in swapped.items()]

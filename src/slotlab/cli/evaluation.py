@@ -3,42 +3,23 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from slotlab.cli.options import (
-    BatchSize,
-    Count,
-    Data,
-    Device,
-    Features,
-    ImageOptions,
-    Inception,
-    Json,
-    MaskSource,
-    OptionalData,
-    Run,
-    Seed,
-    Split,
-    app,
-    command,
-    open_from_options,
-    say,
-    shown,
-    speaks,
-)
+from slotlab.cli import options
+from slotlab.cli.options import app, command, open_from_options, say, shown, speaks
 
 
 @command(app, shared=True)
 def evaluate(
-    run: Run,
-    data: Data,
-    images: ImageOptions,
-    split: Split = "test",
-    count: Count = None,
-    batch_size: BatchSize = 32,
-    seed: Seed = 0,
-    json: Json = None,
-    device: Device = "auto",
+    run: options.Run,
+    data: options.Data,
+    images: options.ImageOptions,
+    split: options.Split = "test",
+    count: options.Count = None,
+    batch_size: options.BatchSize = 32,
+    seed: options.Seed = 0,
+    json: options.Json = None,
+    device: options.Device = "auto",
 ) -> None:
     """Score a model's masks and attention masks (ARI, FG-ARI, mIoU, mBO) and its reconstructions.
 
@@ -48,8 +29,6 @@ def evaluate(
 
     [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
-    from rich.console import Console
-
     from slotlab.checkpoints import load
     from slotlab.evaluation import evaluate_steps
     from slotlab.released import is_released, model_folder
@@ -63,7 +42,7 @@ def evaluate(
     result = shown("evaluating", len(dataset), steps)
     if not speaks():
         return
-    Console().print(evaluation_table(result))
+    say(evaluation_table(result))
     for warning in result.warnings:
         say(f"warning: {warning}")
     if not is_released(folder):
@@ -74,20 +53,20 @@ def evaluate(
 
 @command(app, shared=True)
 def diagnose(
-    run: Run,
-    data: Data,
-    images: ImageOptions,
-    split: Split = "val",
-    count: Count = None,
-    mask_source: MaskSource = None,
-    batch_size: BatchSize = 32,
-    seed: Seed = 0,
+    run: options.Run,
+    data: options.Data,
+    images: options.ImageOptions,
+    split: options.Split = "val",
+    count: options.Count = None,
+    mask_source: options.MaskSource = None,
+    batch_size: options.BatchSize = 32,
+    seed: options.Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", dir_okay=False, help="The figure. Default: diagnostics.png in the run, or here."),
+        Option(metavar="PNG", dir_okay=False, help="The figure. Default: diagnostics.png in the run, or here."),
     ] = None,
-    json: Json = None,
-    device: Device = "auto",
+    json: options.Json = None,
+    device: options.Device = "auto",
 ) -> None:
     """Find out what is wrong with a model's slots, which setting to try, and where each slot owns the pixels.
 
@@ -96,8 +75,6 @@ def diagnose(
 
     [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
     """
-    from rich.console import Console
-
     from slotlab.checkpoints import load
     from slotlab.evaluation import diagnose_steps
     from slotlab.figures.curves import diagnosis_figure, figure_image
@@ -117,7 +94,7 @@ def diagnose(
     source = mask_source or model.finer_masks
     protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
     numbers, warnings = found.numbers(), found.warnings()
-    Console().print(diagnosis_table(numbers, f"{protocol_line(protocol)}, masks: {source}"))
+    say(diagnosis_table(numbers, f"{protocol_line(protocol)}, masks: {source}"))
     for warning in warnings:
         say(f"warning: {warning}")
     if not warnings:
@@ -132,12 +109,12 @@ def diagnose(
 
 @command(app)
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    data: OptionalData = None,
-    images: Annotated[int, typer.Option(help="Number of images to show.")] = 8,
-    library: Annotated[Path | None, typer.Option(help="A concept library of the run to show.")] = None,
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder.")],
+    data: options.OptionalData = None,
+    images: Annotated[int, Option(help="Number of images to show.")] = 8,
+    library: Annotated[Path | None, Option(help="A concept library of the run to show.")] = None,
     compositions: Annotated[
-        list[Path] | None, typer.Option("--composition", metavar="DIR", help="Output of `compose`; may be repeated.")
+        list[Path] | None, Option("--composition", metavar="DIR", help="Output of `compose`; may be repeated.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML file with a run's images, scores, protocol, curves and settings.
@@ -154,16 +131,14 @@ def report(
 
 @command(app)
 def fid(
-    real: Annotated[str, typer.Argument(metavar="DIR_A", help="Folder of real images, or saved statistics (.npz).")],
-    generated: Annotated[str, typer.Argument(metavar="DIR_B", help="Folder of generated images, or an .npz file.")],
-    features: Features = "inception",
-    inception: Inception = None,
-    split: Annotated[str | None, typer.Option(help="Split of the real images, for the protocol line.")] = None,
-    mixed_sizes: Annotated[
-        bool, typer.Option("--mixed-sizes", help="Allow images of several sizes in a folder.")
-    ] = False,
-    json: Json = None,
-    device: Device = "auto",
+    real: Annotated[str, Argument(metavar="DIR_A", help="Folder of real images, or saved statistics (.npz).")],
+    generated: Annotated[str, Argument(metavar="DIR_B", help="Folder of generated images, or an .npz file.")],
+    features: options.Features = "inception",
+    inception: options.Inception = None,
+    split: Annotated[str | None, Option(help="Split of the real images, for the protocol line.")] = None,
+    mixed_sizes: Annotated[bool, Option("--mixed-sizes", help="Allow images of several sizes in a folder.")] = False,
+    json: options.Json = None,
+    device: options.Device = "auto",
 ) -> None:
     """Compare two folders of images: Frechet distance (clean-FID) and kernel distance (KID), with their protocol.
 

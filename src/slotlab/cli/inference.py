@@ -7,22 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from slotlab.cli.options import (
-    BatchSize,
-    Device,
-    Json,
-    MaskSource,
-    ModelOption,
-    Models,
-    Seed,
-    SquareCrop,
-    app,
-    command,
-    say,
-    shown,
-    speaks,
-)
+from slotlab.cli import options
+from slotlab.cli.options import app, command, say, shown, speaks
 from slotlab.errors import ConfigError
 
 MOST_SHOWN = 20
@@ -30,15 +18,15 @@ MOST_SHOWN = 20
 
 @command(app, shared=True)
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images at any depth.")],
-    model: ModelOption,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
-    fit: Annotated[str, typer.Option(help="letterbox, stretch or crop: how to make an image square.")] = "letterbox",
-    mask_source: MaskSource = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 32,
-    json: Json = None,
-    device: Device = "auto",
+    images: Annotated[list[Path], Argument(help="Image files, or folders with images at any depth.")],
+    model: options.ModelOption,
+    out: Annotated[Path, Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
+    fit: Annotated[str, Option(help="letterbox, stretch or crop: how to make an image square.")] = "letterbox",
+    mask_source: options.MaskSource = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 32,
+    json: options.Json = None,
+    device: options.Device = "auto",
 ) -> None:
     """Segment images of any size and number into objects.
 
@@ -78,12 +66,12 @@ def segment(
 
 @command(app)
 def show(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder: one figure per image and model.")],
-    model: Models = None,
-    crop: SquareCrop = 1.0,
-    seed: Seed = 0,
-    device: Device = "auto",
+    images: Annotated[list[Path], Argument(help="Image files.")],
+    out: Annotated[Path, Option(metavar="DIR", help="Output folder: one figure per image and model.")],
+    model: options.Models = None,
+    crop: options.SquareCrop = 1.0,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ) -> None:
     """Draw what a model makes of images: reconstruction, error, masks, every slot, and attention by iteration.
 
@@ -106,15 +94,15 @@ def show(
 
 @command(app)
 def studio(
-    model: Models = None,
+    model: options.Models = None,
     library: Annotated[
         list[str] | None,
-        typer.Option(metavar="LIBRARY|NAME", help="A concept library of one of the models; may be repeated."),
+        Option(metavar="LIBRARY|NAME", help="A concept library of one of the models; may be repeated."),
     ] = None,
-    runs: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of training runs to watch.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
-    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
-    device: Device = "auto",
+    runs: Annotated[Path | None, Option(metavar="DIR", help="A folder of training runs to watch.")] = None,
+    port: Annotated[int | None, Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
+    browser: Annotated[bool, Option(help="Open the page in a browser.")] = True,
+    device: options.Device = "auto",
 ) -> None:
     """Open the studio in a browser: see the objects that a model finds, edit them, and compose new images.
 

@@ -3,30 +3,28 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from slotlab.cli.options import Device, OptionalData, Run, app, command, say, shown
+from slotlab.cli import options
+from slotlab.cli.options import app, command, say, shown
 
 
 @command(app)
 def models() -> None:
     """List the trained models that come with slotlab, and the presets for training others."""
-    from rich.console import Console
-
     from slotlab.reporting.tables import preset_table, released_table
 
-    console = Console()
-    console.print(released_table())
-    console.print(preset_table())
+    say(released_table())
+    say(preset_table())
 
 
 @command(app)
 def publish(
-    run: Run,
-    to: Annotated[str, typer.Option(metavar="FOLDER|hf:OWNER/NAME", help="A new folder, or a name on the hub.")],
-    data: OptionalData = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository on the hub private.")] = False,
-    device: Device = "auto",
+    run: options.Run,
+    to: Annotated[str, Option(metavar="FOLDER|hf:OWNER/NAME", help="A new folder, or a name on the hub.")],
+    data: options.OptionalData = None,
+    private: Annotated[bool, Option("--private", help="Make a new repository on the hub private.")] = False,
+    device: options.Device = "auto",
 ) -> None:
     """Release a model: float16 weights, scores, images, concept library and a card, in a folder or on the hub.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from slotlab import __version__
 from slotlab.errors import ConfigError
@@ -36,7 +37,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def slotlab(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Find the objects in images without labels, measure how well, and edit and recombine them.
@@ -49,22 +50,22 @@ def slotlab(
 
 # Models and concept libraries.
 RUN_HELP = "A run folder, the name of a trained model (slotlab models), or owner/name of one on the hub."
-Run = Annotated[str, typer.Argument(metavar="RUN|NAME", help=RUN_HELP)]
-ModelOption = Annotated[str, typer.Option("--model", metavar="RUN|NAME", help=RUN_HELP)]
-Models = Annotated[list[str] | None, typer.Option(metavar="RUN|NAME", help=f"May be repeated. {RUN_HELP}")]
+Run = Annotated[str, Argument(metavar="RUN|NAME", help=RUN_HELP)]
+ModelOption = Annotated[str, Option("--model", metavar="RUN|NAME", help=RUN_HELP)]
+Models = Annotated[list[str] | None, Option(metavar="RUN|NAME", help=f"May be repeated. {RUN_HELP}")]
 LIBRARY_HELP = "The folder of a library, or the name of a trained model that comes with one."
-Library = Annotated[str, typer.Argument(metavar="LIBRARY|NAME", help=LIBRARY_HELP)]
+Library = Annotated[str, Argument(metavar="LIBRARY|NAME", help=LIBRARY_HELP)]
 
 # Data sets.
 DATA_HELP = "A data set folder or file of any supported kind, kind:PATH to force one, or scenes:VARIANT."
-DataPath = Annotated[str, typer.Argument(metavar="PATH", help=DATA_HELP)]
-Data = Annotated[str, typer.Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
-OptionalData = Annotated[str | None, typer.Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
-Split = Annotated[str, typer.Option(help="train, val, test or all.")]
-Count = Annotated[int | None, typer.Option(min=1, help="Use at most this many images (of each split).")]
-MIN_OBJECTS = typer.Option(help="Rendered scenes: fewest objects in a scene.")
-MAX_OBJECTS = typer.Option(help="Rendered scenes: most objects in a scene.")
-SUPERSAMPLE = typer.Option(help="Rendered scenes: rays per pixel side; evaluate with the value used in training.")
+DataPath = Annotated[str, Argument(metavar="PATH", help=DATA_HELP)]
+Data = Annotated[str, Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
+OptionalData = Annotated[str | None, Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
+Split = Annotated[str, Option(help="train, val, test or all.")]
+Count = Annotated[int | None, Option(min=1, help="Use at most this many images (of each split).")]
+MIN_OBJECTS = Option(help="Rendered scenes: fewest objects in a scene.")
+MAX_OBJECTS = Option(help="Rendered scenes: most objects in a scene.")
+SUPERSAMPLE = Option(help="Rendered scenes: rays per pixel side; evaluate with the value used in training.")
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class ImageOptions:
 
     crop: Annotated[
         float | None,
-        typer.Option(help="Side of the centred crop as a fraction of the shorter side. Default: CLEVRTex 0.8, else 1."),
+        Option(help="Side of the centred crop as a fraction of the shorter side. Default: CLEVRTex 0.8, else 1."),
     ] = None
     min_objects: Annotated[int | None, MIN_OBJECTS] = None
     max_objects: Annotated[int | None, MAX_OBJECTS] = None
     supersample: Annotated[int | None, SUPERSAMPLE] = None
-    skip_broken: Annotated[bool, typer.Option(help="Skip images that cannot be read, and count them.")] = False
+    skip_broken: Annotated[bool, Option(help="Skip images that cannot be read, and count them.")] = False
 
     def set(self) -> dict[str, Any]:
         """The options that differ from their defaults, as `open_data` and `pack` take them."""
@@ -93,18 +94,18 @@ def open_from_options(data: str, resolution: int, split: str, count: int | None,
 
 
 # Running models, and what they write.
-SquareCrop = Annotated[float, typer.Option("--crop", help="Side of the centred crop, as a fraction of the shorter.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random: slots, noise, members of concepts.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+SquareCrop = Annotated[float, Option("--crop", help="Side of the centred crop, as a fraction of the shorter.")]
+Seed = Annotated[int, Option(min=0, help="Seed of everything random: slots, noise, members of concepts.")]
+BatchSize = Annotated[int, Option(min=1, help="Images at a time.")]
 MaskSource = Annotated[
     str | None,
-    typer.Option(help="masks (the decoder's), attention or posterior. Default: the one that fits objects best."),
+    Option(help="masks (the decoder's), attention or posterior. Default: the one that fits objects best."),
 ]
-Features = Annotated[str, typer.Option(help="inception, efficientnet-lite0, or the path of a TorchScript network.")]
-Inception = Annotated[Path | None, typer.Option(help="Path of inception-2015-12-05.pt.")]
-Json = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the result to this file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Threads = Annotated[int, typer.Option(help="CPU threads per process; 0: all cores.")]
+Features = Annotated[str, Option(help="inception, efficientnet-lite0, or the path of a TorchScript network.")]
+Inception = Annotated[Path | None, Option(help="Path of inception-2015-12-05.pt.")]
+Json = Annotated[Path | None, Option("--json", dir_okay=False, help="Also write the result to this file.")]
+Device = Annotated[str, Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int, Option(min=0, help="CPU threads per process; 0: all cores.")]
 
 
 def command(group: typer.Typer, name: str | None = None, *, shared: bool = False) -> Callable[[Command], Command]:
@@ -169,8 +170,6 @@ def _device(name: str) -> str:
 def _set_threads(count: int) -> None:
     import torch
 
-    if count < 0:
-        raise ConfigError(f"threads: must be 0 (all cores) or more, not {count}")
     on_linux = hasattr(os, "sched_getaffinity")
     torch.set_num_threads(count or (len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1))
 
@@ -185,10 +184,12 @@ def speaks() -> bool:
     return _processes() == 1 or os.environ["RANK"] == "0"
 
 
-def say(text: str) -> None:
-    """Prints a line for the user, once however many processes run."""
+def say(content: Any) -> None:
+    """Prints a line or a table for the user, once however many processes run."""
     if speaks():
-        print(text)
+        from rich.console import Console
+
+        print(content) if isinstance(content, str) else Console().print(content)
 
 
 def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -> T:

@@ -5,27 +5,28 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from slotlab.cli.options import Device, OptionalData, app, command, say
+from slotlab.cli import options
+from slotlab.cli.options import app, command, say
 from slotlab.errors import ConfigError
 
 
 @command(app)
 def train(
-    preset: Annotated[str, typer.Argument(help="The name of a preset (slotlab models), or a YAML file like one.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: a new one, or with --resume an existing.")],
+    preset: Annotated[str, Argument(help="The name of a preset (slotlab models), or a YAML file like one.")],
+    out: Annotated[Path, Option(metavar="RUN", help="The run folder: a new one, or with --resume an existing.")],
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change in the preset.")
+        list[str] | None, Argument(metavar="[key=value]...", help="Settings to change in the preset.")
     ] = None,
-    data: OptionalData = None,
+    data: options.OptionalData = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue exactly from the newest checkpoint, if there is one.")
+        bool, Option("--resume", help="Continue exactly from the newest checkpoint, if there is one.")
     ] = False,
-    device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes on this machine; torchrun's own count comes first.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
-    profile: Annotated[bool, typer.Option("--profile", help="Print where the time of the first steps went.")] = False,
+    device: options.Device = "auto",
+    devices: Annotated[int, Option(help="Processes on this machine; torchrun's own count comes first.")] = 1,
+    nodes: Annotated[int, Option(help="Machines.")] = 1,
+    profile: Annotated[bool, Option("--profile", help="Print where the time of the first steps went.")] = False,
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint; run the same command with --resume to continue.
 
@@ -47,9 +48,11 @@ def train(
     from slotlab.runs import train
 
     settings = parse_overrides(changes or [])
-    options = settings.keys() & signature(train).parameters.keys()
-    if options:
-        raise ConfigError(f"{min(options)}: not a setting of a preset; options begin with --, see slotlab train --help")
+    mistaken = settings.keys() & signature(train).parameters.keys()
+    if mistaken:
+        raise ConfigError(
+            f"{min(mistaken)}: not a setting of a preset; options begin with --, see slotlab train --help"
+        )
     if resume and not (out / RUN_FILE).is_file():
         say(f"{out}: no run to resume; starting a new one")
     train(
@@ -70,17 +73,13 @@ def train(
 
 
 @command(app)
-def runs(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that holds the run folders.")]) -> None:
+def runs(folder: Annotated[Path, Argument(metavar="DIR", help="The folder that holds the run folders.")]) -> None:
     """List the training runs in a folder, with their progress and latest scores.
 
     [bold]slotlab runs runs[/bold]
     """
-    from rich.console import Console
-
     from slotlab.reporting.run_list import run_folders, run_table
 
     found = run_folders(folder)
-    if found:
-        Console().print(run_table(found))
-    else:
-        say(f"{folder}: contains no runs; give the folder above the run folders, such as runs for runs/first")
+    nothing = f"{folder}: contains no runs; give the folder above the run folders, such as runs for runs/first"
+    say(run_table(found) if found else nothing)
