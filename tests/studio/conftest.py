@@ -15,26 +15,25 @@ from slotlab.studio import open_models, running
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
-def plain_model(tiny_preset, tmp_path_factory):
-    """The folder of an untrained model whose slots differ: each owns a part of every picture."""
+def saved_model(folder, preset, **changes):
+    """The folder of an untrained model whose slots differ: each owns a part of every image."""
     torch.manual_seed(0)
-    model = create_model(tiny_preset)
+    model = create_model(preset, **changes)
     with torch.no_grad():
         model.decoder.to_rgb_and_mask.weight.mul_(30)
-    save(model, folder := tmp_path_factory.mktemp("models") / "plain")
+    save(model, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_model(tiny_preset, tmp_path_factory):
+    return saved_model(tmp_path_factory.mktemp("models") / "plain", tiny_preset)
 
 
 @pytest.fixture(scope="session")
 def posterior_model(tiny_preset, tmp_path_factory):
-    """The folder of a model with posterior masks."""
-    torch.manual_seed(0)
-    model = create_model(tiny_preset, pixel_sigma=0.2)
-    with torch.no_grad():
-        model.decoder.to_rgb_and_mask.weight.mul_(30)
-    save(model, folder := tmp_path_factory.mktemp("models") / "posterior")
-    return folder
+    """Has posterior masks."""
+    return saved_model(tmp_path_factory.mktemp("models") / "posterior", tiny_preset, pixel_sigma=0.2)
 
 
 @pytest.fixture(scope="session")

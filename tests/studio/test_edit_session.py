@@ -3,24 +3,28 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slotlab.composition import edits
 from slotlab.composition.edits import Edited, Scene
 from slotlab.errors import ConfigError
 from slotlab.models import SlotOutput
 from slotlab.studio import edit_session
-from slotlab.studio.edit_session import MOST_STEPS, Painter
+from slotlab.studio.edit_session import MOST_STEPS, Editing, Painter
 
 
 @pytest.fixture
 def begun():
     masks = torch.full((1, 3, 4, 4), 1 / 3)
     output = SlotOutput(torch.eye(3)[None], torch.full((1, 1, 3, 16), 1 / 3), (4, 4), masks, torch.zeros(1, 3, 4, 4))
-    return edit_session.begin(Scene(torch.zeros(3, 4, 4), output))
+    scene, empty = Scene(torch.zeros(3, 4, 4), output), torch.zeros(3, 4, 4)
+    slots = edits.keep(scene, range(3))
+    painted = Edited(empty, empty, masks[0], slots, frozenset(), empty[0].bool(), 0.0)
+    return Editing(scene, painted, ((slots, "unchanged"),))
 
 
 def test_one_edit_is_painted_at_a_time_and_can_be_stopped():
     painter = Painter()
     with painter.painting():
-        painter.stop()
+        painter.stopping = True
         with pytest.raises(ConfigError, match="still being painted"), painter.painting():
             pass
         assert painter.stopping, "the refused one changes nothing"
@@ -56,9 +60,8 @@ def test_a_new_edit_drops_what_was_undone_and_the_first_step_always_stays(begun)
 def test_objects_are_moved_from_the_centre_of_their_mask(begun, models):
     masks = torch.zeros(3, 4, 4)
     masks[1, :, 3] = 1  # the last column: its centre is at (0.875, 0.5)
-    empty = torch.zeros(3, 4, 4)
-    painted = Edited(empty, empty, masks, begun.slots, frozenset(), empty[0].bool(), 0.0)
-    moved = edit_session.move_to(replace(begun, selected=1, painted=painted), models[1], 0.375, 0.75)
+    now = replace(begun, selected=1, painted=replace(begun.painted, masks=masks))
+    moved = edit_session.move_to(now, models[1], 0.375, 0.75)
     assert moved.slots.vector(1)[:2].tolist() == pytest.approx([-0.5, 0.25])
     with pytest.raises(ConfigError, match="move: this model"):
-        edit_session.move_to(replace(begun, selected=1, painted=painted), models[0], 0.375, 0.75)
+        edit_session.move_to(now, models[0], 0.375, 0.75)

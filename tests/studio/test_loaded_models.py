@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import CheckpointError
 from slotlab.studio import open_models
 
 
@@ -29,18 +29,8 @@ def test_what_is_no_model_with_slots_is_refused(latents_run, tmp_path):
         open_models([latents_run])
     with pytest.raises(CheckpointError, match="missing"):
         open_models([tmp_path])
-    with pytest.raises(ConfigError, match="name one with --model"):
-        open_models([])
 
 
 def test_a_library_of_another_model_is_refused(posterior_model, library):
     with pytest.raises(CheckpointError, match="a library of another model"):
         open_models([posterior_model], [library])
-
-
-def test_the_command_says_what_is_wrong(run_slotlab, tmp_path):
-    status, _, err = run_slotlab("studio", "--model", tmp_path, "--no-browser")
-    assert status == 2
-    assert err.startswith("slotlab: ")
-    assert "config.json: missing" in err
-    assert "Traceback" not in err

@@ -38,12 +38,7 @@ YOUNG = 60.0  # seconds in which the lock of a new folder may still be missing
 
 
 def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
-    """The page for some models.
-
-    Args:
-        models: from `open_models`; the first is shown first.
-        runs: a folder of training runs to show, if any.
-    """
+    """The page for models from `open_models`, the first of which is shown first, and a folder of training runs."""
     find = {model.name: model for model in models}.__getitem__
     first = (models[0], next(iter(EXAMPLES.values())))
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
@@ -52,39 +47,32 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
         refreshed = gr.State({})  # by view: the model and image that it shows
         with gr.Row():
             with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
-                model = gr.Dropdown(
-                    [one.name for one in models],
-                    value=models[0].name,
-                    label="Model",
-                    info="The model that looks at the image.",
-                    visible=len(models) > 1,
-                    elem_id="sl-model",
-                )
+                names, info = [one.name for one in models], "The model that looks at the image."
+                model = gr.Dropdown(names, label="Model", info=info, visible=len(models) > 1, elem_id="sl-model")
                 with gr.Column() as images:
-                    choosers = image_choosers("sl-upload")
+                    choosers = image_choosers("sl-upload", image)
             with gr.Column(scale=4, min_width=320), gr.Tabs():
                 views = {}
-                for name, make in (
-                    ("Look", lambda: look_view(first, image, model, find)),
-                    ("Edit", lambda: edit_view(model, find)),
-                    ("Compose", lambda: compose_view(model, find, models)),
-                    ("Compare", lambda: compare_view(models)),
-                    ("Runs", lambda: runs_view(runs)),
-                ):
+                for name, make in {
+                    "Look": lambda: look_view(first, image, model, find),
+                    "Edit": lambda: edit_view(model, find),
+                    "Compose": lambda: compose_view(model, models),
+                    "Compare": lambda: compare_view(models),
+                    "Runs": lambda: runs_view(runs),
+                }.items():
                     with gr.Tab(name) as tab:
                         views[tab] = make()
 
         def shown(name: str, chosen: ChosenImage, now: str, before: dict[str, list[Any]]) -> list[Any]:
-            choice = {"model": name, "image": chosen}
-            after, values = dict(before), []
+            choice, values = {"model": name, "image": chosen}, []
             for view in views.values():
                 wanted = [choice[what] for what in view.of]
                 if view.name == now and before.get(now) != wanted:
                     values += view.refresh(find(name), chosen)
-                    after[now] = wanted
+                    before = {**before, now: wanted}
                 else:
                     values += [gr.skip()] * len(view.outputs)
-            return [after, *values]
+            return [before, *values]
 
         def opened(name: str) -> tuple[Any, ...]:
             takes_image = name in ("Look", "Edit", "Compare")
@@ -93,8 +81,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
 
         inputs = [model, image, active, refreshed]
         outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
-        for chooser in choosers:
-            made = chooser.event(with_messages(chooser.make), chooser.inputs, image, **WORK)
+        for made in choosers:
             made.success(with_messages(shown), inputs, outputs, **WORK)
         model.input(with_messages(shown), inputs, outputs, **WORK)
         for tab, view in views.items():
@@ -107,10 +94,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
 def running(models: Sequence[LoadedModel], runs: Path | None = None, port: int | None = None) -> Iterator[str]:
     """Serves the page on this computer while the block runs, and yields its address.
 
-    Args:
-        models: from `open_models`.
-        runs: a folder of training runs to show, if any.
-        port: by default the first free one from 7860.
+    The port is by default the first free one from 7860; `models` and `runs` are those of `build`.
 
     Raises:
         ConfigError: the port cannot be used.

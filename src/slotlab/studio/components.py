@@ -30,54 +30,40 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One tab of the page.
-
-    Attributes:
-        name: of the tab.
-        outputs: what changes with the model and the image.
-        refresh: the values of `outputs` for a `LoadedModel` and a chosen image.
-        of: which of "model" and "image" it shows; it is refreshed only when one of these changes.
-    """
+    """One tab of the page."""
 
     name: str
     outputs: Sequence[Component | BlockContext]
-    refresh: Callable[..., Sequence[Any]]
-    of: tuple[str, ...] = ("model", "image")
+    refresh: Callable[..., Sequence[Any]]  # the values of `outputs` for a `LoadedModel` and a chosen image
+    of: tuple[str, ...] = ("model", "image")  # it is refreshed only when one of these changes
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    try:
+        yield
+    except SlotlabError as error:
+        text = str(error)[:1].upper() + str(error)[1:]
+        text += "" if text.endswith((".", "?", "!")) else "."
+    except Exception:
+        _log.exception("an event of the page failed")
+        text = "The studio did not expect this error. Its log has the details."
+    else:
+        return
+    raise gr.Error(text, duration=None, title="That did not work", print_exception=False)
 
 
 def with_messages(act: Callable[..., Any]) -> Callable[..., Any]:
     """An event's function (or generator) whose errors reach the page as a sentence; unexpected ones are logged."""
-    if inspect.isgeneratorfunction(act):
-
-        @functools.wraps(act)
-        def stream(*arguments: Any) -> Iterator[Any]:
-            with _messages(act):
-                yield from act(*arguments)
-
-        return stream
+    if not inspect.isgeneratorfunction(act):
+        return _messages()(act)
 
     @functools.wraps(act)
-    def run(*arguments: Any) -> Any:
-        with _messages(act):
-            return act(*arguments)
+    def stream(*arguments: Any) -> Iterator[Any]:
+        with _messages():
+            yield from act(*arguments)
 
-    return run
-
-
-@contextmanager
-def _messages(act: Callable[..., Any]) -> Iterator[None]:
-    try:
-        yield
-    except SlotlabError as error:
-        text = str(error)
-        raise _message(text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")) from None
-    except Exception:
-        _log.exception("%s failed", getattr(act, "__qualname__", act))
-        raise _message("The studio did not expect this error. Its log has the details.") from None
-
-
-def _message(text: str) -> gr.Error:
-    return gr.Error(text, duration=None, title="That did not work", print_exception=False)
+    return stream
 
 
 def png(image: Image.Image) -> bytes:
@@ -112,8 +98,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str, 
         return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for tag, kind, cell in parts) + "</tr>"
 
     body = "".join(line(row, "th", "td") for row in rows)
-    head = line(headings, "th", "th")
-    whole = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    whole = f"<table><thead>{line(headings, 'th', 'th')}</thead><tbody>{body}</tbody></table>"
     return f'<div class="sl-scores">{whole}</div>{note(caption)}'
 
 
@@ -122,29 +107,24 @@ def button(text: str, name: str, min_width: int = 90, **options: Any) -> gr.Butt
     return gr.Button(text, size="sm", elem_id=name, min_width=min_width, **options)
 
 
+def _drawn(kind: str, other: str, value: dict[str, Any], **options: Any) -> gr.HTML:
+    """An element that `assets/KIND.js` draws; a click is the event `choose` or the `other` one."""
+    send = f"(what) => trigger('choose', what), (what) => trigger('{other}', what)"
+    script = f"slotlab.{kind}(element, props, {send}, watch)"
+    return gr.HTML(value, html_template=f'<div class="sl-{kind}"></div>', js_on_load=script, **options)
+
+
 def figure(value: dict[str, Any] = NO_GROUPS, **options: Any) -> gr.HTML:
     """Images whose slots can be selected; its event `choose` carries slot, pane, group, and x, y in pixels.
 
     While its value says `placing`, a click in a pane is the event `place` instead, with x and y.
     """
-    send = "(spot) => trigger('choose', spot), (spot) => trigger('place', spot)"
-    return gr.HTML(
-        value,
-        html_template='<div class="sl-figure"></div>',
-        js_on_load=f"slotlab.figure(element, props, {send}, watch)",
-        **options,
-    )
+    return _drawn("figure", "place", value, **options)
 
 
 def cards(value: dict[str, Any] = NO_CARDS, **options: Any) -> gr.HTML:
     """Images to choose from; its events `choose` and `drop` carry the card's id."""
-    send = "(card) => trigger('choose', card), (card) => trigger('drop', card)"
-    return gr.HTML(
-        value,
-        html_template='<div class="sl-cards"></div>',
-        js_on_load=f"slotlab.cards(element, props, {send}, watch)",
-        **options,
-    )
+    return _drawn("cards", "drop", value, **options)
 
 
 def download() -> gr.HTML:
@@ -160,8 +140,7 @@ def file(name: str, content: bytes) -> dict[str, str]:
 def pulse(seconds: float) -> gr.HTML:
     """An unseen element whose event `pulse` fires at this interval while its view is shown."""
     fire = "element.getClientRects().length && !document.hidden && trigger('pulse')"
-    script = f"setInterval(() => {fire}, {round(1000 * seconds)})"
-    return gr.HTML("", js_on_load=script, elem_classes="sl-unseen")
+    return gr.HTML("", js_on_load=f"setInterval(() => {fire}, {1000 * seconds})", elem_classes="sl-unseen")
 
 
 def page_head() -> str:

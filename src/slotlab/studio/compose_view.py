@@ -2,8 +2,9 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -79,7 +80,7 @@ class SlotImages:
             return {row: photograph(image, THUMBNAIL[0]) for row, image in zip(rows, painted, strict=True)}
 
 
-def compose_view(model: gr.Dropdown, find: Callable[[str], LoadedModel], models: Sequence[LoadedModel]) -> View:
+def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     """Builds the view."""
     images = {one.name: SlotImages(one.model, one.library) for one in models if one.library is not None}
     state = gr.State(Composing())
@@ -88,15 +89,13 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], LoadedModel], models:
         components.heading("Concepts", CHOOSE)
         concepts = components.cards(elem_id="sl-concepts", elem_classes="sl-wide")
         components.heading("Parts of the next image")
-        parts = components.cards({"cards": [], "empty": "Nothing is chosen yet."}, elem_id="sl-chosen")
+        parts = components.cards(elem_id="sl-chosen")
         with gr.Row(elem_classes="sl-tools"):
             paint = button("Paint these", "sl-paint", variant="primary", min_width=110)
             surprise = button("Surprise me", "sl-surprise", min_width=110)
             clear = button("Clear", "sl-choose-none")
-            seed = gr.Number(
-                0, precision=0, minimum=0, label="Seed", info="Which members are drawn; it grows by one each time.",
-                min_width=160, elem_id="sl-compose-seed",
-            )  # fmt: skip
+            info = "Which members are drawn; it grows by one each time."
+            seed = gr.Number(0, precision=0, minimum=0, label="Seed", info=info, min_width=160)
         gr.HTML(note(PAINT))
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -107,53 +106,43 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], LoadedModel], models:
             keep = button("Keep it in the tray", "sl-keep", min_width=130)
             save = button("Download the tray (.zip)", "sl-save-tray", min_width=150)
         components.heading("Tray", KEEP)
-        tray = components.cards({"cards": [], "empty": "Keep the good ones here."}, elem_id="sl-tray")
+        tray = components.cards(elem_id="sl-tray")
     download = components.download()
 
-    def choose(now: Composing, name: str, event: gr.EventData) -> tuple[Any, ...]:
-        if len(now.concepts) >= MOST_PARTS:
+    def with_parts(now: Composing, name: str, concepts: tuple[int, ...]) -> tuple[Any, ...]:
+        if len(concepts) > MOST_PARTS:
             raise ConfigError(f"A composition has at most {MOST_PARTS} parts here.")
-        now = replace(now, concepts=(*now.concepts, int(event.id)))
-        return now, _parts(now, images[name])
+        return replace(now, concepts=concepts), _parts(concepts, images[name])
+
+    def choose(now: Composing, name: str, event: gr.EventData) -> tuple[Any, ...]:
+        return with_parts(now, name, (*now.concepts, int(event.id)))
 
     def drop_part(now: Composing, name: str, event: gr.EventData) -> tuple[Any, ...]:
-        now = replace(now, concepts=_without(now.concepts, event))
-        return now, _parts(now, images[name])
+        return with_parts(now, name, _without(now.concepts, event))
 
-    def choose_none(now: Composing, name: str) -> tuple[Any, ...]:
-        now = replace(now, concepts=())
-        return now, _parts(now, images[name])
-
-    def painter(plan_of: Callable[[ConceptLibrary, Composing, int], Plan]) -> Callable[..., tuple[Any, ...]]:
-        def painted(now: Composing, name: str, number: float | None) -> tuple[Any, ...]:
-            loaded, seed = find(name), int(number or 0)
-            if loaded.library is None:
-                raise ConfigError(NO_LIBRARY)
-            plan = plan_of(loaded.library, now, seed)
-            (image,) = paint_plans(loaded.model, loaded.library, [plan], seed)
-            now = replace(now, shown=Composition(seed, plan, image.cpu()))
-            shown = {"id": "composition", "image": photograph(image.cpu(), 288), "title": f"New image, seed {seed}"}
-            return now, {"cards": [shown]}, _origins(plan, images[name]), seed + 1
-
-        return with_messages(painted)
-
-    def of_chosen(library: ConceptLibrary, now: Composing, seed: int) -> Plan:
-        if not now.concepts:
+    def painted(now: Composing, name: str, seed: float | None, surprise: bool) -> tuple[Any, ...]:
+        slots, seed = images[name], int(seed or 0)
+        if not (now.concepts or surprise):
             raise ConfigError("Choose at least one concept first, or press Surprise me.")
-        return chosen(library, now.concepts, 1, seed)[0]
+        library = slots.library
+        (plan,) = scene(library, 1, seed) if surprise else chosen(library, now.concepts, 1, seed)
+        image = paint_plans(slots.model, library, [plan], seed)[0].cpu()
+        shown = {"id": "composition", "image": photograph(image, 288), "title": f"New image, seed {seed}"}
+        now = replace(now, shown=Composition(seed, plan, image))
+        return now, {"cards": [shown]}, _origins(plan, slots), seed + 1
 
     def keep_shown(now: Composing) -> tuple[Any, ...]:
         if now.shown is None:
             raise ConfigError("There is no composition to keep yet: paint one first.")
         if len(now.tray) >= MOST_KEPT:
             raise ConfigError(f"The tray holds at most {MOST_KEPT} images: download it, then take some out.")
-        if now.shown not in now.tray:
-            now = replace(now, tray=(*now.tray, now.shown))
-        return now, _tray(now)
+        return with_tray(now, now.tray if now.shown in now.tray else (*now.tray, now.shown))
 
     def drop_kept(now: Composing, event: gr.EventData) -> tuple[Any, ...]:
-        now = replace(now, tray=_without(now.tray, event))
-        return now, _tray(now)
+        return with_tray(now, _without(now.tray, event))
+
+    def with_tray(now: Composing, tray: tuple[Composition, ...]) -> tuple[Any, ...]:
+        return replace(now, tray=tray), _tray(tray)
 
     def save_tray(now: Composing, name: str) -> dict[str, str]:
         if not now.tray:
@@ -168,9 +157,10 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], LoadedModel], models:
 
     concepts.choose(with_messages(choose), [state, model], [state, parts], **AT_ONCE)
     parts.drop(with_messages(drop_part), [state, model], [state, parts], **AT_ONCE)
-    clear.click(with_messages(choose_none), [state, model], [state, parts], **AT_ONCE)
-    for clicked, plan_of in ((paint, of_chosen), (surprise, lambda library, _, seed: scene(library, 1, seed)[0])):
-        clicked.click(painter(plan_of), [state, model, seed], [state, result, origins, seed], **WORK)
+    clear.click(with_messages(lambda now, name: with_parts(now, name, ())), [state, model], [state, parts], **AT_ONCE)
+    for clicked in (paint, surprise):
+        act = with_messages(partial(painted, surprise=clicked is surprise))
+        clicked.click(act, [state, model, seed], [state, result, origins, seed], **WORK)
     keep.click(with_messages(keep_shown), state, [state, tray], **AT_ONCE)
     tray.drop(with_messages(drop_kept), state, [state, tray], **AT_ONCE)
     save.click(with_messages(save_tray), [state, model], download, **WORK)
@@ -180,7 +170,7 @@ def compose_view(model: gr.Dropdown, find: Callable[[str], LoadedModel], models:
         if loaded.library is None:
             return now, gr.HTML(visible=True), gr.Column(visible=False), *(gr.skip() for _ in range(5))
         slots = images[loaded.name]
-        shown = (_concepts(slots), _parts(now, slots), NO_CARDS, NO_CARDS, _tray(now))
+        shown = (_concepts(slots), _parts((), slots), NO_CARDS, NO_CARDS, _tray(()))
         return now, gr.HTML(visible=False), gr.Column(visible=True), *shown
 
     return View("Compose", [state, missing, whole, concepts, parts, result, origins, tray], refresh, of=("model",))
@@ -212,12 +202,12 @@ def _concepts(slots: SlotImages) -> dict[str, Any]:
     return {"cards": cards}
 
 
-def _parts(now: Composing, slots: SlotImages) -> dict[str, Any]:
-    nearest = [int(slots.library.central(concept, 1)[0]) for concept in now.concepts]
+def _parts(concepts: Sequence[int], slots: SlotImages) -> dict[str, Any]:
+    nearest = [int(slots.library.central(concept, 1)[0]) for concept in concepts]
     found = slots.of(nearest)
     cards = [
         {"id": str(place), "image": found[row], "title": _name(concept)}
-        for place, (concept, row) in enumerate(zip(now.concepts, nearest, strict=True))
+        for place, (concept, row) in enumerate(zip(concepts, nearest, strict=True))
     ]
     return {"cards": cards, "drop": "Leave out", "empty": "Nothing is chosen yet."}
 
@@ -236,9 +226,9 @@ def _origins(plan: Plan, slots: SlotImages) -> dict[str, Any]:
     return {"cards": cards}
 
 
-def _tray(now: Composing) -> dict[str, Any]:
+def _tray(tray: Sequence[Composition]) -> dict[str, Any]:
     cards = [
         {"id": str(place), "image": photograph(kept.image, 112), "title": f"{place + 1}"}
-        for place, kept in enumerate(now.tray)
+        for place, kept in enumerate(tray)
     ]
     return {"cards": cards, "drop": "Take out", "empty": "Keep the good ones here."}

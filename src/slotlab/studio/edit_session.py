@@ -18,6 +18,7 @@ from slotlab.composition.edits import Edited, EditedSlots, Scene
 from slotlab.errors import ConfigError
 from slotlab.figures.composition import write_edit
 from slotlab.figures.grid import slot_colours
+from slotlab.models import SlotModel
 from slotlab.models.randomness import seeded_generator
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.slot_figure import group, pane, photograph, slot_card
@@ -32,11 +33,7 @@ class Painter:
     """Paints one edit at a time for one user, who may stop it."""
 
     def __init__(self) -> None:
-        self._busy, self.stopping = threading.Lock(), False
-
-    def stop(self) -> None:
-        """Asks the painting in progress to end after its current step."""
-        self.stopping = True
+        self._busy, self.stopping = threading.Lock(), False  # stopping: after the step in progress
 
     @contextmanager
     def painting(self) -> Iterator[None]:
@@ -52,27 +49,15 @@ class Painter:
 
 @dataclass(frozen=True, eq=False)
 class Editing:
-    """The steps of an edit and the selection.
-
-    Attributes:
-        scene: the image as it was read.
-        steps: the slots after each step that can be undone or redone, and a description; the first is the scene.
-        at: the current step.
-        selected: number of the selected slot.
-        placing: the next click says where the selected object goes.
-        painted: the current step, painted; None until it is.
-        other: a second scene to take objects from.
-        other_selected: number of the slot selected in it.
-        painter: shared by all steps.
-    """
+    """The slots and a description of each step that can be undone or redone, and the selection."""
 
     scene: Scene
-    steps: tuple[tuple[EditedSlots, str], ...]
-    at: int = 0
+    painted: Edited  # the step that was painted last
+    steps: tuple[tuple[EditedSlots, str], ...]  # the first is the scene
+    at: int = 0  # the current step
     selected: int | None = None
-    placing: bool = False
-    painted: Edited | None = None
-    other: Scene | None = None
+    placing: bool = False  # the next click says where the selected object goes
+    other: Scene | None = None  # a second scene to take objects from
     other_selected: int | None = None
     painter: Painter = field(default_factory=Painter)
 
@@ -98,24 +83,25 @@ class Editing:
         steps = (*self.steps[: self.at + 1], (slots, description))
         if len(steps) > MOST_STEPS:
             steps = (steps[0], *steps[2:])
-        return replace(self, steps=steps, at=len(steps) - 1, selected=selected, placing=False, painted=None)
+        return replace(self, steps=steps, at=len(steps) - 1, selected=selected, placing=False)
 
     def at_step(self, at: int) -> "Editing":
         """Another of the steps; ConfigError if there is none."""
         if not 0 <= at < len(self.steps):
             raise ConfigError(f"There is nothing to {'undo' if at < 0 else 'redo'}.")
         kept = self.selected if self.selected in self.steps[at][0].numbers else None
-        return replace(self, at=at, selected=kept, placing=False, painted=None)
+        return replace(self, at=at, selected=kept, placing=False)
 
 
-def begin(scene: Scene) -> Editing:
+def begin(model: SlotModel, scene: Scene) -> Editing:
     """A scene before the first edit."""
-    return Editing(scene, ((edits.keep(scene, range(len(scene.slots))), "unchanged"),))
+    slots = edits.keep(scene, range(len(scene.slots)))
+    return Editing(scene, edits.paint_edit(model, scene, slots), ((slots, "unchanged"),))
 
 
 def begin_again(now: Editing) -> Editing:
     """The scene before the first edit; the other image stays."""
-    return replace(begin(now.scene), other=now.other, other_selected=now.other_selected, painter=now.painter)
+    return replace(now, steps=now.steps[:1], at=0, selected=None, placing=False)
 
 
 def remove(now: Editing) -> Editing:
@@ -158,12 +144,12 @@ def take_background(now: Editing) -> Editing:
     return now.with_step(slots, "background of the other image", now.selected)
 
 
-def replace_by_concept(now: Editing, loaded: LoadedModel, concept: int, seed: int) -> Editing:
+def replace_by_concept(now: Editing, loaded: LoadedModel, concept: int, seed: float | None) -> Editing:
     """Puts a member of a concept, drawn by the seed, in the place of the selected slot."""
     slot = now.chosen()
     if loaded.library is None:
         raise ConfigError("There is no concept library of this model; start the studio with --library.")
-    slots = edits.replace(now.slots, slot, loaded.library.draw(concept, seeded_generator(seed)))
+    slots = edits.replace(now.slots, slot, loaded.library.draw(concept, seeded_generator(int(seed or 0))))
     return now.with_step(slots, f"slot {slot} replaced by a member of concept {concept}", slot)
 
 
@@ -183,8 +169,6 @@ def resize(now: Editing, loaded: LoadedModel, factor: float) -> Editing:
 
 def _centre(now: Editing, slot: int) -> tuple[float, float]:
     """The centre (x, y) of a slot's painted mask, in fractions of the side."""
-    if now.painted is None:
-        raise ConfigError("The last edit was not painted: undo it first.")
     mask = now.painted.masks[now.slots.row(slot)]
     places = (torch.arange(len(mask)) + 0.5) / len(mask)
     total = mask.sum().clamp(min=1e-6)
@@ -194,15 +178,13 @@ def _centre(now: Editing, slot: int) -> tuple[float, float]:
 def edit_figure(now: Editing, preview: Tensor | None = None, progress: str = "") -> dict[str, Any]:
     """Before and after with the slots of after; or a `preview` [3, R, R] of what is being painted, and its progress."""
     scene, painted, description = now.scene, now.painted, now.steps[now.at][1]
-    before = photograph(scene.image if painted is None else painted.before)
-    panes = [pane("Before", before, scene.segmentation(), note="the unedited slots, painted")]
+    panes = [pane("Before", photograph(painted.before), scene.segmentation(), note="the unedited slots, painted")]
     slots = []
     if preview is not None:
         panes.append(pane("After", photograph(preview), note=progress))
-    if painted is not None:
+    else:
         owners = painted.segmentation()
-        if preview is None:
-            panes.append(pane("After", photograph(painted.image), owners, note=description))
+        panes.append(pane("After", photograph(painted.image), owners, note=description))
         masks = zip(now.slots.numbers, painted.masks, strict=True)
         slots = [slot_card(number, painted.image, mask, owners) for number, mask in masks]
     colours = slot_colours(range(max(now.slots.next_number, len(scene.slots))))
@@ -229,8 +211,6 @@ def other_figure(scene: Scene) -> dict[str, Any]:
 
 def edit_files(now: Editing) -> dict[str, bytes]:
     """The files that `slotlab edit` writes of this edit, by name."""
-    if now.painted is None:
-        raise ConfigError("The last edit was not painted: undo it first.")
     with tempfile.TemporaryDirectory(prefix="slotlab-edit-") as folder:
         write_edit(Path(folder), now.scene, now.painted)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

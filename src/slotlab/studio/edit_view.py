@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -40,7 +41,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         resize = button("Resize", "sl-resize")
     with gr.Accordion("Objects from elsewhere", open=False, elem_id="sl-elsewhere"), gr.Row():
         with gr.Column(min_width=240):
-            choosers = image_choosers("sl-other-upload")
+            choosers = image_choosers("sl-other-upload", other_image := gr.State(None))
         with gr.Column(min_width=260):
             other = components.figure(elem_id="sl-other", elem_classes="sl-small")
             put = button("Replace the selected object by it", "sl-put")
@@ -49,15 +50,12 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         with gr.Column(min_width=220):
             no_library = gr.HTML(note(NO_LIBRARY), elem_id="sl-no-library")
             with gr.Column(visible=False) as concepts:
-                concept = gr.Dropdown(
-                    [], label="Concept", info="One of its members replaces the selected object.", elem_id="sl-concept"
-                )
+                info = "One of its members replaces the selected object."
+                concept = gr.Dropdown([], label="Concept", info=info)
                 member = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another member.")
                 draw = button("Replace the selected object", "sl-draw")
     with gr.Accordion("Sampling", open=False, visible=False, elem_id="sl-sampling") as sampling, gr.Row():
-        steps = gr.Slider(
-            1, MOST_SAMPLING_STEPS, value=5, step=1, label="Steps", info="More take longer.", elem_id="sl-steps"
-        )
+        steps = gr.Slider(1, MOST_SAMPLING_STEPS, value=5, step=1, label="Steps", info="More take longer.")
         sampler = gr.Dropdown(list(SAMPLERS), value="dpm-solver++", label="Sampler", info="How noise is removed.")
         seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another sample.")
         again = gr.Button("Paint again", min_width=100, elem_id="sl-again")
@@ -71,41 +69,34 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     download = components.download()
     settings, painting = [state, model, steps, sampler, seed], [state, figure, status, stop]
 
-    def painted(
-        now: Editing, then: Editing, loaded: LoadedModel, steps: int, sampler: str, seed: float | None
-    ) -> Iterator[tuple[Any, ...]]:
-        """Paints the step `then`, with previews if the model samples; if the user stops it, `now` stays."""
-        if loaded.sampling is None:
-            yield _finished(then, paint_edit(loaded.model, then.scene, then.slots))
-            return
-        chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
-        previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
-        shown_at = 0.0
-        with now.painter.painting():
-            while not now.painter.stopping:
-                try:
-                    done, total, images = next(previews)
-                except StopIteration as end:
-                    yield _finished(then, end.value)
-                    return
-                if monotonic() - shown_at > BETWEEN_PREVIEWS:
-                    progress = f"Painting: step {done} of {total}."
-                    preview = edit_session.edit_figure(then, images[0].cpu(), progress)
-                    yield gr.skip(), preview, note(progress), gr.Button(visible=True)
-                    shown_at = monotonic()
-        yield gr.skip(), edit_session.edit_figure(now), note("Stopped; nothing was changed."), gr.Button(visible=False)
-
     def acting(change: Callable[..., Editing]) -> Callable[..., Iterator[tuple[Any, ...]]]:
-        """An event's function that changes the slots and paints them."""
+        """A function that changes the slots and paints them, with previews if the model samples."""
 
         def act(now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, *more: Any) -> Any:
             now, loaded = _begun(now), find(name)
-            yield from painted(now, change(now, loaded, *more), loaded, steps, sampler, seed)
+            then = change(now, loaded, *more)
+            if loaded.sampling is None:
+                yield _finished(then, paint_edit(loaded.model, then.scene, then.slots))
+                return
+            chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
+            previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
+            shown_at = 0.0
+            with now.painter.painting():
+                while not now.painter.stopping:
+                    try:
+                        done, total, images = next(previews)
+                    except StopIteration as end:
+                        yield _finished(then, end.value)
+                        return
+                    if monotonic() - shown_at > BETWEEN_PREVIEWS:
+                        progress = f"Painting: step {done} of {total}."
+                        preview = edit_session.edit_figure(then, images[0].cpu(), progress)
+                        yield gr.skip(), preview, note(progress), gr.Button(visible=True)
+                        shown_at = monotonic()
+            stopped = note("Stopped; nothing was changed.")
+            yield gr.skip(), edit_session.edit_figure(now), stopped, gr.Button(visible=False)
 
-        return with_messages(act)
-
-    def by_concept(now: Editing, loaded: LoadedModel, number: int, member: float | None) -> Editing:
-        return edit_session.replace_by_concept(now, loaded, number, int(member or 0))
+        return act
 
     for clicked, change, more in (
         (remove, lambda now, _: edit_session.remove(now), []),
@@ -118,9 +109,9 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         (add, lambda now, _: edit_session.add_other(now), []),
         (background, lambda now, _: edit_session.take_background(now), []),
         (resize, edit_session.resize, [size]),
-        (draw, by_concept, [concept, member]),
+        (draw, edit_session.replace_by_concept, [concept, member]),
     ):
-        clicked.click(acting(change), [*settings, *more], painting, **WORK)
+        clicked.click(with_messages(acting(change)), [*settings, *more], painting, **WORK)
 
     def pointed(now: Editing | None, event: gr.EventData) -> tuple[Any, ...]:
         before = _begun(now)
@@ -129,11 +120,10 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
 
     def placed(
         now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, event: gr.EventData
-    ) -> Iterator[tuple[Any, ...]]:
-        now, loaded = _begun(now), find(name)
-        side = now.scene.image.shape[-1]
-        moved = edit_session.move_to(now, loaded, (event.x + 0.5) / side, (event.y + 0.5) / side)
-        yield from painted(now, moved, loaded, steps, sampler, seed)
+    ) -> Any:
+        x, y = ((at + 0.5) / _begun(now).scene.image.shape[-1] for at in (event.x, event.y))
+        act = acting(lambda now, loaded: edit_session.move_to(now, loaded, x, y))
+        yield from act(now, name, steps, sampler, seed)
 
     def moving(now: Editing | None) -> tuple[Any, ...]:
         now = _begun(now)
@@ -144,7 +134,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     figure.choose(with_messages(pointed), state, [state, figure, status], **AT_ONCE)
     figure.place(with_messages(placed), settings, painting, **WORK)
     move.click(with_messages(moving), state, [state, figure, status], **AT_ONCE)
-    stop.click(lambda now: now.painter.stop(), state, None, **AT_ONCE)
+    stop.click(lambda now: setattr(now.painter, "stopping", True), state, None, **AT_ONCE)
 
     def read_other(now: Editing | None, name: str, chosen: ChosenImage) -> tuple[Any, ...]:
         scene = _scene(find(name), chosen)
@@ -153,17 +143,14 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     def other_pointed(now: Editing | None, event: gr.EventData) -> Editing:
         return replace(_begun(now), other_selected=event.slot)
 
-    other_image = gr.State(None)
-    for chooser in choosers:
-        made = chooser.event(with_messages(chooser.make), chooser.inputs, other_image, **WORK)
+    for made in choosers:
         made.success(with_messages(read_other), [state, model, other_image], [state, other], **WORK)
     other.choose(with_messages(other_pointed), state, state, **AT_ONCE)
     for name, save in saves.items():
-        save.click(with_messages(_saver(name)), state, download, **WORK)
+        save.click(with_messages(partial(_saved, name)), state, download, **WORK)
 
     def refresh(loaded: LoadedModel, chosen: ChosenImage) -> tuple[Any, ...]:
-        now = edit_session.begin(_scene(loaded, chosen))
-        now = replace(now, painted=paint_edit(loaded.model, now.scene, now.slots))
+        now = edit_session.begin(loaded.model, _scene(loaded, chosen))
         defaults = loaded.sampling or SamplingSettings()
         sizes = [] if loaded.library is None else loaded.library.sizes
         names = [
@@ -210,15 +197,12 @@ def _status(now: Editing) -> str:
     if now.placing:
         return f"Click where the centre of slot {now.selected} should be, or Move again to cancel."
     selected = "Nothing is selected." if now.selected is None else f"Slot {now.selected} is selected."
-    if now.painted is None or not now.painted.changed:
+    if not now.painted.changed:
         return selected
     error = f"Mean squared error outside the edited region: {now.painted.outside_error:.2g}."
     return f"{selected} {now.steps[now.at][1].capitalize()}. {error}"
 
 
-def _saver(name: str) -> Callable[[Editing | None], dict[str, str]]:
-    def save(now: Editing | None) -> dict[str, str]:
-        files = edit_session.edit_files(_begun(now))
-        return components.file(name, edit_session.zipped(files) if name.endswith(".zip") else files[name])
-
-    return save
+def _saved(name: str, now: Editing | None) -> dict[str, str]:
+    files = edit_session.edit_files(_begun(now))
+    return components.file(name, edit_session.zipped(files) if name.endswith(".zip") else files[name])

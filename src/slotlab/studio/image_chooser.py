@@ -1,6 +1,5 @@
 """Choosing an image: an example, a new scene from the renderer with its true objects, or an upload."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,17 +83,8 @@ EXAMPLES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Chooser:
-    """A way to choose: an event of the page, its inputs, and the function that makes the chosen image of them."""
-
-    event: Callable[..., Any]
-    inputs: Sequence[Any]
-    make: Callable[..., ChosenImage]
-
-
-def image_choosers(upload_id: str) -> list[Chooser]:
-    """Builds the examples, the settings of a new scene and the upload field into the page."""
+def image_choosers(upload_id: str, chosen: gr.State) -> list[Any]:
+    """Builds the examples, the settings of a new scene and the upload field; returns the events that set `chosen`."""
     components.heading("Image", "Take an example, render a new scene, or upload your own.")
     thumbnails = [
         {"id": name, "image": photograph(scene.at(96)[0], 72), "title": f"{scene.variant}, {scene.objects}"}
@@ -104,9 +94,8 @@ def image_choosers(upload_id: str) -> list[Chooser]:
     with gr.Accordion("New scene", open=False):
         variant = gr.Dropdown(list(VARIANTS), value="plain", label="Variant", info="Shapes and surfaces.")
         objects = gr.Slider(1, MOST_OBJECTS, value=5, step=1, label="Objects", info="Number of objects in the scene.")
-        seed = gr.Number(
-            7, precision=0, minimum=0, maximum=SCENES - 1, label="Seed", info="Another number, another scene."
-        )
+        info = "Another number, another scene."
+        seed = gr.Number(7, precision=0, minimum=0, maximum=SCENES - 1, label="Seed", info=info)
         render_it = gr.Button("Render this scene", elem_id=f"{upload_id}-render")
     with gr.Accordion("Your image", open=False, elem_id=f"{upload_id}-section"):
         upload = gr.File(
@@ -117,15 +106,14 @@ def image_choosers(upload_id: str) -> list[Chooser]:
         )
         # Gradio's own version makes a copy that nothing removes. Gradio has checked that the path is an upload's.
         upload.preprocess = lambda payload: None if payload is None else payload.path  # pyright: ignore
-        uploaded = gr.State(None)
-        read = upload.upload(with_messages(_read_upload), upload, uploaded, **WORK)
+        read = upload.upload(with_messages(take_upload), upload, chosen, **WORK)
         for ended in (read.success, read.failure):
             ended(lambda: None, None, upload, **AT_ONCE)  # empties the field for the next upload
         gr.HTML(components.note(PRIVATE))
     return [
-        Chooser(examples.choose, [], _example),
-        Chooser(render_it.click, [variant, objects, seed], _scene),
-        Chooser(read.success, [uploaded], lambda image: image),
+        examples.choose(with_messages(_example), None, chosen, **WORK),
+        render_it.click(with_messages(_scene), [variant, objects, seed], chosen, **WORK),
+        read,
     ]
 
 
@@ -139,16 +127,12 @@ def _scene(variant: str, objects: int, seed: float | None) -> ChosenImage:
     return RenderedScene(variant, int(objects), int(seed))
 
 
-def take_upload(path: str | Path) -> np.ndarray:
-    """The pixels of an uploaded image file, uint8 [H, W, 3]; the file is removed, read or not."""
+def take_upload(path: str | Path) -> UploadedImage:
+    """The centred square of an uploaded image file; the file is removed, read or not."""
     try:
-        return read_image(path, name="This image", limits=UPLOAD_LIMITS)
+        pixels = read_image(path, name="This image", limits=UPLOAD_LIMITS)
     finally:
         Path(path).unlink(missing_ok=True)
-
-
-def _read_upload(path: str) -> UploadedImage:
-    pixels = take_upload(path)
     side = min(*pixels.shape[:2], LARGEST)
     fitted = ImageOps.fit(Image.fromarray(pixels), (side, side), Image.Resampling.BILINEAR)
     return UploadedImage(np.asarray(fitted))

@@ -7,7 +7,7 @@ from pathlib import Path
 from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
 from slotlab.composition.library import LIBRARY_FILE
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import CheckpointError
 from slotlab.models import SlotDiffusion, SlotModel, with_slots
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder
@@ -46,11 +46,10 @@ def open_models(
     Args:
         models: what `slotlab.load` takes.
         libraries: folders, or names of trained models; a library in a model's own folder needs no mention.
-        device: where the models run.
+        device: of the models.
 
     Raises:
         CheckpointError: a model or library is missing or damaged, a model has no slots, or a library fits no model.
-        ConfigError: no model is named.
 
     Example:
         >>> [loaded] = open_models(["scenes-64"])
@@ -59,8 +58,6 @@ def open_models(
         >>> loaded.library.concepts, loaded.can_move
         (7, False)
     """
-    if not models:
-        raise ConfigError("no model to show: name one with --model")
     loaded = [with_slots(load(source, device), source) for source in models]
     fingerprints = [fingerprint(model) for model in loaded]
     found: dict[int, ConceptLibrary] = {}
@@ -79,10 +76,9 @@ def open_models(
             )
         found[fingerprints.index(wanted)] = library
     names = [Path(source).name or str(source) for source in models]
-    numbered = [
-        f"{name} ({names[:place].count(name) + 1})" if name in names[:place] else name
-        for place, name in enumerate(names)
-    ]
     return [
-        LoadedModel(name, model, found.get(at)) for at, (name, model) in enumerate(zip(numbered, loaded, strict=True))
+        LoadedModel(
+            f"{name} ({earlier + 1})" if (earlier := names[:at].count(name)) else name, loaded[at], found.get(at)
+        )
+        for at, name in enumerate(names)
     ]

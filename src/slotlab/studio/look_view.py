@@ -50,8 +50,7 @@ def compare_view(models: Sequence[LoadedModel]) -> View:
         reference = seen[0][1].owners()[None, None].float()
         for model, one in seen:
             rows += [[f"{model.name}, {title}", *values] for title, values in _score_rows(one)]
-            side = one.image.shape[-1]
-            colours = F.interpolate(reference, (side, side), mode="nearest")[0, 0].long()
+            colours = F.interpolate(reference, one.image.shape[1:], mode="nearest")[0, 0].long()
             groups.append(look_group(one, title=model.name, text=model.describe(), reference=colours))
         caption = (
             "Scores of this one image, at each model's resolution; 1 is best. ARI counts the background, FG-ARI does "

@@ -1,6 +1,7 @@
 """The Runs view: training runs in a folder, updated while they train."""
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,8 @@ def runs_view(folder: Path | None) -> View:
         listed = gr.HTML(elem_id="sl-runs-table")
         run = gr.Dropdown([], label="Run", info="The newest is first.", elem_id="sl-run")
         curves = gr.HTML(elem_id="sl-curves")
-        step = gr.Slider(
-            1, 2, value=1, step=1, label="Preview", info="Validation images as the model saw them, from first to last.",
-            elem_id="sl-preview-step", visible=False,
-        )  # fmt: skip
+        info = "Validation images as the model saw them, from first to last."
+        step = gr.Slider(1, 2, value=1, step=1, label="Preview", info=info, visible=False)
         preview = gr.HTML(elem_id="sl-preview")
         with gr.Row(elem_classes="sl-tools"):
             show = components.button("Show the report", "sl-show-report", min_width=130)
@@ -63,25 +62,21 @@ def runs_view(folder: Path | None) -> View:
             _preview(one, last),
         )
 
-    def at_step(chosen: str | None, place: float) -> str:
-        return _preview(_run(folder, chosen), int(place))
-
-    def report_of(chosen: str | None) -> str:
-        path = _run(folder, chosen).folder / REPORT_FILE
+    def report_of(chosen: str | None, make_it: bool) -> str:
+        run = _run(folder, chosen).folder
+        path = write_report(run) if make_it else run / REPORT_FILE
         if not path.is_file():
             raise ConfigError("This run has no report yet: make it with the other button.")
         page = escape(path.read_text(encoding="utf-8"), quote=True)
         return f'<iframe sandbox="" title="Report" class="sl-report" srcdoc="{page}"></iframe>'
 
-    def new_report_of(chosen: str | None) -> str:
-        write_report(_run(folder, chosen).folder)
-        return report_of(chosen)
-
     run.input(with_messages(shown), run, outputs, **WORK)
     pulse.pulse(with_messages(shown), [run, seen], outputs, **WORK)
-    step.input(with_messages(at_step), [run, step], preview, **WORK)
-    show.click(with_messages(report_of), run, report, **WORK)
-    make.click(with_messages(new_report_of), run, report, **{**WORK, "show_progress": "minimal"})
+    at_step = with_messages(lambda chosen, place: _preview(_run(folder, chosen), int(place)))
+    step.input(at_step, [run, step], preview, **WORK)
+    for clicked, progress in ((show, "hidden"), (make, "minimal")):
+        act = with_messages(partial(report_of, make_it=clicked is make))
+        clicked.click(act, run, report, **{**WORK, "show_progress": progress})
     return View("Runs", outputs, lambda model, image: shown(None), of=())
 
 
@@ -116,7 +111,5 @@ def _preview(run: RunFolder, place: int) -> str:
 
 
 def _captioned(image: Image.Image, caption: str) -> str:
-    text = escape(caption, quote=True)
-    return (
-        f'<figure class="sl-sheet"><img src="{data_uri(image)}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-    )
+    text, source = escape(caption, quote=True), data_uri(image)
+    return f'<figure class="sl-sheet"><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'

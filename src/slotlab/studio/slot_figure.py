@@ -65,14 +65,10 @@ def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = 
     error = (output.reconstruction[0].clamp(0, 1) - seen.image).abs().mean(dim=0)
     image, painted = photograph(seen.image), photograph(output.reconstruction[0])
     heat = data_uri(grid.heat_map(error, (size, size), ERROR_TOP))
+    by_masks, outlined = output.segmentation("masks")[0], f"outlined by {titles['masks']}"
     panes = [
         pane("Image", image, owners, note=f"coloured by {titles[seen.finer]}", tint=True),
-        pane(
-            titles["reconstruction"].capitalize(),
-            painted,
-            output.segmentation("masks")[0],
-            note=f"outlined by {titles['masks']}",
-        ),
+        pane(titles["reconstruction"].capitalize(), painted, by_masks, note=outlined),
         pane("Error", heat, owners, note=f"black: none, yellow: {ERROR_TOP:g} or more of the range"),
         _attention_pane(seen, image),
     ]
