@@ -213,7 +213,10 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True), disable=not speaks()) as progress:
+    console = Console(stderr=True)  # where it is no terminal, a bar would leave an empty line
+    with Progress(
+        *columns, transient=True, console=console, disable=not (speaks() and console.is_terminal)
+    ) as progress:
         task = progress.add_task(description, total=total)
         while True:
             try:
