@@ -152,7 +152,7 @@ def test_keeping_all_changes_nothing(any_model, scenes):
     assert not edited.image.requires_grad
 
 
-def test_a_removed_slot_is_gone(any_model, scenes):
+def test_a_removed_slot_is_gone_and_an_added_one_is_painted(any_model, scenes):
     scene = scenes[0]
     gone = int(scene.segmentation().flatten().mode().values)
     edited = paint_edit(any_model, scene, edits.remove(scene, [gone]))
@@ -160,12 +160,9 @@ def test_a_removed_slot_is_gone(any_model, scenes):
     assert edited.masks.sum(dim=0).allclose(torch.ones(16, 16), atol=1e-5)
     assert gone not in edited.segmentation().unique()
     assert edited.changed == {gone}
-
-
-def test_an_added_slot_is_painted(any_model, scenes):
-    edited = paint_edit(any_model, scenes[0], edits.add(scenes[0], scenes[1], 2))
-    assert edited.masks.shape == (5, 16, 16)
-    assert edited.changed == {4}
+    added = paint_edit(any_model, scene, edits.add(scene, scenes[1], 2))
+    assert added.masks.shape == (5, 16, 16)
+    assert added.changed == {4}
 
 
 def test_the_region_is_what_the_removed_slot_owned(model, scene):
