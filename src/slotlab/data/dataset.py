@@ -4,7 +4,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -105,15 +105,18 @@ class PixelDataset(ABC):
         total: int,
         splits: Mapping[str, range],
         has_masks: bool,
-        **opening: Unpack[Opening],
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
     ) -> None:
         self.data, self.root, self.total, self.splits, self.has_masks = data, root, total, dict(splits), has_masks
-        rows, self.split = choose(self.splits, opening.get("split", "train"), total, data)
-        self.rows = first_rows(rows, opening.get("count"))
-        crop, self.resolution = opening.get("crop"), opening.get("resolution")
+        rows, self.split = choose(self.splits, split, total, data)
+        self.rows = first_rows(rows, count)
         self.crop = self.default_crop if crop is None else crop
-        check_geometry(self.crop, self.resolution)
-        self.skip_broken = opening.get("skip_broken", False)
+        check_geometry(self.crop, resolution)
+        self.resolution, self.skip_broken = resolution, skip_broken
         self.broken: list[BrokenFile] = []
 
     @abstractmethod

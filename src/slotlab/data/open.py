@@ -68,7 +68,7 @@ def open_data(
     resolution, count = _whole("resolution", resolution), _whole("count", count)
     kind, target = recognise(spec)
     chosen = KINDS[kind]
-    known = [name for name in inspect.signature(chosen).parameters if name not in ("opening", "root", "path", "source")]
+    known = [name for name in list(inspect.signature(chosen).parameters)[1:] if name != "opening"]
     for option in options:
         if option not in known:
             raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
