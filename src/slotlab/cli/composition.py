@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,44 +171,12 @@ def compose(
     say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")
 
 
-Words = list[str] | None
-
-
-@dataclass(frozen=True)
-class EditWords:
-    """The edits of a command line, in the order in which they are done; `cli.edit.FORMS` has their forms."""
-
-    keep: Annotated[list[int] | None, Option(metavar="K", help="Leave out all slots but these.")] = None
-    remove: Annotated[list[int] | None, Option(metavar="K", help="Leave out a slot.")] = None
-    swap: Annotated[Words, Option(metavar="K=IMAGE:J", help="Exchange slot K for slot J of another image.")] = None
-    replace: Annotated[
-        Words, Option(metavar="K=LIBRARY:CONCEPT", help="Put a member of a concept in the place of slot K.")
-    ] = None
-    interpolate: Annotated[
-        Words, Option(metavar="K=IMAGE:J:AMOUNT", help="Mix slot K (amount 0) with slot J of another image (1).")
-    ] = None
-    add: Annotated[Words, Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")] = (
-        None
-    )
-    background: Annotated[str | None, Option(metavar="IMAGE", help="Take the background of another image.")] = None
-    move: Annotated[
-        Words, Option(metavar="K:DX,DY", help="Move right and down by fractions of the side (relative frames only).")
-    ] = None
-    resize: Annotated[
-        Words, Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames only).")
-    ] = None
-
-    def __bool__(self) -> bool:
-        """Whether there is any edit."""
-        return any(vars(self).values())
-
-
 @command(app)
 def edit(
     run: options.Run,
     image: Annotated[Path, Argument(help="An image file.")],
     out: Annotated[Path, Option(metavar="DIR", help="Output folder.")],
-    words: EditWords,
+    words: options.EditWords,
     keep_outside: Annotated[bool, Option("--keep-outside", help="Keep the pixels outside the edited region.")] = False,
     sampler: Annotated[
         str | None, Option(help="Slot diffusion: ddpm, ddim or dpm-solver++. Default: the model's own.")

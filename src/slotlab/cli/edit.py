@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from slotlab.cli.composition import EditWords
+from slotlab.cli.options import EditWords
 from slotlab.composition import edits
 from slotlab.composition.edits import EditedSlots, Scene, read_scene
 from slotlab.composition.library import load_library
