@@ -132,7 +132,8 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
     lines = math.ceil(diagnosis.slots / PER_ROW)
     columns = min(diagnosis.slots, PER_ROW)
     figure = Figure(figsize=(11, 3.4 + lines * (CELL + 0.45)), facecolor="white", layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9)))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9))
+    above, below = halves
     panels = above.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
