@@ -36,7 +36,6 @@ def test_slot_diffusion_is_segmented_too(run_slotlab, diffusion_run, squares, tm
         ("{tmp} --model {model} --out {out}", "no image file in this folder"),
         ("{data}/images --model {model} --out {data}/images/out", "would mix"),
         ("{data}/images --model {model} --out {out} --fit squeeze", "letterbox, stretch"),
-        ("{data}/images --model {model} --out {out} --threads -1", "threads: must be 0"),
         ("{data}/images --model {latents} --out {out}", "has no slots"),
         ("{data}/images --model {tmp}/nothing --out {out}", "nothing"),
     ],

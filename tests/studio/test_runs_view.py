@@ -9,6 +9,7 @@ from slotlab.studio.runs_view import runs_view
 
 
 def test_runs_are_watched_while_they_train(visit, runs):
+    (runs / "diffusion" / "report.html").unlink(missing_ok=True)  # another test may have made it
     page = visit()
     tab(page, "Runs")
     expect(page.locator("#sl-runs-table tbody tr")).to_have_count(len(list(runs.glob("*/run.json"))))
