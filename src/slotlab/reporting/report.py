@@ -40,7 +40,7 @@ _SLOTS = (
     "The model was shown images without any labels. It describes each with a few slots: vectors that compete for the "
     "pixels. "
 )
-_WELL = "If training went well, each object has a slot of its own, and so has the background.\n\n"
+_WELL = "If training went well, each object has its own slot, and so does the background.\n\n"
 _TRUE = "True masks, where the data has them, were used for scores and for colours, never for training. "
 HOW_TO_READ = {
     SlotAutoencoder.kind: (

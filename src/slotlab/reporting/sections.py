@@ -84,7 +84,7 @@ def concept_section(library: Path, model: str) -> Section:
     rows = [[name, f"{size:,}"] for name, size in zip(names, content["sizes"], strict=True)]
     text = (
         f"Slots of {slots['images']:,} images ({slots['data']['data']}, split {slots['data']['split']}) in "
-        f"{clusters['concepts']} concepts, by {clusters['algorithm']}; the background is a concept of its own. Each "
+        f"{clusters['concepts']} concepts, by {clusters['algorithm']}; the background is a separate concept. Each "
         f"row shows a concept's most central members, cut out of their images."
     )
     tables = [ReportTable("Slots of each concept", ["", "slots"], rows)]

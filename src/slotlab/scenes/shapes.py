@@ -45,7 +45,7 @@ class Shape:
     intersect: Callable[[Vector, Vector], Tensor]
     normal: Callable[[Vector], Vector]
     distance: Callable[[Vector], Tensor]
-    round: bool = False  # its footprint's radius is that of the ball that holds it
+    round: bool = False  # the ball that holds it has the footprint's radius
 
     @property
     def half_height(self) -> float:
