@@ -3,7 +3,7 @@
     python benchmarks/gradient.py [--threads 2] [--rounds 9]
 
 Protocol: forward and backward in float32 with `slot_attention.gradient` "full" and
-"last-iteration", each in a process of its own, in turns; medians, after one turn to warm up; ratios
+"last-iteration", each in a separate process, in turns; medians, after one turn to warm up; ratios
 to "full". Once of slot attention alone (batch 8, 64x64 features of width 64, as of the report's
 128x128 images, 11 slots), once of the preset `scenes-64` with its encoder, decoder and losses
 (batch 16, random images); with as many iterations as the table says. Memory is counted: the bytes
