@@ -24,7 +24,9 @@ _CUBE = 1 / math.sqrt(2)  # half of a side; CLEVR shrinks cubes by this, so that
 _CYLINDER_RADIUS, _CYLINDER_HALF = 0.85, 0.85
 _CONE_RADIUS, _CONE_HALF = 1.0, 1.0
 _TORUS_RING, _TORUS_TUBE = 0.75, 0.37
+_TORUS_RADIUS = _TORUS_RING + _TORUS_TUBE
 _CAPSULE_HALF, _CAPSULE_RADIUS = 0.52, 0.58
+_CAPSULE_LENGTH = _CAPSULE_HALF + _CAPSULE_RADIUS
 _ELLIPSOID = (1.1, 0.8, 0.68)
 _DOME_RADIUS = 1.1
 
@@ -53,7 +55,7 @@ class Shape:
         return self.extent[2]
 
 
-def dot(a: Vector, b: Vector) -> Tensor:
+def dot(a: Vector | tuple[float, float, float], b: Vector) -> Tensor:
     """Scalar product, summed in a fixed order."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
@@ -66,11 +68,8 @@ def normalise(a: Vector) -> Vector:
 
 def along(origin: Vector, direction: Vector, distance: Tensor) -> Vector:
     """The point `origin + distance * direction`."""
-    return (
-        origin[0] + distance * direction[0],
-        origin[1] + distance * direction[1],
-        origin[2] + distance * direction[2],
-    )
+    x, y, z = (start + distance * speed for start, speed in zip(origin, direction, strict=True))
+    return x, y, z
 
 
 def step(x: Tensor) -> Tensor:
@@ -83,6 +82,12 @@ def penalty(x: Tensor) -> Tensor:
     return (x * -1e30).clamp_(0, _FAR)
 
 
+def largest(a: Vector) -> tuple[Tensor, Tensor]:
+    """1 where x is the largest component in size, and 1 where y is, else 0."""
+    x, y, z = (part.abs() for part in a)
+    return step(x - torch.maximum(y, z)), step(y - torch.maximum(x, z))
+
+
 def _near_root(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:
     """Smaller root of a t² + 2 half_b t + c = 0 (a > 0), or a miss."""
     discriminant = half_b * half_b - a * c
@@ -90,21 +95,14 @@ def _near_root(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:
 
 
 def _length(*parts: Tensor) -> Tensor:
-    total = parts[0] * parts[0]
-    for part in parts[1:]:
-        total = total + part * part
-    return total.sqrt()
+    return reduce(torch.add, [part * part for part in parts]).sqrt()
 
 
 # --- sphere and ellipsoid ---
 
 
-def _sphere_intersect(o: Vector, d: Vector) -> Tensor:
-    return _near_root(dot(d, d), dot(o, d), dot(o, o) - 1)
-
-
-def _sphere_distance(p: Vector) -> Tensor:
-    return _length(*p) - 1
+def _sphere_intersect(o: Vector, d: Vector, radius: float = 1.0) -> Tensor:
+    return _near_root(dot(d, d), dot(o, d), dot(o, o) - radius * radius)
 
 
 def _ellipsoid_intersect(o: Vector, d: Vector) -> Tensor:
@@ -126,52 +124,55 @@ def _ellipsoid_distance(p: Vector) -> Tensor:
 
 # --- convex solids bounded by planes ---
 
-Plane = tuple[float, float, float, float]  # outward unit normal and its offset: inside is n·p <= offset
+Plane = tuple[tuple[float, float, float], float]  # outward unit normal n and its offset: inside is n·p <= offset
 
 
-def _polyhedron(planes: tuple[Plane, ...], extent: tuple[float, float, float]) -> Shape:
+def _polyhedron(planes: list[Plane], extent: tuple[float, float, float]) -> Shape:
     def intersect(o: Vector, d: Vector) -> Tensor:
         near, far = torch.full_like(o[0], -torch.inf), torch.full_like(o[0], torch.inf)
-        for x, y, z, offset in planes:
-            speed = x * d[0] + y * d[1] + z * d[2]
-            distance = (offset - (x * o[0] + y * o[1] + z * o[2])) / (speed + 1e-12)
+        for outward, offset in planes:
+            speed = dot(outward, d)
+            distance = (offset - dot(outward, o)) / (speed + 1e-12)
             away = step(speed)
             near = torch.maximum(near, distance - _FAR * away)
             far = torch.minimum(far, distance + _FAR * (1 - away))
         return near + penalty(far - near)
 
     def normal(p: Vector) -> Vector:
-        nx, ny, nz = torch.zeros_like(p[0]), torch.zeros_like(p[0]), torch.zeros_like(p[0])
+        nx = ny = nz = torch.zeros_like(p[0])
         best = nx - _FAR
-        for x, y, z, offset in planes:
-            height = x * p[0] + y * p[1] + z * p[2] - offset
+        for outward, offset in planes:
+            height = dot(outward, p) - offset
             outermost = step(height - best)
             best = torch.maximum(best, height)
-            nx, ny, nz = nx + outermost * (x - nx), ny + outermost * (y - ny), nz + outermost * (z - nz)
+            nx, ny, nz = (n + outermost * (part - n) for n, part in zip((nx, ny, nz), outward, strict=True))
         return nx, ny, nz
 
     def distance(p: Vector) -> Tensor:
-        heights = [x * p[0] + y * p[1] + z * p[2] - offset for x, y, z, offset in planes]
-        return reduce(torch.maximum, heights)
+        return reduce(torch.maximum, [dot(outward, p) - offset for outward, offset in planes])
 
     return Shape(extent, extent[0], intersect, normal, distance)
 
 
-def _pyramid_planes(sides: int, radius: float, half: float) -> tuple[Plane, ...]:
-    """An upright pyramid on a regular base inscribed in `radius`, from z = -half to half."""
+def _walls(sides: int, up: float, out: float, offset: float) -> list[Plane]:
+    """Planes around a regular base, whose normals point `up` and `out`."""
+    turns = [2 * math.pi * (side + 0.5) / sides for side in range(sides)]
+    return [((out * math.cos(a), out * math.sin(a), up), offset) for a in turns]
+
+
+def _pyramid(sides: int, radius: float, half: float) -> Shape:
+    """An upright pyramid from z = -half to half."""
     apothem = radius * math.cos(math.pi / sides)
     slant = math.hypot(2 * half, apothem)
     up, out = apothem / slant, 2 * half / slant
-    turns = [2 * math.pi * (side + 0.5) / sides for side in range(sides)]
-    return (*((out * math.cos(a), out * math.sin(a), up, up * half) for a in turns), (0.0, 0.0, -1.0, half))
+    return _polyhedron([*_walls(sides, up, out, up * half), ((0.0, 0.0, -1.0), half)], (radius, radius, half))
 
 
-def _prism_planes(sides: int, radius: float, half: float) -> tuple[Plane, ...]:
-    """An upright prism on a regular base inscribed in `radius`, from z = -half to half."""
-    apothem = radius * math.cos(math.pi / sides)
-    turns = [2 * math.pi * (side + 0.5) / sides for side in range(sides)]
-    walls = ((math.cos(a), math.sin(a), 0.0, apothem) for a in turns)
-    return (*walls, (0.0, 0.0, 1.0, half), (0.0, 0.0, -1.0, half))
+def _prism(sides: int, radius: float, half: float) -> Shape:
+    """An upright prism from z = -half to half."""
+    walls = _walls(sides, 0.0, 1.0, radius * math.cos(math.pi / sides))
+    lids: list[Plane] = [((0.0, 0.0, 1.0), half), ((0.0, 0.0, -1.0), half)]
+    return _polyhedron(walls + lids, (radius, radius, half))
 
 
 # --- cube ---
@@ -187,13 +188,12 @@ def _cube_intersect(o: Vector, d: Vector) -> Tensor:
 
 
 def _cube_normal(p: Vector) -> Vector:
-    ax, ay, az = p[0].abs(), p[1].abs(), p[2].abs()
-    on_x, on_y = step(ax - torch.maximum(ay, az)), step(ay - torch.maximum(ax, az))
+    on_x, on_y = largest(p)
     return p[0].sign() * on_x, p[1].sign() * on_y, p[2].sign() * (1 - on_x - on_y)
 
 
 def _cube_distance(p: Vector) -> Tensor:
-    return torch.maximum(torch.maximum(p[0].abs(), p[1].abs()), p[2].abs()) - _CUBE
+    return reduce(torch.maximum, [part.abs() for part in p]) - _CUBE
 
 
 # --- cylinder, cone, dome ---
@@ -226,18 +226,16 @@ _CONE_OUT = 1 / math.hypot(1.0, _CONE_SLOPE)
 def _cone_intersect(o: Vector, d: Vector) -> Tensor:
     k2 = _CONE_SLOPE * _CONE_SLOPE
     oz = _CONE_HALF - o[2]  # distance below the apex
-    a = d[0] * d[0] + d[1] * d[1] - k2 * d[2] * d[2]
-    a = a + 1e-9
+    a = d[0] * d[0] + d[1] * d[1] - k2 * d[2] * d[2] + 1e-9
     b = o[0] * d[0] + o[1] * d[1] + k2 * oz * d[2]
     c = o[0] * o[0] + o[1] * o[1] - k2 * oz * oz
     discriminant = b * b - a * c
     root = discriminant.clamp(min=0).sqrt()
-    first, second = (-b - root) / a, (-b + root) / a
     hits = []
-    for t in (first, second):
+    for t in ((-b - root) / a, (-b + root) / a):
         below = oz - t * d[2]
         hits.append(t + penalty(torch.minimum(below, 2 * _CONE_HALF - below)))
-    return torch.minimum(hits[0], hits[1]) + penalty(discriminant)
+    return torch.minimum(*hits) + penalty(discriminant)
 
 
 def _cone_normal(p: Vector) -> Vector:
@@ -251,10 +249,9 @@ def _cone_distance(p: Vector) -> Tensor:
 
 
 def _dome_intersect(o: Vector, d: Vector) -> Tensor:
-    # The dome's frame is centred at half its height; the sphere's centre lies on its floor.
+    # The dome's frame is centred at half its height; the sphere's centre is on its floor.
     z = o[2] + _DOME_RADIUS / 2
-    shifted = (o[0], o[1], z)
-    t = _near_root(dot(d, d), dot(shifted, d), dot(shifted, shifted) - _DOME_RADIUS * _DOME_RADIUS)
+    t = _sphere_intersect((o[0], o[1], z), d, _DOME_RADIUS)
     return t + penalty(z + t * d[2])
 
 
@@ -270,9 +267,9 @@ def _dome_distance(p: Vector) -> Tensor:
 # --- capsule and torus ---
 
 
-def _capsule_axis(p: Vector) -> Tensor:
-    """Offset along x from the nearest point of the capsule's axis."""
-    return p[0] - p[0].clamp(-_CAPSULE_HALF, _CAPSULE_HALF)
+def _from_axis(p: Vector) -> Vector:
+    """Offset from the nearest point of the capsule's axis."""
+    return p[0] - p[0].clamp(-_CAPSULE_HALF, _CAPSULE_HALF), p[1], p[2]
 
 
 def _capsule_intersect(o: Vector, d: Vector) -> Tensor:
@@ -280,19 +277,13 @@ def _capsule_intersect(o: Vector, d: Vector) -> Tensor:
     a = d[1] * d[1] + d[2] * d[2] + 1e-12
     wall = _near_root(a, o[1] * d[1] + o[2] * d[2], o[1] * o[1] + o[2] * o[2] - r2)
     best = wall + penalty(_CAPSULE_HALF - (o[0] + wall * d[0]).abs())
-    dd = dot(d, d)
     for end in (-_CAPSULE_HALF, _CAPSULE_HALF):
-        shifted = (o[0] - end, o[1], o[2])
-        best = torch.minimum(best, _near_root(dd, dot(shifted, d), dot(shifted, shifted) - r2))
+        best = torch.minimum(best, _sphere_intersect((o[0] - end, o[1], o[2]), d, _CAPSULE_RADIUS))
     return best
 
 
-def _capsule_normal(p: Vector) -> Vector:
-    return normalise((_capsule_axis(p), p[1], p[2]))
-
-
 def _capsule_distance(p: Vector) -> Tensor:
-    return _length(_capsule_axis(p), p[1], p[2]) - _CAPSULE_RADIUS
+    return _length(*_from_axis(p)) - _CAPSULE_RADIUS
 
 
 def _torus_distance(p: Vector) -> Tensor:
@@ -307,9 +298,8 @@ def _torus_intersect(o: Vector, d: Vector) -> Tensor:
     """Marches by the signed distance, from the entry into the slab of the torus to the exit."""
     inverse = 1 / (d[2] + 1e-12)
     middle, half = -o[2] * inverse, _TORUS_TUBE * inverse.abs()
-    radius = _TORUS_RING + _TORUS_TUBE
     dd = dot(d, d)
-    b, c = dot(o, d), dot(o, o) - radius * radius
+    b, c = dot(o, d), dot(o, o) - _TORUS_RADIUS * _TORUS_RADIUS
     discriminant = b * b - dd * c
     root = discriminant.clamp(min=0).sqrt()
     near = torch.maximum(middle - half, (-b - root) / dd).clamp(min=0)
@@ -330,11 +320,8 @@ def _torus_normal(p: Vector) -> Vector:
     return normalise((p[0] * scale, p[1] * scale, p[2]))
 
 
-_TORUS_RADIUS = _TORUS_RING + _TORUS_TUBE
-_CAPSULE_LENGTH = _CAPSULE_HALF + _CAPSULE_RADIUS
-
 SHAPES: dict[str, Shape] = {
-    "sphere": Shape((1.0, 1.0, 1.0), 1.0, _sphere_intersect, normalise, _sphere_distance, True),
+    "sphere": Shape((1.0, 1.0, 1.0), 1.0, _sphere_intersect, normalise, lambda p: _length(*p) - 1, True),
     "cube": Shape((_CUBE, _CUBE, _CUBE), 1.0, _cube_intersect, _cube_normal, _cube_distance),
     "cylinder": Shape((_CYLINDER_RADIUS, _CYLINDER_RADIUS, _CYLINDER_HALF), _CYLINDER_RADIUS,
                       _cylinder_intersect, _cylinder_normal, _cylinder_distance),
@@ -343,12 +330,12 @@ SHAPES: dict[str, Shape] = {
     "torus": Shape((_TORUS_RADIUS, _TORUS_RADIUS, _TORUS_TUBE), _TORUS_RADIUS,
                    _torus_intersect, _torus_normal, _torus_distance, round=True),
     "capsule": Shape((_CAPSULE_LENGTH, _CAPSULE_RADIUS, _CAPSULE_RADIUS), _CAPSULE_LENGTH,
-                     _capsule_intersect, _capsule_normal, _capsule_distance),
+                     _capsule_intersect, lambda p: normalise(_from_axis(p)), _capsule_distance),
     "ellipsoid": Shape(_ELLIPSOID, _ELLIPSOID[0], _ellipsoid_intersect, _ellipsoid_normal, _ellipsoid_distance, True),
     "dome": Shape((_DOME_RADIUS, _DOME_RADIUS, _DOME_RADIUS / 2), _DOME_RADIUS,
                   _dome_intersect, _dome_normal, _dome_distance),
-    "pyramid": _polyhedron(_pyramid_planes(4, 1.25, 0.95), (1.25, 1.25, 0.95)),
-    "tetrahedron": _polyhedron(_pyramid_planes(3, 1.25, 0.88), (1.25, 1.25, 0.88)),
-    "prism": _polyhedron(_prism_planes(6, 0.95, 0.6), (0.95, 0.95, 0.6)),
+    "pyramid": _pyramid(4, 1.25, 0.95),
+    "tetrahedron": _pyramid(3, 1.25, 0.88),
+    "prism": _prism(6, 0.95, 0.6),
 }  # fmt: skip
 NAMES: tuple[str, ...] = tuple(SHAPES)

@@ -9,7 +9,7 @@ from torch import Tensor
 from slotlab.scenes import patterns
 from slotlab.scenes.noise import clouds
 from slotlab.scenes.patterns import Pattern, contrast, sine_turns
-from slotlab.scenes.shapes import Vector, step
+from slotlab.scenes.shapes import Vector, largest
 
 NUMBERS = 24  # random numbers that one material draws from
 
@@ -18,9 +18,9 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tint:
-    """Ranges of a colour: hue in turns (None: the material's own), spread, saturation, value."""
+    """Ranges of a colour: hue in turns (below 0: the material's own), spread, saturation, value."""
 
-    hue: float | None
+    hue: float
     spread: float
     saturation: Range
     value: Range
@@ -43,11 +43,12 @@ class Family:
     wear: float = 0.0
 
 
-_ANY = Tint(None, 0.03, (0.15, 0.8), (0.35, 0.95))
-_DARK = Tint(None, 0.05, (0.3, 0.9), (0.08, 0.35))
-_LIGHT = Tint(None, 0.08, (0.05, 0.4), (0.8, 1.0))
-_OTHER = Tint(None, 0.3, (0.1, 0.75), (0.2, 0.95))
-_NEAR = Tint(None, 0.06, (0.3, 0.85), (0.25, 0.7))
+_OWN = -1.0
+_ANY = Tint(_OWN, 0.03, (0.15, 0.8), (0.35, 0.95))
+_DARK = Tint(_OWN, 0.05, (0.3, 0.9), (0.08, 0.35))
+_LIGHT = Tint(_OWN, 0.08, (0.05, 0.4), (0.8, 1.0))
+_OTHER = Tint(_OWN, 0.3, (0.1, 0.75), (0.2, 0.95))
+_NEAR = Tint(_OWN, 0.06, (0.3, 0.85), (0.25, 0.7))
 _GREY = Tint(0.1, 0.1, (0.0, 0.15), (0.55, 0.85))
 _BLACK = Tint(0.1, 0.5, (0.0, 0.4), (0.03, 0.2))
 _TIMBER = Tint(0.07, 0.035, (0.4, 0.75), (0.45, 0.85))
@@ -56,14 +57,14 @@ _CLAY = Tint(0.03, 0.05, (0.3, 0.75), (0.4, 0.75))
 _STONE = Tint(0.1, 0.08, (0.03, 0.3), (0.35, 0.8))
 
 FAMILIES: dict[str, Family] = {
-    "rubber": Family(patterns.uniform, (Tint(None, 0.0, (0.6, 0.95), (0.4, 0.95)), _ANY, _ANY), (1, 1), (0.1, 0.25)),
+    "rubber": Family(patterns.uniform, (Tint(_OWN, 0.0, (0.6, 0.95), (0.4, 0.95)), _ANY, _ANY), (1, 1), (0.1, 0.25)),
     "metal": Family(
-        patterns.uniform, (Tint(None, 0.0, (0.55, 0.9), (0.5, 0.98)), _ANY, _ANY), (1, 1), (0.75, 0.95), metal=0.55
+        patterns.uniform, (Tint(_OWN, 0.0, (0.55, 0.9), (0.5, 0.98)), _ANY, _ANY), (1, 1), (0.75, 0.95), metal=0.55
     ),
     "backdrop": Family(patterns.uniform, (Tint(0.1, 0.1, (0.0, 0.05), (0.6, 0.72)), _ANY, _ANY), (1, 1), (0, 0)),
-    "uniform": Family(patterns.worn, (_ANY, Tint(None, 0.02, (0.35, 0.9), (0.3, 0.85)), _ANY), (0.6, 1.5), (0.1, 0.9)),
+    "uniform": Family(patterns.worn, (_ANY, Tint(_OWN, 0.02, (0.35, 0.9), (0.3, 0.85)), _ANY), (0.6, 1.5), (0.1, 0.9)),
     "marble": Family(
-        patterns.marble, (_LIGHT, Tint(None, 0.1, (0.05, 0.5), (0.45, 0.8)), _DARK), (0.7, 2), (0.5, 0.85)
+        patterns.marble, (_LIGHT, Tint(_OWN, 0.1, (0.05, 0.5), (0.45, 0.8)), _DARK), (0.7, 2), (0.5, 0.85)
     ),
     "wood": Family(patterns.wood, (_TIMBER, _TIMBER_DARK, _TIMBER_DARK), (0.8, 2.2), (0.15, 0.6)),
     "planks": Family(
@@ -80,13 +81,13 @@ FAMILIES: dict[str, Family] = {
     "noise": Family(patterns.noise, (_ANY, _NEAR, _OTHER), (0.9, 3), (0.05, 0.3), bump=0.05),
     "brushed": Family(
         patterns.brushed,
-        (Tint(None, 0.05, (0.02, 0.35), (0.6, 0.9)), Tint(None, 0.05, (0.02, 0.35), (0.4, 0.65)), _ANY),
+        (Tint(_OWN, 0.05, (0.02, 0.35), (0.6, 0.9)), Tint(_OWN, 0.05, (0.02, 0.35), (0.4, 0.65)), _ANY),
         (0.8, 1.8), (0.6, 0.8), metal=0.6,
     ),
     "speckled": Family(patterns.speckled, (_STONE, _BLACK, _LIGHT), (1.5, 3.5), (0.3, 0.75)),
     "weave": Family(patterns.weave, (_ANY, _NEAR, _DARK), (4, 9), (0.02, 0.1), bump=0.03, wear=0.3),
     "rust": Family(
-        patterns.rust, (Tint(None, 0.1, (0.05, 0.5), (0.35, 0.7)), Tint(0.05, 0.025, (0.6, 0.9), (0.3, 0.6)), _BLACK),
+        patterns.rust, (Tint(_OWN, 0.1, (0.05, 0.5), (0.35, 0.7)), Tint(0.05, 0.025, (0.6, 0.9), (0.3, 0.6)), _BLACK),
         (0.8, 2.2), (0.2, 0.5), bump=0.05,
     ),
     "chevron": Family(patterns.chevron, (_ANY, _OTHER, _LIGHT), (1.2, 3), (0.1, 0.5), wear=0.4),
@@ -100,6 +101,8 @@ FAMILIES: dict[str, Family] = {
     "crackle": Family(patterns.crackle, (_OTHER, _NEAR, _DARK), (1.2, 3), (0.2, 0.6), bump=0.04),
 }  # fmt: skip
 MATERIALS: tuple[str, ...] = tuple(FAMILIES)
+_TINTS = torch.tensor([[[t.hue, t.spread, *t.saturation, *t.value] for t in f.tints] for f in FAMILIES.values()])
+_RANGES = torch.tensor([[*f.scale, *f.gloss, f.metal, f.bump, f.wear] for f in FAMILIES.values()])
 
 
 class Surface(NamedTuple):
@@ -117,51 +120,24 @@ def prepare(material: Tensor, numbers: Tensor, vividness: float = 1.0) -> Tensor
     """Turns random numbers [M, 24] of materials [M] into coefficients [21, M], on the CPU.
 
     Rows: offset (2), turn and scale (2: cosine and sine, scaled), three linear colours (9), gloss,
-        metal, scale, bump,
-    three free numbers, and wear. `vividness` scales the colours' saturation.
+    metal, scale, bump, three free numbers, and wear. `vividness` scales the colours' saturation.
     """
-    families = list(FAMILIES.values())
-    used = material.unique().tolist()
-    spans = torch.zeros(len(families), 3, 6)
-    plain = torch.zeros(len(families), 7)
-    for kind in used:
-        family = families[kind]
-        for row, tint in enumerate(family.tints):
-            hue = -1.0 if tint.hue is None else tint.hue
-            spans[kind, row] = torch.tensor([hue, tint.spread, *tint.saturation, *tint.value])
-        plain[kind] = torch.tensor([*family.scale, *family.gloss, family.metal, family.bump, family.wear])
-    tint, ranges = spans[material], plain[material]
-    n = numbers.unbind(1)
-    turn = n[2]
-    scale = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * n[3] * n[3]
-    own = torch.where(numbers[:, 4:5] < 0.8, -1.0, 1.0)  # the odd material takes any hue in place of its usual one
-    colours = []
-    for row in range(3):
-        a, b, c = n[6 + 3 * row], n[7 + 3 * row], n[8 + 3 * row]
-        base = torch.where((tint[:, row, 0] < 0) | (own[:, 0] > 0), n[5], tint[:, row, 0])
-        hue = base + tint[:, row, 1] * (2 * a - 1)
-        saturation = tint[:, row, 2] + (tint[:, row, 3] - tint[:, row, 2]) * b
-        saturation = saturation * vividness
-        value = tint[:, row, 4] + (tint[:, row, 5] - tint[:, row, 4]) * c
-        for channel in _hsv(hue, saturation, value):
-            colours.append(channel * channel * (0.75 + 0.25 * channel))
-    gloss = ranges[:, 2] + (ranges[:, 3] - ranges[:, 2]) * n[15]
-    return torch.stack(
-        [
-            n[0] * 16, n[1] * 16, sine_turns(turn + 0.25) * scale, sine_turns(turn) * scale, *colours, gloss,
-            ranges[:, 4], scale, ranges[:, 5], n[16], n[17], n[18], ranges[:, 6],
-        ]
-    )  # fmt: skip
-
-
-def _hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
-    """Red, green, blue from hue (turns), saturation and value."""
-    channels = []
-    for shift in (5.0, 3.0, 1.0):
-        k = hue * 6 + shift
-        k = k - 6 * torch.floor(k / 6)
-        channels.append(value - value * saturation * torch.minimum(k, 4 - k).clamp(0, 1))
-    return channels
+    offset_u, offset_v, turn, size, odd, any_hue = numbers[:, :6].unbind(1)
+    hue, spread, faintest, strongest, darkest, lightest = _TINTS[material].unbind(2)  # [M, 3] each
+    coarsest, finest, dullest, glossiest, metal, bump, wear = _RANGES[material].unbind(1)
+    scale = coarsest + (finest - coarsest) * size * size
+    a, b, c = numbers[:, 6:15].unflatten(1, (3, 3)).unbind(2)
+    # The odd material takes any hue in place of its usual one.
+    hue = torch.where((hue < 0) | (odd >= 0.8)[:, None], any_hue[:, None], hue) + spread * (2 * a - 1)
+    saturation = (faintest + (strongest - faintest) * b) * vividness
+    value = darkest + (lightest - darkest) * c
+    k = hue[..., None] * 6 + torch.tensor([5.0, 3.0, 1.0])  # red, green, blue
+    k = k - 6 * torch.floor(k / 6)
+    channel = value[..., None] - (value * saturation)[..., None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    colours = (channel * channel * (0.75 + 0.25 * channel)).flatten(1).unbind(1)
+    gloss = dullest + (glossiest - dullest) * numbers[:, 15]
+    place = [offset_u * 16, offset_v * 16, sine_turns(turn + 0.25) * scale, sine_turns(turn) * scale]
+    return torch.stack([*place, *colours, gloss, metal, scale, bump, *numbers[:, 16:19].unbind(1), wear])
 
 
 def colours_of(coefficients: Tensor) -> Tensor:
@@ -175,8 +151,7 @@ def box_coordinates(point: Vector, normal: Vector) -> tuple[Tensor, Tensor, Tens
     Also 1 where that is x, and 1 where it is x or y: u runs along x, or along y on an x side; v
     along y, or along z on an x or y side.
     """
-    ax, ay, az = normal[0].abs(), normal[1].abs(), normal[2].abs()
-    on_x, on_y = step(ax - torch.maximum(ay, az)), step(ay - torch.maximum(ax, az))
+    on_x, on_y = largest(normal)
     u = point[0] + on_x * (point[1] - point[0]) + 7.3 * on_x + 3.7 * on_y
     v = point[1] + (on_x + on_y) * (point[2] - point[1]) + 1.9 * on_x + 5.1 * on_y
     return u, v, on_x, on_x + on_y
@@ -185,24 +160,17 @@ def box_coordinates(point: Vector, normal: Vector) -> tuple[Tensor, Tensor, Tens
 def paint(
     material: int, row: tuple[Tensor, ...], u: Tensor, v: Tensor, width: Tensor, ahead: tuple[Tensor, Tensor]
 ) -> Surface:
-    """A material at surface coordinates (u, v).
+    """A material (place in `MATERIALS`) at surface coordinates (u, v), in lengths.
 
-    Args:
-        material: place in `MATERIALS`.
-        row: its coefficients, 21 tensors that broadcast with `u`.
-        u: surface coordinate, in lengths.
-        v: the other one.
-        width: of a sample, in lengths.
-        ahead: how the light direction runs along u and v (for the relief).
+    Takes its coefficients, 21 tensors that broadcast with `u`; the width of a sample, in lengths;
+    and how the light direction runs along u and v (for the relief).
     """
     family = FAMILIES[MATERIALS[material]]
     free = row[17:20]
     x, y = row[0] + u * row[2] - v * row[3], row[1] + u * row[3] + v * row[2]
     soft = width * row[15]
     second, third, height = family.pattern(x, y, soft, *free)
-    shade = 1.0
-    if family.wear:
-        shade = 1 - row[20] * contrast(clouds(y * 0.4 + 3.3, x * 0.4), 0.45, 2)
+    shade = 1 - row[20] * contrast(clouds(y * 0.4 + 3.3, x * 0.4), 0.45, 2) if family.wear else 1.0
     colour = []
     for channel in range(3):
         one, two, three = row[4 + channel], row[7 + channel], row[10 + channel]
@@ -215,5 +183,4 @@ def paint(
         shifted = family.pattern(x + du * row[2] - dv * row[3], y + du * row[3] + dv * row[2], soft, *free)[2]
         assert shifted is not None
         rise = (shifted - height) * (row[16] / reach)
-    gloss = row[13] * (1 - 0.6 * third)
-    return Surface(colour[0], colour[1], colour[2], gloss, row[14] + rise * 0, rise)
+    return Surface(*colour, row[13] * (1 - 0.6 * third), row[14] + rise * 0, rise)
