@@ -192,8 +192,8 @@ def test_rectangles_and_no_scenes_at_all():
         ({"variant": "texturd"}, "variant: there is no 'texturd'; did you mean 'textured'"),
         ({"variant": "zzz"}, "there are: camouflage, outd, plain, textured"),
         ({"seed": -1}, "seed: must be 0 or more"),
-        ({"resolution": 8}, r"resolution: must lie in 16\.\.1024, got 8x8"),
-        ({"resolution": 2000}, r"resolution: must lie in 16\.\.1024"),
+        ({"resolution": 8}, r"resolution: must be in 16\.\.1024, got 8x8"),
+        ({"resolution": 2000}, r"resolution: must be in 16\.\.1024"),
         ({"resolution": (64, 8)}, "resolution: .* got 64x8"),
         ({"min_objects": 0}, "min_objects"),
         ({"min_objects": 5, "max_objects": 4}, "min_objects, max_objects: need"),
@@ -201,7 +201,7 @@ def test_rectangles_and_no_scenes_at_all():
         ({"supersample": 0}, "supersample: must be 1, 2, 3 or 4"),
         ({"leave_out": [99]}, "leave_out: scene 0 has objects 1 to [0-9]+, not 99; 0 leaves none out"),
         ({"leave_out": [0, 1]}, "leave_out: expected one number for each of 1 scenes, got 2"),
-        ({"framing": 0.1}, r"framing: must lie in 0\.5\.\.1"),
+        ({"framing": 0.1}, r"framing: must be in 0\.5\.\.1"),
     ],
 )
 def test_arguments_out_of_range(options, message):

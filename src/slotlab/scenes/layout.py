@@ -1,7 +1,7 @@
 """Where the camera, lights and objects are, and their materials: drawn on the CPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,27 +57,20 @@ _COUNT, _CAMERA, _LIGHT, _SHAPE, _SIZE, _YAW, _MATERIAL, _NUMBERS, _GROUND, _GRO
 
 @dataclass(frozen=True)
 class Layout:
-    """The geometry of B scenes with M objects in all, scene after scene; on the CPU.
+    """The geometry of B scenes with M objects in all, scene after scene; on the CPU."""
 
-    `keys` [B]: of the random numbers. `camera` [B, 12]: position, forward, right, up. `count` [B]:
-    objects per scene. `ok` [B]: False where no free place was found for some object. `scene` [M]:
-    the scene an object belongs to; `number` [M]: 1.. within it. `shape`, `size` [M]: places in
-    `shapes.NAMES` and `SIZES`. `centre` [M, 3], `scale` [M], `yaw` [M] in turns, `turn` [M, 2]: its
-    cosine and sine.
-    """
-
-    keys: Tensor
-    camera: Tensor
-    count: Tensor
-    ok: Tensor
-    scene: Tensor
-    number: Tensor
-    shape: Tensor
-    size: Tensor
-    centre: Tensor
-    scale: Tensor
-    yaw: Tensor
-    turn: Tensor
+    keys: Tensor  # [B], of the random numbers
+    camera: Tensor  # [B, 12]: position, forward, right, up
+    count: Tensor  # [B], objects per scene
+    ok: Tensor  # [B], False where no free place was found for some object
+    scene: Tensor  # [M], the scene an object belongs to
+    number: Tensor  # [M], 1.. within it
+    shape: Tensor  # [M], place in `shapes.NAMES`
+    size: Tensor  # [M], place in `SIZES`
+    centre: Tensor  # [M, 3]
+    scale: Tensor  # [M]
+    yaw: Tensor  # [M], in turns
+    turn: Tensor  # [M, 2], its cosine and sine
 
     @property
     def first(self) -> Tensor:
@@ -87,51 +80,30 @@ class Layout:
 
 @dataclass(frozen=True)
 class Dress:
-    """What a layout is made of and lit by.
+    """What a layout is made of and lit by."""
 
-    `key`, `fill` [B, 3]: positions of the lights. `material` [M], `ground` [B]: places in
-    `MATERIALS`; `coefficients` [21, M], `ground_coefficients` [21, B]: what `textures.paint` needs
-    of each.
-    """
-
-    key: Tensor
-    fill: Tensor
-    material: Tensor
-    coefficients: Tensor
-    ground: Tensor
-    ground_coefficients: Tensor
-
-
-@lru_cache(maxsize=1)
-def _shape_table() -> Tensor:
-    """Footprint and half height of every shape [S, 2]."""
-    return torch.tensor([[s.footprint, s.half_height] for s in shapes.SHAPES.values()])
+    key: Tensor  # [B, 3], position of the main light
+    fill: Tensor  # [B, 3], of the weaker one
+    material: Tensor  # [M], place in `MATERIALS`
+    coefficients: Tensor  # [21, M], what `textures.paint` needs
+    ground: Tensor  # [B], place in `MATERIALS`
+    ground_coefficients: Tensor  # [21, B]
 
 
 def draw_layout(keys: Tensor, count_keys: Tensor, variant: Variant, min_objects: int, max_objects: int) -> Layout:
     """Draws one layout per key (int64 [B]); `count_keys`, which attempts share, give the counts."""
-    scenes = len(keys)
     camera = _camera(uniform(keys, _CAMERA, 6))
     count = min_objects + _pick(uniform(count_keys, _COUNT, 1)[:, 0], max_objects - min_objects + 1)
-    shape_choice = torch.tensor([shapes.NAMES.index(name) for name in variant.shapes])
-    shape = shape_choice[_pick(uniform(keys, _SHAPE, max_objects), len(variant.shapes))]
-    size_number = uniform(keys, _SIZE, max_objects)
+    shape = _chosen(variant.shapes, shapes.NAMES, uniform(keys, _SHAPE, max_objects))
     # Crowded scenes lean to small objects, else no place is found.
     crowd = ((count[:, None] - 8) * 0.15).clamp(0, 0.75)
-    size = _pick(size_number * (1 - crowd), 3)
+    size = _pick(uniform(keys, _SIZE, max_objects) * (1 - crowd), 3)
     scale = torch.tensor(list(SIZES.values()))[size]
-    table = _shape_table()
-    height = table[shape, 1] * scale
-    place, ok = _places(keys, camera, table[shape, 0] * scale, height, count)
-    yaw = uniform(keys, _YAW, max_objects)
-    slots = torch.arange(max_objects)
-    scene, slot = torch.nonzero(slots[None] < count[:, None], as_tuple=True)
-    flat = scene * max_objects + slot
-
-    def packed(values: Tensor) -> Tensor:
-        return values.reshape(scenes * max_objects, *values.shape[2:])[flat]
-
-    yaw = packed(yaw)
+    height = shapes.EXTENTS[shape, 2] * scale
+    place, ok = _places(keys, camera, shapes.FOOTPRINTS[shape] * scale, height, count)
+    there = torch.arange(max_objects) < count[:, None]
+    scene, slot = there.nonzero(as_tuple=True)
+    yaw = uniform(keys, _YAW, max_objects)[there]
     return Layout(
         keys=keys,
         camera=camera,
@@ -139,10 +111,10 @@ def draw_layout(keys: Tensor, count_keys: Tensor, variant: Variant, min_objects:
         ok=ok,
         scene=scene,
         number=slot + 1,
-        shape=packed(shape),
-        size=packed(size),
-        centre=packed(torch.cat([place, height[..., None]], dim=2)),
-        scale=packed(scale),
+        shape=shape[there],
+        size=size[there],
+        centre=torch.cat([place, height[..., None]], dim=2)[there],
+        scale=scale[there],
         yaw=yaw,
         turn=torch.stack([sine_turns(yaw + 0.25), sine_turns(yaw)], dim=1),
     )
@@ -152,9 +124,7 @@ def draw_dress(layout: Layout, variant: Variant) -> Dress:
     """Draws lights and materials for a layout."""
     keys, scene, most = layout.keys, layout.scene, int(layout.number.max())
     key, fill = _lights(uniform(keys, _LIGHT, 6))
-    choice = torch.tensor([MATERIALS.index(name) for name in variant.materials])
-    ground_choice = torch.tensor([MATERIALS.index(name) for name in variant.grounds])
-    ground = ground_choice[_pick(uniform(keys, _GROUND, 1)[:, 0], len(ground_choice))]
+    ground = _chosen(variant.grounds, MATERIALS, uniform(keys, _GROUND, 1)[:, 0])
     ground_numbers = uniform(keys, _GROUND_NUMBERS, NUMBERS)
     numbers = uniform(keys, _NUMBERS, NUMBERS * most).view(-1, most, NUMBERS)
     numbers = numbers[scene, layout.number - 1]
@@ -163,7 +133,7 @@ def draw_dress(layout: Layout, variant: Variant) -> Dress:
         # Objects keep their offsets (the first two numbers) and take the ground's pattern.
         numbers = torch.cat([numbers[:, :2], ground_numbers[scene, 2:]], dim=1)
     else:
-        material = choice[_pick(uniform(keys, _MATERIAL, most), len(choice))][scene, layout.number - 1]
+        material = _chosen(variant.materials, MATERIALS, uniform(keys, _MATERIAL, most))[scene, layout.number - 1]
     # Grounds are less vivid than objects, unless these are to vanish in them.
     vividness = 1.0 if variant.shared_material else 0.65
     return Dress(key, fill, material, prepare(material, numbers), ground, prepare(ground, ground_numbers, vividness))
@@ -172,26 +142,26 @@ def draw_dress(layout: Layout, variant: Variant) -> Dress:
 def select(layout: Layout, dress: Dress, start: int, stop: int) -> tuple[Layout, Dress]:
     """The scenes `start` to `stop`."""
     own, rows = (layout.scene >= start) & (layout.scene < stop), slice(start, stop)
-    of_scenes = {name: getattr(layout, name)[rows] for name in ("keys", "camera", "count", "ok")}
-    of_objects = {name: getattr(layout, name)[own] for name in OF_OBJECTS}
-    lights = {name: getattr(dress, name)[rows] for name in ("key", "fill", "ground")}
-    clothes = Dress(
-        material=dress.material[own],
-        coefficients=dress.coefficients[:, own],
-        ground_coefficients=dress.ground_coefficients[:, rows],
-        **lights,
-    )
-    return Layout(**of_scenes, **{**of_objects, "scene": of_objects["scene"] - start}), clothes
+    some = Layout(**{name: of[own if name in OF_OBJECTS else rows] for name, of in vars(layout).items()})
+    materials = dress.material[own], dress.coefficients[:, own], dress.ground[rows], dress.ground_coefficients[:, rows]
+    return replace(some, scene=some.scene - start), Dress(dress.key[rows], dress.fill[rows], *materials)
 
 
 def without(layout: Layout, dress: Dress, numbers: Tensor) -> tuple[Layout, Dress]:
     """The scenes, each without its object of that number [B] (0: none); later numbers move up."""
     stays = layout.number != numbers[layout.scene]
-    fewer = replace(layout, **{name: getattr(layout, name)[stays] for name in OF_OBJECTS})
-    fewer = replace(fewer, count=torch.bincount(fewer.scene, minlength=len(layout.count)))
+    count = torch.bincount(layout.scene[stays], minlength=len(layout.count))
+    fewer = replace(layout, count=count, **{name: getattr(layout, name)[stays] for name in OF_OBJECTS})
     number = torch.arange(len(fewer.scene)) - fewer.first[fewer.scene] + 1
     clothes = replace(dress, material=dress.material[stays], coefficients=dress.coefficients[:, stays])
     return replace(fewer, number=number), clothes
+
+
+def in_camera(camera: Tensor, point: Sequence[Tensor]) -> shapes.Vector:
+    """World points to depth, right and up in the axes of cameras [..., 12, ...] (dimension 1)."""
+    ox, oy, oz, *axes = camera.unbind(1)
+    offset = point[0] - ox, point[1] - oy, point[2] - oz
+    return shapes.dot(axes[:3], offset), shapes.dot(axes[3:6], offset), shapes.dot(axes[6:], offset)
 
 
 def _pick(number: Tensor, options: int) -> Tensor:
@@ -199,14 +169,17 @@ def _pick(number: Tensor, options: int) -> Tensor:
     return (number * options).to(torch.int64).clamp(max=options - 1)
 
 
+def _chosen(options: tuple[str, ...], vocabulary: tuple[str, ...], number: Tensor) -> Tensor:
+    """Places in `vocabulary` of options chosen uniformly by numbers in [0, 1)."""
+    return torch.tensor([vocabulary.index(name) for name in options])[_pick(number, len(options))]
+
+
 def _camera(numbers: Tensor) -> Tensor:
     """A camera near CLEVR's, shifted by up to half a unit, looking near the middle [B, 12]."""
     position = torch.tensor([7.8, -6.9, 5.6]) + (numbers[:, :3] - 0.5)
     target = torch.tensor([0.0, 0.0, 0.45]) + (numbers[:, 3:] - 0.5) * 0.4
-    ahead = target - position
-    forward = shapes.normalise((ahead[:, 0], ahead[:, 1], ahead[:, 2]))
-    zero = torch.zeros_like(forward[0])
-    right = shapes.normalise((forward[1], -forward[0], zero))
+    forward = shapes.normalise((target - position).unbind(1))
+    right = shapes.normalise((forward[1], -forward[0], torch.zeros_like(forward[0])))
     up = (
         right[1] * forward[2] - right[2] * forward[1],
         right[2] * forward[0] - right[0] * forward[2],
@@ -231,18 +204,13 @@ def _places(keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count:
     scenes, objects = radius.shape
     spots = uniform(keys, _PLACE, objects * CANDIDATES * 2).view(scenes, objects, CANDIDATES, 2)
     spots = (spots * 2 - 1) * REACH
-    # Position from the camera, in its axes: depth, right, up.
-    offset = [spots[..., 0], spots[..., 1], height[:, :, None]]
-    dx, dy, dz = (part - camera[:, axis, None, None] for axis, part in enumerate(offset))
-    axis = camera[:, :, None, None].unbind(1)
-    depth, right, up = (dx * axis[i] + dy * axis[i + 1] + dz * axis[i + 2] for i in (3, 6, 9))
+    x, y = spots.unbind(3)
+    depth, right, up = in_camera(camera[:, :, None, None], (x, y, height[:, :, None]))
     right, up = right / depth, up / depth
     seen = torch.maximum(radius, height)[:, :, None] / depth  # radius on the image plane
     framed = (right.abs() <= FRAME / FOCAL) & (up.abs() <= FRAME / FOCAL)
-    offered = torch.stack([spots[..., 0], spots[..., 1], depth, right, up, seen])
-    chosen = torch.zeros(6, scenes, objects)
-    ok = torch.ones(scenes, dtype=torch.bool)
-    rows = torch.arange(scenes)
+    offered = torch.stack([x, y, depth, right, up, seen])
+    chosen, ok = torch.zeros(6, scenes, objects), torch.ones(scenes, dtype=torch.bool)
     for slot in range(objects):
         free = framed[:, slot]
         if slot:
@@ -257,5 +225,5 @@ def _places(keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count:
             free = free & clear.all(dim=2)
         found, first = free.max(dim=1)
         ok &= found | (slot >= count)
-        chosen[:, :, slot] = offered[:, rows, slot, first]
+        chosen[:, :, slot] = offered[:, torch.arange(scenes), slot, first]
     return chosen[:2].permute(1, 2, 0), ok

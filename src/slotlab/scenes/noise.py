@@ -72,11 +72,8 @@ def _smooth(table: Tensor, x: Tensor, y: Tensor) -> Tensor:
     left, above = x.floor(), y.floor()
     fx, fy = x - left, y - above
     place = (above.to(torch.int32) & (SIDE - 1)) * (SIDE + 1) + (left.to(torch.int32) & (SIDE - 1))
-    place = place.view(-1)
-    first = table.index_select(0, place).view(x.shape)
-    second = table.index_select(0, place + 1).view(x.shape)
-    third = table.index_select(0, place + (SIDE + 1)).view(x.shape)
-    fourth = table.index_select(0, place + (SIDE + 2)).view(x.shape)
+    corners = (0, 1, SIDE + 1, SIDE + 2)
+    first, second, third, fourth = (table.index_select(0, place.view(-1) + by).view(x.shape) for by in corners)
     top = first + fx * (second - first)
     return top + fy * (third + fx * (fourth - third) - top)
 
@@ -107,8 +104,7 @@ def _cloud_table(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _cell_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    count = SIDE // CELL
-    steps = torch.arange(SIDE)
+    count, steps = SIDE // CELL, torch.arange(SIDE)
     home, inside = steps // CELL, (steps % CELL).to(torch.float32) / CELL
     first = torch.full((SIDE, SIDE), 9.0)
     second, number = first.clone(), torch.zeros(SIDE, SIDE)

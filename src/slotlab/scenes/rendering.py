@@ -20,6 +20,7 @@ from slotlab.scenes.layout import (
     Variant,
     draw_dress,
     draw_layout,
+    in_camera,
     select,
     without,
 )
@@ -97,66 +98,51 @@ def render(
         >>> [thing["shape"] for thing in scenes.metadata[0]["objects"]]
         ['cube', 'cube', 'sphere', 'cylinder']
     """
+    if variant not in VARIANT_TABLE:
+        raise ConfigError(f"variant: there is no {variant!r}{nearest(str(variant), VARIANTS)}")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed: must be 0 or more (below 2**63), got {seed}")
     height, width = resolution if isinstance(resolution, tuple | list) else (resolution, resolution)
-    vocabulary = _check(variant, seed, height, width, min_objects, max_objects, supersample, framing)
-    height, width = int(height), int(width)
+    if not all(isinstance(side, Integral) and 16 <= side <= 1024 for side in (height, width)):
+        raise ConfigError(f"resolution: must be in 16..1024, got {height}x{width}")
+    if not 1 <= min_objects <= max_objects <= 16:
+        counts = f"got {min_objects} and {max_objects}"
+        raise ConfigError(f"min_objects, max_objects: need 1 <= min_objects <= max_objects <= 16, {counts}")
+    if supersample not in (1, 2, 3, 4):
+        raise ConfigError(f"supersample: must be 1, 2, 3 or 4, got {supersample}")
+    if not 0.5 <= framing <= 1:
+        raise ConfigError(f"framing: must be in 0.5..1, got {framing}")
     index = torch.as_tensor(list(indices), dtype=torch.int64)
     if bool((index < 0).any()):
         raise ConfigError(f"indices: scene numbers start at 0, got {int(index.min())}")
     left_out = torch.zeros_like(index) if leave_out is None else torch.as_tensor(list(leave_out), dtype=torch.int64)
     if len(left_out) != len(index):
         raise ConfigError(f"leave_out: expected one number for each of {len(index)} scenes, got {len(left_out)}")
-    view = _View(height, width, framing, torch.device(device))
-    images = [torch.empty(0, 3, height, width, device=view.device)]
-    masks = [torch.empty(0, height, width, dtype=torch.int64, device=view.device)]
+    view, vocabulary = _View(int(height), int(width), framing, torch.device(device)), VARIANT_TABLE[variant]
+    images = [torch.empty(0, 3, view.height, view.width, device=view.device)]
+    masks = [torch.empty(0, view.height, view.width, dtype=torch.int64, device=view.device)]
     metadata: list[dict[str, Any]] = []
-    most = 1 if view.device.type == "cpu" else 64
-    at_once = max(1, most * SETTLE_SAMPLES // (height * width))
-    for part, gone in zip(index.split(at_once), left_out.split(at_once), strict=True):
-        if not len(part):
-            break
+    most, pixels = 1 if view.device.type == "cpu" else 64, view.height * view.width
+    at_once = max(1, most * SETTLE_SAMPLES // pixels)
+    for start in range(0, len(index), at_once):
+        part, gone = index[start : start + at_once], left_out[start : start + at_once]
         layout, attempts, mask, depth = _settle(part, vocabulary, seed, min_objects, max_objects, view)
         dress = draw_dress(layout, vocabulary)
         if bool(gone.any()):
-            _check_there(part, gone, layout.count)
+            for scene, number, objects in zip(part.tolist(), gone.tolist(), layout.count.tolist(), strict=True):
+                if not 0 <= number <= objects:
+                    there = f"scene {scene} has objects 1 to {objects}, not {number}"
+                    raise ConfigError(f"leave_out: {there}; 0 leaves none out")
             layout, dress = without(layout, dress, gone)
-            shown, depth = _look(layout, view)
-            mask = _numbered(shown, layout.first.to(view.device))
+            mask, depth = _look(layout, view)
         masks.append(mask)
         metadata += describe(layout, dress, part, attempts, mask, framing)
-        scenes = max(1, most * SHADE_SAMPLES // (height * width * supersample**2))
+        scenes = max(1, most * SHADE_SAMPLES // (pixels * supersample**2))
         for start in range(0, len(part), scenes):
             stop = min(start + scenes, len(part))
             some, clothes = select(layout, dress, start, stop)
             images.append(_shade(some, clothes, mask[start:stop], depth[start:stop], supersample, view))
     return SceneBatch(torch.cat(images), torch.cat(masks), metadata)
-
-
-def _check(
-    variant: str,
-    seed: int,
-    height: int,
-    width: int,
-    min_objects: int,
-    max_objects: int,
-    supersample: int,
-    framing: float,
-) -> Variant:
-    if variant not in VARIANT_TABLE:
-        raise ConfigError(f"variant: there is no {variant!r}{nearest(str(variant), VARIANTS)}")
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed: must be 0 or more (below 2**63), got {seed}")
-    if not all(isinstance(side, Integral) and 16 <= side <= 1024 for side in (height, width)):
-        raise ConfigError(f"resolution: must lie in 16..1024, got {height}x{width}")
-    if not 1 <= min_objects <= max_objects <= 16:
-        raise ConfigError(
-            f"min_objects, max_objects: need 1 <= min_objects <= max_objects <= 16, got {min_objects} and {max_objects}"
-        )
-    if supersample not in (1, 2, 3, 4):
-        raise ConfigError(f"supersample: must be 1, 2, 3 or 4, got {supersample}")
-    if not 0.5 <= framing <= 1:
-        raise ConfigError(f"framing: must lie in 0.5..1, got {framing}")
-    return VARIANT_TABLE[variant]
 
 
 @dataclass(frozen=True)
@@ -176,19 +162,16 @@ def _settle(
 ) -> tuple[Layout, Tensor, Tensor, Tensor]:
     """Draws each scene until every object is visible enough; the attempt is part of its key.
 
-    Returns:
-        layout, attempts used [B], mask [B, H, W], and the depth per pixel that shows an object [B,
-        H, W].
+    Returns the layout, the attempts used [B], the mask and the depth, both [B, H, W].
     """
-    side = min(int(min(view.height, view.width) * view.framing + 1e-6), min(view.height, view.width))
+    shorter = min(view.height, view.width)
+    side = min(int(shorter * view.framing + 1e-6), shorter)
     top, left = (view.height - side) // 2, (view.width - side) // 2
     enough = max(1, round(MIN_VISIBLE * side * side))
     count_keys = scene_keys(seed, index, torch.zeros_like(index))
     attempts = torch.zeros_like(index)
-    mask, depth = (
-        torch.empty(len(index), view.height, view.width, dtype=kind, device=view.device)
-        for kind in (torch.int64, torch.float32)
-    )
+    mask = torch.empty(len(index), view.height, view.width, dtype=torch.int64, device=view.device)
+    depth = torch.empty_like(mask, dtype=torch.float32)
     waiting = torch.arange(len(index))
     while len(waiting):
         if int(attempts.max()) >= MAX_ATTEMPTS:
@@ -205,8 +188,7 @@ def _settle(
         )
         shown, far = _look(layout, view)
         # Counted within the square that the scene is composed for.
-        inner = shown[:, top : top + side, left : left + side].reshape(-1)
-        visible = torch.bincount(inner + 1, minlength=len(layout.scene) + 1)[1:].cpu()
+        visible = _pixels(shown[:, top : top + side, left : left + side], layout)
         good = layout.ok.clone()
         good[layout.scene[visible < enough]] = False
         found, first = good.view(-1, ahead).max(dim=1)
@@ -214,30 +196,24 @@ def _settle(
         chosen = torch.nonzero(found).squeeze(1)
         source = chosen * ahead + first[chosen]
         rows, source = waiting[chosen].to(view.device), source.to(view.device)
-        first_objects = layout.first.to(view.device).index_select(0, source)
-        mask.index_copy_(0, rows, _numbered(shown.index_select(0, source), first_objects))
+        mask.index_copy_(0, rows, shown.index_select(0, source))
         depth.index_copy_(0, rows, far.index_select(0, source))
         waiting = waiting[~found]
     layout = draw_layout(scene_keys(seed, index, attempts), count_keys, vocabulary, min_objects, max_objects)
     return layout, attempts, mask, depth
 
 
-def _check_there(index: Tensor, numbers: Tensor, count: Tensor) -> None:
-    for scene, number, objects in zip(index.tolist(), numbers.tolist(), count.tolist(), strict=True):
-        if not 0 <= number <= objects:
-            raise ConfigError(f"leave_out: scene {scene} has objects 1 to {objects}, not {number}; 0 leaves none out")
-
-
 def _look(layout: Layout, view: _View) -> tuple[Tensor, Tensor]:
-    """The object that each pixel shows (-1: the ground), and its depth, both [B, H, W]."""
-    scene = layout.scene.to(view.device)
-    shown, far = first_hits(layout, local_rays(layout).to(view.device), scene, view.grid(1))
-    return shown.view(-1, view.height, view.width), far.view(-1, view.height, view.width)
+    """The mask, and the depth of what each pixel shows, both [B, H, W]."""
+    shown, depth = first_hits(layout, local_rays(layout).to(view.device), layout.scene.to(view.device), view.grid(1))
+    shown, depth = (part.view(-1, view.height, view.width) for part in (shown, depth))
+    return torch.where(shown >= 0, shown + (1 - layout.first.to(view.device)[:, None, None]), 0), depth
 
 
-def _numbered(shown: Tensor, first: Tensor) -> Tensor:
-    """The mask [B, H, W] of what is shown; `first` [B] is the object numbered 1 in each scene."""
-    return torch.where(shown >= 0, shown + (1 - first[:, None, None]), 0)
+def _pixels(mask: Tensor, layout: Layout) -> Tensor:
+    """Pixels that show each object, int64 [M], on the CPU."""
+    ids = mask.flatten(1) + 32 * torch.arange(len(mask), device=mask.device)[:, None]
+    return torch.bincount(ids.view(-1), minlength=32 * len(mask)).cpu()[32 * layout.scene + layout.number]
 
 
 def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: _View) -> Tensor:
@@ -274,15 +250,9 @@ def describe(
     `pixel_coords` (column, row, depth), `visible_pixels`.
     """
     height, width = mask.shape[1:]
-    camera = layout.camera[layout.scene]
-    offset = layout.centre - camera[:, :3]
-    depth, right, up = (
-        offset[:, 0] * camera[:, i] + offset[:, 1] * camera[:, i + 1] + offset[:, 2] * camera[:, i + 2]
-        for i in (3, 6, 9)
-    )
+    depth, right, up = in_camera(layout.camera[layout.scene], layout.centre.unbind(1))
     half = min(height, width) * framing / 2 * FOCAL
-    ids = mask.view(len(index), -1) + 32 * torch.arange(len(index), device=mask.device)[:, None]
-    visible = torch.bincount(ids.view(-1), minlength=32 * len(index)).cpu()[32 * layout.scene + layout.number]
+    column, row = right / depth * half + width / 2, height / 2 - up / depth * half
     columns = {
         "index": layout.number.tolist(),
         "shape": [shapes.NAMES[shape] for shape in layout.shape.tolist()],
@@ -292,16 +262,8 @@ def describe(
         "color": colours_of(dress.coefficients).tolist(),
         "rotation": (layout.yaw * 360).tolist(),
         "3d_coords": layout.centre.tolist(),
-        "pixel_coords": [
-            [int(x), int(y), z]
-            for x, y, z in zip(
-                (right / depth * half + width / 2).tolist(),
-                (height / 2 - up / depth * half).tolist(),
-                depth.tolist(),
-                strict=True,
-            )
-        ],
-        "visible_pixels": visible.tolist(),
+        "pixel_coords": [[int(x), int(y), z] for x, y, z in torch.stack([column, row, depth], dim=1).tolist()],
+        "visible_pixels": _pixels(mask, layout).tolist(),
     }
     objects = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     scenes = []

@@ -8,7 +8,7 @@ from slotlab.scenes.layout import FOCAL, Dress, Layout
 from slotlab.scenes.shadows import object_shadows
 from slotlab.scenes.shapes import Vector, dot, normalise, step
 from slotlab.scenes.textures import Surface, box_coordinates, paint
-from slotlab.scenes.visibility import Grid, local_rays, ray_direction
+from slotlab.scenes.visibility import Grid, local_rays, ray_direction, turned
 
 KEY, FILL, SKY = 2.1, 0.35, 0.5  # strengths of the lights
 EXPOSURE = 0.8
@@ -53,12 +53,8 @@ def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Ten
 
 def object_table(layout: Layout, dress: Dress) -> Tensor:
     """Rays, lights, size and height in every object's frame [20, M], on the CPU."""
-    cos, sin = layout.turn[:, 0], layout.turn[:, 1]
-    rows = [local_rays(layout)]
-    for light in (dress.key, dress.fill):
-        x, y, z = (light[layout.scene] - layout.centre).unbind(1)
-        rows.append(torch.stack([cos * x + sin * y, cos * y - sin * x, z]) / layout.scale)
-    return torch.cat([*rows, torch.stack([layout.scale, layout.centre[:, 2] / layout.scale])])
+    lights = [turned(layout, light[layout.scene] - layout.centre) / layout.scale for light in (dress.key, dress.fill)]
+    return torch.cat([local_rays(layout), *lights, torch.stack([layout.scale, layout.centre[:, 2] / layout.scale])])
 
 
 def shade_objects(
@@ -70,7 +66,7 @@ def shade_objects(
     row = table.index_select(1, owner).unbind(0)
     within = place % (grid.height * grid.width)
     right, up = grid.plane((within % grid.width).to(torch.float32), (within // grid.width).to(torch.float32))
-    point = shapes.along(row[:3], ray_direction(row, right, up), depth.index_select(0, place))  # type: ignore[arg-type]
+    point = shapes.along(row[:3], ray_direction(row, right, up), depth.index_select(0, place))
     scale, half = row[18], row[19]
     normal = _normals(layout, owner, point)
     lx, ly, lz = row[12] - point[0], row[13] - point[1], row[14] - point[2]

@@ -33,7 +33,7 @@ def soft_shadow(kind: int, point: Vector, light: Vector, fine: bool) -> Tensor:
 def ground_shadows(layout: Layout, dress: Dress, table: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Parts of key light and sky (0..1) at each sample of the ground, [B · height · width].
 
-    `table` (of `object_table`) and `scene` [M] lie on the device.
+    `table` (of `object_table`) and `scene` [M] are on the device.
     """
     tiles = shadow_tiles(layout, dress.key, grid)
     samples = len(layout.count) * grid.height * grid.width
@@ -59,7 +59,7 @@ def ground_shadows(layout: Layout, dress: Dress, table: Tensor, scene: Tensor, g
 def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, point: Vector) -> Tensor:
     """Part of the key light (0..1) at surface points [T] of the objects `owner`.
 
-    `table` (of `shading.object_table`), `owner` and `point` (in the owner's frame) lie on the
+    `table` (of `shading.object_table`), `owner` and `point` (in the owner's frame) are on the
     device.
     """
     lit = torch.ones(len(owner), device=owner.device)

@@ -9,7 +9,7 @@ ground.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -35,18 +35,15 @@ _DOME_RADIUS = 1.1
 class Shape:
     """One solid.
 
-    `extent`: half sizes along x, y, z of its box; `footprint`: radius of the circle around z that
-        holds it.
-    `intersect(origin, direction)`: distance to the first hit from outside, in lengths of
-    `direction`, inf for a miss. `normal(point)`: outward unit normal at a surface point.
-    `distance(point)`: signed distance or a lower bound of it that has the same sign.
+    `intersect(origin, direction)` gives the distance to the first hit from outside, in lengths of
+    `direction`, and over `MISS` for a miss.
     """
 
-    extent: tuple[float, float, float]
-    footprint: float
+    extent: tuple[float, float, float]  # half sizes along x, y, z of its box
+    footprint: float  # radius of the circle around z that holds it
     intersect: Callable[[Vector, Vector], Tensor]
-    normal: Callable[[Vector], Vector]
-    distance: Callable[[Vector], Tensor]
+    normal: Callable[[Vector], Vector]  # outward unit normal at a surface point
+    distance: Callable[[Vector], Tensor]  # signed distance, or a lower bound of it with the same sign
     round: bool = False  # the ball that holds it has the footprint's radius
 
     @property
@@ -54,19 +51,25 @@ class Shape:
         """Height of the centre above the ground at size 1."""
         return self.extent[2]
 
+    @property
+    def radius(self) -> float:
+        """Radius of the ball around the centre that holds it."""
+        x, y, z = self.extent
+        return self.footprint if self.round else (max(x, y, self.footprint) ** 2 + z * z) ** 0.5
 
-def dot(a: Vector | tuple[float, float, float], b: Vector) -> Tensor:
+
+def dot(a: Sequence[Tensor] | Sequence[float], b: Sequence[Tensor]) -> Tensor:
     """Scalar product, summed in a fixed order."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def normalise(a: Vector) -> Vector:
+def normalise(a: Sequence[Tensor]) -> Vector:
     """`a` at length 1."""
     scale = 1 / (dot(a, a) + 1e-20).sqrt()
     return a[0] * scale, a[1] * scale, a[2] * scale
 
 
-def along(origin: Vector, direction: Vector, distance: Tensor) -> Vector:
+def along(origin: Sequence[Tensor], direction: Sequence[Tensor], distance: Tensor) -> Vector:
     """The point `origin + distance * direction`."""
     x, y, z = (start + distance * speed for start, speed in zip(origin, direction, strict=True))
     return x, y, z
@@ -339,3 +342,6 @@ SHAPES: dict[str, Shape] = {
     "prism": _prism(6, 0.95, 0.6),
 }  # fmt: skip
 NAMES: tuple[str, ...] = tuple(SHAPES)
+EXTENTS = torch.tensor([shape.extent for shape in SHAPES.values()])  # [S, 3]
+FOOTPRINTS = torch.tensor([shape.footprint for shape in SHAPES.values()])  # [S]
+RADII = torch.tensor([shape.radius for shape in SHAPES.values()])  # [S]

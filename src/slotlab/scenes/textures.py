@@ -183,4 +183,4 @@ def paint(
         shifted = family.pattern(x + du * row[2] - dv * row[3], y + du * row[3] + dv * row[2], soft, *free)[2]
         assert shifted is not None
         rise = (shifted - height) * (row[16] / reach)
-    return Surface(*colour, row[13] * (1 - 0.6 * third), row[14] + rise * 0, rise)
+    return Surface(colour[0], colour[1], colour[2], row[13] * (1 - 0.6 * third), row[14] + rise * 0, rise)

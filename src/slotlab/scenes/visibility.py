@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from slotlab.scenes import shapes
-from slotlab.scenes.layout import CONTACT, FOCAL, LIGHT_RADIUS, Layout
+from slotlab.scenes.layout import CONTACT, FOCAL, LIGHT_RADIUS, Layout, in_camera
 
 TILE = 8  # side of the squares of samples in which objects and their shadows are tried
 _FAR = (0x7F000000 << 32) - 1  # beyond every hit
@@ -42,25 +41,14 @@ class Tiles:
         return Tiles(self.owner[keep].to(device), self.x[keep].to(device), self.y[keep].to(device))
 
 
-@lru_cache(maxsize=1)
-def _extents() -> Tensor:
-    """Half sizes along x, y, z and bounding radius of every shape [S, 4]."""
-    rows = []
-    for shape in shapes.SHAPES.values():
-        x, y, z = shape.extent
-        radius = shape.footprint if shape.round else (max(x, y, shape.footprint) ** 2 + z * z) ** 0.5
-        rows.append([x, y, z, radius])
-    return torch.tensor(rows)
-
-
 def bounding_radius(layout: Layout) -> Tensor:
     """Radius of the ball around every object's centre that holds it [M]."""
-    return _extents()[layout.shape, 3] * layout.scale
+    return shapes.RADII[layout.shape] * layout.scale
 
 
-def _corners(layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+def _corners(layout: Layout) -> shapes.Vector:
     """The corners of the objects' boxes, x, y, z [M, 8]; the last four are the upper ones."""
-    extent = _extents()[layout.shape] * layout.scale[:, None]
+    extent = shapes.EXTENTS[layout.shape] * layout.scale[:, None]
     sign = torch.tensor([-1.0, 1.0])
     sz, sy, sx = (part.reshape(-1) for part in torch.meshgrid(sign, sign, sign, indexing="ij"))
     x, y = extent[:, :1] * sx, extent[:, 1:2] * sy
@@ -69,22 +57,13 @@ def _corners(layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
     return centre[:, :1] + cos * x - sin * y, centre[:, 1:2] + sin * x + cos * y, centre[:, 2:] + extent[:, 2:3] * sz
 
 
-def _project(layout: Layout, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """World points [M, P] to depth, right and up in the axes of their scene's camera."""
-    camera = layout.camera[layout.scene]
-    dx, dy, dz = x - camera[:, 0:1], y - camera[:, 1:2], z - camera[:, 2:3]
-    axis = camera[:, :, None].unbind(1)
-    forward, right, up = (axis[i] * dx + axis[i + 1] * dy + axis[i + 2] * dz for i in (3, 6, 9))
-    return forward, right, up
-
-
 def object_tiles(layout: Layout, grid: Grid) -> Tiles:
     """Tiles over each object's box on the screen (on the CPU)."""
-    depth, right, up = _project(layout, *_corners(layout))
+    camera = layout.camera[layout.scene, :, None]
+    depth, right, up = in_camera(camera, _corners(layout))
     depth = depth.clamp(min=0.1)
     x, y = right / depth, up / depth
-    centre = layout.centre
-    depth, right, up = _project(layout, centre[:, :1], centre[:, 1:2], centre[:, 2:])
+    depth, right, up = in_camera(camera, layout.centre[:, :, None].unbind(1))
     radius = bounding_radius(layout)[:, None]
     lower, upper = [], []
     for box, side in ((x, right), (y, up)):
@@ -102,12 +81,12 @@ def shadow_tiles(layout: Layout, key: Tensor, grid: Grid) -> Tiles:
     stretch = light[:, 2:] / (light[:, 2:] - cz)
     gx, gy = light[:, 0:1] + (cx - light[:, 0:1]) * stretch, light[:, 1:2] + (cy - light[:, 1:2]) * stretch
     blur = 1.2 * LIGHT_RADIUS * ((gx - cx) ** 2 + (gy - cy) ** 2 + cz * cz).sqrt()
-    reach = (_extents()[layout.shape, :2].amax(dim=1) + CONTACT) * layout.scale
+    reach = (shapes.EXTENTS[layout.shape, :2].amax(dim=1) + CONTACT) * layout.scale
     bx = layout.centre[:, :1] + reach[:, None] * torch.tensor([-1.0, -1.0, 1.0, 1.0])
     by = layout.centre[:, 1:2] + reach[:, None] * torch.tensor([-1.0, 1.0, -1.0, 1.0])
     x = torch.cat([bx, gx - blur, gx - blur, gx + blur, gx + blur], dim=1)
     y = torch.cat([by, gy - blur, gy + blur, gy - blur, gy + blur], dim=1)
-    depth, right, up = _project(layout, x, y, torch.zeros_like(x))
+    depth, right, up = in_camera(layout.camera[layout.scene, :, None], (x, y, torch.zeros_like(x)))
     depth = depth.clamp(min=0.1)
     x, y = right / depth, up / depth
     return _cover(x.amin(dim=1), x.amax(dim=1), y.amin(dim=1), y.amax(dim=1), grid)
@@ -134,15 +113,15 @@ def _cover(left: Tensor, right: Tensor, bottom: Tensor, top: Tensor, grid: Grid)
 def local_rays(layout: Layout) -> Tensor:
     """The camera's origin and axes in every object's frame and size [12, M], on the CPU."""
     camera = layout.camera[layout.scene]
-    cos, sin = layout.turn[:, 0], layout.turn[:, 1]
-    inverse = 1 / layout.scale
-    rows = []
-    for i in (0, 3, 6, 9):
-        x, y, z = camera[:, i], camera[:, i + 1], camera[:, i + 2]
-        if i == 0:
-            x, y, z = x - layout.centre[:, 0], y - layout.centre[:, 1], z - layout.centre[:, 2]
-        rows += [(cos * x + sin * y) * inverse, (cos * y - sin * x) * inverse, z * inverse]
-    return torch.stack(rows)
+    position, *axes = camera.split(3, dim=1)
+    rows = [turned(layout, vector) for vector in (position - layout.centre, *axes)]
+    return torch.cat(rows) * (1 / layout.scale)
+
+
+def turned(layout: Layout, vector: Tensor) -> Tensor:
+    """World vectors [M, 3] along the axes of every object [3, M]."""
+    (cos, sin), (x, y, z) = layout.turn.unbind(1), vector.unbind(1)
+    return torch.stack([cos * x + sin * y, cos * y - sin * x, z])
 
 
 def spread_tiles(tiles: Tiles, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +137,7 @@ def spread_tiles(tiles: Tiles, scene: Tensor, grid: Grid) -> tuple[Tensor, Tenso
 def first_hits(layout: Layout, rays: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """The object of each sample (-1: the ground) and its depth, both [B · height · width].
 
-    `rays` [12, M] and `scene` [M] lie on the device, `layout` on the CPU. The nearest hit is found
+    `rays` [12, M] and `scene` [M] are on the device, `layout` on the CPU. The nearest hit is found
     by an integer minimum over (depth, object), which no order of evaluation changes.
     """
     tiles = object_tiles(layout, grid)
@@ -167,7 +146,7 @@ def first_hits(layout: Layout, rays: Tensor, scene: Tensor, grid: Grid) -> tuple
         mine = tiles.of(layout.shape == kind, rays.device)
         right, up, place = spread_tiles(mine, scene, grid)
         row = rays.index_select(1, mine.owner).unbind(0)
-        depth = shapes.SHAPES[shapes.NAMES[kind]].intersect(row[:3], ray_direction(row, right, up))  # type: ignore[arg-type]
+        depth = shapes.SHAPES[shapes.NAMES[kind]].intersect((row[0], row[1], row[2]), ray_direction(row, right, up))
         found = (depth.view(torch.int32).to(torch.int64) << 32) + mine.owner
         nearest.scatter_reduce_(0, place, found.view(-1), "amin")
     depth = (nearest >> 32).to(torch.int32).view(torch.float32)
@@ -176,8 +155,5 @@ def first_hits(layout: Layout, rays: Tensor, scene: Tensor, grid: Grid) -> tuple
 
 def ray_direction(row: Sequence[Tensor], right: Tensor, up: Tensor) -> shapes.Vector:
     """Direction of rays with these slopes, from rows 3.. of `local_rays` (forward, right, up)."""
-    return (
-        row[3] + right * row[6] + up * row[9],
-        row[4] + right * row[7] + up * row[10],
-        row[5] + right * row[8] + up * row[11],
-    )
+    x, y, z = (row[axis] + right * row[axis + 3] + up * row[axis + 6] for axis in (3, 4, 5))
+    return x, y, z
