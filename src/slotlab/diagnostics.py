@@ -121,7 +121,7 @@ class Diagnosis:
     entropy: float  # of the masks over slots, mean over pixels and images, divided by log K; in [0, 1]
     entropy_counts: Sequence[int]  # images by entropy, in 20 equal bins from 0 to 1
     attention_changes: Sequence[float]  # share that moves to another slot per iteration, [T - 1]
-    duplicates: Sequence[Sequence[float]]  # share of the images in which slots i < j hold the same thing, [K][K]
+    duplicates: Sequence[Sequence[float]]  # share of images in which slots i < j hold the same thing, [K][K]
     likeness: float  # mean ARI between the segmentations of neighbouring images; NaN for a single image
     true_likeness: float | None  # the same for the true masks; None, as below, without true masks
     background_slots: float | None  # mean number of slots that own more than a tenth of the true background
@@ -254,7 +254,7 @@ class SlotDiagnostics(Metric):
         self.slots = slots
         self._before: Tensor | None = None
         shapes: dict[str, tuple[int, ...]] = {"used": (slots + 1,), "use": (slots,), "shares": (slots,)}
-        shapes |= {"entropies": (ENTROPY_BINS,), "changes": (iterations - 1,), "duplicates": (slots, slots)}
+        shapes |= {"entropies": (ENTROPY_BINS,), "attention_changes": (iterations - 1,), "duplicates": (slots, slots)}
         shapes |= {"mean_masks": (slots, MEAN_SIDE, MEAN_SIDE)}
         shapes |= dict.fromkeys(("images", "entropy", "pairs", "likeness", "true_likeness"), ())
         shapes |= dict.fromkeys(("masked", "objects", "background", "with_background"), ())
@@ -268,52 +268,52 @@ class SlotDiagnostics(Metric):
         return cls(model.slots, model.encoder.slot_attention.iterations)
 
     def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
-        """Adds masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], and true masks, if known."""
+        """Adds masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], and any true masks."""
         masks = masks.float()
         shares, entropy = owned_shares(masks), mask_entropy(masks)
         used = shares > USED_SHARE
-        self._add("images", torch.tensor(len(masks)))
-        self._add("used", torch.bincount(used.sum(dim=1), minlength=self.slots + 1))
-        self._add("use", used.sum(dim=0))
-        self._add("shares", shares.sum(dim=0))
-        self._add("entropy", entropy.sum())
-        self._add("entropies", torch.histc(entropy.clamp(0, 1), ENTROPY_BINS, 0, 1))
-        self._add("changes", attention_changes(attention).sum(dim=0))
-        self._add("duplicates", duplicates(masks, slots.float()).sum(dim=0))
         owners = masks.argmax(dim=1)
         owned = F.one_hot(owners, self.slots).movedim(3, 1).float()
-        self._add("mean_masks", F.adaptive_avg_pool2d(owned, MEAN_SIDE).sum(dim=0))
+        added: dict[str, Any] = {
+            "images": len(masks),
+            "used": torch.bincount(used.sum(dim=1), minlength=self.slots + 1),
+            "use": used.sum(dim=0),
+            "shares": shares.sum(dim=0),
+            "entropy": entropy.sum(),
+            "entropies": torch.histc(entropy.clamp(0, 1), ENTROPY_BINS, 0, 1),
+            "attention_changes": attention_changes(attention).sum(dim=0),
+            "duplicates": duplicates(masks, slots.float()).sum(dim=0),
+            "mean_masks": F.adaptive_avg_pool2d(owned, MEAN_SIDE).sum(dim=0),
+        }
         if target is not None:
             split = background_slots(masks, target)
-            self._add("masked", torch.tensor(len(masks)))
-            self._add("background", split.nansum())
-            self._add("with_background", (~split.isnan()).sum())
             ids = target.flatten(1).sort(dim=1).values
             objects = (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
-            self._add("objects", objects.sum())
+            added |= {"masked": len(masks), "objects": objects.sum()}
+            added |= {"background": split.nansum(), "with_background": (~split.isnan()).sum()}
             self.most_objects = torch.maximum(self.most_objects, objects.max().to(self.most_objects))
         # The ARI between the segmentations of each image and the one before it.
         now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
         row = now if self._before is None else torch.cat([self._before, now])
         self._before = now[-1:]
         if len(row) > 1:
-            self._add("pairs", torch.tensor(len(row) - 1))
-            for number, name in enumerate(("likeness", "true_likeness")[: row.shape[1]]):
-                self._add(name, adjusted_rand_index(row[1:, number], row[:-1, number]).sum())
+            added["pairs"] = len(row) - 1
+            for name, maps in zip(("likeness", "true_likeness"), row.unbind(1), strict=False):
+                added[name] = adjusted_rand_index(maps[1:], maps[:-1]).sum()
+        for name, values in added.items():
+            state: Tensor = getattr(self, name)
+            state += torch.as_tensor(values).to(state)
 
     def compute(self) -> Diagnosis:
         """The diagnosis of all images added so far, of all processes."""
         sums: dict[str, Any] = {name: getattr(self, name).cpu() for name in self._defaults}
         images, pairs, masked = sums["images"], sums["pairs"], bool(sums["masked"] > 0)
+        means = ("use", "shares", "entropy", "attention_changes", "duplicates")
         return Diagnosis(
             images=int(images),
             used_counts=sums["used"].long().tolist(),
-            use=(sums["use"] / images).tolist(),
-            shares=(sums["shares"] / images).tolist(),
-            entropy=float(sums["entropy"] / images),
             entropy_counts=sums["entropies"].long().tolist(),
-            attention_changes=(sums["changes"] / images).tolist(),
-            duplicates=(sums["duplicates"] / images).tolist(),
+            **{name: (sums[name] / images).tolist() for name in means},
             likeness=float(sums["likeness"] / pairs),
             true_likeness=float(sums["true_likeness"] / pairs) if masked else None,
             background_slots=float(sums["background"] / full) if (full := sums["with_background"]) > 0 else None,
@@ -326,7 +326,3 @@ class SlotDiagnostics(Metric):
         """Removes all images."""
         super().reset()
         self._before = None
-
-    def _add(self, name: str, values: Tensor) -> None:
-        state: Tensor = getattr(self, name)
-        state += values.to(state)

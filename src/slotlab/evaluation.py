@@ -1,5 +1,6 @@
 """One pass over a data set, and what is measured on it: scores, and how a model uses its slots."""
 
+import json
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
@@ -26,28 +27,19 @@ if TYPE_CHECKING:
 class Evaluation:
     """Scores of a model on a data set.
 
-    Attributes:
-        protocol: data, split, crop, resolution, number of images, the model's `describe()` (slots,
-            mask sources, sampler), the seed, and the definitions of the metrics.
-        masks: scores of `output.masks`: "ari", "fg_ari", "miou", "mbo"; empty without true masks.
-        attention: the same for slot attention's last iteration, resized bilinearly.
-        posterior: the same for the posterior masks, if the model has them.
-        reconstruction: "mse_sum" (as CLEVRTex), "mse", "psnr" (dB), after a clamp to [0, 1].
-        loss: the training objective, mean over images.
-        slots_used: mean number of slots that own more than 0.5 % of an image; NaN without slots.
-        diagnostics: `Diagnosis.numbers()` for the masks that fit objects best, `mask_source`.
-        warnings: what the diagnostics show to be wrong, each with what to try.
+    The protocol names the data, split, crop, resolution, number of images, the seed, the
+    definitions of the metrics, and the model's `describe()` (slots, mask sources, sampler).
     """
 
     protocol: dict[str, Any]
-    masks: "dict[str, Score]" = field(default_factory=dict)
-    attention: "dict[str, Score]" = field(default_factory=dict)
-    posterior: "dict[str, Score]" = field(default_factory=dict)
-    reconstruction: "dict[str, Score]"
-    loss: float
-    slots_used: float = math.nan
-    diagnostics: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    masks: "dict[str, Score]" = field(default_factory=dict)  # ari, fg_ari, miou, mbo; empty without true masks
+    attention: "dict[str, Score]" = field(default_factory=dict)  # of the last iteration, resized bilinearly
+    posterior: "dict[str, Score]" = field(default_factory=dict)  # if the model has posterior masks
+    reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp to [0, 1]
+    loss: float  # the training objective, mean over images
+    slots_used: float = math.nan  # mean number of slots that own more than 0.5 % of an image; NaN without slots
+    diagnostics: dict[str, Any] = field(default_factory=dict)  # of `mask_source`, the masks that fit objects best
+    warnings: list[str] = field(default_factory=list)  # what the diagnostics show to be wrong, with what to try
 
     @property
     def segmentation(self) -> "dict[str, dict[str, Score]]":
@@ -61,19 +53,12 @@ class Evaluation:
         details = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()}
         means = {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
         rest = {name: getattr(self, name) for name in ("loss", "slots_used", "diagnostics", "warnings")}
-        return _finite({"protocol": self.protocol, **means, "details": details, **rest})
+        content = {"protocol": self.protocol, **means, "details": details, **rest}
+        return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
     def write(self, path: str | Path) -> None:
         """Writes `to_json()` to a file, whole or not at all."""
         write_json(path, self.to_json())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @torch.inference_mode()
@@ -82,10 +67,10 @@ def outputs(
 ) -> Iterator[tuple[Batch, Any]]:
     """Runs a model over a data set; yields each batch and the model's output for it.
 
-    The model is in evaluation mode while it runs, and batches are moved to its device. The random
-    numbers for an image (initial slots, noise of samples) depend on `seed` and on the image's index
-    only, so the batch size does not change the results. Each of several processes runs over its
-    share of the images. `segment_only` calls `model.segment`, which skips slow sampling.
+    The model is in evaluation mode, and batches are moved to its device. The random numbers for an
+    image (initial slots, noise of samples) depend on `seed` and on the image's index only, so the
+    batch size does not change the results. Each of several processes runs over its share of the
+    images. `segment_only` calls `model.segment`, which skips slow sampling.
 
     Raises:
         DataError: an image cannot be read.

@@ -37,11 +37,11 @@ class FrechetResult:
     def protocol(self) -> str:
         """One line that says what the numbers were measured on."""
         net = f"features {self.real.network} ({self.real.fingerprint}), clean resize"
-        return f"{net}; real: {_described(self.real)}; generated: {_described(self.generated)}"
+        return f"{net}; real: {self.real}; generated: {self.generated}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole result as JSON values."""
-        return {**asdict(self), "notes": list(self.notes), "protocol": self.protocol()}
+        """The whole result, for JSON."""
+        return {**asdict(self), "protocol": self.protocol()}
 
     def __str__(self) -> str:
         kernel = f"{self.kernel_name} {self.kernel:.4g} ± {self.kernel_deviation:.2g}"
@@ -63,9 +63,9 @@ def compare_folders(
     Args:
         real: folder of the reference images, or an .npz file of saved statistics.
         generated: folder of generated images, or an .npz file.
-        features: the feature net, see `open_network`; any but "inception" gives a distance named
-            FD-<net>. Not used for two .npz files.
-        inception: the Inception file, if it is neither in the cache nor in $SLOTLAB_INCEPTION.
+        features: the feature net; any but "inception" gives a distance named FD-<net>. This,
+            `inception` and `device` as for `open_network`; not used for two .npz files.
+        inception: the Inception file.
         split: the split of the real images, for the protocol.
         mixed_sizes: allow images of several sizes within a folder.
         device: where the feature net runs.
@@ -73,8 +73,6 @@ def compare_folders(
     Raises:
         DataError: a folder is missing or empty, an image is broken or the only one, sizes are
             mixed, features are NaN, or saved statistics are of another net.
-        CheckpointError: the weights of the net are missing and cannot be downloaded.
-        ConfigError: there is no such net.
     """
     return finish(compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device))
 
@@ -110,9 +108,9 @@ def compare(real: SetStatistics, generated: SetStatistics) -> FrechetResult:
     for side in (first, second):
         if side.count < 2:
             raise DataError(f"{side.source}: {side.count} image; a distance needs at least 2, better thousands")
-    covariances = real.statistics.covariance, generated.statistics.covariance
-    distance = frechet_distance(real.statistics.mean, covariances[0], generated.statistics.mean, covariances[1])
-    chance = chance_distance((covariances[0] + covariances[1]) / 2, first.count, second.count)
+    a, b = real.statistics, generated.statistics
+    distance = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    chance = chance_distance((a.covariance + b.covariance) / 2, first.count, second.count)
     kernel, deviation = kernel_distance(real.sample, generated.sample)
     notes = tuple(_notes(first, second, chance))
     for note in notes:
@@ -142,15 +140,6 @@ def _notes(real: SetInformation, generated: SetInformation, chance: float) -> li
         if side.resolution is None:
             notes.append(f"{side.source}: images of mixed sizes, each resized separately")
     if real.resolution and generated.resolution and real.resolution != generated.resolution:
-        first, second = _resolution(real), _resolution(generated)
-        notes.append(f"real images are {first} but generated ones {second}: crop and resize the real ones alike first")
+        sizes = f"real images are {real.sides} but generated ones {generated.sides}"
+        notes.append(f"{sizes}: crop and resize the real ones alike first")
     return notes
-
-
-def _described(side: SetInformation) -> str:
-    split = f", split {side.split}" if side.split else ""
-    return f"{side.count:,} images of {_resolution(side)}{split}, {side.source}"
-
-
-def _resolution(side: SetInformation) -> str:
-    return f"{side.resolution[0]} x {side.resolution[1]}" if side.resolution else "mixed sizes"

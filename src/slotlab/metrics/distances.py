@@ -14,11 +14,6 @@ class FeatureStatistics:
     Batches are merged by the parallel form of Welford's update (Chan, Golub and LeVeque, 1979),
     which does not suffer from cancellation.
 
-    Attributes:
-        count: number of vectors so far.
-        mean: float64 [D].
-        scatter: float64 [D, D], sum of the outer products of the deviations from the mean.
-
     Example:
         >>> statistics = FeatureStatistics(1)
         >>> statistics.add(torch.tensor([[1.0], [2.0]]))
@@ -30,15 +25,13 @@ class FeatureStatistics:
     def __init__(self, dimension: int) -> None:
         self.count = 0
         self.mean = torch.zeros(dimension, dtype=torch.float64)
-        self.scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
+        self.scatter = torch.zeros(dimension, dimension, dtype=torch.float64)  # of deviations from the mean
 
     def add(self, features: Tensor) -> None:
         """Adds a batch of vectors, floating [B, D]; raises DataError if one is NaN or infinite."""
         broken = (~torch.isfinite(features)).any(1).nonzero()
         if len(broken):
-            first = (
-                f"first that of image {self.count + int(broken[0])}: look at it and at the weights of the feature net"
-            )
+            first = f"first that of image {self.count + int(broken[0])}: look at it and at the feature net's weights"
             raise DataError(f"features of {len(broken)} images are NaN or infinite, {first}")
         values = features.detach().to("cpu", torch.float64)
         mean = values.mean(0)
@@ -144,14 +137,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Kernel distance (KID): the unbiased squared MMD with kernel (x . y / D + 1)^3, over subsets.
 
-    Unlike the Frechet distance it has no bias from the number of images; it can be below 0.
-
-    Args:
-        features_a: floating [N, D], N >= 2.
-        features_b: floating [M, D], M >= 2.
-        subsets: number of random subsets.
-        subset_size: vectors of each side in a subset, at most min(N, M).
-        seed: of the subsets.
+    Unlike the Frechet distance it has no bias from the number of images; it can be below 0. The
+    features are floating [N, D] and [M, D] with N, M >= 2; subsets are drawn by `seed`.
 
     Returns:
         Mean and standard deviation over the subsets. If a subset holds all vectors of both sides,

@@ -98,8 +98,8 @@ def adjusted_rand_index(predicted: Tensor, target: Tensor, foreground_only: bool
     1 is the same partition, 0 is chance; it can be negative. FG-ARI leaves out the pixels whose
     *true* id is 0, whatever was predicted there, so it does not see how the background is split.
 
-    Degenerate images (see `degenerate_of`) get scikit-learn's values: a single true segment kept whole
-    gives 1, split gives 0; no pixel at all (FG-ARI of an image without objects) gives 1.
+    Degenerate images (see `degenerate_of`) get scikit-learn's values: a single true segment kept
+    whole gives 1, split gives 0; no pixel at all (FG-ARI of an image without objects) gives 1.
 
     Returns:
         float64 [B], in [-1, 1]. Equal to `sklearn.metrics.adjusted_rand_score`.

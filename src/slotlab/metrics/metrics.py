@@ -26,33 +26,25 @@ from slotlab.metrics.functional import (
 class Score:
     """A metric over many images.
 
-    Attributes:
-        mean: mean over `count` images; NaN if there are none.
-        standard_error: sample standard deviation / sqrt(count); NaN below two images.
-        count: images in the mean. Images for which the metric is undefined (NaN) are left out.
-        degenerate: images whose value is undefined, or a convention; see each metric.
-
     Example:
         >>> print(Score(0.5, 0.01, count=100, degenerate=2))
         0.5000 ± 0.0100 (n = 100, degenerate 2)
     """
 
-    mean: float
-    standard_error: float
-    count: int
-    degenerate: int
+    mean: float  # over `count` images; NaN if there are none
+    standard_error: float  # sample standard deviation / sqrt(count); NaN below two images
+    count: int  # without the images for which the metric is undefined (NaN)
+    degenerate: int  # images whose value is undefined, or a convention; see each metric
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.standard_error:.4f} (n = {self.count}, degenerate {self.degenerate})"
 
 
 class PerImageMetric(Metric):
-    """Base of the metrics that average values per image: float64 sums that add up over processes.
+    """Base of the metrics that average V values per image: float64 sums that add up over processes.
 
-    Args:
-        of: what is averaged, by which definition. It names the state: a `MetricCollection` merges
-            metrics whose states have equal names and, after the first batch, equal values.
-        values: number of values per image, V.
+    `of` says what is averaged, by which definition, and names the state: a `MetricCollection` merges
+    metrics whose states have equal names and, after the first batch, equal values.
     """
 
     is_differentiable = False
@@ -137,12 +129,17 @@ class LabelMapMetric(PerImageMetric):
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
         """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
-        values, degenerate = self._values(contingency(predicted, target))
-        self._add(values, degenerate, values.isnan())
+        table = contingency(predicted, target)
+        values = self._values(table)
+        self._add(values, self._degenerate(table) | values.isnan(), values.isnan())
 
-    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Values, float64 [V, B], and which of them are degenerate, bool [V, B]."""
+    def _values(self, table: Tensor) -> Tensor:
+        """Float64 [V, B]."""
         raise NotImplementedError
+
+    def _degenerate(self, table: Tensor) -> Tensor:
+        """Which values are a convention, bool, broadcasting to [V, B]."""
+        return torch.zeros_like(table[:, 0, 0], dtype=torch.bool)
 
 
 class AdjustedRandIndex(LabelMapMetric):
@@ -159,9 +156,11 @@ class AdjustedRandIndex(LabelMapMetric):
         super().__init__(of="fg_ari" if foreground_only else "ari")
         self.foreground_only = foreground_only
 
-    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        ari, degenerate = (of(table, self.foreground_only) for of in (adjusted_rand_index_of, degenerate_of))
-        return ari[None], degenerate[None]
+    def _values(self, table: Tensor) -> Tensor:
+        return adjusted_rand_index_of(table, self.foreground_only)[None]
+
+    def _degenerate(self, table: Tensor) -> Tensor:
+        return degenerate_of(table, self.foreground_only)
 
 
 class MeanIoU(LabelMapMetric):
@@ -179,9 +178,8 @@ class MeanIoU(LabelMapMetric):
         super().__init__(of=f"miou_{definition}")
         self.definition = definition
 
-    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        values = mean_iou_of(table, self.definition)[None]
-        return values, values.isnan()
+    def _values(self, table: Tensor) -> Tensor:
+        return mean_iou_of(table, self.definition)[None]
 
 
 class MeanBestOverlap(LabelMapMetric):
@@ -198,9 +196,8 @@ class MeanBestOverlap(LabelMapMetric):
         super().__init__(of="mbo_with_background" if background else "mbo")
         self.background = background
 
-    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        values = mean_best_overlap_of(table, self.background)[None]
-        return values, values.isnan()
+    def _values(self, table: Tensor) -> Tensor:
+        return mean_best_overlap_of(table, self.background)[None]
 
 
 class SegmentationScores(LabelMapMetric):
@@ -216,18 +213,16 @@ class SegmentationScores(LabelMapMetric):
     names = ("ari", "fg_ari", "miou", "mbo")
 
     def __init__(self, definition: str = "clevrtex", background: bool = False) -> None:
-        check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
         super().__init__(f"segmentation_{definition}_{background}", len(self.names))
         self.definition = definition
-        self.background = background
+        aris = AdjustedRandIndex(), AdjustedRandIndex(foreground_only=True)
+        self._parts = (*aris, MeanIoU(definition), MeanBestOverlap(background))
 
-    def _values(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        aris = adjusted_rand_index_of(table), adjusted_rand_index_of(table, foreground_only=True)
-        values = torch.stack([*aris, mean_iou_of(table, self.definition), mean_best_overlap_of(table, self.background)])
-        degenerate = values.isnan()
-        degenerate[0] |= degenerate_of(table)
-        degenerate[1] |= degenerate_of(table, foreground_only=True)
-        return values, degenerate
+    def _values(self, table: Tensor) -> Tensor:
+        return torch.cat([part._values(table) for part in self._parts])
+
+    def _degenerate(self, table: Tensor) -> Tensor:
+        return torch.stack([part._degenerate(table) for part in self._parts])
 
     def compute(self) -> dict[str, Score]:
         """The scores over all images added so far, under "ari", "fg_ari", "miou" and "mbo"."""

@@ -1,7 +1,7 @@
 """Renders scenes from a seed: images, instance masks and metadata."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -38,15 +38,11 @@ SETTLE_SAMPLES, SHADE_SAMPLES = 1 << 21, 1 << 17  # worked on at a time on a CPU
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Rendered scenes.
+    """Rendered scenes."""
 
-    `image`: float32 [B, 3, H, W] in [0, 1]. `mask`: int64 [B, H, W], 0 = ground, 1.. = objects in
-    the order of `metadata`: one dict per scene, see `describe`.
-    """
-
-    image: Tensor
-    mask: Tensor
-    metadata: list[dict[str, Any]]
+    image: Tensor  # float32 [B, 3, H, W] in [0, 1]
+    mask: Tensor  # int64 [B, H, W], 0 = ground, 1.. = objects in the order of `metadata`
+    metadata: list[dict[str, Any]]  # one per scene, see `describe`
 
 
 @torch.no_grad()
@@ -118,7 +114,7 @@ def render(
     left_out = torch.zeros_like(index) if leave_out is None else torch.as_tensor(list(leave_out), dtype=torch.int64)
     if len(left_out) != len(index):
         raise ConfigError(f"leave_out: expected one number for each of {len(index)} scenes, got {len(left_out)}")
-    view, vocabulary = _View(int(height), int(width), framing, torch.device(device)), VARIANT_TABLE[variant]
+    view, vocabulary = Grid(int(height), int(width), framing, torch.device(device)), VARIANT_TABLE[variant]
     images = [torch.empty(0, 3, view.height, view.width, device=view.device)]
     masks = [torch.empty(0, view.height, view.width, dtype=torch.int64, device=view.device)]
     metadata: list[dict[str, Any]] = []
@@ -136,7 +132,7 @@ def render(
             layout, dress = without(layout, dress, gone)
             mask, depth = _look(layout, view)
         masks.append(mask)
-        metadata += describe(layout, dress, part, attempts, mask, framing)
+        metadata += describe(layout, dress, part, attempts, mask, view)
         scenes = max(1, most * SHADE_SAMPLES // (pixels * supersample**2))
         for start in range(0, len(part), scenes):
             stop = min(start + scenes, len(part))
@@ -145,20 +141,8 @@ def render(
     return SceneBatch(torch.cat(images), torch.cat(masks), metadata)
 
 
-@dataclass(frozen=True)
-class _View:
-    height: int
-    width: int
-    framing: float
-    device: torch.device
-
-    def grid(self, supersample: int) -> Grid:
-        half = min(self.height, self.width) * supersample * self.framing / 2
-        return Grid(self.height * supersample, self.width * supersample, half)
-
-
 def _settle(
-    index: Tensor, vocabulary: Variant, seed: int, min_objects: int, max_objects: int, view: _View
+    index: Tensor, vocabulary: Variant, seed: int, min_objects: int, max_objects: int, view: Grid
 ) -> tuple[Layout, Tensor, Tensor, Tensor]:
     """Draws each scene until every object is visible enough; the attempt is part of its key.
 
@@ -203,9 +187,9 @@ def _settle(
     return layout, attempts, mask, depth
 
 
-def _look(layout: Layout, view: _View) -> tuple[Tensor, Tensor]:
+def _look(layout: Layout, view: Grid) -> tuple[Tensor, Tensor]:
     """The mask, and the depth of what each pixel shows, both [B, H, W]."""
-    shown, depth = first_hits(layout, local_rays(layout).to(view.device), layout.scene.to(view.device), view.grid(1))
+    shown, depth = first_hits(layout, local_rays(layout).to(view.device), view)
     shown, depth = (part.view(-1, view.height, view.width) for part in (shown, depth))
     return torch.where(shown >= 0, shown + (1 - layout.first.to(view.device)[:, None, None]), 0), depth
 
@@ -216,18 +200,18 @@ def _pixels(mask: Tensor, layout: Layout) -> Tensor:
     return torch.bincount(ids.view(-1), minlength=32 * len(mask)).cpu()[32 * layout.scene + layout.number]
 
 
-def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: _View) -> Tensor:
+def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: Grid) -> Tensor:
     """The images [b, 3, H, W] of a layout whose pixels show `mask` at `depth` [b, H, W]."""
     scenes, device = len(layout.count), view.device
-    grid = view.grid(supersample)
-    table, scene = object_table(layout, dress).to(device), layout.scene.to(device)
+    grid = replace(view, height=view.height * supersample, width=view.width * supersample)
+    table = object_table(layout, dress).to(device)
     if supersample > 1:
-        shown, far = first_hits(layout, table[:12], scene, grid)
+        shown, far = first_hits(layout, table[:12], grid)
     else:
         number = mask - 1
         shown = torch.where(number >= 0, number + layout.first.to(device)[:, None, None], -1).view(-1)
         far = depth.reshape(-1)
-    lit, sky = ground_shadows(layout, dress, table, scene, grid)
+    lit, sky = ground_shadows(layout, dress, table, grid)
     light = shade_ground(layout, dress, grid, lit, sky)
     place, colour = shade_objects(layout, dress, table, shown, far, grid)
     light.view(3, -1).index_copy_(1, place, colour)
@@ -239,7 +223,7 @@ def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersampl
 
 
 def describe(
-    layout: Layout, dress: Dress, index: Tensor, attempts: Tensor, mask: Tensor, framing: float
+    layout: Layout, dress: Dress, index: Tensor, attempts: Tensor, mask: Tensor, view: Grid
 ) -> list[dict[str, Any]]:
     """One dict per scene, with the names of the published CLEVRTex json.
 
@@ -249,10 +233,9 @@ def describe(
     green, blue in [0, 1]), `rotation` (degrees), `3d_coords` of the centre (z up, ground at 0),
     `pixel_coords` (column, row, depth), `visible_pixels`.
     """
-    height, width = mask.shape[1:]
     depth, right, up = in_camera(layout.camera[layout.scene], layout.centre.unbind(1))
-    half = min(height, width) * framing / 2 * FOCAL
-    column, row = right / depth * half + width / 2, height / 2 - up / depth * half
+    half = view.half * FOCAL
+    column, row = right / depth * half + view.width / 2, view.height / 2 - up / depth * half
     columns = {
         "index": layout.number.tolist(),
         "shape": [shapes.NAMES[shape] for shape in layout.shape.tolist()],
@@ -267,26 +250,20 @@ def describe(
     }
     objects = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     scenes = []
-    for row, (number, count, first, view) in enumerate(
+    for row, (number, count, first, camera) in enumerate(
         zip(index.tolist(), layout.count.tolist(), layout.first.tolist(), layout.camera.tolist(), strict=True)
     ):
-        x, y = view[6:8]
+        x, y = camera[6:8]
+        level = {"behind": [-y, x, 0.0], "front": [y, -x, 0.0], "right": [x, y, 0.0], "left": [-x, -y, 0.0]}
         scenes.append(
             {
                 "image_index": number,
                 "num_objects": count,
                 "ground_material": MATERIALS[int(dress.ground[row])],
-                "directions": {
-                    "behind": [-y, x, 0.0],
-                    "front": [y, -x, 0.0],
-                    "right": [x, y, 0.0],
-                    "left": [-x, -y, 0.0],
-                    "above": [0.0, 0.0, 1.0],
-                    "below": [0.0, 0.0, -1.0],
-                },
+                "directions": {**level, "above": [0.0, 0.0, 1.0], "below": [0.0, 0.0, -1.0]},
                 "objects": objects[first : first + count],
                 "layout_tries": int(attempts[row]),
-                "camera": {"location": view[:3], "forward": view[3:6], "right": view[6:9], "up": view[9:12]},
+                "camera": {"location": camera[:3], "forward": camera[3:6], "right": camera[6:9], "up": camera[9:12]},
                 "lights": {"key": dress.key[row].tolist(), "fill": dress.fill[row].tolist()},
             }
         )

@@ -26,10 +26,9 @@ def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Ten
     lit, sky = lit.view(scenes, samples), sky.view(scenes, samples)
     for material in dress.ground.unique().tolist():
         chosen = torch.nonzero(dress.ground == material).squeeze(1).to(device)
-        whole = len(chosen) == scenes
-        row = (rows if whole else rows.index_select(1, chosen))[:, :, None]
+        row = rows.index_select(1, chosen)[:, :, None]
         camera, key, fill = row[:12].unbind(0), row[12:15].unbind(0), row[15:18].unbind(0)
-        shade, open_sky = (lit, sky) if whole else (lit.index_select(0, chosen), sky.index_select(0, chosen))
+        shade, open_sky = lit.index_select(0, chosen), sky.index_select(0, chosen)
         dx, dy, dz = ray_direction(camera, right, up)
         depth = -camera[2] / dz.clamp_(max=-0.03)
         x, y = camera[0] + depth * dx, camera[1] + depth * dy
@@ -44,10 +43,7 @@ def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Ten
         direct = (KEY * KEY_DISTANCE**2) * facing * (inverse * inverse) * shade
         light = (direct + (SKY + FILL * 7 * fz * softer) * open_sky) * fade
         for channel, colour in enumerate((surface.red, surface.green, surface.blue)):
-            if whole:
-                torch.mul(colour, light, out=out[channel])
-            else:
-                out[channel].index_copy_(0, chosen, colour * light)
+            out[channel].index_copy_(0, chosen, colour * light)
     return out
 
 
@@ -109,7 +105,7 @@ def _normals(layout: Layout, owner: Tensor, point: Vector) -> Vector:
     for kind in layout.shape.unique().tolist():
         mine = torch.nonzero(kinds == kind).squeeze(1)
         there = tuple(p.index_select(0, mine) for p in point)
-        parts = shapes.SHAPES[shapes.NAMES[kind]].normal(there)  # type: ignore[arg-type]
+        parts = shapes.SOLIDS[kind].normal(there)  # type: ignore[arg-type]
         for axis in range(3):
             normal[axis].index_copy_(0, mine, parts[axis])
     return normal[0], normal[1], normal[2]

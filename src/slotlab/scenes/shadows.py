@@ -5,51 +5,43 @@ from torch import Tensor
 
 from slotlab.scenes import shapes
 from slotlab.scenes.layout import CONTACT, LIGHT_RADIUS, Dress, Layout
-from slotlab.scenes.shapes import Vector, dot, normalise, step
-from slotlab.scenes.visibility import Grid, bounding_radius, ray_direction, shadow_tiles, spread_tiles
+from slotlab.scenes.shapes import Shape, Vector, dot, normalise, step
+from slotlab.scenes.visibility import Grid, bounding_radius, rays_by_shape, shadow_tiles
 
 # Places along a shadow ray, around its point nearest the solid: for small and large images.
 _FEW, _MANY = tuple(0.3 * i for i in range(-3, 4)), tuple(0.15 * i for i in range(-6, 7))
 
 
-def soft_shadow(kind: int, point: Vector, light: Vector, fine: bool) -> Tensor:
+def soft_shadow(shape: Shape, point: Vector, light: Vector, fine: bool) -> Tensor:
     """Part of the key light (0..1) that reaches `point` past a solid, in the solid's frame.
 
     `light` is the unit vector towards the light. The part of the light's disc that is free is
     estimated from the smallest signed distance of the ray to the solid, per distance travelled, at
     places along the ray (`fine`: more).
     """
-    distance = shapes.SHAPES[shapes.NAMES[kind]].distance
     closest = -dot(point, light)
     best = torch.full_like(closest, torch.inf)
     for shift in _MANY if fine else _FEW:
         at = (closest + shift).clamp_(min=0.03)
-        best = torch.minimum(best, distance(shapes.along(point, light, at)) / at)
+        best = torch.minimum(best, shape.distance(shapes.along(point, light, at)) / at)
     part = (best * (0.5 / LIGHT_RADIUS) + 0.5).clamp_(0, 1)
     part = part * part * (3 - 2 * part)
     return (part + step(-1.2 - closest)).clamp_(max=1)
 
 
-def ground_shadows(layout: Layout, dress: Dress, table: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def ground_shadows(layout: Layout, dress: Dress, table: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Parts of key light and sky (0..1) at each sample of the ground, [B · height · width].
 
-    `table` (of `object_table`) and `scene` [M] are on the device.
+    `table` (of `object_table`) is on the device.
     """
     tiles = shadow_tiles(layout, dress.key, grid)
-    samples = len(layout.count) * grid.height * grid.width
-    lit = torch.ones(samples, device=table.device)
-    sky = torch.ones(samples, device=table.device)
-    for kind in layout.shape.unique().tolist():
-        shape = shapes.SHAPES[shapes.NAMES[kind]]
-        mine = tiles.of(layout.shape == kind, table.device)
-        right, up, place = spread_tiles(mine, scene, grid)
-        row = table.index_select(1, mine.owner).unbind(0)
-        dx, dy, dz = ray_direction(row, right, up)
+    lit, sky = torch.ones(2, len(layout.count) * grid.height * grid.width, device=table.device)
+    for shape, _, row, (dx, dy, dz), place in rays_by_shape(tiles, layout, table, grid):
         depth = (-shape.half_height - row[2]) / dz.clamp_(max=-1e-3)
         x, y = row[0] + depth * dx, row[1] + depth * dy
         z = torch.full_like(x, -shape.half_height)
         towards = normalise((row[12] - x, row[13] - y, row[14] - z))
-        part = soft_shadow(kind, (x, y, z), towards, fine=grid.half > 64)
+        part = soft_shadow(shape, (x, y, z), towards, fine=grid.half > 64)
         near = (1 - shape.distance((x, y, z)) * (1 / CONTACT)).clamp_(0, 1)
         lit.scatter_reduce_(0, place, part.view(-1), "amin")
         sky.scatter_reduce_(0, place, (1 - 0.55 * near * near).view(-1), "amin")
@@ -96,7 +88,7 @@ def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, p
         px, py, pz = (p.index_select(0, where) for p in point)
         x, y, z = row[0] * px - row[1] * py + row[3], row[1] * px + row[0] * py + row[4], row[2] * pz + row[5]
         towards = normalise((row[6] - x, row[7] - y, row[8] - z))
-        lit.scatter_reduce_(0, where, soft_shadow(kind, (x, y, z), towards, fine=False), "amin")
+        lit.scatter_reduce_(0, where, soft_shadow(shapes.SOLIDS[kind], (x, y, z), towards, fine=False), "amin")
     return lit
 
 

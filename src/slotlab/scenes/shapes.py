@@ -342,6 +342,7 @@ SHAPES: dict[str, Shape] = {
     "prism": _prism(6, 0.95, 0.6),
 }  # fmt: skip
 NAMES: tuple[str, ...] = tuple(SHAPES)
-EXTENTS = torch.tensor([shape.extent for shape in SHAPES.values()])  # [S, 3]
-FOOTPRINTS = torch.tensor([shape.footprint for shape in SHAPES.values()])  # [S]
-RADII = torch.tensor([shape.radius for shape in SHAPES.values()])  # [S]
+SOLIDS: tuple[Shape, ...] = tuple(SHAPES.values())
+EXTENTS = torch.tensor([shape.extent for shape in SOLIDS])  # [S, 3]
+FOOTPRINTS = torch.tensor([shape.footprint for shape in SOLIDS])  # [S]
+RADII = torch.tensor([shape.radius for shape in SOLIDS])  # [S]

@@ -28,19 +28,15 @@ class Tint:
 
 @dataclass(frozen=True)
 class Family:
-    """A material family: its pattern and the ranges of its palette; `scale` per unit of length.
-
-    `bump`: height of the relief; `wear`: how far stains and fading darken a pattern that is too
-        clean by itself.
-    """
+    """A material family: its pattern and the ranges of its palette."""
 
     pattern: Pattern
     tints: tuple[Tint, Tint, Tint]
-    scale: Range
+    scale: Range  # per unit of length
     gloss: Range = (0.1, 0.4)
     metal: float = 0.0
-    bump: float = 0.0
-    wear: float = 0.0
+    bump: float = 0.0  # height of the relief
+    wear: float = 0.0  # how far stains and fading darken a pattern that is too clean by itself
 
 
 _OWN = -1.0
@@ -54,25 +50,22 @@ _BLACK = Tint(0.1, 0.5, (0.0, 0.4), (0.03, 0.2))
 _TIMBER = Tint(0.07, 0.035, (0.4, 0.75), (0.45, 0.85))
 _TIMBER_DARK = Tint(0.06, 0.03, (0.5, 0.8), (0.18, 0.4))
 _CLAY = Tint(0.03, 0.05, (0.3, 0.75), (0.4, 0.75))
+_STEEL = Tint(_OWN, 0.05, (0.02, 0.35), (0.6, 0.9))
 _STONE = Tint(0.1, 0.08, (0.03, 0.3), (0.35, 0.8))
 
 FAMILIES: dict[str, Family] = {
     "rubber": Family(patterns.uniform, (Tint(_OWN, 0.0, (0.6, 0.95), (0.4, 0.95)), _ANY, _ANY), (1, 1), (0.1, 0.25)),
-    "metal": Family(
-        patterns.uniform, (Tint(_OWN, 0.0, (0.55, 0.9), (0.5, 0.98)), _ANY, _ANY), (1, 1), (0.75, 0.95), metal=0.55
-    ),
+    "metal": Family(patterns.uniform, (Tint(_OWN, 0.0, (0.55, 0.9), (0.5, 0.98)), _ANY, _ANY), (1, 1), (0.75, 0.95),
+                    metal=0.55),
     "backdrop": Family(patterns.uniform, (Tint(0.1, 0.1, (0.0, 0.05), (0.6, 0.72)), _ANY, _ANY), (1, 1), (0, 0)),
     "uniform": Family(patterns.worn, (_ANY, Tint(_OWN, 0.02, (0.35, 0.9), (0.3, 0.85)), _ANY), (0.6, 1.5), (0.1, 0.9)),
-    "marble": Family(
-        patterns.marble, (_LIGHT, Tint(_OWN, 0.1, (0.05, 0.5), (0.45, 0.8)), _DARK), (0.7, 2), (0.5, 0.85)
-    ),
+    "marble": Family(patterns.marble, (_LIGHT, Tint(_OWN, 0.1, (0.05, 0.5), (0.45, 0.8)), _DARK), (0.7, 2),
+                     (0.5, 0.85)),
     "wood": Family(patterns.wood, (_TIMBER, _TIMBER_DARK, _TIMBER_DARK), (0.8, 2.2), (0.15, 0.6)),
-    "planks": Family(
-        patterns.planks, (_TIMBER, Tint(0.07, 0.05, (0.2, 0.6), (0.35, 0.7)), _BLACK), (1, 2.5), (0.1, 0.5), bump=0.02
-    ),
-    "bricks": Family(
-        patterns.bricks, (_CLAY, Tint(0.04, 0.06, (0.2, 0.7), (0.25, 0.55)), _GREY), (1.6, 4.2), (0.05, 0.2), bump=0.035
-    ),
+    "planks": Family(patterns.planks, (_TIMBER, Tint(0.07, 0.05, (0.2, 0.6), (0.35, 0.7)), _BLACK), (1, 2.5),
+                     (0.1, 0.5), bump=0.02),
+    "bricks": Family(patterns.bricks, (_CLAY, Tint(0.04, 0.06, (0.2, 0.7), (0.25, 0.55)), _GREY), (1.6, 4.2),
+                     (0.05, 0.2), bump=0.035),
     "checker": Family(patterns.checker, (_ANY, _OTHER, _GREY), (0.9, 3), (0.2, 0.8), wear=0.45),
     "stripes": Family(patterns.stripes, (_ANY, _OTHER, _LIGHT), (1.2, 4), (0.1, 0.5), wear=0.4),
     "dots": Family(patterns.dots, (_ANY, _OTHER, _LIGHT), (1.5, 4.5), (0.1, 0.5), wear=0.4),
@@ -80,9 +73,7 @@ FAMILIES: dict[str, Family] = {
                     bump=0.05),
     "noise": Family(patterns.noise, (_ANY, _NEAR, _OTHER), (0.9, 3), (0.05, 0.3), bump=0.05),
     "brushed": Family(
-        patterns.brushed,
-        (Tint(_OWN, 0.05, (0.02, 0.35), (0.6, 0.9)), Tint(_OWN, 0.05, (0.02, 0.35), (0.4, 0.65)), _ANY),
-        (0.8, 1.8), (0.6, 0.8), metal=0.6,
+        patterns.brushed, (_STEEL, Tint(_OWN, 0.05, (0.02, 0.35), (0.4, 0.65)), _ANY), (0.8, 1.8), (0.6, 0.8), metal=0.6
     ),
     "speckled": Family(patterns.speckled, (_STONE, _BLACK, _LIGHT), (1.5, 3.5), (0.3, 0.75)),
     "weave": Family(patterns.weave, (_ANY, _NEAR, _DARK), (4, 9), (0.02, 0.1), bump=0.03, wear=0.3),

@@ -1,7 +1,8 @@
 """Which object each sample of an image shows: screen boxes, tiles and a depth buffer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,17 @@ _FAR = (0x7F000000 << 32) - 1  # beyond every hit
 
 @dataclass(frozen=True)
 class Grid:
-    """The samples of an image: rows, columns, and half the side of the framed square."""
+    """The samples of an image, of whose shorter side the objects fill the part `framing`."""
 
     height: int
     width: int
-    half: float
+    framing: float
+    device: torch.device
+
+    @property
+    def half(self) -> float:
+        """Half the side of the framed square."""
+        return min(self.height, self.width) * self.framing / 2
 
     def plane(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Sample coordinates (column, row) to slopes of the ray (right, up)."""
@@ -34,11 +41,6 @@ class Tiles:
     owner: Tensor
     x: Tensor
     y: Tensor
-
-    def of(self, chosen: Tensor, device: torch.device) -> "Tiles":
-        """Those whose owner is marked in `chosen` (bool [M]), on `device`."""
-        keep = torch.nonzero(chosen[self.owner]).squeeze(1)
-        return Tiles(self.owner[keep].to(device), self.x[keep].to(device), self.y[keep].to(device))
 
 
 def bounding_radius(layout: Layout) -> Tensor:
@@ -124,30 +126,35 @@ def turned(layout: Layout, vector: Tensor) -> Tensor:
     return torch.stack([cos * x + sin * y, cos * y - sin * x, z])
 
 
-def spread_tiles(tiles: Tiles, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """For each sample of every tile [64, n]: slopes, and its place among all samples."""
-    step = torch.arange(TILE * TILE, device=tiles.x.device)[:, None]
-    column, row = step % TILE, step // TILE
-    corner = (scene.index_select(0, tiles.owner) * grid.height + tiles.y) * grid.width + tiles.x
-    place = (corner + (row * grid.width + column)).view(-1)
-    right, up = grid.plane(tiles.x.to(torch.float32) + column, tiles.y.to(torch.float32) + row)
-    return right, up, place
+def rays_by_shape(tiles: Tiles, layout: Layout, table: Tensor, grid: Grid) -> Iterator[tuple[Any, ...]]:
+    """The rays of all samples in the tiles, in the frames of their owners, shape by shape.
+
+    Yields the shape, the owners [n] of its tiles, their columns of `table` (from `local_rays`), the
+    directions [64, n], and the places [64 · n] among the samples of all images.
+    """
+    step = torch.arange(TILE * TILE, device=grid.device)[:, None]
+    column, line = step % TILE, step // TILE
+    scene = layout.scene.to(grid.device)
+    for kind in layout.shape.unique().tolist():
+        mine = torch.nonzero(layout.shape[tiles.owner] == kind).squeeze(1)
+        owner, x, y = (part[mine].to(grid.device) for part in (tiles.owner, tiles.x, tiles.y))
+        corner = (scene.index_select(0, owner) * grid.height + y) * grid.width + x
+        right, up = grid.plane(x.to(torch.float32) + column, y.to(torch.float32) + line)
+        row = table.index_select(1, owner).unbind(0)
+        place = (corner + (line * grid.width + column)).view(-1)
+        yield shapes.SOLIDS[kind], owner, row, ray_direction(row, right, up), place
 
 
-def first_hits(layout: Layout, rays: Tensor, scene: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def first_hits(layout: Layout, rays: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """The object of each sample (-1: the ground) and its depth, both [B · height · width].
 
-    `rays` [12, M] and `scene` [M] are on the device, `layout` on the CPU. The nearest hit is found
-    by an integer minimum over (depth, object), which no order of evaluation changes.
+    `rays` [12, M] are on the device, `layout` on the CPU. The nearest hit is found by an integer
+    minimum over (depth, object), which no order of evaluation changes.
     """
-    tiles = object_tiles(layout, grid)
     nearest = torch.full((len(layout.count) * grid.height * grid.width,), _FAR, dtype=torch.int64, device=rays.device)
-    for kind in layout.shape.unique().tolist():
-        mine = tiles.of(layout.shape == kind, rays.device)
-        right, up, place = spread_tiles(mine, scene, grid)
-        row = rays.index_select(1, mine.owner).unbind(0)
-        depth = shapes.SHAPES[shapes.NAMES[kind]].intersect((row[0], row[1], row[2]), ray_direction(row, right, up))
-        found = (depth.view(torch.int32).to(torch.int64) << 32) + mine.owner
+    for shape, owner, row, direction, place in rays_by_shape(object_tiles(layout, grid), layout, rays, grid):
+        depth = shape.intersect(row[:3], direction)
+        found = (depth.view(torch.int32).to(torch.int64) << 32) + owner
         nearest.scatter_reduce_(0, place, found.view(-1), "amin")
     depth = (nearest >> 32).to(torch.int32).view(torch.float32)
     return torch.where(depth < shapes.MISS, nearest & 0xFFFFFFFF, -1), depth
