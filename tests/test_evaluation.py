@@ -6,6 +6,7 @@ import torch
 import slotlab
 from slotlab.data import open_data
 from slotlab.metrics.functional import adjusted_rand_index
+from slotlab.models.randomness import seeded_generator
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +18,6 @@ def model(tiny_preset):
 def test_scores_are_those_of_the_masks_one_by_one(model, squares):
     data = open_data(squares, split="all", resolution=16, count=10)
     result = slotlab.evaluate(model, data, batch_size=4, seed=3)
-    from slotlab.models.randomness import seeded_generator
-
     values = []
     for position in range(10):
         sample = data[position]

@@ -66,19 +66,16 @@ def test_is_called_fid_with_the_published_network_only(folders, network_file, mo
     monkeypatch.setenv(networks.VARIABLE, str(network_file))
     result = compare_folders(*folders)
     assert (result.name, result.kernel_name) == ("FID", "KID")
-    assert str(result).startswith("FID ")
 
 
 def test_enough_images_are_not_warned_of():
-    sets = []
-    for seed in (0, 1):
-        features = torch.randn(2048, 8, generator=torch.Generator().manual_seed(seed))
-        statistics = FeatureStatistics(8)
-        statistics.add(features)
-        sets.append(SetStatistics(SetInformation("random", None, "net", "0", 2048, (8, 8), 0), statistics, features))
+    features = torch.randn(2048, 8, generator=torch.Generator().manual_seed(0))
+    statistics = FeatureStatistics(8)
+    statistics.add(features)
+    enough = SetStatistics(SetInformation("random", None, "net", "0", 2048, (8, 8), 0), statistics, features)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert compare(*sets).notes == ()
+        assert compare(enough, enough).notes == ()
 
 
 def test_jpegs_and_different_resolutions_are_warned_of(tmp_path, network_file):
@@ -99,9 +96,7 @@ def test_mixed_sizes_are_refused_or_noted(folders, network_file):
     assert any("images of mixed sizes" in note for note in result.notes)
 
 
-def test_missing_empty_and_single(tmp_path, folders, network_file):
-    with pytest.raises(DataError, match="nowhere: no such folder"):
-        compare_folders(tmp_path / "nowhere", folders[1], features=network_file)
+def test_empty_and_single(tmp_path, folders, network_file):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"empty: no image file"):
@@ -162,14 +157,6 @@ def test_mistakes_are_found_before_the_work(folders, network_file, tmp_path):
         next(steps)
 
 
-def test_pictures_in_memory_that_are_none_are_refused(network_file):
-    network = open_network(network_file)
-    with pytest.raises(DataError, match="values that are not finite"):
-        batch_statistics([torch.full((2, 3, 8, 8), math.nan)], network, "samples")
-    with pytest.raises(ValueError, match=r"samples: expected images \[B, 3, H, W\], got \[2, 1, 8, 8\]"):
-        batch_statistics([torch.zeros(2, 1, 8, 8)], network, "samples")
-
-
 def test_damaged_statistics(tmp_path, network_file):
     with pytest.raises(DataError, match=r"gone.npz: no such file"):
         SetStatistics.load(tmp_path / "gone.npz")
@@ -193,8 +180,13 @@ def test_pictures_in_memory_equal_their_files(folders, network_file):
         ours = batch_statistics(batches, network, "memory")
         torch.testing.assert_close(ours.statistics.mean, filed.statistics.mean, rtol=0, atol=1e-7)
         assert ours.information.resolution == (20, 16)
-    with pytest.raises(DataError, match="nothing: no images"):
-        batch_statistics([], network, "nothing")
+    for wrong, error, message in (
+        ([], DataError, "nothing: no images"),
+        ([torch.full((2, 3, 8, 8), math.nan)], DataError, "values that are not finite"),
+        ([torch.zeros(2, 1, 8, 8)], ValueError, r"nothing: expected images \[B, 3, H, W\], got \[2, 1, 8, 8\]"),
+    ):
+        with pytest.raises(error, match=message):
+            batch_statistics(wrong, network, "nothing")
 
 
 def test_progress_and_subfolders(folders, network_file, monkeypatch):
@@ -202,5 +194,5 @@ def test_progress_and_subfolders(folders, network_file, monkeypatch):
     (folders[0] / "more").mkdir()
     (folders[0] / "000011.png").rename(folders[0] / "more" / "000011.PNG")
     _, *seen = compare_folders_steps(*folders, features=network_file)
-    names = [f"features of {folder}" for folder in folders]
-    assert seen == [(names[0], 8, 12), (names[0], 12, 12), (names[1], 8, 15), (names[1], 15, 15)]
+    real, generated = (f"features of {folder}" for folder in folders)
+    assert seen == [(real, 8, 12), (real, 12, 12), (generated, 8, 15), (generated, 15, 15)]

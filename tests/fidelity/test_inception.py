@@ -58,9 +58,8 @@ def test_damaged_download_leaves_nothing(monkeypatch):
     assert list(cached_file().parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("too slow"), ConnectionResetError()])
-def test_offline_says_where_to_put_the_file(monkeypatch, error):
-    serve(monkeypatch, error)
+def test_offline_says_where_to_put_the_file(monkeypatch):
+    serve(monkeypatch, urllib.error.URLError("no route"))
     with pytest.raises(CheckpointError) as caught:
         find_inception()
     for said in (networks.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):

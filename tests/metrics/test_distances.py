@@ -49,9 +49,7 @@ class TestFeatureStatistics:
         assert statistics.count == 60
 
     def test_float16_is_summed_in_float64(self):
-        statistics = gathered(torch.full((4000, 3), 0.1, dtype=torch.float16))
-        assert statistics.mean.dtype == torch.float64
-        assert statistics.covariance.abs().max() < 1e-20
+        assert gathered(torch.full((4000, 3), 0.1, dtype=torch.float16)).covariance.abs().max() < 1e-20
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_not_finite(self, value):
@@ -126,17 +124,14 @@ class TestKernelDistance:
 
 
 class TestFeatureSample:
-    def test_keeps_all_of_a_short_stream(self):
-        sample = FeatureSample(10)
-        sample.add(torch.arange(8.0)[:, None])
-        assert sample.features[:, 0].tolist() == list(range(8))
-
     def test_is_uniform_and_bounded(self):
         counts = torch.zeros(40)
         for seed in range(500):
             sample = FeatureSample(10, seed)
             for batch in torch.arange(40.0)[:, None].split(7):
                 sample.add(batch)
+                if sample.seen <= 10:  # all of a short stream
+                    assert sample.features[:, 0].tolist() == list(range(sample.seen))
             assert sample.features.shape == (10, 1)
             counts[sample.features[:, 0].long()] += 1
         assert counts.sum() == 5000

@@ -42,12 +42,10 @@ class TestContingency:
     @pytest.mark.parametrize("ids", [3, 11, 300])
     def test_counts_random(self, ids):
         predicted, target = torch.randint(0, ids, (2, 7, 30, 20), generator=torch.Generator().manual_seed(ids))
-        table = contingency(predicted, target)
-        assert table.sum((1, 2)).tolist() == [600] * 7
+        table = contingency(predicted, target).sum(1)
         expected = torch.stack([torch.bincount(one.flatten(), minlength=ids) for one in target])
-        kept = [row[row > 0].tolist() for row in table.sum(1)]
-        assert kept == [row[row > 0].tolist() for row in expected]
-        assert torch.equal(table.sum(1)[:, 0], expected[:, 0])
+        assert [row[row > 0].tolist() for row in table] == [row[row > 0].tolist() for row in expected]
+        assert torch.equal(table[:, 0], expected[:, 0])
 
     def test_large_ids_keep_the_background_in_column_zero(self):
         target = torch.tensor([[5_000_000_000, 7, 7, 7], [0, 7, 7, 0]])
@@ -62,20 +60,14 @@ class TestContingency:
         assert torch.equal(contingency(predicted, target), whole)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.int64])
-    def test_any_integer_dtype(self, dtype):
-        predicted, target = blobs(0), blobs(1)
-        assert torch.equal(contingency(predicted.to(dtype), target.to(dtype)), contingency(predicted, target))
-
-    def test_input_is_left_alone_and_may_be_strided(self):
-        both = torch.stack([blobs(0), blobs(1)], dim=-1)
+    def test_any_integer_dtype_and_strides_leave_the_input_alone(self, dtype):
+        both = torch.stack([blobs(0), blobs(1)], dim=-1).to(dtype)
         before = both.clone()
-        table = contingency(both[..., 0], both[..., 1])
-        assert torch.equal(table, contingency(blobs(0), blobs(1)))
+        assert torch.equal(contingency(both[..., 0], both[..., 1]), contingency(blobs(0), blobs(1)))
         assert torch.equal(both, before)
 
     def test_no_images(self):
-        assert contingency(LABELS[:0], LABELS[:0]).shape == (0, 1, 1)
-        assert adjusted_rand_index(*torch.zeros(2, 0, 9, dtype=torch.int64)).shape == (0,)
+        assert adjusted_rand_index(LABELS[:0], LABELS[:0]).shape == (0,)
 
     @pytest.mark.parametrize(
         ("predicted", "target", "message"),
@@ -104,37 +96,24 @@ class TestAdjustedRandIndex:
         predicted, target = blobs(3, ids=ids[0], cell=2), blobs(4, ids=ids[1], cell=3)
         predicted[0] = target[0]
         ours = adjusted_rand_index(predicted, target, foreground_only)
-        assert ours.dtype == torch.float64
         torch.testing.assert_close(ours, sklearn_ari(predicted, target, foreground_only), atol=1e-9, rtol=0)
 
     def test_equals_scikit_learn_where_float32_would_not(self):
-        generator = torch.Generator().manual_seed(0)
-        target = blobs(5, images=4, size=512, ids=11, cell=64)
-        noise = torch.rand(target.shape, generator=generator) < 0.02
-        predicted = torch.where(noise, torch.randint(0, 11, target.shape, generator=generator), target)
-        predicted[1] = blobs(6, images=1, size=512, ids=11, cell=1)[0]
+        target = blobs(5, images=2, size=512, ids=11, cell=64)
+        predicted = blobs(6, images=2, size=512, ids=11, cell=1)
+        predicted[0] = torch.where(predicted[1] < 2, predicted[0], target[0])
         ours = adjusted_rand_index(predicted, target)
         torch.testing.assert_close(ours, sklearn_ari(predicted, target), atol=1e-9, rtol=0)
         assert abs(ours[1]) < 1e-3
 
-    @pytest.mark.parametrize(
-        ("predicted", "target"),
-        [
-            ([0, 0, 0, 0], [0, 0, 0, 0]),
-            ([0, 1, 1, 0], [3, 3, 3, 3]),
-            ([5, 5, 5, 5], [0, 1, 1, 0]),
-            ([0, 1, 2, 3], [0, 1, 2, 3]),
-            ([0, 1, 2, 3], [0, 0, 1, 1]),
-            ([0, 0, 0, 0], [0, 1, 2, 3]),
-            ([0, 0, 1, 1], [0, 1, 0, 1]),
-            ([4], [9]),
-        ],
-    )
-    def test_degenerate_maps_as_scikit_learn(self, predicted, target):
-        predicted, target = torch.tensor([predicted]), torch.tensor([target])
-        for foreground_only in (False, True):
-            ours = adjusted_rand_index(predicted, target, foreground_only)
-            torch.testing.assert_close(ours, sklearn_ari(predicted, target, foreground_only), atol=1e-12, rtol=0)
+    @pytest.mark.parametrize("foreground_only", [False, True])
+    def test_every_map_of_four_pixels_as_scikit_learn(self, foreground_only):
+        maps = torch.cartesian_prod(*[torch.arange(4)] * 4)
+        predicted, target = maps.repeat(64, 1), maps[::4].repeat_interleave(256, 0)
+        ours = adjusted_rand_index(predicted, target, foreground_only)
+        some = torch.randperm(len(maps), generator=torch.Generator().manual_seed(0))[:300]
+        expected = sklearn_ari(predicted[some], target[some], foreground_only)
+        torch.testing.assert_close(ours[some], expected, atol=1e-12, rtol=0)
 
 
 def test_degenerate():
@@ -219,10 +198,8 @@ class TestReconstruction:
 
     def test_equals_torch_in_float64(self):
         reconstruction, image = torch.rand(2, 5, 3, 8, 6, generator=torch.Generator().manual_seed(0))
-        ours = squared_error(reconstruction, image, "mean")
-        assert ours.dtype == torch.float64
-        loss = torch.nn.functional.mse_loss(reconstruction, image, reduction="none").mean((1, 2, 3))
-        torch.testing.assert_close(ours.float(), loss)
+        loss = torch.nn.functional.mse_loss(reconstruction.double(), image.double(), reduction="none").mean((1, 2, 3))
+        torch.testing.assert_close(squared_error(reconstruction, image, "mean"), loss)
         assert squared_error(reconstruction.bfloat16(), image).isfinite().all()
 
     @pytest.mark.parametrize(

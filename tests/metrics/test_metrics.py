@@ -101,7 +101,6 @@ def test_segmentation_scores_equal_the_single_classes():
     whole = slice(0, 7)
     expected = {name: updated(metric, label_maps(), whole).compute() for name, metric in single.items()}
     assert updated(together, label_maps(), whole).compute() == expected
-    assert list(expected) == ["ari", "fg_ari", "miou", "mbo"]
 
 
 def test_a_collection_keeps_metrics_apart_that_agree_on_the_first_batch():
@@ -132,7 +131,6 @@ def test_nan_is_not_hidden(metric):
     image = torch.zeros(2, 3, 4, 4)
     metric.update(image + torch.tensor([math.nan, 0.1])[:, None, None, None], image)
     assert math.isnan(metric.compute().mean)
-    assert math.isnan(metric.compute().standard_error)
 
 
 def test_an_infinite_error_is_not_taken_for_none():

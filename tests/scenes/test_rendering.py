@@ -19,14 +19,10 @@ def batches():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shapes_types_and_ranges(batches, variant):
     batch = batches[variant]
-    assert batch.image.shape == (8, 3, 32, 32)
-    assert batch.image.dtype == torch.float32
+    assert (batch.image.shape, batch.image.dtype) == ((8, 3, 32, 32), torch.float32)
+    assert (batch.mask.shape, batch.mask.dtype) == ((8, 32, 32), torch.int64)
     assert batch.image.isfinite().all()
-    assert batch.image.min() >= 0
-    assert batch.image.max() <= 1
-    assert batch.image.std() > 0.05
-    assert batch.mask.shape == (8, 32, 32)
-    assert batch.mask.dtype == torch.int64
+    assert (batch.image.min() >= 0) and (batch.image.max() <= 1) and (batch.image.std() > 0.05)
     assert len(batch.metadata) == 8
 
 
@@ -52,17 +48,11 @@ def test_work_in_pieces_gives_the_same_bits(monkeypatch, batches):
     assert torch.equal(render(range(8), resolution=32).image, batches["textured"].image)
 
 
-def test_seeds_and_indices_give_other_scenes(batches):
-    other = render(range(8), resolution=32, seed=1)
-    assert not torch.equal(other.image, batches["textured"].image)
-    assert not torch.equal(other.image[0], other.image[1])
-    far = render([2**40], resolution=32, seed=2**40)
-    assert not torch.equal(far.image[0], other.image[0])
-
-
-def test_variants_differ(batches):
-    for one, other in itertools.combinations(VARIANTS, 2):
-        assert not torch.equal(batches[one].image, batches[other].image)
+def test_variants_seeds_and_indices_give_other_scenes(batches):
+    others = render([0, 1], resolution=32, seed=1), render([2**40], resolution=32, seed=2**40)
+    images = [image for batch in (*batches.values(), *others) for image in batch.image]
+    for one, other in itertools.combinations(images, 2):
+        assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -72,17 +62,9 @@ def test_mask_matches_metadata_and_every_object_is_visible(batches, variant):
         objects = scene["objects"]
         assert 3 <= scene["num_objects"] == len(objects) <= 10
         assert [entry["index"] for entry in objects] == list(range(1, len(objects) + 1))
-        counts = torch.bincount(mask.view(-1), minlength=len(objects) + 1)
-        assert len(counts) == len(objects) + 1
+        counts = torch.bincount(mask.view(-1))
         assert counts[1:].tolist() == [entry["visible_pixels"] for entry in objects]
         assert counts[1:].min() >= 20 * (32 / 64) ** 2
-
-
-def test_twenty_pixels_at_64(batches):
-    batch = render(range(6), resolution=64, min_objects=8)
-    for mask, scene in zip(batch.mask, batch.metadata, strict=True):
-        assert scene["num_objects"] >= 8
-        assert torch.bincount(mask.view(-1))[1:].min() >= 20
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
