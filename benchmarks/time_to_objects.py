@@ -165,7 +165,7 @@ def train_peer(curve: Curve, folder: Path, config: RunConfig, source: str) -> No
 
 @torch.no_grad()
 def scored(segment: Callable[[Tensor], Tensor], held_out: SlotDataset) -> Row:
-    scores = SegmentationScores()
+    scores = SegmentationScores(slots=7)
     for batch in evaluation_batches(held_out, batch_size=16):
         assert "mask" in batch
         scores.update(segment(batch["image"]), batch["mask"])

@@ -118,7 +118,8 @@ class Evaluator:
         self.model, self.dataset = model, dataset
         self.protocol = {**model.describe(), "slot_seed": seed, **({} if weights is None else {"weights": weights})}
         sources = self.protocol.get("mask_sources", ())
-        self.segmentation = {source: SegmentationScores().to(device) for source in sources}
+        slots = self.protocol.get("slots")
+        self.segmentation = {source: SegmentationScores(slots=slots).to(device) for source in sources}
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         errors = ReconstructionError("sum"), ReconstructionError("mean"), PeakSignalToNoiseRatio()
         self.errors = {name: error.to(device) for name, error in zip(("mse_sum", "mse", "psnr"), errors, strict=True)}

@@ -1,3 +1,4 @@
+import itertools
 import math
 import subprocess
 import sys
@@ -123,38 +124,47 @@ def test_degenerate():
     assert degenerate_of(table, foreground_only=True).tolist() == [True, True, True, False, False]
 
 
-def evaluator_miou(predicted, target):
-    """The three means by the evaluator's definition, from binary masks."""
-    slots = max(predicted.max(), target.max()) + 1
-    one_hot = [np.stack([labels == i for i in range(slots)]) for labels in (predicted, target)]
-    iou = np.zeros((slots, slots))
-    for i, true in enumerate(one_hot[1]):
-        for j, guess in enumerate(one_hot[0]):
-            if true.any() and guess.any():
-                iou[i, j] = np.logical_and(true, guess).sum() / np.logical_or(true, guess).sum()
-    rows, columns = linear_sum_assignment(iou, maximize=True)
-    matched = iou[rows, columns]
-    pairs = sum(one_hot[1][i].any() or one_hot[0][j].any() for i, j in zip(rows, columns, strict=True))
-    objects = sum(mask.any() for mask in one_hot[1])
-    foreground = matched[1:].sum() / (pairs - 1) if pairs > 1 else np.nan
-    return {
-        "clevrtex": matched.sum() / pairs,
-        "clevrtex-foreground": foreground,
-        "ground-truth": matched.sum() / objects,
-    }
+def evaluator_miou(predicted, target, slots):
+    """The three means as the published evaluator computes them for one image, from binary masks."""
+    count = max(slots, int(target.max()) + 1)
+    guesses, truths = ([labels == i for i in range(count)] for labels in (predicted, target))
+    iou = np.zeros((count, count), dtype=np.float32)  # rows are predicted masks
+    for (i, guess), (j, true) in itertools.product(enumerate(guesses), enumerate(truths)):
+        if guess.any() and true.any():
+            iou[i, j] = np.float32((guess & true).sum()) / np.float32((guess | true).sum())
+    rows, columns = linear_sum_assignment(iou.T, maximize=True)  # rows are true masks
+    best = iou.T[rows, columns].astype(np.float64)
+    there = np.array([true.any() for true in truths])
+    pairs = (there | np.array([guesses[i].any() for i in columns])).sum()
+    with np.errstate(all="ignore"):
+        means = best.sum() / pairs, best[1:].sum() / (pairs - 1), best.sum() / there.sum()
+    return dict(zip(MEAN_IOU_DEFINITIONS, means, strict=True))
+
+
+def sparse(seed, images, ids, used, cell=4):
+    """Label maps with some of the ids only, other ones in each image."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(images, ids, generator=generator).topk(used).indices.sort(1).values
+    return kept.gather(1, blobs(seed, images, ids=used, cell=cell).flatten(1)).view(images, 24, 24)
 
 
 class TestMeanIoU:
     @pytest.mark.parametrize("definition", MEAN_IOU_DEFINITIONS)
-    @pytest.mark.parametrize(("slots", "objects"), [(11, 6), (4, 9), (7, 7), (1, 4), (5, 1)])
-    def test_equals_the_evaluators_definition(self, definition, slots, objects):
-        predicted, target = blobs(slots, ids=slots), blobs(100 + objects, ids=objects)
-        predicted[0], target[0] = blobs(1, ids=slots)[0], blobs(1, ids=slots)[0] % objects
-        for labels, ids in ((predicted, slots), (target, objects)):  # no id between others is missing: no ties
-            labels[:, 0, :ids] = torch.arange(ids)
-        expected = [evaluator_miou(*pair)[definition] for pair in zip(predicted.numpy(), target.numpy(), strict=True)]
-        ours = mean_iou(predicted, target, definition)
-        torch.testing.assert_close(ours, torch.tensor(expected), atol=1e-12, rtol=0, equal_nan=True)
+    @pytest.mark.parametrize(
+        ("slots", "used", "ids", "objects"),
+        [(11, 11, 7, 7), (4, 4, 9, 9), (11, 4, 11, 7), (11, 9, 11, 3), (7, 3, 9, 5), (7, 2, 5, 5), (24, 6, 80, 5)],
+    )
+    def test_equals_the_evaluator_with_unused_slots_and_gaps(self, definition, slots, used, ids, objects):
+        predicted, target = sparse(slots, 40, slots, used), sparse(100 + ids, 40, ids, objects, cell=3)
+        expected = [
+            evaluator_miou(*maps, slots)[definition] for maps in zip(predicted.numpy(), target.numpy(), strict=True)
+        ]
+        ours = mean_iou(predicted, target, definition, slots)
+        torch.testing.assert_close(ours, torch.tensor(expected), atol=1e-12, rtol=0)
+
+    def test_a_slot_and_an_object_that_are_left_over_may_make_two_pairs(self):
+        predicted, target = torch.tensor([[0, 2, 3, 3]]), torch.tensor([[0, 0, 1, 2]])  # slot 1 is not used
+        assert mean_iou(predicted, target, slots=4).item() == 0.25
 
     @pytest.mark.parametrize("definition", MEAN_IOU_DEFINITIONS)
     def test_same_partition_is_one_whatever_the_names_and_gaps(self, definition):

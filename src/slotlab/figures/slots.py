@@ -82,7 +82,7 @@ def reconstruction_grid(
         if segmentations and true is not None:
             row.append(Cell(label_map(true, true_colours(true), size)))
         for owners in (segmentation[number] for segmentation in segmentations.values()):
-            row.append(Cell(label_map(owners, _colours(owners, true, slots), size), _caption(owners, true)))
+            row.append(Cell(label_map(owners, _colours(owners, true, slots), size), _caption(owners, true, slots)))
         rows.append(row)
     headings = [Heading(title) for title in [*painted, "error", *true_heading, *segmentations]]
     return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
@@ -194,20 +194,20 @@ def _slot_headings(segmentation: Tensor, colours: dict[int, Colour]) -> list[Hea
     return headings
 
 
-def mask_scores(predicted: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def mask_scores(predicted: Tensor, mask: Tensor, slots: int) -> dict[str, Tensor]:
     """ARI, FG-ARI, mIoU ("clevrtex") and mBO of int64 segmentations [B, H, W]: float64 [B] each."""
     return {
         "ARI": adjusted_rand_index(predicted, mask),
         "FG-ARI": adjusted_rand_index(predicted, mask, foreground_only=True),
-        "mIoU": mean_iou(predicted, mask),
+        "mIoU": mean_iou(predicted, mask, slots=slots),
         "mBO": mean_best_overlap(predicted, mask),
     }
 
 
-def _caption(predicted: Tensor, mask: Tensor | None) -> str:
+def _caption(predicted: Tensor, mask: Tensor | None, slots: int) -> str:
     if mask is None:
         return ""
-    ari, fg, iou, best = (float(score) for score in mask_scores(predicted[None], mask[None].cpu()).values())
+    ari, fg, iou, best = (float(score) for score in mask_scores(predicted[None], mask[None].cpu(), slots).values())
     return f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
 
 
@@ -250,8 +250,8 @@ class Look:
         """ARI, FG-ARI, mIoU and mBO by title of the masks; empty without a true mask."""
         if self.mask is None:
             return {}
-        mask = self.mask[None]
-        found = {title: mask_scores(owners, mask) for title, owners in self.output.segmentations().items()}
+        mask, slots = self.mask[None], self.output.masks.shape[1]
+        found = {title: mask_scores(owners, mask, slots) for title, owners in self.output.segmentations().items()}
         return {title: {name: float(score) for name, score in scores.items()} for title, scores in found.items()}
 
     def errors(self) -> dict[str, float]:

@@ -142,53 +142,59 @@ def degenerate_of(table: Tensor, foreground_only: bool = False) -> Tensor:
     return (table[:, :, int(foreground_only) :].sum(1) > 0).sum(1) < 2
 
 
-def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex") -> Tensor:
+def mean_iou(predicted: Tensor, target: Tensor, definition: str = "clevrtex", slots: int | None = None) -> Tensor:
     """Mean intersection over union of each image, after one-to-one (Hungarian) matching of masks.
 
     Predicted and true masks, background included, are matched so that the sum S of their
     intersections over union (IoU) is largest. The literature divides S by different numbers, so
     each definition has a name:
 
-    - "clevrtex": by max(P, T), for P predicted and T true non-empty masks. Every slot used beyond
-      the true number costs: 11 used slots and 7 true masks cannot exceed 7 / 11. The official
-      number (`mIoU` of the CLEVRTex evaluator).
-    - "clevrtex-foreground": S without the true background's pair, by that number less one
-      (`mIoU_fg`). NaN if the background is the only mask on both sides.
-    - "ground-truth": by T. Used by SlotDiffusion and others (`mIoU_gt`); extra slots cost nothing.
+    - "clevrtex": by the pairs of which one mask at least is not empty, the official number (`mIoU`
+      of the CLEVRTex evaluator). Every slot used beyond the true number costs: 11 used slots and 7
+      true masks cannot exceed 7 / 11.
+    - "clevrtex-foreground": S without the pair of true id 0, by that number less one (`mIoU_fg`).
+    - "ground-truth": by the true masks. Used by SlotDiffusion and others (`mIoU_gt`); extra slots
+      cost nothing.
+
+    A mask that overlaps with nothing left may be paired with an empty one or with another like it,
+    which the solver decides by their order; so the number of pairs depends on how many empty masks
+    there are. Give the number of `slots` of the model to get the evaluator's number (default: the
+    largest id + 1).
 
     Returns:
-        float64 [B], in [0, 1]; NaN by "clevrtex-foreground" for an image without a background, or
-        of nothing else. ConfigError for another definition.
+        float64 [B], in [0, 1]; NaN for an image of which nothing is left to score, as for
+        "clevrtex-foreground" one with a single pair. ConfigError for another definition.
 
-    Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265. Its count of
-    pairs depends on the order of its solver where matched pairs tie at IoU 0; here left-over masks
-    are always paired with each other, which gives the smallest such count.
+    Source: `CLEVRTEX_Evaluator` of Karazija et al., "ClevrTex", arXiv 2111.10265, which is equal in
+    batches of one image: in an image with more ids than slots, it also counts the rest of a batch.
 
     Example:
         >>> predicted, target = torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 0, 1, 1]])
         >>> mean_iou(predicted, target), mean_iou(predicted, target, "ground-truth")
         (tensor([0.5000], dtype=torch.float64), tensor([0.7500], dtype=torch.float64))
     """
-    return mean_iou_of(contingency(predicted, target), definition)
+    return mean_iou_of(contingency(predicted, target), definition, slots)
 
 
-def mean_iou_of(table: Tensor, definition: str = "clevrtex") -> Tensor:
+def mean_iou_of(table: Tensor, definition: str = "clevrtex", slots: int | None = None) -> Tensor:
     """`mean_iou` from a `contingency` table, int64 [B, P, T]: float64 [B]."""
     check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
-    predicted_masks, true_masks = ((table.sum(side) > 0).sum(1) for side in (2, 1))
-    iou = intersection_over_union_of(table).cpu().numpy()
-    matched = np.zeros((len(iou), table.shape[2]))  # each true mask's IoU; 0 if unmatched
-    for image, scores in enumerate(iou):  # each at most slots x objects: microseconds
-        rows, columns = linear_sum_assignment(scores, maximize=True)
-        matched[image, columns] = scores[rows, columns]
-    matched = torch.from_numpy(matched).to(table.device)
-    if definition == "ground-truth":
-        return matched.sum(1) / true_masks
-    pairs = torch.maximum(predicted_masks, true_masks)
-    if definition == "clevrtex":
-        return matched.sum(1) / pairs
-    with_background = table[:, :, 0].sum(1) > 0
-    return torch.where(with_background, matched[:, 1:].sum(1) / (pairs - 1), torch.nan)
+    values = []
+    for counts in table.cpu().numpy():
+        ids = max(slots or 0, *(int(used.max(initial=-1)) + 1 for used in counts.nonzero()))
+        if ids**2 > MOST_CELLS:
+            raise ValueError(f"an image has about {ids} ids: not a segmentation")
+        shared = np.zeros((ids, ids))
+        shared[: len(counts), : counts.shape[1]] = counts[:ids, :ids]
+        predicted, true = shared.sum(1), shared.sum(0)
+        union = np.maximum(predicted[:, None] + true - shared, 1)
+        iou = (shared / union).T.astype(np.float32)  # as precise as the evaluator's, for the same ties
+        true_ids, slot_ids = linear_sum_assignment(iou, maximize=True)
+        matched, pairs = iou[true_ids, slot_ids].astype(np.float64), (true[true_ids] > 0) | (predicted[slot_ids] > 0)
+        parts = {"clevrtex": pairs.sum(), "clevrtex-foreground": pairs.sum() - 1, "ground-truth": (true > 0).sum()}
+        total, number = matched[int(definition == "clevrtex-foreground") :].sum(), parts[definition]
+        values.append(total / number if number > 0 else np.nan)
+    return torch.tensor(values, dtype=torch.float64, device=table.device)
 
 
 def mean_best_overlap(predicted: Tensor, target: Tensor, background: bool = False) -> Tensor:

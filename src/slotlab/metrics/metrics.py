@@ -41,7 +41,7 @@ class Score:
 
 
 class PerImageMetric(Metric):
-    """Base of the metrics that average V values per image: float64 sums that add up over processes.
+    """Base of the metrics that average V values per image: float64 sums that processes add up.
 
     `of` says what is averaged, by which definition, and names the state: a `MetricCollection` merges
     metrics whose states have equal names and, after the first batch, equal values.
@@ -164,7 +164,7 @@ class AdjustedRandIndex(LabelMapMetric):
 
 
 class MeanIoU(LabelMapMetric):
-    """Mean mIoU by a definition of `mean_iou`; images for which it is undefined are degenerate.
+    """Mean `mean_iou` by a definition; images for which it is undefined are degenerate.
 
     Example:
         >>> metric = MeanIoU("ground-truth")
@@ -173,13 +173,13 @@ class MeanIoU(LabelMapMetric):
         0.75
     """
 
-    def __init__(self, definition: str = "clevrtex") -> None:
+    def __init__(self, definition: str = "clevrtex", slots: int | None = None) -> None:
         check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
-        super().__init__(of=f"miou_{definition}")
-        self.definition = definition
+        super().__init__(of=f"miou_{definition}_{slots}")
+        self.definition, self.slots = definition, slots
 
     def _values(self, table: Tensor) -> Tensor:
-        return mean_iou_of(table, self.definition)[None]
+        return mean_iou_of(table, self.definition, self.slots)[None]
 
 
 class MeanBestOverlap(LabelMapMetric):
@@ -201,7 +201,7 @@ class MeanBestOverlap(LabelMapMetric):
 
 
 class SegmentationScores(LabelMapMetric):
-    """ARI, FG-ARI, mIoU (by `definition`) and mBO from one contingency table per batch.
+    """ARI, FG-ARI, mIoU (by `definition`, of a model with `slots`) and mBO from one table per batch.
 
     Example:
         >>> scores = SegmentationScores()
@@ -212,11 +212,11 @@ class SegmentationScores(LabelMapMetric):
 
     names = ("ari", "fg_ari", "miou", "mbo")
 
-    def __init__(self, definition: str = "clevrtex", background: bool = False) -> None:
-        super().__init__(f"segmentation_{definition}_{background}", len(self.names))
+    def __init__(self, definition: str = "clevrtex", background: bool = False, slots: int | None = None) -> None:
+        super().__init__(f"segmentation_{definition}_{background}_{slots}", len(self.names))
         self.definition = definition
         aris = AdjustedRandIndex(), AdjustedRandIndex(foreground_only=True)
-        self._parts = (*aris, MeanIoU(definition), MeanBestOverlap(background))
+        self._parts = (*aris, MeanIoU(definition, slots), MeanBestOverlap(background))
 
     def _values(self, table: Tensor) -> Tensor:
         return torch.cat([part._values(table) for part in self._parts])
