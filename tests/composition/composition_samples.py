@@ -32,12 +32,12 @@ def made_up_table(images=20, slots=5, dim=6, seed=0, dropped=()):
         facts={
             "model": {},
             "fingerprint": "0" * 64,
-            "data": {"data": "made up"},
+            "data": {"data": "made up", "split": "all", "crop": 1.0, "resolution": 16},
             "seed": 0,
             "slots_per_image": slots,
             "images": images,
             "dropped": len(dropped),
-            "rules": {},
+            "rules": {"dropped": "none"},
         },
     )
 

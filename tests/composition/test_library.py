@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,7 +132,6 @@ def test_a_library_is_replaced_with_its_picture_and_nothing_else_is(model, datas
 
 def test_a_library_opens_its_data(squares, tmp_path):
     library = made_up_library()
-    library.table.facts["data"]["resolution"] = 16
     with pytest.raises(DataError, match="does not say where its data is"):
         library.dataset()
     library.sources |= {"data": str(squares), "opening": {"split": "all"}}
@@ -167,3 +167,63 @@ def test_damaged_libraries_are_refused(tmp_path):
     (tmp_path / "library.json").write_text('{"format": "slotlab-concepts", "version": 99}')
     with pytest.raises(CheckpointError, match="version 99"):
         ConceptLibrary.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("sources", "data", 3),
+        ("clusters", "purity", "much"),
+        ("clusters", "attributes", {"shape": {"purity": 1.0}}),
+        ("clusters", "concepts", 9),
+        ("slots", "fingerprint", None),
+        ("slots", "slots_per_image", "five"),
+        ("slots", "data", {"data": "moved"}),
+    ],
+)
+def test_damaged_settings_of_a_library_are_named(part, key, value, tmp_path):
+    made_up_library().save(tmp_path)
+    content = json.loads((tmp_path / "library.json").read_text())
+    content[part][key] = value
+    (tmp_path / "library.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="fit the library again"):
+        ConceptLibrary.load(tmp_path)
+    del content[part]
+    (tmp_path / "library.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{part}: Field required"):
+        ConceptLibrary.load(tmp_path)
+
+
+def test_libraries_of_slots_that_no_model_made_are_refused(model, libraries, tmp_path):
+    library = ConceptLibrary.load(libraries[model.kind], model)
+    for slots, message in (
+        (library.slots * np.float32("nan"), "slots: some values are not finite"),
+        (library.slots[:, 0], r"slots: shape \["),
+        (library.slots[:-1], "rows, but there are"),
+    ):
+        replace(library, table=replace(library.table, slots=slots)).save(tmp_path)
+        with pytest.raises(CheckpointError, match=message):
+            ConceptLibrary.load(tmp_path)
+    narrow = replace(library.table, slots=library.slots[:, :3])
+    replace(library, table=narrow, centroids=library.centroids[:, :3]).save(tmp_path)
+    with pytest.raises(CheckpointError, match="the library's slots have width 3, but the model's have"):
+        ConceptLibrary.load(tmp_path, model)
+    replace(library, concept=library.concept + 1).save(tmp_path)
+    with pytest.raises(CheckpointError, match="concept: must be 0 to 1"):
+        ConceptLibrary.load(tmp_path)
+
+
+@pytest.mark.parametrize("killed_at", ["library.json", "slots.safetensors"])
+def test_a_fit_that_was_killed_is_repeated_in_its_folder(killed_at, model, dataset, monkeypatch, tmp_path):
+    def killed(path, content=None):
+        (tmp_path / f".{path.name}.123.tmp").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    name = "write_json" if killed_at == "library.json" else "replacing"
+    with monkeypatch.context() as patch:
+        patch.setattr(library_module, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit_library(model, dataset, tmp_path, concepts=2)
+    assert (tmp_path / f".{killed_at}.123.tmp").exists()
+    assert fit_library(model, dataset, tmp_path, concepts=2).concepts == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"library.json", "slots.safetensors"}

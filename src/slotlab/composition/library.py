@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
@@ -19,8 +20,9 @@ from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.files import read_json, remove, replacing, write_json
-from slotlab.models import Model
+from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint
+from slotlab.models.randomness import seeded_generator
 from slotlab.progress import finish
 from slotlab.released import library_folder
 
@@ -34,6 +36,62 @@ FORMAT, VERSION = "slotlab-concepts", 1
 BACKGROUND = 0  # the concept of the background slots
 
 Concepts = int | Literal["silhouette"] | None
+
+
+class _Attribute(BaseModel):
+    purity: float
+    one_concept: float = Field(alias="one concept")
+    most_common: list[str | None] = Field(alias="most common")
+
+
+class _Clusters(BaseModel):
+    seed: int
+    chosen_by: str
+    concepts: int
+    algorithm: str
+    inertia: float
+    scaling: str
+    purity: dict[str, float] | None
+    attributes: dict[str, _Attribute] = {}
+    silhouettes: dict[str, float] = {}
+
+
+class _Data(BaseModel):
+    data: str
+    split: str
+    crop: float
+    resolution: int
+
+
+class _Rules(BaseModel):
+    dropped: str
+
+
+class _Slots(BaseModel):
+    model: dict[str, Any]
+    fingerprint: str
+    data: _Data
+    seed: int
+    slots_per_image: int
+    images: int
+    dropped: int
+    rules: _Rules
+    names: dict[str, list[str]] = {}
+
+
+class _Sources(BaseModel):
+    model: str | None = None
+    data: str | None = None
+    opening: dict[str, Any] = {}
+
+
+class _Content(BaseModel):
+    """What must be in `library.json`; other keys are kept."""
+
+    identity: str
+    sources: _Sources
+    clusters: _Clusters
+    slots: _Slots
 
 
 class Clusters(NamedTuple):
@@ -123,7 +181,8 @@ class ConceptLibrary:
     Attributes:
         table: the slots and their origin.
         concept: int64 [N], the concept of each slot.
-        centroids: float32 [K, D], the mean of each concept's slots (K-means' own for 1..K-1).
+        centroids: float32 [K, D]: the mean of the background slots, then K-means' centroids, which
+            are means of their slots with `KMeans`, but not exactly with `MiniBatchKMeans`.
         facts: how it was fitted, as JSON values: `seed`, `concepts`, `chosen_by`, `algorithm`,
             `inertia`, `scaling`, `purity`, `attributes`, and `silhouettes` if they chose K.
         sources: where model and data were, as JSON values; not part of the identity.
@@ -241,7 +300,7 @@ class ConceptLibrary:
         return torch.tensor(self.slots[rows[int(torch.randint(len(rows), (), generator=generator))]])
 
     def check(self, model: Model) -> None:
-        """Raises CheckpointError if the slots are not those of `model`."""
+        """Raises CheckpointError if the slots are not those of `model`, or are of another width."""
         found, wanted = fingerprint(model), self.table.facts["fingerprint"]
         if found != wanted:
             was = f" ({self.sources['model']} when the library was fitted)" if self.sources.get("model") else ""
@@ -249,6 +308,10 @@ class ConceptLibrary:
                 f"the library holds slots of model {wanted[:12]}, but this model is {found[:12]}; use that model{was}, "
                 "or fit a library to this one with: slotlab concepts fit RUN --data DATA --out LIBRARY"
             )
+        width = with_slots(model).encoder.slot_attention.initial_slots(1, [seeded_generator(0)]).shape[-1]
+        if self.slots.shape[1] != width:
+            message = f"the library's slots have width {self.slots.shape[1]}, but the model's have {width}"
+            raise CheckpointError(f"{message}; fit the library again")
 
     def dataset(self, data: str | None = None) -> SlotDataset:
         """Opens the library's data, from `data` if it has moved; DataError if it is missing."""
@@ -257,7 +320,7 @@ class ConceptLibrary:
             raise DataError("the library does not say where its data is")
         try:
             return open_data(spec, resolution=self.table.facts["data"]["resolution"], **self.sources.get("opening", {}))
-        except DataError as error:
+        except (DataError, TypeError) as error:  # TypeError: arguments that `open_data` does not have
             raise DataError(f"{error}. The library was fitted to {spec}, which is needed to show its slots") from error
 
     def rounded(self) -> "ConceptLibrary":
@@ -273,11 +336,11 @@ class ConceptLibrary:
             halves = self.slots.astype(np.float16)
         if np.array_equal(halves, self.slots):
             tensors["slots"] = halves
-        with replacing(folder / SLOTS_FILE) as path:
-            path.write_bytes(save(tensors))  # save_file would make it readable by its owner only
         content = {"format": FORMAT, "version": VERSION, "identity": self.identity, "sources": self.sources}
         content |= {"sizes": self.sizes, "clusters": self.facts, "slots": self.table.facts}
-        write_json(folder / LIBRARY_FILE, content)
+        write_json(folder / LIBRARY_FILE, content)  # first: a folder that holds it is a library's, even if unfinished
+        with replacing(folder / SLOTS_FILE) as path:
+            path.write_bytes(save(tensors))  # save_file would make it readable by its owner only
 
     @classmethod
     def load(cls, folder: str | Path, model: Model | None = None) -> "ConceptLibrary":
@@ -290,18 +353,44 @@ class ConceptLibrary:
             message = f"{kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, fit the library again"
             raise CheckpointError(f"{folder / LIBRARY_FILE}: {message}")
         try:
+            _Content.model_validate(content, strict=True)
             tensors = load_file(folder / SLOTS_FILE)
             tensors["slots"] = tensors["slots"].astype(np.float32, copy=False)
             table = SlotTable(**{name: tensors[name] for name in COLUMNS if name in tensors}, facts=content["slots"])
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
             whole = library.identity == content["identity"]
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            problem = f"{where}: {error.errors()[0]['msg']}"
+            raise CheckpointError(f"{folder / LIBRARY_FILE}: {problem}; fit the library again") from None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: damaged concept library ({error}); fit it again") from None
         if not whole:
             raise CheckpointError(f"{folder}: {SLOTS_FILE} is not the file that {LIBRARY_FILE} describes; fit it again")
+        problem = library._problem()
+        if problem:
+            raise CheckpointError(f"{folder / SLOTS_FILE}: {problem}; fit the library again")
         if model is not None:
             library.check(model)
         return library
+
+    def _problem(self) -> str | None:
+        """What is wrong with the arrays of a library that someone else wrote."""
+        tensors = self._tensors()
+        for name, values in tensors.items():
+            if values.ndim != (2 if name in ("slots", "centroids", "centre") else 1):
+                return f"{name}: shape {list(values.shape)}"
+            if len(values) != len(self.slots) and name != "centroids":
+                return f"{name}: {len(values)} rows, but there are {len(self.slots)} slots"
+            if not np.isfinite(values).all():
+                return f"{name}: some values are not finite"
+        if self.centroids.shape != (self.facts["concepts"], self.slots.shape[1]):
+            return f"centroids: shape {list(self.centroids.shape)}"
+        if any(tensors[name].dtype.kind not in "iu" for name in ("concept", "index", "number", "position")):
+            return "concept, index, number, position: must be whole numbers"
+        if not len(self.slots) or self.concept.min() < 0 or 0 in self.sizes or len(self.sizes) != self.concepts:
+            return f"concept: must be 0 to {self.concepts - 1}, each at least once"
+        return None
 
     def _tensors(self) -> dict[str, np.ndarray]:
         columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}
@@ -363,13 +452,16 @@ def fit_library_steps(
     """`fit_library` step by step: yields the number of images done since the last step."""
     _check_number(concepts)  # before the long work
     out = Path(out)
-    if out.exists() and not (out / LIBRARY_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    leftovers = {path for name in (LIBRARY_FILE, SLOTS_FILE) for path in out.glob(f".{name}.[0-9]*.tmp")}
+    mine = (out / LIBRARY_FILE).is_file() or not out.exists() or (out.is_dir() and leftovers == {*out.iterdir()})
+    if not mine:
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
     table = yield from extract_steps(model, dataset, batch_size=batch_size, seed=seed)
     if place_among_processes().is_first:
         library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
         library.sources = sources or {}
-        remove(out / PICTURE_FILE)  # of the library that this one replaces
+        for path in (*leftovers, out / PICTURE_FILE):  # of a killed process, and of the library that this one replaces
+            remove(path)
         library.save(out)
     wait_for_all()
     return ConceptLibrary.load(out)
