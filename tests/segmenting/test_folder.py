@@ -72,6 +72,14 @@ def test_every_image_gets_its_files_in_its_own_size_and_folder(model, photos, tm
     )
 
 
+def test_a_link_to_itself_and_a_named_pipe_are_skipped(model, photos, tmp_path):
+    (photos / "loop.png").symlink_to("loop.png")
+    os.mkfifo(photos / "pipe.png")
+    done = slotlab.segment(model, photos, out=tmp_path / "out")
+    assert [outcome.name for outcome in done.skipped] == ["loop", "pipe"]
+    assert done.count("written") == 4
+
+
 def test_crop_marks_the_pixels_that_were_not_seen(model, photos, tmp_path):
     slotlab.segment(model, photos / "b.jpg", out=tmp_path / "out", fit="crop")
     owners = np.asarray(Image.open(tmp_path / "out" / "b_segmentation.png"))

@@ -50,6 +50,16 @@ def test_the_seed_alone_decides_what_is_random_and_the_model_keeps_its_mode(mode
     model.eval()
 
 
+def test_a_name_or_folder_stands_for_the_model_and_an_array_or_bytes_for_the_image(model, model_folder, tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "photo.png")
+    expected = slotlab.segment_image(model, Image.fromarray(COLOURS))
+    tensor = torch.from_numpy(COLOURS).permute(2, 0, 1) / 255
+    for image in (COLOURS, tensor, tmp_path / "photo.png", (tmp_path / "photo.png").read_bytes()):
+        assert torch.equal(slotlab.segment_image(str(model_folder), image).masks, expected.masks)
+    with pytest.raises(CheckpointError, match="scenes-64"):
+        slotlab.segment_image("scenes-46", COLOURS)
+
+
 @pytest.mark.parametrize("mode", ["YCbCr", "I"])
 def test_any_mode_is_taken(model, mode):
     image = (

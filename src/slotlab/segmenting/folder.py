@@ -190,7 +190,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[dict[Path, str], Path]:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         for file in find_images(path) if path.is_dir() else [path]:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(Path(os.path.realpath(file)), file)  # no error for a link to itself
     if not found:
         raise DataError("no images: name image files, or folders that hold some")
     common = Path(os.path.commonpath([(path if path.is_dir() else path.parent).resolve() for path in given]))
@@ -202,7 +202,7 @@ def _check_places(given: Sequence[Path], found: dict[Path, str], out: Path, slot
     """Raises a ConfigError if outputs would mix with images, or two images would write one file."""
     out, folders = out.resolve(), [path.resolve() for path in given if path.is_dir()]
     around = [path for path in folders if path in (out, *out.parents)]
-    inside = [file for file in found if out in file.resolve().parents]
+    inside = [file for file in found if out in Path(os.path.realpath(file)).parents]
     if around or inside:
         mixed = f"inside the input folder {around[0]}" if around else f"around the input {inside[0]}"
         raise ConfigError(f"{out}: is {mixed}, so outputs and inputs would mix; name another --out")

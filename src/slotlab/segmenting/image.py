@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from slotlab.data.images import read_image, to_batch
+from slotlab.checkpoints import load
+from slotlab.data.images import AnyImage, read_image, to_batch
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.figures.grid import laid_over, palette_map
 from slotlab.models import Model, SlotModel, with_slots
@@ -119,8 +120,8 @@ class SegmentedImage:
 
 
 def segment_image(
-    model: Model,
-    image: Image.Image | str | Path,
+    model: Model | str | Path,
+    image: AnyImage,
     *,
     fit: str = "letterbox",
     mask_source: str | None = None,
@@ -129,29 +130,30 @@ def segment_image(
     """Segments one image into objects, at the image's own size.
 
     Args:
-        model: any model with slots; it is in evaluation mode while it runs.
-        image: of any size and mode, or a file. It is turned upright by its EXIF orientation.
+        model: any model with slots, or the name or folder of one, as `slotlab.load` takes it.
+        image: a file or its bytes, a PIL image, or an array or tensor as `slotlab.show` takes it, of
+            any size. It is turned upright by its EXIF orientation.
         fit: how it becomes a square: "letterbox", "stretch" or "crop", see `fitting`.
         mask_source: "masks" (of the decoder; cross-attention for slot diffusion), "attention" (of
             slot attention) or "posterior"; by default the model's finest, `model.finer_masks`.
         seed: of the initial slots, and of the noise of samples.
 
     Raises:
-        CheckpointError: the model has no slots, or its slots are not finite.
+        CheckpointError: the model cannot be loaded, has no slots, or its slots are not finite.
         ConfigError: an unknown fit or mask source.
         DataError: the file cannot be read, or has more than 2**26 pixels.
 
     Example:
         >>> import slotlab
         >>> photo = Image.new("RGB", (90, 60), "red")
-        >>> found = slotlab.segment_image(slotlab.load("scenes-64"), photo)
+        >>> found = slotlab.segment_image("scenes-64", photo)
         >>> found.masks.shape, found.segmentation.shape
         (torch.Size([7, 60, 90]), torch.Size([60, 90]))
     """
-    slot_model = with_slots(model)
+    slot_model = with_slots(model if isinstance(model, torch.nn.Module) else load(model))
     source = checked_source(slot_model, mask_source, fit)
     pixels = read_image(image)
-    fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), model.resolution)
+    fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), slot_model.resolution)
     ((slots, soft, painted),) = take_apart(slot_model, fitted.into_square(pixels)[None], source, seed)
     masks = torch.stack([fitted.onto_image(mask) for mask in soft])
     owners = owners_of(masks)
