@@ -72,7 +72,7 @@ def show_concepts(
 ) -> None:
     """Print the sizes of the concepts, and draw their most central members.
 
-    The library of a released model is not changed: its figure is bundled; use --out to draw another.
+    The library of a released model is not changed: its figure is bundled; --out draws another.
 
     [bold]slotlab concepts show runs/first/concepts[/bold]
 
@@ -186,14 +186,14 @@ def edit(
     seed: options.Seed = 0,
     device: options.Device = "auto",
 ) -> None:
-    """Edit the objects of an image. Without an edit, write slots.png, which shows the number of each slot.
+    """Edit the objects of an image. Without an edit, write slots.png with the number of each slot.
 
     [bold]slotlab edit runs/first photo.png --out edits[/bold]
 
     [bold]slotlab edit scenes-64 photo.png --remove 2 --add other.png:4 --out edits[/bold]
 
-    Numbers are those in slots.png (made with the same --seed). Edits are applied in this order: keep, remove, swap,
-    replace, interpolate, add, background, move, resize.
+    Numbers are those in slots.png (made with the same --seed). Edits are applied in this order:
+    keep, remove, swap, replace, interpolate, add, background, move, resize.
     """
     from slotlab.checkpoints import load
     from slotlab.cli.edit import edit_by_words

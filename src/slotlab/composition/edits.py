@@ -293,7 +293,7 @@ def paint_edit_steps(
     *,
     sampling: SamplingSettings | None = None,
 ) -> Generator[Step, None, Edited]:
-    """`paint_edit` step by step: yields (step, steps, images [1, 3, R, R] so far) while sampling."""
+    """`paint_edit` step by step: yields (step, steps, images [1, 3, R, R]) while sampling."""
     slot_model, device = with_slots(model), next(model.parameters()).device
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
