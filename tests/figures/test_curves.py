@@ -53,3 +53,10 @@ def test_gaps_and_values_that_are_not_finite_leave_a_picture(rows):
     assert picture.mode == "RGB"
     assert picture.width > 300
     assert len(picture.getcolors(100_000)) > 5
+
+
+def test_the_legend_of_a_model_with_three_kinds_of_masks_is_whole():
+    scores = ("ari", "fg_ari", "attention_ari", "attention_fg_ari", "posterior_ari", "posterior_fg_ari")
+    figure = loss_curves([{"step": 1, **dict.fromkeys(scores, 0.5)}], "a title")
+    figure.draw_without_rendering()
+    assert min(axes.get_legend().get_window_extent().y0 for axes in figure.axes if axes.get_legend()) >= 0
