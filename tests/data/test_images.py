@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,3 +309,12 @@ def test_a_folder_that_may_not_be_read_is_named_not_left_out(clevrtex, monkeypat
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(DataError, match=r"1: cannot be read \(Permission denied\)"):
         open_data(scenes, split="all")
+
+
+def test_other_formats_and_pipes_are_refused_whatever_their_name(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "eps.png", format="EPS")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="eps.png: it cannot be decoded"):
+        decode_image(tmp_path / "eps.png", "eps.png")
+    with pytest.raises(DataError, match="pipe.png: not a regular file"):
+        decode_image(tmp_path / "pipe.png", "pipe.png")

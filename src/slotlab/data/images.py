@@ -21,6 +21,8 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif"),
     *(".bmp", ".tif", ".tiff", ".gif", ".tga", ".ppm", ".pgm", ".pnm"),
 )
+# By content, whatever the name says: Pillow knows others, and for EPS it starts Ghostscript.
+IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "TGA", "PPM")
 GREY_MODES = ("L", "LA", "La", "1")
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 ID_MODES = ("P", "L", "1", *DEEP_MODES)
@@ -35,7 +37,7 @@ class Limits(NamedTuple):
     longest: int = 2**26  # most pixels on a side
     shortest: int = 1  # fewest pixels on a side
     size: int = 2**40  # most bytes
-    formats: tuple[str, ...] | None = None  # of Pillow; None takes all
+    formats: tuple[str, ...] | None = None  # of Pillow; None takes all of IMAGE_FORMATS
     animations: bool = True  # whether the first frame of an animation is taken
 
 
@@ -134,7 +136,11 @@ def _opened(source: Path | bytes, name: str, limits: Limits | None, remedy: str)
         size = source.stat().st_size if isinstance(source, Path) else len(source)
         if limits is not None and size > limits.size:
             raise DataError(f"{name}: {size >> 20} MiB; at most {limits.size >> 20} can be read, make it smaller")
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats) as image:
+        if isinstance(source, Path) and not source.is_file():
+            raise DataError(f"{name}: not a regular file; {remedy}")
+        Image.init()
+        allowed = formats or tuple(known for known in IMAGE_FORMATS if known in Image.OPEN)
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=allowed) as image:
             yield image
     except DataError:
         raise
