@@ -216,6 +216,7 @@ def released_table() -> Group:
             f"{name}: scored on {protocol['data']}, {protocol['images']:,} images of split {protocol['split']}; "
             f"trained in {training['seconds'] / 60:.0f} minutes in all on {machines_of(training)}; {folder / CARD_FILE}"
         )
+    lines.append("licence of the weights: Apache-2.0, as slotlab")
     return Group(table, *(Text(line, style="dim") for line in lines))
 
 
