@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import slotlab
+import slotlab.cli
 
 
 def test_the_whole_path_from_pictures_to_report(run_slotlab, squares, tiny_preset, tmp_path):
@@ -72,6 +73,22 @@ def test_bad_input_ends_with_one_sentence_and_status_2(run_slotlab, words, messa
     assert message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_that_was_not_foreseen_is_one_sentence_and_a_traceback_on_request(monkeypatch, capsys):
+    def fails():
+        raise ValueError("a bad number\nand its details")
+
+    monkeypatch.setattr(slotlab.cli, "app", fails)
+    monkeypatch.delenv("SLOTLAB_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        slotlab.cli.main()
+    assert ended.value.code == 2
+    expected = "slotlab: ValueError: a bad number (SLOTLAB_TRACEBACK=1 shows where it happened)\n"
+    assert capsys.readouterr().err == expected
+    monkeypatch.setenv("SLOTLAB_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="a bad number"):
+        slotlab.cli.main()
 
 
 def test_a_place_that_cannot_be_written_is_named(run_slotlab, tiny_preset, squares, slots_run, tmp_path):

@@ -1,5 +1,6 @@
 """The `slotlab` command: a thin layer over the public API."""
 
+import os
 import sys
 
 # isort: off
@@ -12,26 +13,34 @@ from slotlab.errors import SlotlabError
 
 
 def main() -> None:
-    """Runs the command line; bad input ends with one clear sentence and status 2, Ctrl-C with 130."""
+    """Runs the command line. A fault ends with one clear sentence and status 2, Ctrl-C with 130.
+
+    With SLOTLAB_TRACEBACK=1 in the environment every fault shows its traceback instead.
+    """
     try:
         app()
-    except SlotlabError as error:
-        print(f"slotlab: {error}", file=sys.stderr)
-        sys.exit(130 if type(error).__name__ == "TrainingStopped" else 2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
+        if os.environ.get("SLOTLAB_TRACEBACK") == "1":
+            raise
+        print(f"slotlab: {_sentence(error)}", file=sys.stderr)
+        sys.exit(130 if type(error).__name__ == "TrainingStopped" else 2)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong and what to do about it."""
+    if isinstance(error, SlotlabError):
+        return str(error)
+    if isinstance(error, RuntimeError | MemoryError):
         from slotlab.training.resources import is_out_of_memory
 
-        if not is_out_of_memory(error):
-            raise
-        remedy = "use a smaller batch (--batch-size; when training batch_size=...), resolution or number of slots"
-        print(f"slotlab: out of memory: {remedy}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno is None or isinstance(error, ConnectionError):
-            raise
+        if is_out_of_memory(error):
+            remedy = "use a smaller batch (--batch-size; when training batch_size=...), resolution or number of slots"
+            return f"out of memory: {remedy}"
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         place = error.filename2 or error.filename  # of a rename: the new name
         prefix = f"{place}: " if place else ""
-        print(f"slotlab: {prefix}{error.strerror}; check the path, its permissions and the free space", file=sys.stderr)
-        sys.exit(2)
+        return f"{prefix}{error.strerror}; check the path, its permissions and the free space"
+    first = next(iter(str(error).strip().splitlines()), "no message")
+    return f"{type(error).__name__}: {first} (SLOTLAB_TRACEBACK=1 shows where it happened)"
