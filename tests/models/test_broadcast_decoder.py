@@ -141,3 +141,10 @@ def test_slots_are_decoded_apart_and_in_any_order():
 def test_values_out_of_range_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SpatialBroadcastDecoder(**{"slot_dim": 4, "resolution": 16, **arguments})
+
+
+@pytest.mark.parametrize("kind", [SpatialBroadcastDecoder, RelativeBroadcastDecoder])
+@pytest.mark.parametrize("width", [1, 3, 127])
+def test_slots_of_another_width_are_refused(kind, width):
+    with pytest.raises(ValueError, match=r"slots: expected \[B, K, "):
+        kind(slot_dim=6, resolution=16)(torch.randn(2, 3, width))

@@ -144,3 +144,8 @@ def test_attention_stays_in_float32_under_autocast():
 def test_values_out_of_range_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         make(**changes)
+
+
+def test_a_slot_that_no_pixel_chooses_stays_finite_in_float16():
+    attention = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]], dtype=torch.float16)
+    assert make().weights(attention).tolist() == [[[0.5, 0.5], [0.5, 0.5]]]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import KernelSize, Positive, configured
+from slotlab.models.building import KernelSize, Positive, check_slots, configured
 from slotlab.models.position import PositionEmbedding, direction_grid
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
@@ -126,6 +126,7 @@ class SpatialBroadcastDecoder(nn.Module):
     ) -> None:
         super().__init__()
         doublings = doublings_between(broadcast * shuffle, resolution)
+        self.slot_dim = slot_dim
         self.broadcast = broadcast
         self.checkpointing = checkpointing
         width = slot_dim
@@ -152,6 +153,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
         All in float32; masks sum to 1 over K, colours are nominally in [0, 1].
         """
+        check_slots(slots, self.slot_dim)
         painted = self._paint(slots.flatten(0, 1))
         # Before the shuffle the channels are [4, shuffle^2]: softmax and mixing are the same there, in fewer passes.
         layers = painted.to(slots.dtype).unflatten(0, slots.shape[:2]).unflatten(2, (4, -1))

@@ -114,6 +114,15 @@ def check_images(images: Tensor, side: int) -> None:
         )
 
 
+def check_slots(slots: Tensor, dim: int) -> None:
+    """Raises ValueError unless `slots` are [B, K, dim]."""
+    if slots.ndim != 3 or slots.shape[2] != dim:
+        raise ValueError(
+            f"slots: expected [B, K, {dim}], got {list(slots.shape)}; take them from the encoder that "
+            f"this model was trained with"
+        )
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """`model` in evaluation mode inside a `with` block; its mode is restored, also after an error.

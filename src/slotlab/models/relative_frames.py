@@ -101,6 +101,7 @@ class RelativeBroadcastDecoder(SpatialBroadcastDecoder):
 
     def __init__(self, slot_dim: int, resolution: int, **settings: Any) -> None:
         super().__init__(slot_dim, resolution, **settings)
+        self.slot_dim = slot_dim + POSE
         self.position = RelativeFrame(self.broadcast, self.broadcast, slot_dim)
         self.first = BroadcastConvolution(self._convolutions()[0], self.broadcast, self.position.profiles())
 

@@ -114,7 +114,8 @@ class SlotAttention(nn.Module):
 
     def weights(self, attention: Tensor) -> Tensor:
         """Attention [B, K, N] normalised over N."""
-        weights = attention + self.epsilon
+        # in float16 the epsilon of 1e-8 is 0, and a slot that no pixel chooses would be 0 / 0
+        weights = attention + max(self.epsilon, torch.finfo(attention.dtype).tiny)
         return weights / weights.sum(dim=2, keepdim=True)
 
     def updated(self, slots: Tensor, updates: Tensor) -> Tensor:
