@@ -120,6 +120,13 @@ def test_two_folders_of_images_are_compared(run_slotlab, squares, tmp_path):
     assert abs(json.loads((tmp_path / "fd.json").read_text())["distance"]) < 1e-6
 
 
+def test_a_terminal_that_knows_ascii_only_gets_the_tables(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = subprocess.run([sys.executable, "-m", "slotlab", "models"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "scenes-64" in done.stdout
+
+
 def test_the_version_and_the_presets_are_printed(run_slotlab):
     assert run_slotlab("--version") == (0, f"slotlab {slotlab.__version__}\n", "")
     assert "slot-attention-clevrtex" in run_slotlab("models")[1]

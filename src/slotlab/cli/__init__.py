@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
 # isort: off
 # Each module adds its commands; `--help` lists them in this order.
@@ -17,6 +18,9 @@ def main() -> None:
 
     With SLOTLAB_TRACEBACK=1 in the environment every fault shows its traceback instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII only
     try:
         app()
     except KeyboardInterrupt:
