@@ -112,7 +112,7 @@ def _owned(masks: Tensor, counted: Tensor | None = None) -> Tensor:
 
 @dataclass(eq=False)  # not frozen: torchmetrics copies what `compute` returns field by field
 class Diagnosis:
-    """How a model uses its slots on some images; docs/diagnostics.md says which values are healthy."""
+    """How a model uses its slots on some images; see docs/diagnostics.md for healthy values."""
 
     images: int
     used_counts: Sequence[int]  # images in which 0, 1, ..., K slots are used: own over 0.5 % of the pixels
