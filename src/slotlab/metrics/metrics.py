@@ -43,8 +43,8 @@ class Score:
 class PerImageMetric(Metric):
     """Base of the metrics that average V values per image: float64 sums that processes add up.
 
-    `of` says what is averaged, by which definition, and names the state: a `MetricCollection` merges
-    metrics whose states have equal names and, after the first batch, equal values.
+    `of` says what is averaged and by which definition, and names the state: a `MetricCollection`
+    merges metrics whose states have equal names and, after the first batch, equal values.
     """
 
     is_differentiable = False
@@ -201,7 +201,7 @@ class MeanBestOverlap(LabelMapMetric):
 
 
 class SegmentationScores(LabelMapMetric):
-    """ARI, FG-ARI, mIoU (by `definition`, of a model with `slots`) and mBO from one table per batch.
+    """ARI, FG-ARI, mIoU (by `definition`, of a model with `slots`) and mBO from one table.
 
     Example:
         >>> scores = SegmentationScores()
