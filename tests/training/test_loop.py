@@ -65,6 +65,24 @@ def test_a_stopped_run_goes_on_exactly(squares, tiny_preset, tmp_path, ema):
         assert torch.equal(tensor, weights(parts)[name]), name
 
 
+@pytest.mark.parametrize("left", ["older", "none"])
+def test_the_folder_gets_the_model_of_the_newest_checkpoint_after_a_kill_before_it_was_written(
+    squares, tiny_preset, tmp_path, left
+):
+    config = run_config(str(tiny_preset), {"data.source": str(squares)})
+    run = fit(config, tmp_path / "run")
+    expected = weights(run)
+    if left == "older":
+        first = run / "checkpoints" / "step-00000006" / "model.safetensors"
+        (run / "model.safetensors").write_bytes(first.read_bytes())
+        assert any(not torch.equal(tensor, expected[name]) for name, tensor in weights(run).items())
+    else:
+        (run / "config.json").unlink()
+        (run / "model.safetensors").unlink()
+    fit(config, run, resume=True)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(run).items())
+
+
 def test_each_checkpoint_is_validated_if_an_epoch_is_longer(squares, tiny_preset, tmp_path):
     changes = ("train_count=4", "batch_size=1", "steps=6", "evaluate_every=0", "checkpoint_every=3")
     run = fit(config(tiny_preset, squares, *changes), tmp_path / "run")

@@ -179,9 +179,13 @@ class Run:
                 trainer["average"] = self.average.state_dict()
             write_checkpoint(step_folder(self.folder, self.step), self.model, self.facts(), trainer)
             prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
-            checkpoints.save(self.model, self.folder)
-            write_json(self.folder / TRAINING_FILE, self.facts())
+            self.save_model()
         self.fabric.barrier()
+
+    def save_model(self) -> None:
+        """Writes the model itself to the run folder, by one process."""
+        checkpoints.save(self.model, self.folder)
+        write_json(self.folder / TRAINING_FILE, self.facts())
 
     def restore(self, checkpoint: Path) -> None:
         """Takes weights, optimiser and history from a checkpoint."""
