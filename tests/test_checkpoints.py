@@ -64,6 +64,15 @@ def test_tensors_that_do_not_fit_are_named(saved, change, message):
         slotlab.load(saved)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(saved, value):
+    tensors = load_file(saved / "model.safetensors")
+    tensors["encoder.mlp.1.weight"][0, 0] = value
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"encoder.mlp.1.weight has values that are not finite: .*earlier"):
+        slotlab.load(saved)
+
+
 def test_a_truncated_file_is_refused(saved):
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])

@@ -262,4 +262,8 @@ def _load_weights(model: Model, path: Path) -> None:
             problems.append(f"{name} has shape {list(found[name])}, the config wants {list(wanted[name])}")
     if problems:
         raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(problems[:5])}")
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            remedy = "its training diverged; take an earlier checkpoint of the run"
+            raise CheckpointError(f"{path}: tensor {name} has values that are not finite: {remedy}")
     model.load_state_dict(weights)
