@@ -252,7 +252,7 @@ def compose_steps(
 
 @torch.inference_mode()
 def paint_plans(model: Model, library: ConceptLibrary, plans: Sequence[Plan], seed: int = 0) -> list[Tensor]:
-    """The image [3, R, R] in [0, 1] of each plan; those with as many slots are painted together."""
+    """The image [3, R, R] in [0, 1] of each plan; those with the same number of slots are painted together."""
     slot_model, device = with_slots(model), next(model.parameters()).device
     images: dict[int, Tensor] = {}
     with evaluating(model):

@@ -46,7 +46,7 @@ def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder mask
     scored = any(_points(rows, name)[0] for name in SCORES)
     width = 10.5 if scored else 6.0
     figure = Figure(figsize=(width, 4.4), facecolor="white")
-    figure.subplots_adjust(left=0.7 / width, right=1 - 0.2 / width, bottom=0.28, top=0.84, wspace=0.18)
+    figure.subplots_adjust(left=0.95 / width, right=1 - 0.2 / width, bottom=0.28, top=0.84, wspace=0.18)
     axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
     _draw(axes[0], rows, LOSSES, "loss")
     drawn = [value for name in LOSSES for value in _points(rows, name)[1]]

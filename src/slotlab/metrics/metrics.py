@@ -1,6 +1,7 @@
 """Metrics over many images, as torchmetrics classes."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,9 +134,9 @@ class LabelMapMetric(PerImageMetric):
         values = self._values(table)
         self._add(values, self._degenerate(table) | values.isnan(), values.isnan())
 
+    @abstractmethod
     def _values(self, table: Tensor) -> Tensor:
         """Float64 [V, B]."""
-        raise NotImplementedError
 
     def _degenerate(self, table: Tensor) -> Tensor:
         """Which values are a convention, bool, broadcasting to [V, B]."""

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -179,13 +180,9 @@ class Run:
                 trainer["average"] = self.average.state_dict()
             write_checkpoint(step_folder(self.folder, self.step), self.model, self.facts(), trainer)
             prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
-            self.save_model()
+            checkpoints.save(self.model, self.folder)
+            write_json(self.folder / TRAINING_FILE, self.facts())
         self.fabric.barrier()
-
-    def save_model(self) -> None:
-        """Writes the model itself to the run folder, by one process."""
-        checkpoints.save(self.model, self.folder)
-        write_json(self.folder / TRAINING_FILE, self.facts())
 
     def restore(self, checkpoint: Path) -> None:
         """Takes weights, optimiser and history from a checkpoint."""
@@ -197,6 +194,12 @@ class Run:
         for name in RESUMED:
             setattr(self, name, saved[name])
         self.losses = list(saved["losses"].to(self.fabric.device).unbind())
+
+    def take_model(self, checkpoint: Path) -> None:
+        """Writes the restored model, and how the checkpoint says it was made, to the run folder."""
+        checkpoints.save(self.model, self.folder)
+        with replacing(self.folder / TRAINING_FILE) as path:
+            shutil.copyfile(checkpoint / TRAINING_FILE, path)
 
     def facts(self) -> dict[str, Any]:
         """The content of `training.json`: how the weights were made."""

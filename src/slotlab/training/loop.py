@@ -142,7 +142,7 @@ def train_steps(
     if first and not (folder / RUN_FILE).is_file():
         write_json(folder / RUN_FILE, config.model_dump(mode="json"))
     if first and checkpoint is not None:  # a kill may have come between the checkpoint and the model
-        run.save_model()
+        run.take_model(checkpoint)
     history = History(folder, run.rows) if first else None
     batches = iter(
         training_batches(
