@@ -19,15 +19,16 @@ for name in slotlab.list_models(pretrained=True):
 """
 
 
-def test_what_is_installed_has_the_weights_and_needs_no_network(tmp_path):
+def test_what_is_installed_has_the_weights_and_samples_and_needs_no_network(tmp_path):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
     alone = ["--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "wheel", *alone, "--wheel-dir", tmp_path / "wheels", ROOT], check=True, timeout=120)
     (wheel,) = (tmp_path / "wheels").glob("slotlab-*.whl")
     assert wheel.stat().st_size < 50e6
     with zipfile.ZipFile(wheel) as content:
-        packed = {name for name in content.namelist() if "/weights/" in name}
-    there = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/slotlab/weights").rglob("*.*")}
+        packed = {name for name in content.namelist() if "/weights/" in name or "/samples/" in name}
+    files = [path for folder in ("weights", "samples") for path in (ROOT / "src/slotlab" / folder).rglob("*.*")]
+    there = {path.relative_to(ROOT / "src").as_posix() for path in files}
     assert packed == there
     target = tmp_path / "installed"
     subprocess.run([*pip, "install", *alone, "--target", target, wheel], check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Commands on data sets: scenes write, data check, data pack."""
+"""Commands on data sets: scenes write, data check, data pack, data samples."""
 
 import shlex
 from pathlib import Path
@@ -12,7 +12,7 @@ from slotlab.cli.options import app, command, say, shown
 from slotlab.errors import ConfigError
 
 scenes_app = typer.Typer(no_args_is_help=True, help="Render labelled scenes: no data set needed.")
-data_app = typer.Typer(no_args_is_help=True, help="Check data sets, and pack them for fast reading.")
+data_app = typer.Typer(no_args_is_help=True, help="Check data sets, pack them, and get some to start with.")
 app.add_typer(scenes_app, name="scenes")
 app.add_typer(data_app, name="data")
 
@@ -89,3 +89,15 @@ def pack(
         more["latents"] = load_autoencoder(latents, resolution)
     shown("packing", None, pack_steps(path, out, resolution=resolution, count=count, **more))
     say(f"packed into {out}; train with: slotlab train PRESET --data {shlex.quote(str(out))} --out RUN")
+
+
+@command(data_app)
+def samples(out: Annotated[Path, Argument(help="Folder for the photographs.")]) -> None:
+    """Copy five sample photographs (COCO, CC BY 2.0; authors in CREDITS.md) into a folder.
+
+    [bold]slotlab data samples samples[/bold]
+    """
+    from slotlab.data.published import copy_samples
+
+    copied = copy_samples(out)
+    say(f"{len(copied)} photographs in {out}; who took them: {out / 'CREDITS.md'}")
