@@ -62,10 +62,8 @@ def test_a_name_or_folder_stands_for_the_model_and_an_array_or_bytes_for_the_ima
 
 @pytest.mark.parametrize("mode", ["YCbCr", "I"])
 def test_any_mode_is_taken(model, mode):
-    image = (
-        Image.fromarray(COLOURS).convert(mode) if mode == "YCbCr" else Image.fromarray(COLOURS[..., 0] * np.int32(200))
-    )
-    assert image.mode == mode
+    modes = {"YCbCr": Image.fromarray(COLOURS).convert("YCbCr"), "I": Image.fromarray(COLOURS[..., 0] * np.int32(200))}
+    image = modes[mode]
     assert slotlab.segment_image(model, image).masks.shape == (4, 30, 44)
 
 

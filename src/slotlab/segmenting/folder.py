@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,49 +20,31 @@ from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
-from slotlab.models import Model, SlotModel, with_slots
+from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import finish
-from slotlab.segmenting.image import (
-    NO_SLOT,
-    Fitting,
-    Parts,
-    checked_source,
-    fitting,
-    overlay_image,
-    owners_of,
-    palette_image,
-    take_apart,
-)
+from slotlab.segmenting.image import NO_SLOT, Fitting, checked_source, drawn, fitting, owners_of, take_apart
 
 Images = str | Path | Iterable[str | Path]
 Status = Literal["written", "kept", "skipped"]
-SEGMENTATION, OVERLAY = "_segmentation", "_overlay"
-SETTINGS_FILE, LISTING_FILE = "segments.json", "segments.csv"
-FORMAT, VERSION = "slotlab-segments", 1
+LISTING_FILE = "segments.csv"
 LONGEST_NAME = 220  # bytes: file systems allow 255, and outputs add a suffix and, while written, a number
 
 
 class Outcome(NamedTuple):
-    """What became of one image; an earlier call wrote what is "kept", "skipped" has a reason.
-
-    `name` is the path of its outputs below the output folder, without suffix.
-    """
+    """What became of one image."""
 
     image: str
-    name: str
-    status: Status
-    reason: str = ""
+    name: str  # path of its outputs below the output folder, without suffix
+    status: Status  # "kept": an earlier call wrote it
+    reason: str = ""  # why it was skipped
 
 
 @dataclass(frozen=True)
 class SegmentedFolder:
-    """What became of all images, in their order.
+    """What became of all images, in their order."""
 
-    `protocol` has fit, source of the masks, seed and the model's description, as JSON values.
-    """
-
-    protocol: dict[str, Any]
+    protocol: dict[str, Any]  # fit, source of the masks, seed and the model's description
     outcomes: Sequence[Outcome]
 
     @property
@@ -76,7 +58,7 @@ class SegmentedFolder:
 
     def to_json(self) -> dict[str, Any]:
         """Protocol, counts and all outcomes, as JSON values."""
-        counts = {status: self.count(status) for status in ("written", "kept", "skipped")}
+        counts = {status: self.count(status) for status in get_args(Status)}
         return {"protocol": self.protocol, **counts, "images": [outcome._asdict() for outcome in self.outcomes]}
 
 
@@ -148,8 +130,8 @@ def segment_steps(
     _check_places(given, found, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source, "seed": seed, "model": described}
-    settings = {"format": FORMAT, "version": VERSION, "input folder": str(common), **protocol}
-    workspace = Workspace(out, SETTINGS_FILE, settings, "segments")
+    settings = {"format": "slotlab-segments", "version": 1, "input folder": str(common), **protocol}
+    workspace = Workspace(out, "segments.json", settings, "segments")
     workspace.check()
     place = place_among_processes()
     wait_for_all()  # all have checked the folder before the first writes to it
@@ -158,11 +140,17 @@ def segment_steps(
     wait_for_all()
     mine = [list(found.items())[number] for number in place.share(len(found))]
     threads, outcomes = torch.get_num_threads(), []
+
+    def taken_apart() -> Iterator[Work]:
+        read = in_order(lambda one: _read(*one, out, fit, slot_model.resolution), mine, threads)
+        while some := list(itertools.islice(read, batch_size)):
+            squares = [square for _, fitted, square in some if fitted]
+            parts = iter(take_apart(slot_model, np.stack(squares), source, seed) if squares else ())
+            yield from ((outcome, fitted, next(parts) if fitted else None) for outcome, fitted, _ in some)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are listed
-        read = in_order(lambda one: _read(*one, out, fit, slot_model.resolution), mine, threads)
-        taken = _taken_apart(slot_model, read, batch_size, source, seed)
-        for outcome in in_order(lambda one: _write(*one, out), taken, threads):
+        for outcome in in_order(lambda one: _write(*one, out), taken_apart(), threads):
             outcomes.append(outcome)
             yield 1
     result = SegmentedFolder(protocol, from_all(outcomes))
@@ -200,91 +188,80 @@ def find_inputs(given: Sequence[Path]) -> tuple[dict[Path, str], Path]:
 
 def _check_places(given: Sequence[Path], found: dict[Path, str], out: Path, slots: int) -> None:
     """Raises a ConfigError if outputs would mix with images, or two images would write one file."""
-    out, folders = out.resolve(), [path.resolve() for path in given if path.is_dir()]
-    around = [path for path in folders if path in (out, *out.parents)]
+    out = out.resolve()
+    around = [path for path in given if path.is_dir() and path.resolve() in (out, *out.parents)]
     inside = [file for file in found if out in Path(os.path.realpath(file)).parents]
     if around or inside:
         mixed = f"inside the input folder {around[0]}" if around else f"around the input {inside[0]}"
         raise ConfigError(f"{out}: is {mixed}, so outputs and inputs would mix; name another --out")
-    known: dict[str, Path] = {}
-    clashes = []
+    images: dict[str, Path] = {}
     for file, name in found.items():
-        if known.setdefault(name.casefold(), file) is not file:
-            clashes.append((known[name.casefold()], file, name))
-    for suffix in (*(f"_{slot}" for slot in range(slots)), SEGMENTATION, OVERLAY):
-        for name, file in known.items():
-            if name.endswith(suffix) and name.removesuffix(suffix) in known:
-                clashes.append((known[name.removesuffix(suffix)], file, found[file]))
-    for one, other, name in clashes:
-        raise ConfigError(f"{one} and {other}: both would write {name}.png; rename one, or give each its own --out")
+        images.setdefault(name.casefold(), file)
+    endings = {"segmentation", "overlay", *map(str, range(slots))}
+    for file, name in found.items():
+        stem, _, ending = name.casefold().rpartition("_")
+        other = images[name.casefold()]
+        if other is file and ending in endings:
+            other = images.get(stem, file)
+        if other is not file:
+            raise ConfigError(f"{other} and {file}: both would write {name}.png; rename one, or use two output folders")
 
 
-Square = tuple[Fitting, np.ndarray]  # how an image fits into the square, and the square's pixels
+Work = tuple[Outcome, Fitting | None, Any]  # None: nothing left to do; the pixels of its square, later its parts
 
 
-def _read(image: Path, name: str, out: Path, fit: str, resolution: int) -> tuple[Path, str, Square | Outcome]:
-    """An image as a square; or its outcome, if there is nothing left to do."""
-    if len(os.fsencode((out / name).name)) > LONGEST_NAME:
-        reason = f"its name has more than {LONGEST_NAME} bytes, too long for outputs to add to it; rename it"
-        return image, name, Outcome(str(image), name, "skipped", reason)
+def _read(image: Path, name: str, out: Path, fit: str, resolution: int) -> Work:
+    outcome = Outcome(str(image), name, "written")
     try:
+        if len(os.fsencode((out / name).name)) > LONGEST_NAME:
+            raise DataError(
+                f"its name has more than {LONGEST_NAME} bytes, too long for the names of outputs; rename it"
+            )
         if _is_done(out / name, image):
-            return image, name, Outcome(str(image), name, "kept")
+            return outcome._replace(status="kept"), None, None
         pixels = read_image(image)
     except (DataError, OSError) as error:
-        return image, name, _skipped(image, name, error)
+        return _skipped(outcome, error), None, None
     fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), resolution)
-    return image, name, (fitted, fitted.into_square(pixels))
+    return outcome, fitted, fitted.into_square(pixels)
 
 
-def _taken_apart(
-    model: SlotModel, read: Iterator[tuple[Path, str, Square | Outcome]], batch_size: int, mask_source: str, seed: int
-) -> Iterator[tuple[Path, str, tuple[Fitting, Parts] | Outcome]]:
-    """The images with their parts, in order; the model runs once a batch is full."""
-    while some := list(itertools.islice(read, batch_size)):
-        squares = [content[1] for *_, content in some if not isinstance(content, Outcome)]
-        parts = iter(take_apart(model, np.stack(squares), mask_source, seed) if squares else ())
-        for image, name, content in some:
-            yield image, name, content if isinstance(content, Outcome) else (content[0], next(parts))
-
-
-def _write(image: Path, name: str, content: tuple[Fitting, Parts] | Outcome, out: Path) -> Outcome:
+def _write(outcome: Outcome, fitted: Fitting | None, parts: Any, out: Path) -> Outcome:
     """Writes the files of an image, each whole or not at all, the `.npz` after all others."""
-    if isinstance(content, Outcome):
-        return content
-    (fitted, (slots, masks, painted)), stem = content, out / name
+    if fitted is None:
+        return outcome
+    (slots, masks, painted), stem, image = parts, out / outcome.name, Path(outcome.image)
     try:
         pixels = read_image(image)  # again: a batch at full size could fill the memory
         if pixels.shape[1::-1] != fitted.size:
             raise DataError("it changed while it was read")
     except DataError as error:
-        return _skipped(image, name, error)
+        return _skipped(outcome, error)
 
     def written_masks() -> Iterator[Tensor]:
         for slot, mask in enumerate(masks):
             whole = fitted.onto_image(mask)
-            write_png(_grey(whole), _beside(stem, f"_{slot}.png"))
+            write_png(_grey(whole), Path(f"{stem}_{slot}.png"))
             yield whole
 
     owners = owners_of(written_masks())
-    write_png(palette_image(owners), _beside(stem, f"{SEGMENTATION}.png"))
-    write_png(overlay_image(pixels, owners), _beside(stem, f"{OVERLAY}.png"))
-    planes = [_grey(fitted.onto_image(plane)) for plane in painted]
-    write_png(Image.merge("RGB", planes), _beside(stem, ".png"))
+    for kind, picture in zip(("segmentation", "overlay"), drawn(pixels, owners), strict=True):
+        write_png(picture, Path(f"{stem}_{kind}.png"))
+    write_png(Image.merge("RGB", [_grey(fitted.onto_image(plane)) for plane in painted]), Path(f"{stem}.png"))
     share = np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(slots)] / owners.size
-    with replacing(_beside(stem, ".npz")) as temporary, temporary.open("wb") as file:
+    with replacing(f"{stem}.npz") as temporary, temporary.open("wb") as file:
         # The name of the image's file tells it from an image of another suffix.
-        np.savez(file, slots=slots.numpy(), share=share, size=np.array(pixels.shape[1::-1]), image=np.array(image.name))
-    return Outcome(str(image), name, "written")
+        np.savez(file, slots=slots.numpy(), share=share, size=np.array(fitted.size), image=np.array(image.name))
+    return outcome
 
 
-def _skipped(image: Path, name: str, error: Exception) -> Outcome:
-    return Outcome(str(image), name, "skipped", str(error).removeprefix(f"{image}: "))
+def _skipped(outcome: Outcome, error: Exception) -> Outcome:
+    return outcome._replace(status="skipped", reason=str(error).removeprefix(f"{outcome.image}: "))
 
 
 def _is_done(stem: Path, image: Path) -> bool:
     """Whether all files of `image` are there, and no older than it."""
-    last = _beside(stem, ".npz")
+    last = Path(f"{stem}.npz")
     if not last.is_file() or last.stat().st_mtime < image.stat().st_mtime:
         return False
     try:
@@ -292,10 +269,6 @@ def _is_done(stem: Path, image: Path) -> bool:
             return str(arrays["image"]) == image.name
     except Exception:  # NumPy raises a different kind for each way in which a file is damaged
         return False
-
-
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
 
 
 def _grey(plane: Tensor) -> Image.Image:

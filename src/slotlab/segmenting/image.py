@@ -25,19 +25,12 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Fitting:
-    """How an image fits into a model's square. Boxes are (left, top, right, bottom).
+    """How an image fits into a model's square. Boxes are (left, top, right, bottom)."""
 
-    Attributes:
-        size: (width, height) of the image.
-        resolution: side of the square.
-        seen: the box of the image that the model sees.
-        place: its box in the square; around it the outermost pixels are repeated.
-    """
-
-    size: tuple[int, int]
-    resolution: int
-    seen: Box
-    place: Box
+    size: tuple[int, int]  # (width, height) of the image
+    resolution: int  # side of the square
+    seen: Box  # of the image: what the model sees
+    place: Box  # of that in the square; around it the outermost pixels are repeated
 
     def into_square(self, pixels: np.ndarray) -> np.ndarray:
         """The square uint8 [R, R, 3] that the model sees of an image's pixels uint8 [H, W, 3].
@@ -97,26 +90,17 @@ def fitting(fit: str, size: tuple[int, int], resolution: int) -> Fitting:
 
 
 NO_SLOT = 255  # of pixels that the model did not see
-Parts = tuple[Tensor, Tensor, Tensor]  # slots [K, D], masks [K, R, R], reconstruction [3, R, R] in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentedImage:
-    """An image of W x H pixels and its objects; all on the CPU.
+    """An image of W x H pixels and its objects; all on the CPU."""
 
-    Attributes:
-        masks: float32 [K, H, W] in [0, 1]; sums to 1 over K, or to 0 where the model saw nothing.
-        segmentation: int64 [H, W], the slot that owns each pixel; 255 where the model saw nothing.
-        reconstruction: float32 [3, H, W] in [0, 1], black where the model saw nothing.
-        overlay: the upright image with the slots' colours laid over it.
-        slots: [K, D].
-    """
-
-    masks: Tensor
-    segmentation: Tensor
-    reconstruction: Tensor
-    overlay: Image.Image
-    slots: Tensor
+    masks: Tensor  # float32 [K, H, W] in [0, 1]; sums to 1 over K, or to 0 where the model saw nothing
+    segmentation: Tensor  # int64 [H, W], the slot that owns each pixel; 255 where the model saw nothing
+    reconstruction: Tensor  # float32 [3, H, W] in [0, 1], black where the model saw nothing
+    overlay: Image.Image  # the upright image with the slots' colours laid over it
+    slots: Tensor  # [K, D]
 
 
 def segment_image(
@@ -158,14 +142,16 @@ def segment_image(
     masks = torch.stack([fitted.onto_image(mask) for mask in soft])
     owners = owners_of(masks)
     reconstruction = torch.stack([fitted.onto_image(plane) for plane in painted])
-    return SegmentedImage(masks, torch.from_numpy(owners).long(), reconstruction, overlay_image(pixels, owners), slots)
+    return SegmentedImage(masks, torch.from_numpy(owners).long(), reconstruction, drawn(pixels, owners)[1], slots)
 
 
 @torch.no_grad()
-def take_apart(model: SlotModel, squares: np.ndarray, mask_source: str, seed: int) -> list[Parts]:
-    """Slots, masks and reconstruction of each of the squares uint8 [B, R, R, 3], on the CPU.
+def take_apart(
+    model: SlotModel, squares: np.ndarray, mask_source: str, seed: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Slots [K, D], masks [K, R, R] and reconstruction [3, R, R] in [0, 1] of each square.
 
-    What is random in an image depends on `seed` alone, not on the other images of the batch.
+    The squares are uint8 [B, R, R, 3]; what is random in one depends on `seed` alone.
     """
     images = to_batch(squares, None, range(len(squares)))["image"].to(next(model.parameters()).device)
     with evaluating(model):
@@ -196,11 +182,7 @@ def owners_of(masks: Iterable[Tensor]) -> np.ndarray:
     return owners.numpy()
 
 
-def palette_image(owners: np.ndarray) -> Image.Image:
-    """Slots uint8 [H, W] as a palette image; 255, where the model saw nothing, is black."""
-    return palette_map(owners, {NO_SLOT: (0, 0, 0)})
-
-
-def overlay_image(pixels: np.ndarray, owners: np.ndarray) -> Image.Image:
-    """The colours of the slots `owners` uint8 [H, W] over an image's pixels uint8 [H, W, 3]."""
-    return laid_over(Image.fromarray(pixels), owners, palette_image(owners).convert("RGB"))
+def drawn(pixels: np.ndarray, owners: np.ndarray) -> tuple[Image.Image, Image.Image]:
+    """The slots `owners` uint8 [H, W] as a palette image (255 is black), and over the pixels [H, W, 3]."""
+    segmentation = palette_map(owners, {NO_SLOT: (0, 0, 0)})
+    return segmentation, laid_over(Image.fromarray(pixels), owners, segmentation.convert("RGB"))
