@@ -124,10 +124,13 @@ def test_an_autoencoder_has_a_card_too(latents_run, tmp_path):
     assert "concepts" not in card
 
 
-def test_a_folder_with_something_else_is_left_alone(slots_run, tmp_path):
+def test_a_folder_with_something_else_and_the_one_where_one_is_are_left_alone(released, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="the folder that you are in"):
+        slotlab.publish(released, ".")
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="holds something other than a released model; name a new folder"):
-        prepare(slots_run, tmp_path, name="tiny")
+        slotlab.publish(released, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -209,14 +212,6 @@ def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, ti
     assert "--out runs/slots-1 " in after["command"]
 
 
-def test_what_begins_with_a_model_of_the_hub_has_its_records(hub, released, squares, tiny_preset, tmp_path):
-    slotlab.publish(released, "hf:someone/tiny")
-    run = trained(tiny_preset, tmp_path / "run", squares, start_from="hf:someone/tiny", steps=1)
-    before, after = training_records(run)
-    assert [before] == read(released, "training.json")["runs"]
-    assert yaml.safe_load(after["preset_file"])["training"]["start_from"] == "hf:someone/tiny"
-
-
 def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
     status, out, err = run_slotlab("publish", slots_run, "--to", tmp_path / "first")
     assert status == 0, err
@@ -228,7 +223,9 @@ def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
     assert (tmp_path / "first" / "manifest.json").read_text() == before, "the same run gives the same release"
 
 
-def test_a_released_model_goes_to_the_hub_and_comes_back(hub, released, run_slotlab):
+def test_a_released_model_goes_to_the_hub_comes_back_and_begins_a_run(
+    hub, released, run_slotlab, squares, tiny_preset, tmp_path
+):
     status, out, err = run_slotlab("publish", released, "--to", "hf:someone/tiny")
     assert status == 0, err
     assert 'slotlab.load("someone/tiny")' in out
@@ -239,23 +236,19 @@ def test_a_released_model_goes_to_the_hub_and_comes_back(hub, released, run_slot
     model = slotlab.load("someone/tiny")
     assert len(slotlab.load_library("someone/tiny", model).slots)
     assert (repository / "model.safetensors").read_bytes() == (released / "model.safetensors").read_bytes()
+    run = trained(tiny_preset, tmp_path / "run", squares, start_from="hf:someone/tiny", steps=1)
+    before, after = training_records(run)
+    assert [before] == read(released, "training.json")["runs"]
+    assert yaml.safe_load(after["preset_file"])["training"]["start_from"] == "hf:someone/tiny"
 
 
-def test_a_run_goes_to_the_hub_at_once(hub, slots_run):
-    assert slotlab.publish(slots_run, "hf:someone/first") == "someone/first"
-    assert slotlab.load("hf:someone/first").slots == 4
-
-
-def test_without_a_login_nothing_is_prepared(hub, slots_run, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+def test_without_a_login_or_with_an_impossible_name_nothing_is_prepared(hub, slots_run, monkeypatch):
     monkeypatch.setattr("slotlab.publishing.prepare_steps", lambda *_, **__: pytest.fail("minutes of work for nothing"))
-    with pytest.raises(CheckpointError, match=r"hf:someone/first: not published \(.*log in with: hf auth login"):
-        slotlab.publish(slots_run, "hf:someone/first")
-
-
-def test_a_name_that_the_hub_cannot_have_is_refused(hub, slots_run):
     with pytest.raises(CheckpointError, match=r"hf:a/b/c: not published"):
         slotlab.publish(slots_run, "hf:a/b/c")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(CheckpointError, match=r"hf:someone/first: not published \(.*log in with: hf auth login"):
+        slotlab.publish(slots_run, "hf:someone/first")
 
 
 def test_a_released_model_that_was_changed_is_not_published(released, tmp_path):
@@ -264,13 +257,6 @@ def test_a_released_model_that_was_changed_is_not_published(released, tmp_path):
     with pytest.raises(CheckpointError, match=r"metrics.json: changed or damaged"):
         slotlab.publish(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_folder_where_one_is_is_not_replaced(released, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="the folder that you are in"):
-        slotlab.publish(released, ".")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):
@@ -284,8 +270,9 @@ def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):
     assert "run.json: missing" in err
 
 
-def test_a_model_from_the_hub_is_published_again(hub, released, tmp_path):
-    slotlab.publish(released, "hf:someone/tiny")
+def test_a_run_goes_to_the_hub_and_is_published_again_from_there(hub, slots_run, tmp_path):
+    assert slotlab.publish(slots_run, "hf:someone/tiny") == "someone/tiny"
+    assert slotlab.load("hf:someone/tiny").slots == 4
     slotlab.publish("someone/tiny", "hf:another/tiny")
     slotlab.publish("another/tiny", tmp_path / "folder")
     slotlab.publish("another/tiny", tmp_path / "folder")

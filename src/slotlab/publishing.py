@@ -8,13 +8,13 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub import HfApi
 from safetensors import safe_open
 
 import slotlab
@@ -31,7 +31,7 @@ from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
-from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion, SlotModel
+from slotlab.models import LatentAutoencoder, Model, SlotModel
 from slotlab.progress import Stage, finish, stage
 from slotlab.released import (
     CARD_FILE,
@@ -51,49 +51,28 @@ from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_lin
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
 
 REMEDY = "only a trained run can be published; train on with --resume to write it"
-EXAMPLES, CELL = 8, 96
-EXAMPLES_FILE = "examples.json"
-KEPT_OPTIONS = ("--threads", "--device", "--devices", "--nodes")
-WHAT_IT_IS = {
-    SlotAutoencoder.kind: "Slot Attention with a spatial broadcast decoder "
-    "([Locatello et al. 2020](https://arxiv.org/abs/2006.15055))",
-    SlotDiffusion.kind: "Slot diffusion: Slot Attention, and a latent diffusion model that paints the slots "
-    "([Wu et al. 2023](https://arxiv.org/abs/2305.11281)); its autoencoder is in the same file",
-    LatentAutoencoder.kind: "An autoencoder whose latents slot diffusion paints in",
-}
+EXAMPLES_FILE, EXAMPLES, CELL = "examples.json", 8, 96
 
 
 def write_card(folder: Path, name: str) -> None:
     """Writes `card.md` into an otherwise complete release that `slotlab.load` knows as `name`."""
     facts = released_facts(folder)
     training, protocol = facts["training"], facts["metrics"]["protocol"]
-    titles = mask_titles(protocol)
-    library = folder / LIBRARY_FOLDER / "library.json"
     data = [run["train_data"] for run in training["runs"] if "train_data" in run]
-    learned_from = [described.get("source", described) for described in data]
-    unknown = [run["out"] for run in training["runs"] if "train_data" not in run]
+    library = folder / LIBRARY_FOLDER / "library.json"
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
     environment = templates(Path(__file__).parent, keep_trailing_newline=True)
     environment.filters["score"] = lambda details, digits=3: (
         f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"
     )
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     text = environment.get_template("card.md.jinja").render(
-        header=ModelCardData(
-            license="apache-2.0",
-            library_name="slotlab",
-            pipeline_tag="image-segmentation" if titles else None,
-            tags=["object-centric-learning", "slot-attention" if titles else "autoencoder", "unsupervised"],
-        ).to_yaml(),
         name=name,
-        what=WHAT_IT_IS[facts["config"]["kind"]],
         **facts,
-        titles=titles,
+        titles=mask_titles(protocol),
         protocol=protocol_line(protocol).removeprefix("protocol: "),
         evaluate_command=evaluate_command(name, training.get("data", protocol["data"]), protocol),
-        learned_from=list(dict.fromkeys(data["data"] for data in learned_from)),
-        unknown=unknown,
-        rendered=not unknown and all(data["kind"] == "scenes" for data in learned_from),
+        data=[described.get("source", described) for described in data],
         examples=read_json(folder / EXAMPLES_FILE, REMEDY),
         library=read_json(library, REMEDY) if library.is_file() else None,
         machines=machines_of(training),
@@ -140,10 +119,10 @@ def training_records(run: str | Path) -> list[dict[str, Any]]:
     that no longer exists has `out` alone. Absolute paths become `runs/NAME` and `data/NAME`.
 
     Raises:
-        CheckpointError: `run` is no run folder, or a file in it is damaged.
+        CheckpointError: a file in a run folder is damaged.
     """
     records: dict[str, dict[str, Any]] = {}
-    _collect(str(run), Path(run), records, {})
+    _record(str(run), records, {})
     return list(records.values())
 
 
@@ -168,58 +147,49 @@ def portable_facts(described: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _collect(place: str, run: Path, records: dict[str, dict[str, Any]], names: dict[Path, str]) -> None:
-    """Adds the records of the runs that `run` started from, and its own as `place`."""
-    if is_released(run):
-        records |= {record["out"]: record for record in released_facts(run)["training"]["runs"]}
-        return
-    values, training = read_run_config(run / RUN_FILE).model_dump(), read_json(run / TRAINING_FILE, REMEDY)
-    values["data"]["source"] = portable(values["data"]["source"], "data")
-    sections = ((values["training"], "start_from"), (values["model"].get("autoencoder", {}), "pretrained"))
-    places = [(section, key) for section, key in sections if section.get(key)]
-    parents = {section[key]: _folder_of(section[key]) for section, key in places}
-    # Released runs first: their names are fixed, so the others must avoid them.
-    for parent, folder in sorted(parents.items(), key=lambda one: not is_released(one[1])):
-        if names.get(Path(parent).resolve()) in records:
-            continue
-        if is_released(folder) or (folder / RUN_FILE).is_file():
-            _collect(parent, folder, records, names)
-        else:
-            unknown = _named(parent, names, records)
-            records[unknown] = {"out": unknown}
-    for section, key in places:
-        section[key] = _named(section[key], names, records)
-    config, out = validated(RunConfig, values), _named(place, names, records)
-    record: dict[str, Any] = {"out": out, "preset": config.preset}
-    changes = _changes(config)
+def _record(place: str, records: dict[str, dict[str, Any]], names: dict[Path, str]) -> str:
+    """Adds the record of a run after those it started from; returns its name in commands."""
+    if (key := Path(place).resolve()) in names:
+        return names[key]
+    folder, training, config = _folder_of(place), {}, None
+    if released := is_released(folder):
+        records |= {record["out"]: record for record in released_facts(folder)["training"]["runs"]}
+    elif (folder / RUN_FILE).is_file():
+        values, training = read_run_config(folder / RUN_FILE).model_dump(), read_json(folder / TRAINING_FILE, REMEDY)
+        values["data"]["source"] = portable(values["data"]["source"], "data")
+        parents = ((values["training"], "start_from"), (values["model"].get("autoencoder", {}), "pretrained"))
+        given = [(section, name) for section, name in parents if section.get(name)]
+        # Released runs first: their names are fixed, so the others must avoid them.
+        for section, name in sorted(given, key=lambda one: not is_released(_folder_of(one[0][one[1]]))):
+            section[name] = _record(section[name], records, names)
+        config = validated(RunConfig, values)
+    usual = portable(place, "runs")
+    tries = (f"{usual}-{count}" if count else usual for count in itertools.count())
+    out = names[key] = next(name for name in tries if name not in {*names.values(), *records})
+    if config is not None:
+        records[out] = {"out": out, **_how_trained(config, training, out)}
+    elif not released:
+        records[out] = {"out": out}  # the run no longer exists
+    return out
+
+
+def _how_trained(config: RunConfig, training: Mapping[str, Any], out: str) -> dict[str, Any]:
+    """The record of a run without its `out`."""
+    record, changes = {"preset": config.preset}, _changes(config)
     if changes is None:
         record["preset_file"] = yaml.safe_dump(config.model_dump(exclude={"preset"}), sort_keys=False)
     words = [f"{config.preset}.yaml"] if changes is None else [config.preset, *changes]
     command = shlex.join(["slotlab", "train", *words, "--out", out, *_kept_options(training)])
-    described = {
-        split: portable_facts(training[split]) for split in ("train_data", "validation_data") if split in training
-    }
-    records[out] = record | training | {"command": command} | described
+    splits = {"train_data", "validation_data"} & training.keys()
+    return record | training | {"command": command} | {split: portable_facts(training[split]) for split in splits}
 
 
-def _folder_of(parent: str) -> Path:
+def _folder_of(place: str) -> Path:
     """The folder of a run or model that a config names; the name itself if nothing is there."""
-    if parent in released_names() or parent.startswith(HUB_PREFIX):
-        try:
-            return model_folder(parent)
-        except CheckpointError:  # no longer on the hub, or the hub is out of reach
-            pass
-    return Path(parent)
-
-
-def _named(place: str, names: dict[Path, str], records: Mapping[str, object]) -> str:
-    """A name for a run's folder in commands, different for each run."""
-    folder = Path(place).resolve()
-    if folder not in names:
-        taken, name = {*names.values(), *records}, portable(place, "runs")
-        tries = (name if count == 0 else f"{name}-{count}" for count in itertools.count())
-        names[folder] = next(one for one in tries if one not in taken)
-    return names[folder]
+    if place in released_names() or place.startswith(HUB_PREFIX):
+        with suppress(CheckpointError):  # no longer on the hub, or the hub is out of reach
+            return model_folder(place)
+    return Path(place)
 
 
 def _changes(config: RunConfig) -> list[str] | None:
@@ -245,14 +215,11 @@ def _flat(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, A
 
 def _kept_options(training: Mapping[str, Any]) -> list[str]:
     """The options that change the last digits: threads, device and processes."""
-    words, kept = shlex.split(training.get("command", "")), []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word.partition("=")[0] in KEPT_OPTIONS:
-            kept += [word] if "=" in word else [word, following]
+    kept = re.findall(r"--(?:threads|devices?|nodes)[ =]\S+", training.get("command", ""))
     threads = re.search(r", (\d+) threads$", training.get("machine", ""))
-    if threads and not any(word.startswith("--threads") for word in kept):
-        kept += ["--threads", threads[1]]  # as many as the machine had cores
-    return kept
+    if threads and not any(option.startswith("--threads") for option in kept):
+        kept.append(f"--threads {threads[1]}")  # as many as the machine had cores
+    return [word for option in kept for word in option.split()]
 
 
 def prepare_steps(
@@ -286,7 +253,10 @@ def prepare_steps(
         The stage, how much of it is done, and of how much.
     """
     run, out = Path(run), Path(out)
-    check_place(out)
+    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
+    if out.resolve() == Path.cwd():
+        raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
     if is_released(run):
         check(run)
         with replacing(out) as folder:
@@ -296,9 +266,9 @@ def prepare_steps(
         return out
     settings, records = read_run_config(run / RUN_FILE).data, training_records(run)
     source = data or settings.source
-    opening: dict[str, Any] = {"crop": settings.crop, "skip_broken": settings.skip_broken}
-    if source.startswith("scenes:"):
-        opening |= settings.model_dump(include={"min_objects", "max_objects", "supersample"})
+    rendering = {"min_objects", "max_objects", "supersample"} if source.startswith("scenes:") else set()
+    opening: dict[str, Any] = settings.model_dump(include={"crop", "skip_broken"} | rendering)
+    shown = portable(source, "data")
     with replacing(out) as folder:
         folder.mkdir()
         model = checkpoints.load(run)
@@ -309,31 +279,20 @@ def prepare_steps(
                 part["source"] = portable(part["source"], "runs")
         write_json(folder / checkpoints.CONFIG_FILE, config)
         model = checkpoints.load(folder).to(device)  # the rounded weights
-        training = {
-            "averaged_weights": records[-1]["averaged_weights"],
-            "seconds": round(sum(record.get("seconds", 0) for record in records), 1),
-            "runs": records,
-            "data": portable(source, "data"),
-        }
+        seconds = round(sum(record.get("seconds", 0) for record in records), 1)
+        averaged = records[-1]["averaged_weights"]
+        training = {"averaged_weights": averaged, "seconds": seconds, "runs": records, "data": shown}
         write_json(folder / TRAINING_FILE, training)
         dataset = open_data(source, resolution=model.resolution, **opening, split="test", count=images)
         yield from _evaluate(model, dataset, folder)
         if not isinstance(model, LatentAutoencoder):
             opening |= {"split": "train", "count": library_images}
             dataset = open_data(source, resolution=model.resolution, **opening)
-            sources = {"model": name, "data": portable(source, "data"), "opening": opening}
+            sources = {"model": name, "data": shown, "opening": opening}
             yield from _fit_library(model, dataset, folder / LIBRARY_FOLDER, sources)
         write_card(folder, name)
         write_manifest(folder)
     return out
-
-
-def check_place(out: Path) -> None:
-    """Raises ConfigError unless `out` is new, empty or an earlier release, and not `.`."""
-    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
-    if out.resolve() == Path.cwd():
-        raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
 
 
 def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stage]:
@@ -359,15 +318,15 @@ def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stag
 def _fit_library(
     model: SlotModel, dataset: SlotDataset, folder: Path, sources: dict[str, Any]
 ) -> Generator[Stage, None, None]:
-    steps = fit_library_steps(model, dataset, folder, sources=sources)
-    library = yield from stage("slots for the library", len(dataset), steps)
+    fitting = fit_library_steps(model, dataset, folder, sources=sources)
+    library = yield from stage("slots for the library", len(dataset), fitting)
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library = library.rounded()
     library.save(folder)
     write_png(concept_figure(model, library, dataset), folder / PICTURE_FILE)
     with tempfile.TemporaryDirectory() as composed:
-        steps = compose_steps(model, library, composed, protocol="scene", count=EXAMPLES)
-        yield from stage("compositions", EXAMPLES, steps)
+        composing = compose_steps(model, library, composed, protocol="scene", count=EXAMPLES)
+        yield from stage("compositions", EXAMPLES, composing)
         write_png(contact_sheet(model, library, dataset, composed, count=EXAMPLES), folder / "compositions.png")
 
 
@@ -434,7 +393,5 @@ def _hub(repository: str) -> Iterator[HfApi]:
         yield HfApi()
     except Exception as error:  # offline, no login, no right to write, no such owner: errors of several libraries
         reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{HUB_PREFIX}{repository}: not published ({reason}); log in with: hf auth login, as someone who may "
-            "write there, or publish to a folder"
-        ) from None
+        remedy = "log in with: hf auth login, as someone who may write there, or publish to a folder"
+        raise CheckpointError(f"{HUB_PREFIX}{repository}: not published ({reason}); {remedy}") from None
