@@ -174,7 +174,6 @@ def test_damaged_libraries_are_refused(tmp_path):
     [
         ("sources", "data", 3),
         ("clusters", "purity", "much"),
-        ("clusters", "attributes", {"shape": {"purity": 1.0}}),
         ("clusters", "concepts", 9),
         ("slots", "fingerprint", None),
         ("slots", "slots_per_image", "five"),
@@ -186,11 +185,11 @@ def test_damaged_settings_of_a_library_are_named(part, key, value, tmp_path):
     content = json.loads((tmp_path / "library.json").read_text())
     content[part][key] = value
     (tmp_path / "library.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="fit the library again"):
+    with pytest.raises(CheckpointError, match=f"{key}.*; fit it again"):
         ConceptLibrary.load(tmp_path)
     del content[part]
     (tmp_path / "library.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=f"{part}: Field required"):
+    with pytest.raises(CheckpointError, match=f"{part}.*: missing"):
         ConceptLibrary.load(tmp_path)
 
 
@@ -198,16 +197,12 @@ def test_libraries_of_slots_that_no_model_made_are_refused(model, libraries, tmp
     library = ConceptLibrary.load(libraries[model.kind], model)
     for slots, message in (
         (library.slots * np.float32("nan"), "slots: some values are not finite"),
-        (library.slots[:, 0], r"slots: shape \["),
+        (library.slots[:, 0], r"slots and centroids: shapes"),
         (library.slots[:-1], "rows, but there are"),
     ):
         replace(library, table=replace(library.table, slots=slots)).save(tmp_path)
         with pytest.raises(CheckpointError, match=message):
             ConceptLibrary.load(tmp_path)
-    narrow = replace(library.table, slots=library.slots[:, :3])
-    replace(library, table=narrow, centroids=library.centroids[:, :3]).save(tmp_path)
-    with pytest.raises(CheckpointError, match="the library's slots have width 3, but the model's have"):
-        ConceptLibrary.load(tmp_path, model)
     replace(library, concept=library.concept + 1).save(tmp_path)
     with pytest.raises(CheckpointError, match="concept: must be 0 to 1"):
         ConceptLibrary.load(tmp_path)

@@ -111,13 +111,11 @@ def chosen(library: ConceptLibrary, concepts: Sequence[int], count: int, seed: i
     """One member of each of the `concepts`, which may repeat, drawn from different images."""
     if not concepts:
         raise ConfigError("concepts: name at least one")
-    members = [library.members_of(concept) for concept in concepts]
-    index = library.table.index
+    members, index = [library.members_of(concept) for concept in concepts], library.table.index
     plans = []
     for number in range(count):
         random = np.random.default_rng((seed, number))
-        tries = (_one_of_each(index, members, random) for _ in range(TRIES))
-        rows = next((rows for rows in tries if rows is not None), None)
+        rows = next(filter(None, (_one_of_each(index, members, random) for _ in range(TRIES))), None)
         if rows is None:
             raise ConfigError(
                 f"found no {len(concepts)} slots, one of each concept, that come from different images (the library "
@@ -127,30 +125,28 @@ def chosen(library: ConceptLibrary, concepts: Sequence[int], count: int, seed: i
     return plans
 
 
-PROTOCOLS: dict[str, Callable[[ConceptLibrary, int, int], list[Plan]]] = {
-    "report": report,
-    "shuffle": shuffle,
-    "scene": scene,
-}
-
-
 def _one_of_each(
     index: np.ndarray, concepts: Sequence[np.ndarray], random: np.random.Generator
 ) -> tuple[int, ...] | None:
     """A row of each concept, no two of one image; None if the images drawn leave no other."""
     rows: list[int] = []
     for members in concepts:
-        for _ in range(TRIES):
-            row = int(members[random.integers(len(members))])
-            if index[row] not in index[rows]:
-                break
-        else:
+        tries = (int(members[random.integers(len(members))]) for _ in range(TRIES))
+        row = next((row for row in tries if index[row] not in index[rows]), None)
+        if row is None:
             free = members[~np.isin(index[members], index[rows])]
             if not len(free):
                 return None
             row = int(random.choice(free))
         rows.append(row)
     return tuple(rows)
+
+
+PROTOCOLS: dict[str, Callable[[ConceptLibrary, int, int], list[Plan]]] = {
+    "report": report,
+    "shuffle": shuffle,
+    "scene": scene,
+}
 
 
 def compose(
@@ -222,11 +218,14 @@ def compose_steps(
     out = Path(out)
     library.check(model)
     described = with_slots(model).describe() | ({} if weights is None else {"weights": weights})
-    settings: dict[str, Any] = {"format": "slotlab-composition", "version": 1}
-    settings |= {"protocol": protocol} if concepts is None else {"protocol": "chosen", "concepts": list(concepts)}
-    settings |= {"count": count, "seed": seed, "batch_size": batch_size}
-    settings["model"] = {"fingerprint": library.table.facts["fingerprint"], **described}
-    settings["library"] = library.describe()
+    settings: dict[str, Any] = {
+        "format": "slotlab-composition",
+        "version": 1,
+        **({"protocol": protocol} if concepts is None else {"protocol": "chosen", "concepts": list(concepts)}),
+        **{"count": count, "seed": seed, "batch_size": batch_size},
+        "model": {"fingerprint": library.table.facts["fingerprint"], **described},
+        "library": library.describe(),
+    }
     work = Workspace(out, SETTINGS_FILE, settings, "a composition")
     work.check()
     plans = PROTOCOLS[protocol](library, count, seed) if concepts is None else chosen(library, concepts, count, seed)

@@ -2,15 +2,15 @@
 
 import hashlib
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
@@ -20,9 +20,8 @@ from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.files import read_json, remove, replacing, write_json
-from slotlab.models import Model, with_slots
+from slotlab.models import Model
 from slotlab.models.fingerprint import fingerprint
-from slotlab.models.randomness import seeded_generator
 from slotlab.progress import finish
 from slotlab.released import library_folder
 
@@ -35,63 +34,22 @@ PICTURE_FILE = "concepts.png"  # drawn by `slotlab concepts show`
 FORMAT, VERSION = "slotlab-concepts", 1
 BACKGROUND = 0  # the concept of the background slots
 
+FIELDS: dict[tuple[type, ...], tuple[str, ...]] = {  # what must be in library.json, by type
+    (str,): (
+        *("identity", "clusters.chosen_by", "clusters.algorithm", "clusters.scaling"),
+        *("slots.fingerprint", "slots.data.data", "slots.data.split", "slots.rules.dropped"),
+    ),
+    (int,): (
+        *("clusters.seed", "clusters.concepts", "slots.seed", "slots.slots_per_image"),
+        *("slots.images", "slots.dropped", "slots.data.resolution"),
+    ),
+    (int, float): ("clusters.inertia", "slots.data.crop"),
+    (dict,): ("sources", "slots.model"),
+    (dict, NoneType): ("clusters.purity", "clusters.attributes", "sources.opening", "slots.names"),
+    (str, NoneType): ("sources.model", "sources.data"),
+}
+
 Concepts = int | Literal["silhouette"] | None
-
-
-class _Attribute(BaseModel):
-    purity: float
-    one_concept: float = Field(alias="one concept")
-    most_common: list[str | None] = Field(alias="most common")
-
-
-class _Clusters(BaseModel):
-    seed: int
-    chosen_by: str
-    concepts: int
-    algorithm: str
-    inertia: float
-    scaling: str
-    purity: dict[str, float] | None
-    attributes: dict[str, _Attribute] = {}
-    silhouettes: dict[str, float] = {}
-
-
-class _Data(BaseModel):
-    data: str
-    split: str
-    crop: float
-    resolution: int
-
-
-class _Rules(BaseModel):
-    dropped: str
-
-
-class _Slots(BaseModel):
-    model: dict[str, Any]
-    fingerprint: str
-    data: _Data
-    seed: int
-    slots_per_image: int
-    images: int
-    dropped: int
-    rules: _Rules
-    names: dict[str, list[str]] = {}
-
-
-class _Sources(BaseModel):
-    model: str | None = None
-    data: str | None = None
-    opening: dict[str, Any] = {}
-
-
-class _Content(BaseModel):
-    """What must be in `library.json`; other keys are kept."""
-
-    identity: str
-    sources: _Sources
-    clusters: _Clusters
-    slots: _Slots
 
 
 class Clusters(NamedTuple):
@@ -130,14 +88,12 @@ def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
     if len(slots) < count:
         most = f"lower --concepts to at most {len(slots) + 1} (background included), or use more images"
         raise ConfigError(f"concepts: {len(slots)} object slots are too few for {count} clusters; {most}")
-    if len(slots) <= MOST_FOR_KMEANS:
-        options: dict[str, Any] = {"n_init": 10}
-        estimator = KMeans(count, random_state=seed, **options)
-        algorithm = "KMeans, k-means++, 10 starts"
-    else:
+    kind, algorithm = KMeans, "KMeans, k-means++, 10 starts"
+    options: dict[str, Any] = {"n_init": 10}
+    if len(slots) > MOST_FOR_KMEANS:
+        kind, algorithm = MiniBatchKMeans, "MiniBatchKMeans, k-means++, 3 starts, batches of 4096"
         options = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
-        estimator = MiniBatchKMeans(count, random_state=seed, **options)
-        algorithm = "MiniBatchKMeans, k-means++, 3 starts, batches of 4096"
+    estimator = kind(count, random_state=seed, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few different slots: the error below
         estimator.fit(slots)
@@ -255,7 +211,7 @@ class ConceptLibrary:
     @cached_property
     def sizes(self) -> list[int]:
         """Number of slots of each concept."""
-        return np.bincount(self.concept, minlength=self.concepts).tolist()
+        return [len(rows) for rows in self.members]
 
     @cached_property
     def members(self) -> list[np.ndarray]:
@@ -300,7 +256,7 @@ class ConceptLibrary:
         return torch.tensor(self.slots[rows[int(torch.randint(len(rows), (), generator=generator))]])
 
     def check(self, model: Model) -> None:
-        """Raises CheckpointError if the slots are not those of `model`, or are of another width."""
+        """Raises CheckpointError if the slots are not those of `model`."""
         found, wanted = fingerprint(model), self.table.facts["fingerprint"]
         if found != wanted:
             was = f" ({self.sources['model']} when the library was fitted)" if self.sources.get("model") else ""
@@ -308,10 +264,6 @@ class ConceptLibrary:
                 f"the library holds slots of model {wanted[:12]}, but this model is {found[:12]}; use that model{was}, "
                 "or fit a library to this one with: slotlab concepts fit RUN --data DATA --out LIBRARY"
             )
-        width = with_slots(model).encoder.slot_attention.initial_slots(1, [seeded_generator(0)]).shape[-1]
-        if self.slots.shape[1] != width:
-            message = f"the library's slots have width {self.slots.shape[1]}, but the model's have {width}"
-            raise CheckpointError(f"{message}; fit the library again")
 
     def dataset(self, data: str | None = None) -> SlotDataset:
         """Opens the library's data, from `data` if it has moved; DataError if it is missing."""
@@ -353,44 +305,32 @@ class ConceptLibrary:
             message = f"{kind} version {version}; this slotlab reads {FORMAT} version {VERSION}, fit the library again"
             raise CheckpointError(f"{folder / LIBRARY_FILE}: {message}")
         try:
-            _Content.model_validate(content, strict=True)
+            _check_fields(content)
             tensors = load_file(folder / SLOTS_FILE)
             tensors["slots"] = tensors["slots"].astype(np.float32, copy=False)
             table = SlotTable(**{name: tensors[name] for name in COLUMNS if name in tensors}, facts=content["slots"])
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
-            whole = library.identity == content["identity"]
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"]))
-            problem = f"{where}: {error.errors()[0]['msg']}"
-            raise CheckpointError(f"{folder / LIBRARY_FILE}: {problem}; fit the library again") from None
+            if library.identity != content["identity"]:
+                raise ValueError(f"{SLOTS_FILE} is not the file that {LIBRARY_FILE} describes")
+            library._check_arrays()
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: damaged concept library ({error}); fit it again") from None
-        if not whole:
-            raise CheckpointError(f"{folder}: {SLOTS_FILE} is not the file that {LIBRARY_FILE} describes; fit it again")
-        problem = library._problem()
-        if problem:
-            raise CheckpointError(f"{folder / SLOTS_FILE}: {problem}; fit the library again")
         if model is not None:
             library.check(model)
         return library
 
-    def _problem(self) -> str | None:
-        """What is wrong with the arrays of a library that someone else wrote."""
-        tensors = self._tensors()
-        for name, values in tensors.items():
-            if values.ndim != (2 if name in ("slots", "centroids", "centre") else 1):
-                return f"{name}: shape {list(values.shape)}"
-            if len(values) != len(self.slots) and name != "centroids":
-                return f"{name}: {len(values)} rows, but there are {len(self.slots)} slots"
+    def _check_arrays(self) -> None:
+        """Raises ValueError for arrays that are not those of a library."""
+        for name, values in self._tensors().items():
+            if name != "centroids" and len(values) != len(self.slots):
+                raise ValueError(f"{name}: {len(values)} rows, but there are {len(self.slots)} slots")
             if not np.isfinite(values).all():
-                return f"{name}: some values are not finite"
-        if self.centroids.shape != (self.facts["concepts"], self.slots.shape[1]):
-            return f"centroids: shape {list(self.centroids.shape)}"
-        if any(tensors[name].dtype.kind not in "iu" for name in ("concept", "index", "number", "position")):
-            return "concept, index, number, position: must be whole numbers"
-        if not len(self.slots) or self.concept.min() < 0 or 0 in self.sizes or len(self.sizes) != self.concepts:
-            return f"concept: must be 0 to {self.concepts - 1}, each at least once"
-        return None
+                raise ValueError(f"{name}: some values are not finite")
+        if self.slots.ndim != 2 or self.centroids.shape != (self.facts["concepts"], self.slots.shape[1]):
+            shapes = f"{list(self.slots.shape)} and {list(self.centroids.shape)}"
+            raise ValueError(f"slots and centroids: shapes {shapes}, with {self.facts['concepts']} concepts")
+        if {*self.concept.tolist()} != {*range(self.concepts)}:
+            raise ValueError(f"concept: must be 0 to {self.concepts - 1}, each at least once")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}
@@ -452,8 +392,8 @@ def fit_library_steps(
     """`fit_library` step by step: yields the number of images done since the last step."""
     _check_number(concepts)  # before the long work
     out = Path(out)
-    leftovers = {path for name in (LIBRARY_FILE, SLOTS_FILE) for path in out.glob(f".{name}.[0-9]*.tmp")}
-    mine = (out / LIBRARY_FILE).is_file() or not out.exists() or (out.is_dir() and leftovers == {*out.iterdir()})
+    leftovers = {*out.glob(".*.[0-9]*.tmp")}
+    mine = not out.exists() or (out / LIBRARY_FILE).is_file() or (out.is_dir() and leftovers == {*out.iterdir()})
     if not mine:
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
     table = yield from extract_steps(model, dataset, batch_size=batch_size, seed=seed)
@@ -465,6 +405,17 @@ def fit_library_steps(
         library.save(out)
     wait_for_all()
     return ConceptLibrary.load(out)
+
+
+def _check_fields(content: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names it, if a field of `library.json` is missing or of another type."""
+    for kinds, names in FIELDS.items():
+        for name in names:
+            value: Any = content
+            for key in name.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if not isinstance(value, kinds):
+                raise ValueError(f"{LIBRARY_FILE}: {name}: {'missing' if value is None else f'not {value!r}'}")
 
 
 def _check_number(concepts: Concepts) -> None:
