@@ -209,7 +209,7 @@ def test_resampling_blocks_pool_and_interpolate():
         ({"channels": 5}, r"head_dim: 4 does not divide the 10 channels"),
         ({"attention_levels": [3]}, r"attention_levels: must be from 1 to 2"),
         ({"multipliers": []}, r"multipliers: .*at least 1 item"),
-        ({"time_dim": 7}, r"time_dim: .*must be even"),
+        ({"time_dim": 7}, r"time_dim: .*multiple of 2"),
         ({"dropout": 1.0}, r"dropout: Input should be less than 1"),
         ({"num_repeat": 0}, r"num_repeat: Input should be greater than or equal to 1"),
     ],
@@ -224,5 +224,5 @@ def test_bad_inputs(tiny):
     for shape in ([2, 2, 5, 5], [2, 3, 4, 4]):
         with pytest.raises(ValueError, match=r"latents: expected \[B, 2, h, w\].*multiples of 2, got"):
             tiny(torch.zeros(shape), timesteps, slots)
-    with pytest.raises(ValueError, match=r"slots: expected \[B, K, 6\], got \[2, 3, 7\].*slot_dim"):
+    with pytest.raises(ValueError, match=r"slots: expected \[B, K, 6\], got \[2, 3, 7\]"):
         tiny(latents, timesteps, torch.zeros(2, 3, 7))

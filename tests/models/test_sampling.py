@@ -1,15 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from slotlab.errors import ConfigError
+from slotlab.models.randomness import draw
 from slotlab.models.sampling import (
     SAMPLERS,
     NoiseSchedule,
     SamplingSettings,
     draw_normal,
-    draw_timesteps,
-    draw_uniform,
     guided,
     sample_steps,
     spaced_timesteps,
@@ -67,16 +68,15 @@ def test_min_snr_weights(target):
 
 
 def test_each_image_has_its_own_draws():
-    like, device = torch.zeros(2, 3, 2), torch.device("cpu")
-    for draw in (
+    like = torch.zeros(2, 3, 2)
+    for drawn in (
         lambda g: draw_normal(like[: len(g)], g),
-        lambda g: draw_timesteps(len(g), 1000, device, g),
-        lambda g: draw_uniform(len(g), 5, device, g),
+        lambda g: draw(len(g), (), g, partial(torch.randint, 1000)),
+        lambda g: draw(len(g), (5,), g, torch.rand),
     ):
-        both = draw(seeded(1, 2))
-        assert torch.equal(both[1:], draw(seeded(2)))
+        both = drawn(seeded(1, 2))
+        assert torch.equal(both[1:], drawn(seeded(2)))
         assert not torch.equal(both[:1], both[1:])
-    assert draw_timesteps(100, 10, device, *seeded(0)).unique().tolist() == list(range(10))
 
 
 def sample(denoise, shape, schedule, seed=0, **settings):
@@ -184,18 +184,12 @@ def test_guidance():
         (NoiseSchedule, {"start": 0.02}, r"start <= end"),
         (NoiseSchedule, {"steps": 0}, r"schedule.steps: Input should be greater than or equal to 1"),
         (NoiseSchedule, {"min_snr_gamma": -1.0}, r"min_snr_gamma: Input should be greater than or equal to 0"),
-        (
-            NoiseSchedule,
-            {"zero_terminal_snr": True},
-            r"zero_terminal_snr: the last timestep has no signal.*'v' or 'x0'",
-        ),
+        (NoiseSchedule, {"zero_terminal_snr": True}, r"zero_terminal_snr: the last timestep has no signal.*'v' or"),
+        (NoiseSchedule, {"zero_terminal_snr": True, "target": "v", "min_snr_gamma": 5.0}, r"min_snr_gamma to 0"),
+        (NoiseSchedule, {"zero_terminal_snr": True, "target": "v", "steps": 1}, r"steps to 2 or more"),
         (SamplingSettings, {"steps": 0}, r"sampling.steps: Input should be greater than or equal to 1"),
         (SamplingSettings, {"steps": 2.5}, r"sampling.steps: Input should be a valid integer"),
-        (
-            SamplingSettings,
-            {"sampler": "dpm-solver"},
-            r"sampling.sampler: Input should be 'ddpm', 'ddim' or 'dpm-solver\+\+'",
-        ),
+        (SamplingSettings, {"sampler": "dpm-solver"}, r"sampler: Input should be 'ddpm', 'ddim' or 'dpm-solver\+\+'"),
     ],
 )
 def test_bad_arguments(made, arguments, message):

@@ -13,11 +13,11 @@ from slotlab.errors import ConfigError, nearest
 
 Part = TypeVar("Part", bound=nn.Module)
 Class = TypeVar("Class")
-_OTHER_CLASSES = ConfigDict(arbitrary_types_allowed=True)  # what pydantic does not know is checked with isinstance
+_OTHER_CLASSES = ConfigDict(arbitrary_types_allowed=True)  # those are checked with isinstance
 
 
 def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[str, Any], **supplied: Any) -> Part:
-    """Calls the registered class that `spec["kind"]` names with the rest of `spec` and with `supplied`.
+    """Calls the registered class that `spec["kind"]` names with the rest of `spec` and `supplied`.
 
     Args:
         role: what is built ("encoder"), for messages.
@@ -47,12 +47,12 @@ def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[
 def check_arguments(
     role: str, constructor: Callable[..., object], arguments: Mapping[str, Any], reserved: set[str] | None = None
 ) -> None:
-    """Raises ConfigError for arguments that `constructor` does not have, or whose values do not fit its annotations."""
+    """Raises ConfigError for unknown arguments and values that do not fit `constructor`'s types."""
     known = [name for name in inspect.signature(constructor).parameters if name not in (reserved or set())]
     target = constructor.__init__ if inspect.isclass(constructor) else constructor
     try:
         types = get_type_hints(target, include_extras=True)
-    except (NameError, TypeError):  # types that are imported for type checkers alone; a functools.partial
+    except (NameError, TypeError):  # types imported for type checkers alone; a functools.partial
         types = {}
     for name, value in arguments.items():
         if name not in known:
@@ -65,7 +65,7 @@ def check_arguments(
 
 
 def configured(section: str) -> Callable[[type[Class]], type[Class]]:
-    """Class decorator: checks constructor arguments against their annotations, as pydantic reads them.
+    """Class decorator: checks the names and, as pydantic does, the types of constructor arguments.
 
     The ConfigError names `section.argument`.
 
@@ -80,11 +80,11 @@ def configured(section: str) -> Callable[[type[Class]], type[Class]]:
     """
 
     def decorate(made: type[Class]) -> type[Class]:
-        init, signature = made.__init__, inspect.signature(made)
+        init, names = made.__init__, list(inspect.signature(made).parameters)
 
         @wraps(init)
         def checked(self: Class, *args: Any, **kwargs: Any) -> None:
-            check_arguments(section, made, signature.bind(*args, **kwargs).arguments)
+            check_arguments(section, made, {**dict(zip(names, args, strict=False)), **kwargs})
             init(self, *args, **kwargs)
 
         made.__init__ = checked
@@ -147,13 +147,13 @@ def initialise(module: nn.Module) -> None:
     """He-normal convolutions, Glorot-uniform dense layers, orthogonal recurrence, zero biases.
 
     For use with `nn.Module.apply`. Near to the published TensorFlow implementation (He et al. 2015,
-    arXiv 1502.01852; Glorot and Bengio 2010); PyTorch's defaults draw convolutions with a third of the
-    variance that keeps a signal's size. All convolutions are drawn as if a ReLU followed.
+    arXiv 1502.01852; Glorot and Bengio 2010); PyTorch's defaults draw convolutions with a third of
+    the variance that keeps a signal's size. All convolutions are drawn as if a ReLU followed.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, nn.ConvTranspose2d):
-            module.weight.data.mul_(module.stride[0])  # only one in stride^2 of the kernel meets each pixel
+            module.weight.data.mul_(module.stride[0])  # one in stride^2 of the kernel meets a pixel
     elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
     elif isinstance(module, nn.GRUCell):

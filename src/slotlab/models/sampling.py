@@ -13,15 +13,15 @@ from slotlab.models.building import Positive, configured
 from slotlab.models.randomness import Generators, draw
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-Step = tuple[int, int, Tensor]  # (sampling steps done, their number, what the result is expected to become)
+Step = tuple[int, int, Tensor]  # (steps done, their number, what the result is expected to become)
 
 
 @configured("schedule")
 class NoiseSchedule(nn.Module):
     """Variances of T timesteps and the arithmetic between latents, noise and target.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise with abar_t the product of alpha = 1 - beta up to t
-    (Ho et al. 2020, arXiv 2006.11239, eq. 4), with the variances of a `diffusers` scheduler.
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, with abar_t the product of alpha = 1 - beta up
+    to t (Ho et al. 2020, arXiv 2006.11239, eq. 4) and the variances of a `diffusers` scheduler.
 
     Args:
         steps: number of timesteps T.
@@ -31,9 +31,13 @@ class NoiseSchedule(nn.Module):
         target: what the denoiser predicts: the noise ("epsilon"), v = sqrt(abar) noise -
             sqrt(1 - abar) x_0 ("v", Salimans and Ho 2022, arXiv 2202.00512), or the latents ("x0").
         zero_terminal_snr: rescale so that the last timestep is pure noise (Lin et al. 2024, arXiv
-            2305.08891, algorithm 1); not with target "epsilon", which then says nothing of the image.
-        min_snr_gamma: limit of the signal-to-noise ratio in the loss weights (Hang et al. 2023, arXiv
-            2303.09556); 0 weighs all timesteps alike.
+            2305.08891, algorithm 1); not with target "epsilon", which then says nothing of the
+            image, and not with `min_snr_gamma`, which would weigh that timestep 0.
+        min_snr_gamma: limit of the signal-to-noise ratio in the loss weights (Hang et al. 2023,
+            arXiv 2303.09556); 0 weighs all timesteps alike.
+
+    Raises:
+        ConfigError: a value out of range, or settings that exclude each other.
 
     Example:
         >>> schedule = NoiseSchedule(steps=10, target="v")
@@ -56,8 +60,11 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if start > end:
             raise ConfigError(f"schedule.start, end: must hold start <= end, not {start!r} and {end!r}")
-        if zero_terminal_snr and target == "epsilon":
-            raise ConfigError("schedule.zero_terminal_snr: the last timestep has no signal; set target to 'v' or 'x0'")
+        if zero_terminal_snr and (target == "epsilon" or min_snr_gamma > 0 or steps == 1):
+            raise ConfigError(
+                "schedule.zero_terminal_snr: the last timestep has no signal; set target to 'v' or 'x0', "
+                "min_snr_gamma to 0, which would weigh that timestep 0, and steps to 2 or more"
+            )
         self.steps, self.kind, self.start, self.end = steps, kind, start, end
         self.target, self.zero_terminal_snr, self.min_snr_gamma = target, zero_terminal_snr, min_snr_gamma
         betas = make_scheduler("ddpm", self).betas
@@ -87,18 +94,17 @@ class NoiseSchedule(nn.Module):
         return (noisy - deviation * predicted) / signal
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """Weight of each image's squared error, float32 [B]: 1, or with gamma min-SNR (Hang et al. 2023, section 3.4).
+        """Weight of each image's squared error, float32 [B]: 1, or with gamma min-SNR.
 
-        min(SNR, gamma) / SNR for "epsilon", min(SNR, gamma) / (SNR + 1) for "v", min(SNR, gamma) for "x0".
+        That is min(SNR, gamma) divided by SNR for "epsilon", by SNR + 1 for "v" and by 1 for "x0"
+        (Hang et al. 2023, section 3.4).
         """
         kept = self.cumulative_alpha[timesteps]
-        ratio = kept / (1 - kept)  # the signal-to-noise ratio
         if self.min_snr_gamma == 0:
-            return torch.ones_like(ratio)
+            return torch.ones_like(kept)
+        ratio = kept / (1 - kept)
         limited = ratio.clamp(max=self.min_snr_gamma)
-        if self.target == "epsilon":
-            return limited / ratio
-        return limited / (ratio + 1) if self.target == "v" else limited
+        return limited if self.target == "x0" else limited / (ratio if self.target == "epsilon" else ratio + 1)
 
     def _coefficients(self, timesteps: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
         kept = self.cumulative_alpha[timesteps].reshape(-1, *(1,) * (ndim - 1))
@@ -106,25 +112,8 @@ class NoiseSchedule(nn.Module):
 
 
 def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
-    """Standard normal noise of the shape of `like` [B, ...], drawn on the CPU and moved.
-
-    With a list of generators, one per image, each image's noise depends on its own generator alone.
-    """
+    """Standard normal noise like `like` [B, ...]; for `generator` see `randomness.draw`."""
     return draw(len(like), like.shape[1:], generator).to(like)
-
-
-def draw_timesteps(batch: int, steps: int, device: torch.device, generator: Generators = None) -> Tensor:
-    """Timesteps uniform in 0 .. steps - 1, int64 [batch]; `generator` as in `draw_normal`."""
-    if isinstance(generator, Sequence):
-        return torch.cat([torch.randint(steps, (1,), generator=one) for one in generator]).to(device)
-    return torch.randint(steps, (batch,), generator=generator).to(device)
-
-
-def draw_uniform(batch: int, count: int, device: torch.device, generator: Generators = None) -> Tensor:
-    """Uniform numbers in [0, 1), float32 [batch, count]; `generator` as in `draw_normal`."""
-    if isinstance(generator, Sequence):
-        return torch.stack([torch.rand(count, generator=one) for one in generator]).to(device)
-    return torch.rand(batch, count, generator=generator).to(device)
 
 
 Sampler = Literal["ddpm", "ddim", "dpm-solver++"]
@@ -151,10 +140,10 @@ class SamplingSettings:
 def make_scheduler(sampler: Sampler, schedule: NoiseSchedule) -> Any:
     """The `diffusers` scheduler of `schedule`.
 
-    "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2), "dpm-solver++"
-    the multistep solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and "ddim" is deterministic
-    (Song et al. 2021, eta 0): the solver of order 1 (Lu et al., section 5.3), because `DDIMScheduler`
-    assumes evenly spaced timesteps. None clips, which would be wrong for latents.
+    "ddpm" is ancestral sampling with the smaller variance (Ho et al. 2020, algorithm 2),
+    "dpm-solver++" the multistep solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and "ddim" is
+    deterministic (Song et al. 2021, eta 0): the solver of order 1 (Lu et al., section 5.3), because
+    `DDIMScheduler` assumes evenly spaced timesteps. None clips, which would be wrong for latents.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -174,9 +163,9 @@ def make_scheduler(sampler: Sampler, schedule: NoiseSchedule) -> Any:
 
 
 def spaced_timesteps(steps: int, schedule: NoiseSchedule) -> list[int]:
-    """The timesteps to denoise at, from the last one down ("trailing" spacing, Lin et al. 2024, table 2).
+    """The timesteps to denoise at, from the last one down ("trailing", Lin et al. 2024, table 2).
 
-    In whole numbers: `diffusers` counts in floats, and for some numbers of steps adds a timestep of -1.
+    In whole numbers: `diffusers` counts in floats, and for some steps adds a timestep of -1.
 
     Example:
         >>> spaced_timesteps(4, NoiseSchedule())
@@ -192,55 +181,52 @@ def sample_steps(
     sampling: SamplingSettings | None = None,
     generator: Generators = None,
     device: torch.device | str = "cpu",
+    show: Callable[[Tensor], Tensor] = lambda clean: clean,
 ) -> Generator[Step, None, Tensor]:
     """Samples latents step by step.
 
     Args:
-        denoise: latents [B, C, h, w] and timesteps [B] to the prediction; see `guided` for guidance.
+        denoise: latents [B, C, h, w] and timesteps [B] to the prediction; `guided` adds guidance.
         shape: (B, C, h, w).
         schedule: the one that the denoiser was trained with.
         sampling: sampler and number of steps; the guidance is up to `denoise`.
-        generator: one CPU generator, or a list with one per image; an image's noise depends on its own alone.
+        generator: one CPU generator, or a list with one per image; see `randomness.draw`.
         device: where the latents are.
+        show: what to yield of the clean latents [B, C, h, w] that each prediction implies.
 
     Yields:
-        (steps done, steps, clean latents that the prediction implies) after each step.
-
-    Returns:
-        The latents [B, C, h, w].
+        (steps done, steps, what `show` makes of the clean latents) after each step; then the
+        latents [B, C, h, w] are returned.
 
     Example:
         >>> from slotlab.progress import finish
         >>> zero = lambda latents, timesteps: torch.zeros_like(latents)
-        >>> steps = sample_steps(zero, (1, 3, 4, 4), NoiseSchedule(target="x0"), SamplingSettings(steps=2))
-        >>> finish(steps).abs().max().item()
+        >>> schedule, settings = NoiseSchedule(target="x0"), SamplingSettings(steps=2)
+        >>> finish(sample_steps(zero, (1, 3, 4, 4), schedule, settings)).abs().max().item()
         0.0
     """
     sampling = sampling or SamplingSettings()
     check_steps(sampling, schedule)
     if isinstance(generator, Sequence) and len(generator) != shape[0]:
         raise ValueError(f"generator: {len(generator)} generators for {shape[0]} images; give one per image")
-    from diffusers.utils.torch_utils import randn_tensor
-
-    generators = list(generator) if isinstance(generator, Sequence) else generator
-    device = torch.device(device)
     scheduler = make_scheduler(sampling.sampler, schedule)
     scheduler.set_timesteps(timesteps=spaced_timesteps(sampling.steps, schedule), device=device)
-    latents = randn_tensor(tuple(shape), generator=generators, device=device) * scheduler.init_noise_sigma
-    # The solvers would draw from a generator only in their stochastic form.
-    options = {"generator": generators} if sampling.sampler == "ddpm" else {}
+    latents = draw(shape[0], shape[1:], generator).to(device) * scheduler.init_noise_sigma
+    options: dict[str, Any] = {}  # the solvers would draw in their stochastic form only
+    if sampling.sampler == "ddpm":
+        options["generator"] = list(generator) if isinstance(generator, Sequence) else generator
     for number, timestep in enumerate(scheduler.timesteps):
         timesteps = timestep.expand(shape[0])
         with torch.no_grad():
             predicted = denoise(scheduler.scale_model_input(latents, timestep), timesteps).to(latents)
             clean = schedule.clean(latents, predicted, timesteps)
             latents = scheduler.step(predicted, timestep, latents, return_dict=False, **options)[0]
-        yield number + 1, sampling.steps, clean
+        yield number + 1, sampling.steps, show(clean)
     return latents
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:
-    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): unconditional + scale x the difference."""
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
 
     def denoise(latents: Tensor, timesteps: Tensor) -> Tensor:
         without = unconditional(latents, timesteps)

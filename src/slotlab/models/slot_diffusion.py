@@ -10,18 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import Probability, Resolution, build, check_arguments, configured, initialise
+from slotlab.models.building import Probability, Resolution, build, configured, initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, SlotOutput
-from slotlab.models.randomness import Generators
+from slotlab.models.randomness import Generators, draw
 from slotlab.models.sampling import (
     NoiseSchedule,
     SamplingSettings,
     Step,
     check_steps,
     draw_normal,
-    draw_timesteps,
-    draw_uniform,
     guided,
     sample_steps,
 )
@@ -40,16 +38,16 @@ class SlotDiffusion(SlotModelBase):
         resolution: side R of the images.
         encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
         slot_attention: arguments of `SlotAttention`.
-        autoencoder: arguments of `LatentAutoencoder`, for fresh weights, or a trained one, which is then frozen.
-        denoiser: arguments of `Denoiser`; `slot_dim` and `latent_channels` follow from the other parts.
+        autoencoder: arguments of `LatentAutoencoder`, for fresh weights, or a trained one.
+        denoiser: arguments of `Denoiser`; `slot_dim` and `latent_channels` follow from the others.
         schedule: arguments of `NoiseSchedule`.
         sampling: arguments of `SamplingSettings`: how `generate` samples by default.
         slot_dropout: probability of replacing a slot by a learned empty one, in training.
-        guidance_dropout: probability of replacing all slots of an image, in training; needed for guidance.
-        mask_timestep: timestep at which cross-attention masks are read; by default a quarter of the schedule's.
+        guidance_dropout: probability of replacing all slots of an image; needed for guidance.
+        mask_timestep: where cross-attention masks are read; by default a quarter of the schedule's.
 
     Raises:
-        ConfigError: an unknown kind or key, a value out of range, or parts that do not fit each other.
+        ConfigError: an unknown kind or key, a value out of range, or parts that do not fit.
     """
 
     kind = "slot-diffusion"
@@ -85,18 +83,15 @@ class SlotDiffusion(SlotModelBase):
             if denoiser.get(name, wanted) != wanted:
                 raise ConfigError(
                     f"denoiser.{name}: {denoiser[name]!r} does not fit, slot_attention.dim is {follow['slot_dim']} and "
-                    f"the autoencoder gives {channels}x{side}x{side}; leave it out, or change the other"
+                    f"the autoencoder gives {channels}x{side}x{side}; leave it out"
                 )
-        check_arguments("denoiser", Denoiser, denoiser)
         self.denoiser = Denoiser(**{**denoiser, **follow})
         if side % 2 ** (self.denoiser.levels - 1):
             raise ConfigError(
                 f"resolution: latents of {side}x{side} cannot be halved {self.denoiser.levels - 1} times, as "
                 f"denoiser.multipliers need; resize the images or take fewer multipliers"
             )
-        check_arguments("schedule", NoiseSchedule, schedule)
         self.schedule = NoiseSchedule(**schedule)
-        check_arguments("sampling", SamplingSettings, sampling)
         self.sampling = SamplingSettings(**{"steps": min(SamplingSettings.steps, self.schedule.steps), **sampling})
         check_steps(self.sampling, self.schedule)
         self.slot_dropout, self.guidance_dropout = slot_dropout, guidance_dropout
@@ -106,13 +101,13 @@ class SlotDiffusion(SlotModelBase):
         self.mask_timestep = self.schedule.steps // 4 if mask_timestep is None else mask_timestep
         if not 0 <= self.mask_timestep < self.schedule.steps:
             raise ConfigError(f"mask_timestep: must be from 0 to {self.schedule.steps - 1}, not {mask_timestep!r}")
-        self.keeps_cross_attention = False  # in training, for a loss of it; takes a tenth of the denoiser's time
+        self.keeps_cross_attention = False  # in training, for a loss of it
         self._check_guidance(self.sampling.guidance)
         self._parts = {"encoder": encoder, "slot_attention": slot_attention, "denoiser": denoiser, "schedule": schedule}
 
     @property
     def config(self) -> dict[str, Any]:
-        """Every constructor argument as JSON values, with the autoencoder's scaling as it is now."""
+        """Every constructor argument as JSON values, with the autoencoder's present scaling."""
         return {
             "kind": self.kind,
             "resolution": self.resolution,
@@ -139,7 +134,7 @@ class SlotDiffusion(SlotModelBase):
         }
 
     def losses(self, output: DiffusionOutput, images: Tensor) -> Tensor:
-        """Loss of each image, float32 [B]: the weighted squared error of the denoiser's prediction."""
+        """Loss of each image, float32 [B]: weighted squared error of the denoiser's prediction."""
         return output.loss
 
     def train(self, mode: bool = True) -> "SlotDiffusion":
@@ -150,7 +145,7 @@ class SlotDiffusion(SlotModelBase):
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
-        """The frozen autoencoder's latents [B, C, h, w], scaled, of images [B, 3, R, R] in [0, 1]; may be cached."""
+        """Scaled latents [B, C, h, w] of images [B, 3, R, R] in [0, 1]; they may be cached."""
         return self.autoencoder.encode(images)
 
     def generate(
@@ -161,13 +156,13 @@ class SlotDiffusion(SlotModelBase):
         generator: Generators = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Images, float32 [B, 3, R, R] in [0, 1], sampled from slots [B, K, D]; K may differ from the model's.
+        """Images, float32 [B, 3, R, R] in [0, 1], sampled from slots [B, K, D] of any number K.
 
         `steps`, `sampler` and `guidance` (see `SamplingSettings`) are the config's by default.
         `generator` is one CPU generator, or a list with one per image.
 
         Raises:
-            ConfigError: an unknown sampler, steps out of range, or guidance for a model trained without.
+            ConfigError: an unknown sampler, steps out of range, or guidance of a model without.
             ValueError: slots of another width.
         """
         chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
@@ -177,9 +172,10 @@ class SlotDiffusion(SlotModelBase):
     def paint(
         self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and cross-attention masks [B, K, R, R].
+        """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and masks [B, K, R, R].
 
-        Every model with slots has this call. `generator` decides the noise; `sampling` is the config's by default.
+        Every model with slots has this call. The masks are the cross-attention of the image's
+        latents; `generator` decides the noise; `sampling` is the config's by default.
         """
         images = self._decoded(finish(self._sample_steps(slots, generator, sampling)))
         return images, self._painted_masks(images, slots, generator)
@@ -192,28 +188,23 @@ class SlotDiffusion(SlotModelBase):
         Yields:
             (steps done, steps, images [B, 3, R, R] as they are expected to become) after each step.
         """
-        steps = self._sample_steps(slots, generator, sampling)
-        while True:
-            try:
-                done, total, clean = next(steps)
-            except StopIteration as end:
-                images = self._decoded(end.value)
-                return images, self._painted_masks(images, slots, generator)
-            yield done, total, self._decoded(clean)
+        latents = yield from self._sample_steps(slots, generator, sampling, show=self._decoded)
+        images = self._decoded(latents)
+        return images, self._painted_masks(images, slots, generator)
 
     def _sample_steps(
-        self, slots: Tensor, generator: Generators, sampling: SamplingSettings | None
+        self, slots: Tensor, generator: Generators, sampling: SamplingSettings | None, **options: Any
     ) -> Generator[Step, None, Tensor]:
         sampling = sampling or self.sampling
         self._check_guidance(sampling.guidance)
         with torch.no_grad():
-            # Keys and values of the slots do not depend on the timestep: computed here, once.
+            # keys and values of the slots do not depend on the timestep
             denoise = partial(self.denoiser, slots=self.denoiser.slot_context(slots))
             if sampling.guidance != 1 and self.empty_slot is not None:
                 empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
                 denoise = guided(denoise, partial(self.denoiser, slots=empty), sampling.guidance)
         shape = (len(slots), *self._latent_shape)
-        return (yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device))
+        return (yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **options))
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:
@@ -242,7 +233,7 @@ class SlotDiffusion(SlotModelBase):
 
         Args:
             images: [B, 3, R, R] in [0, 1].
-            generator: one CPU generator, or a list with one per image, for slots, timestep and noise.
+            generator: one CPU generator, or a list with one per image: slots, timestep and noise.
             latents: `latents(images)`, if cached.
 
         Raises:
@@ -256,7 +247,7 @@ class SlotDiffusion(SlotModelBase):
             raise ValueError(
                 f"latents: expected {list(expected)}, got {list(latents.shape)}; cache them again with this autoencoder"
             )
-        timesteps = draw_timesteps(len(latents), self.schedule.steps, latents.device, generator)
+        timesteps = draw(len(latents), (), generator, partial(torch.randint, self.schedule.steps)).to(latents.device)
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         slots = self._with_dropout(seen.slots, generator) if self.training else seen.slots
@@ -280,7 +271,7 @@ class SlotDiffusion(SlotModelBase):
     def segment(self, images: Tensor, generator: Generators = None) -> SlotOutput:
         """Slots and slot-attention masks of images [B, 3, R, R] in [0, 1]; nothing is denoised.
 
-        The `reconstruction` of the output is empty, [B, 3, 0, 0], and its `masks` are the attention masks.
+        The output's `reconstruction` is empty, [B, 3, 0, 0]; its `masks` are the attention masks.
         """
         slots, attention = self.encoder(images, generator)
         return SlotOutput(
@@ -299,7 +290,7 @@ class SlotDiffusion(SlotModelBase):
         if self.empty_slot is None:
             return slots
         batch, count = slots.shape[:2]
-        drawn = draw_uniform(batch, count + 1, slots.device, generator)
+        drawn = draw(batch, (count + 1,), generator, torch.rand).to(slots.device)
         dropped = (drawn[:, 1:] < self.slot_dropout) | (drawn[:, :1] < self.guidance_dropout)
         return torch.where(dropped[:, :, None], self.empty_slot.to(slots), slots)
 

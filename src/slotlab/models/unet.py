@@ -5,20 +5,21 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import Positive, Probability, configured
+from slotlab.models.building import Positive, Probability, check_slots, configured
 
+Mode = Literal["down", "same", "up"]
 KeysAndValues = tuple[Tensor, Tensor]  # [B, heads, K, head_dim] each
 SlotContext = list[list[KeysAndValues]]  # for each transformer block, for each of its layers
 
 
-def sinusoidal_embedding(timesteps: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
-    """Cosines and sines of `timesteps` [B] at dim / 2 frequencies from 1 to 1 / longest: float32 [B, dim].
+def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Cosines and sines of `timesteps` [B] at dim / 2 frequencies from 1 to 1e-4: float32 [B, dim].
 
     The position encoding of Vaswani et al. 2017 (arXiv 1706.03762, section 3.5).
 
@@ -27,7 +28,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int, longest: float = 10_000.0)
         tensor([[-0.9900,  0.9996,  0.1411,  0.0300]])
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=timesteps.device) / half)
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, device=timesteps.device) / half)
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 
@@ -37,13 +38,11 @@ class TimeResidualBlock(nn.Module):
 
     Mode "down" has 2x2 average pooling in place of the first convolution and mode "up" nearest
     interpolation; the shortcut is resampled alike. A shortcut between unequal widths is a 1x1
-    convolution. The last convolution starts at zero, so a block begins as its shortcut (Dhariwal and
-    Nichol 2021, arXiv 2105.05233).
+    convolution. The last convolution starts at zero, so a block begins as its shortcut (Dhariwal
+    and Nichol 2021, arXiv 2105.05233).
     """
 
-    def __init__(
-        self, width: int, out: int, time_dim: int, mode: Literal["down", "same", "up"] = "same", dropout: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, out: int, time_dim: int, mode: Mode = "same", dropout: float = 0.0) -> None:
         super().__init__()
         self.mode = mode
         self.norm = group_norm(width)
@@ -62,14 +61,14 @@ class TimeResidualBlock(nn.Module):
         elif self.mode == "down":
             hidden, features = F.avg_pool2d(hidden, 2), F.avg_pool2d(features, 2)
         else:
-            hidden, features = (F.interpolate(one, scale_factor=2.0, mode="nearest") for one in (hidden, features))
+            hidden, features = F.interpolate(hidden, scale_factor=2.0), F.interpolate(features, scale_factor=2.0)
         hidden = hidden + self.time(time)[:, :, None, None]
         hidden = self.out_convolution(self.dropout(F.silu(self.out_norm(hidden))))
         return self.shortcut(features) + hidden
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) of features [B, N, width] to a context [B, M, context_dim]."""
+    """Multi-head attention (Vaswani et al. 2017) of [B, N, width] to context [B, M, context_dim]."""
 
     def __init__(self, width: int, context_dim: int, head_dim: int) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class Attention(nn.Module):
         return self._split(self.to_key(context)), self._split(self.to_value(context))
 
     def forward(self, features: Tensor, keys_and_values: KeysAndValues) -> Tensor:
-        """[B, N, width] to [B, N, width]; the softmax is over the M keys for each of the N queries."""
+        """[B, N, width] to the same; the softmax is over the M keys for each of the N queries."""
         attended = F.scaled_dot_product_attention(self._split(self.to_query(features)), *keys_and_values)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
@@ -101,7 +100,8 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, cross-attention to the slots and feed-forward, each x + f(LayerNorm(x)).
 
-    `gated` gives the feed-forward a GELU gate (GEGLU, Shazeer 2020, arXiv 2002.05202), as latent diffusion has.
+    `gated` gives the feed-forward a GELU gate (GEGLU, Shazeer 2020, arXiv 2002.05202), as in latent
+    diffusion.
     """
 
     def __init__(self, width: int, slot_dim: int, head_dim: int, gated: bool = False) -> None:
@@ -126,14 +126,12 @@ class TransformerLayer(nn.Module):
         hidden = self.expand(self.feed_forward_norm(features))
         if self.gated:
             hidden, gate = hidden.chunk(2, dim=-1)
-            hidden = hidden * F.gelu(gate)
-        else:
-            hidden = F.gelu(hidden)
-        return features + self.contract(hidden)
+            return features + self.contract(hidden * F.gelu(gate))
+        return features + self.contract(F.gelu(hidden))
 
 
 class TransformerBlock(nn.Module):
-    """norm, 1x1 conv, flatten; `num_repeat` transformer layers; unflatten, 1x1 conv; plus the input.
+    """norm, 1x1 conv, flatten; `num_repeat` transformer layers; unflatten, 1x1 conv; plus input.
 
     The last convolution starts at zero, so a block begins as the identity.
     """
@@ -143,7 +141,7 @@ class TransformerBlock(nn.Module):
         if width % head_dim:
             raise ConfigError(
                 f"denoiser.head_dim: {head_dim} does not divide the {width} channels of a level that attends; "
-                f"choose channels and multipliers whose products are multiples of head_dim"
+                "choose channels and multipliers whose products are multiples of head_dim"
             )
         self.norm = group_norm(width)
         self.into = nn.Conv2d(width, width, 1)
@@ -151,7 +149,7 @@ class TransformerBlock(nn.Module):
         self.out = zero_initialised(nn.Conv2d(width, width, 1))
 
     def forward(self, features: Tensor, slots: list[KeysAndValues], maps: list[Tensor] | None = None) -> Tensor:
-        """[B, width, h, w] to the same; each layer's cross-attention [B, K, h, w] is appended to `maps`."""
+        """[B, width, h, w] to the same; `maps` gets each layer's cross-attention [B, K, h, w]."""
         size = features.shape[-2:]
         hidden = self.into(self.norm(features)).flatten(2).transpose(1, 2)
         found: list[Tensor] = []
@@ -174,36 +172,30 @@ def zero_initialised(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-def _even(value: int) -> int:
-    if value % 2:
-        raise ValueError("must be even, half sines and half cosines")
-    return value
-
-
 @configured("denoiser")
 class Denoiser(nn.Module):
-    """Predicts the noise (or the schedule's other target) in latents, given the timestep and the slots.
+    """Predicts the noise (or the schedule's other target) in latents, given timestep and slots.
 
     The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) as the report has it: each
-    level has `blocks` residual blocks on the way down and `blocks + 1` on the way up, each followed by
-    a transformer block if the level attends; residual blocks in mode "down" and "up" join the levels;
-    the outputs of the way down are concatenated to the inputs of the way up. The defaults are the
-    report's final parameters.
+    level has `blocks` residual blocks on the way down and `blocks + 1` on the way up, each followed
+    by a transformer block if the level attends; residual blocks in mode "down" and "up" join the
+    levels; the outputs of the way down are concatenated to the inputs of the way up. The defaults
+    are the report's final parameters.
 
     Args:
         slot_dim: width D of a slot.
         latent_channels: channels of the latents.
         channels: width of the first level.
         multipliers: width of each level in units of `channels`.
-        attention_levels: levels with transformer blocks, counted from 1 at full size; the middle always has one.
+        attention_levels: levels with transformer blocks, from 1 at full size; the middle has one.
         blocks: residual blocks per level on the way down.
         num_repeat: layers in each transformer block.
         head_dim: channels of an attention head.
         time_dim: width of the sinusoidal time embedding; even.
-        time_mlp: transform the embedding by Linear, SiLU, Linear to width 4 x time_dim, as latent diffusion does.
-        gated: feed-forward layers with a GELU gate, as latent diffusion has them.
+        time_mlp: Linear, SiLU, Linear of the embedding to width 4 x time_dim, as latent diffusion.
+        gated: feed-forward layers with a GELU gate, as latent diffusion.
         dropout: in the residual blocks.
-        checkpointing: recompute each block in the backward pass: less memory, about a third more time.
+        checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
 
     Raises:
         ConfigError: a number out of range, or widths that heads do not divide.
@@ -219,7 +211,7 @@ class Denoiser(nn.Module):
         blocks: Positive = 2,
         num_repeat: Positive = 6,
         head_dim: Positive = 32,
-        time_dim: Annotated[int, Field(ge=2), AfterValidator(_even)] = 128,
+        time_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 128,
         time_mlp: bool = False,
         gated: bool = False,
         dropout: Probability = 0.0,
@@ -241,56 +233,42 @@ class Denoiser(nn.Module):
         if time_mlp:
             self.time_mlp = nn.Sequential(nn.Linear(time_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
-        def residual(width: int, out: int, mode: Literal["down", "same", "up"] = "same") -> TimeResidualBlock:
-            return TimeResidualBlock(width, out, embedding, mode, dropout)
+        def stage(width: int, out: int, attends: bool = False, mode: Mode = "same") -> nn.ModuleList:
+            block = TimeResidualBlock(width, out, embedding, mode, dropout)
+            attention = TransformerBlock(out, slot_dim, head_dim, num_repeat, gated) if attends else nn.Identity()
+            return nn.ModuleList([block, attention])
 
-        def transformer(width: int, attends: bool = True) -> nn.Module:
-            return TransformerBlock(width, slot_dim, head_dim, num_repeat, gated) if attends else nn.Identity()
-
-        widths = [channels * multiplier for multiplier in multipliers]
+        levels = [(level, channels * times, level in attention_levels) for level, times in enumerate(multipliers, 1)]
         self.conv_in = nn.Conv2d(latent_channels, channels, 3, padding=1)
         self.down = nn.ModuleList()
         width, skips = channels, [channels]
-        for level, out in enumerate(widths, start=1):
+        for level, out, attends in levels:
             for _ in range(blocks):
-                self.down.append(nn.ModuleList([residual(width, out), transformer(out, level in attention_levels)]))
+                self.down.append(stage(width, out, attends))
                 width = out
                 skips.append(out)
             if level < self.levels:
-                self.down.append(nn.ModuleList([residual(out, out, "down"), nn.Identity()]))
+                self.down.append(stage(out, out, mode="down"))
                 skips.append(out)
-        self.middle = nn.ModuleList([residual(width, width), transformer(width), residual(width, width)])
+        self.middle = nn.ModuleList([*stage(width, width, attends=True), stage(width, width)[0]])
         self.up = nn.ModuleList()
-        for level, out in reversed(list(enumerate(widths, start=1))):
+        for level, out, attends in reversed(levels):
             for _ in range(blocks + 1):
-                block = residual(width + skips.pop(), out)
-                self.up.append(nn.ModuleList([block, transformer(out, level in attention_levels)]))
+                self.up.append(stage(width + skips.pop(), out, attends))
                 width = out
             if level > 1:
-                self.up.append(nn.ModuleList([residual(out, out, "up"), nn.Identity()]))
-        self.norm_out = group_norm(widths[0])
-        self.conv_out = zero_initialised(nn.Conv2d(widths[0], latent_channels, 3, padding=1))
+                self.up.append(stage(out, out, mode="up"))
+        self.norm_out = group_norm(width)
+        self.conv_out = zero_initialised(nn.Conv2d(width, latent_channels, 3, padding=1))
 
     def slot_context(self, slots: Tensor) -> SlotContext:
-        """Keys and values of slots [B, K, slot_dim] for every cross-attention, to be used at every timestep.
-
-        Raises:
-            ValueError: slots of another shape.
-        """
-        if slots.ndim != 3 or slots.shape[2] != self.slot_dim:
-            raise ValueError(
-                f"slots: expected [B, K, {self.slot_dim}], got {list(slots.shape)}; take them from the encoder that "
-                f"this denoiser was trained with, or set denoiser.slot_dim"
-            )
+        """Keys and values of slots [B, K, slot_dim] for every cross-attention, at all timesteps."""
+        check_slots(slots, self.slot_dim)
         blocks = [block for block in self.modules() if isinstance(block, TransformerBlock)]
         return [[layer.cross_attention.keys_and_values(slots) for layer in cast(Any, block.layers)] for block in blocks]
 
     def forward(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        slots: Tensor | SlotContext,
-        maps: list[Tensor] | None = None,
+        self, latents: Tensor, timesteps: Tensor, slots: Tensor | SlotContext, maps: list[Tensor] | None = None
     ) -> Tensor:
         """Predicts the target in noisy latents.
 
@@ -298,7 +276,7 @@ class Denoiser(nn.Module):
             latents: [B, latent_channels, h, w]; the sides multiples of 2 ** (levels - 1).
             timesteps: [B], from 0 (little noise) to T - 1.
             slots: [B, K, slot_dim], or what `slot_context` made of them.
-            maps: each transformer layer's mean cross-attention over heads, [B, K, h', w'], is appended.
+            maps: gets each layer's mean cross-attention over heads, [B, K, h', w'].
 
         Raises:
             ValueError: latents or slots of another shape.
@@ -309,39 +287,32 @@ class Denoiser(nn.Module):
                 f"latents: expected [B, {self.latent_channels}, h, w] with sides that are multiples of {factor}, "
                 f"got {list(latents.shape)}"
             )
-        context = self.slot_context(slots) if isinstance(slots, Tensor) else slots
+        contexts = iter(self.slot_context(slots) if isinstance(slots, Tensor) else slots)
         time = F.silu(self.time_mlp(sinusoidal_embedding(timesteps, self.time_dim)))
-        contexts = iter(context)
+
+        def run(block: nn.Module, *inputs: object) -> Tensor:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
+            return block(*inputs)
 
         def apply(block: nn.Module, attention: nn.Module, features: Tensor) -> Tensor:
-            features = self._run(block, features, time)
-            if not isinstance(attention, TransformerBlock):
-                return features
-            return self._run(attention, features, next(contexts), maps)
+            features = run(block, features, time)
+            attends = isinstance(attention, TransformerBlock)
+            return run(attention, features, next(contexts), maps) if attends else features
 
         features = self.conv_in(latents)
         skips = [features]
         for block, attention in cast(Any, self.down):
-            features = apply(block, attention, features)
-            skips.append(features)
-        features = apply(self.middle[0], self.middle[1], features)
-        features = self._run(self.middle[2], features, time)
+            skips.append(features := apply(block, attention, features))
+        features = run(self.middle[2], apply(self.middle[0], self.middle[1], features), time)
         for block, attention in cast(Any, self.up):
             if block.mode == "same":
                 features = torch.cat([features, skips.pop()], dim=1)
             features = apply(block, attention, features)
         return self.conv_out(F.silu(self.norm_out(features)))
 
-    def _run(self, block: nn.Module, *inputs: object) -> Tensor:
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
-        return block(*inputs)
-
 
 def finest(maps: list[Tensor]) -> Tensor:
-    """The mean [B, K, h', w'] of the largest of the cross-attention maps that `Denoiser.forward` appended.
-
-    Each sums to 1 over the slots K, since the softmax of a cross-attention is over its keys.
-    """
+    """The mean [B, K, h', w'] of the largest `maps` of `Denoiser.forward`; sums to 1 over K."""
     height = max(one.shape[2] for one in maps)
     return torch.stack([one for one in maps if one.shape[2] == height]).mean(dim=0)
