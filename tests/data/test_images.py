@@ -14,7 +14,6 @@ from slotlab.data.images import (
     UPLOAD_LIMITS,
     Decoded,
     check_geometry,
-    check_sizes,
     decode_image,
     decode_mask,
     find_images,
@@ -23,6 +22,7 @@ from slotlab.data.images import (
     square,
     to_batch,
     to_pixels,
+    with_mask,
 )
 from slotlab.errors import ConfigError, DataError
 
@@ -148,7 +148,7 @@ def test_coloured_mask_is_refused_with_the_remedy(tmp_path):
 
 def test_sizes_must_agree():
     with pytest.raises(DataError, match=r"m\.png: 24x20 pixels, but its image i\.png has 23x20"):
-        check_sizes(COLOURS[:, 1:], GREY, "i.png", "m.png")
+        with_mask(Decoded(COLOURS[:, 1:]), GREY, "i.png", "m.png")
 
 
 def test_crop_and_resize_are_those_of_the_published_loader():

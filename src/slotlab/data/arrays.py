@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 
-from slotlab.data.dataset import SPLIT_NAMES, SPLITS, Opening, PixelDataset, by_order
-from slotlab.data.images import Decoded, check_sizes, decode_image, decode_mask
+from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
+from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -47,7 +48,7 @@ class Hdf5(PixelDataset):
         self._file: Any = None
         self._process = -1
         file = self._opened()
-        for name in (image, *([] if mask is None else [mask])):
+        for name in filter(None, (image, mask)):
             if name not in file:
                 raise DataError(f"{path}: no array {name!r}; it has {', '.join(file)}: pass image= (and mask=)")
         images, masks = file[image], file.get(self._mask)
@@ -60,8 +61,7 @@ class Hdf5(PixelDataset):
             masks.shape not in (images.shape[:3], (*images.shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
         ):
             raise DataError(
-                f"{path}: {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids {images.shape[:3]}, as "
-                f"many and as large as the images of {image!r}"
+                f"{path}: {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids {images.shape[:3]}"
             )
         super().__init__(
             data=str(path),
@@ -138,50 +138,32 @@ class Hub(PixelDataset):
         columns = sorted({name for part in parts.values() for name in part.column_names})
         if mask is not None and mask not in columns:
             raise DataError(f"{source}: no column {mask!r}; it has {', '.join(columns)}: pass another mask=, or none")
-        mask = mask or "mask"
-        self._image, self._mask = image, mask
-        self._parts: list[Any] = []
-        splits: dict[str, range] = {}
-        total = 0
-        for name, part in parts.items():
-            self._parts.append(_undecoded(part, image, mask, f"{source}"))
-            splits[name] = range(total, total + len(part))
-            total += len(part)
-        masked: dict[str, bool] = {name: mask in part.column_names for name, part in parts.items()}
-        if len(parts) == 1:
-            masked = {name: all(masked.values()) for name in (*SPLITS, "all")}
-            splits = by_order(total)
+        self._image, self._mask = image, mask or "mask"
+        self._records: Any = ConcatDataset([_undecoded(part, image, self._mask, source) for part in parts.values()])
+        masked = {name: self._mask in part.column_names for name, part in parts.items()}
+        splits = in_a_row({name: len(part) for name, part in parts.items()})
+        total = len(self._records)
         super().__init__(
             data=str(source),
             root=Path(source) if Path(source).exists() else None,
             total=total,
-            splits=splits,
+            splits=by_order(total) if len(parts) == 1 else splits,
             has_masks=masked.get(opening.get("split", "train"), all(masked.values())),
             **opening,
         )
 
     def read(self, row: int) -> Decoded:
         """Decodes one row's image and mask."""
-        part, offset = self._located(row)
-        record, name = part[offset], self.name(row)
+        record, name = self._records[row], self.name(row)
         decoded = decode_image(_content(record[self._image], name), name)
         if self._mask not in record:
             return decoded
-        mask_name = f"{name}, column {self._mask!r}"
-        mask = decode_mask(_content(record[self._mask], mask_name), mask_name)
-        check_sizes(decoded.image, mask, name, mask_name)
-        return decoded._replace(mask=mask)
+        mask = f"{name}, column {self._mask!r}"
+        return with_mask(decoded, decode_mask(_content(record[self._mask], mask), mask), name, mask)
 
     def name(self, row: int) -> str:
         """The data set and the row."""
         return f"{self.data}[{row}]"
-
-    def _located(self, row: int) -> tuple[Any, int]:
-        for part in self._parts:
-            if row < len(part):
-                return part, row
-            row -= len(part)
-        raise IndexError(row)
 
 
 def _load(source: str | Path) -> dict[str, Any]:
@@ -208,7 +190,7 @@ def _load(source: str | Path) -> dict[str, Any]:
     raise DataError(f"{source}: splits {', '.join(map(str, loaded))}; expected train, validation or test: rename them")
 
 
-def _undecoded(part: Any, image: str, mask: str, source: str) -> Any:
+def _undecoded(part: Any, image: str, mask: str, source: str | Path) -> Any:
     """The image and mask columns as bytes or paths, for the decoder of all formats."""
     import datasets
 

@@ -3,13 +3,14 @@
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from slotlab.data.images import Decoded, check_geometry, check_ids, square, to_batch
-from slotlab.data.sample import Batch, Sample, only
+from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
@@ -38,6 +39,17 @@ class Opening(TypedDict, total=False):
     crop: float | None
     count: int | None
     skip_broken: bool
+
+
+def in_a_row(sizes: Mapping[str, int]) -> dict[str, range]:
+    """The rows of splits of these sizes that follow one another.
+
+    Example:
+        >>> in_a_row({"train": 3, "val": 2})
+        {'train': range(0, 3), 'val': range(3, 5)}
+    """
+    ends = accumulate(sizes.values())
+    return {name: range(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 def by_order(total: int) -> dict[str, range]:
@@ -84,7 +96,7 @@ def checked_position(position: int, length: int) -> int:
     return position
 
 
-class PixelDataset(ABC):
+class PixelDataset(SlotDataset, ABC):
     """A data set of stored images; each format gives `read`, `name` and the splits.
 
     Attributes:
@@ -133,9 +145,6 @@ class PixelDataset(ABC):
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __getitem__(self, position: int) -> Sample:
-        return only(self.batch([position]))
 
     def pixels(self, position: int) -> Decoded:
         """The image at `position`, cropped and resized; DataError if it is broken."""

@@ -4,17 +4,18 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
-from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order
+from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset, by_order, in_a_row
 from slotlab.data.images import (
     IMAGE_SUFFIXES,
+    LOSSY,
     Decoded,
-    check_sizes,
     decode_image,
     decode_mask,
     folders_below,
     image_files,
+    with_mask,
 )
 from slotlab.errors import DataError
 from slotlab.files import read_json
@@ -61,7 +62,7 @@ class ClevrTex(PixelDataset):
         images, self.variant, problems = _scan(Path(root), variant)
         if problems and not opening.get("skip_broken"):
             more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
-            raise DataError(f"{problems[0].file}: {problems[0].reason}{more}")
+            raise DataError(f"{problems[0][1].reason}{more}")
         self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
         super().__init__(
             data=str(root),
@@ -72,18 +73,13 @@ class ClevrTex(PixelDataset):
             **opening,
         )
         wanted = {self.numbers[row] for row in self.rows}
-        for problem in problems:
-            if problem.number in wanted:
-                self.note_broken(problem.file, f"{problem.file}: {problem.reason}")
+        self.broken += [file for number, file in problems if number in wanted]
 
     def read(self, row: int) -> Decoded:
         """Decodes the image and its mask."""
-        path = self.paths[row]
-        mask_path = _mask_path(path)
-        decoded = decode_image(path, str(path))
-        mask = decode_mask(mask_path, str(mask_path), palette_only=True)
-        check_sizes(decoded.image, mask, str(path), str(mask_path))
-        return decoded._replace(mask=mask)
+        path, mask = self.paths[row], _mask_path(self.paths[row])
+        ids = decode_mask(mask, str(mask), palette_only=True)
+        return with_mask(decode_image(path, str(path)), ids, str(path), str(mask))
 
     def name(self, row: int) -> str:
         """The image's path."""
@@ -116,31 +112,25 @@ def _mask_path(image: Path) -> Path:
     return image.with_name(f"{image.stem}_flat.png")
 
 
-class _Problem(NamedTuple):
-    number: int
-    file: str
-    reason: str
-
-
-def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[_Problem]]:
-    """Images by index, their variant, and what is wrong, with the remedy."""
+def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[tuple[int, BrokenFile]]]:
+    """Images by index, their variant, and what is wrong with which index."""
     images: dict[int, Path] = {}
     variants: set[str] = set()
-    problems: list[_Problem] = []
+    problems: list[tuple[int, BrokenFile]] = []
     for folder, names in folders_below(root):
-        for name in names:
-            found = IMAGE_NAME.fullmatch(name)
-            variants |= {found["variant"]} if found else set()
-            if found is None or variant not in (None, found["variant"]):
+        for found in filter(None, map(IMAGE_NAME.fullmatch, names)):
+            variants.add(found["variant"])
+            if variant not in (None, found["variant"]):
                 continue
-            path, index = folder / name, int(found["index"])
-            if index in images:
-                reason = f"index {index} is also that of {images[index]}; remove one of the two"
-                problems.append(_Problem(index, str(path), reason))
-                continue
-            images[index] = path
-            if _mask_path(path).name not in names:
-                problems.append(_Problem(index, str(path), f"its mask {_mask_path(path).name} is missing; {RESTORE}"))
+            path, index = folder / found[0], int(found["index"])
+            first = images.setdefault(index, path)
+            problem = None
+            if first is not path:
+                problem = f"index {index} is also that of {first}; remove one of the two"
+            elif _mask_path(path).name not in names:
+                problem = f"its mask {_mask_path(path).name} is missing; {RESTORE}"
+            if problem:
+                problems.append((index, BrokenFile(str(path), f"{path}: {problem}")))
     if variant is None and len(variants) > 1:
         raise DataError(f"{root}: has the variants {', '.join(sorted(variants))}; pass variant=, or one's folder")
     if not images:
@@ -185,20 +175,13 @@ class ImageFolder(PixelDataset):
 
     kind = "images"
 
-    def __init__(
-        self,
-        root: str | Path,
-        **opening: Unpack[Opening],
-    ) -> None:
+    def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         base = Path(root)
         images = base / "images" if (base / "images").is_dir() else base
         named = _split_folders(images) if images != base else {}
-        splits: dict[str, range] = {}
-        self.paths: list[Path] = []
-        for name, folder in named.items():
-            files = image_files(images / folder, nested=True)
-            splits[name] = range(len(self.paths), len(self.paths) + len(files))
-            self.paths += files
+        files = {split: image_files(images / folder) for split, folder in named.items()}
+        self.paths = [path for paths in files.values() for path in paths]
+        splits = in_a_row({split: len(paths) for split, paths in files.items()})
         if not named:
             self.paths = image_files(images, nested=images != base)
             splits = by_order(len(self.paths))
@@ -228,10 +211,8 @@ class ImageFolder(PixelDataset):
         decoded = decode_image(path, str(path))
         if not any(self._images / name in path.parents for name in self._masked):
             return decoded
-        mask_path = self._mask_path(row)
-        mask = decode_mask(mask_path, str(mask_path))
-        check_sizes(decoded.image, mask, str(path), str(mask_path))
-        return decoded._replace(mask=mask)
+        mask = self._mask_path(row)
+        return with_mask(decoded, decode_mask(mask, str(mask)), str(path), str(mask))
 
     def name(self, row: int) -> str:
         """The image's path."""
@@ -240,13 +221,13 @@ class ImageFolder(PixelDataset):
     def _mask_path(self, row: int) -> Path:
         image = self.paths[row]
         stem = self._masks / image.relative_to(self._images).with_suffix("")
-        for suffix in (image.suffix, *MASK_SUFFIXES, *map(str.upper, MASK_SUFFIXES)):
-            candidate = stem.with_name(stem.name + suffix)
-            if suffix.lower() in MASK_SUFFIXES and candidate.is_file():
-                return candidate
-        lossy = next((p for s in (".jpg", ".jpeg", ".webp") if (p := stem.with_name(stem.name + s)).is_file()), None)
-        if lossy is not None:
-            raise DataError(f"{lossy}: a lossy format does not keep object ids; save the mask as a PNG")
+        own = [image.suffix] if image.suffix.lower() in MASK_SUFFIXES else []
+        for suffix in (*own, *MASK_SUFFIXES, *map(str.upper, MASK_SUFFIXES), ".jpg", ".jpeg", ".webp"):
+            path = stem.with_name(stem.name + suffix)
+            if path.is_file() and suffix in (".jpg", ".jpeg", ".webp"):
+                raise DataError(f"{path}: {LOSSY}")
+            if path.is_file():
+                return path
         raise DataError(f"{image}: its mask {stem.with_name(stem.name + '.png')} is missing; {RESTORE}")
 
 

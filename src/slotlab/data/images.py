@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from slotlab.data.sample import Batch
+from slotlab.data.sample import Batch, only
 from slotlab.errors import ConfigError, DataError
 
 AnyImage = Tensor | np.ndarray | Image.Image | bytes | str | Path
@@ -23,10 +23,9 @@ IMAGE_SUFFIXES = (
 )
 # By content, whatever the name says: Pillow knows others, and for EPS it starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "TGA", "PPM")
-GREY_MODES = ("L", "LA", "La", "1")
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-ID_MODES = ("P", "L", "1", *DEEP_MODES)
 ROUNDING = 1e-3  # how far outside [0, 1] the values of a tensor may be
+LOSSY = "a lossy format does not keep object ids; make the mask again as a PNG"
 SKIP_REMEDY = "replace the file, or pass skip_broken=True (--skip-broken) to use the next readable image instead"
 
 
@@ -37,7 +36,7 @@ class Limits(NamedTuple):
     longest: int = 2**26  # most pixels on a side
     shortest: int = 1  # fewest pixels on a side
     size: int = 2**40  # most bytes
-    formats: tuple[str, ...] | None = None  # of Pillow; None takes all of IMAGE_FORMATS
+    formats: tuple[str, ...] = IMAGE_FORMATS
     animations: bool = True  # whether the first frame of an animation is taken
 
 
@@ -76,20 +75,18 @@ def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
     entered: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            subfolders.clear()
-            continue
+        seen = (status.st_dev, status.st_ino) in entered
         entered.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield Path(folder), sorted(names)
+        subfolders[:] = [] if seen else sorted(name for name in subfolders if not name.startswith("."))
+        if not seen:
+            yield Path(folder), sorted(names)
 
 
 def image_files(folder: Path, *, nested: bool = True) -> list[Path]:
     """The image files in `folder` (and below it if `nested`) by suffix, sorted, no hidden ones."""
-    folders = folders_below(folder) if nested else islice(folders_below(folder), 1)
     return sorted(
         place / name
-        for place, names in folders
+        for place, names in islice(folders_below(folder), None if nested else 1)
         for name in names
         if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     )
@@ -128,34 +125,48 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(source: Path | bytes, name: str, limits: Limits | None, remedy: str) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes, name: str, limits: Limits, remedy: str) -> Iterator[Image.Image]:
     """Opens an image file or its bytes; whatever Pillow raises becomes a DataError."""
-    formats = None if limits is None else limits.formats
     size = 1
     try:
         size = source.stat().st_size if isinstance(source, Path) else len(source)
-        if limits is not None and size > limits.size:
+        if size > limits.size:
             raise DataError(f"{name}: {size >> 20} MiB; at most {limits.size >> 20} can be read, make it smaller")
         if isinstance(source, Path) and not source.is_file():
             raise DataError(f"{name}: not a regular file; {remedy}")
         Image.init()
-        allowed = formats or tuple(known for known in IMAGE_FORMATS if known in Image.OPEN)
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=allowed) as image:
+        formats = [known for known in limits.formats if known in Image.OPEN]
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats) as image:
+            _check_limits(image, name, limits)
             yield image
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: the file is missing; {remedy}") from error
-    except UnidentifiedImageError as error:
-        known = f"is not a file of {', '.join(formats)}" if formats else "is not an image of a known format"
-        reason = f"it cannot be decoded (it {known})" if size else "the file is empty (0 bytes)"
-        raise DataError(f"{name}: {reason}; {remedy}") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
-        raise DataError(f"{name}: it cannot be decoded ({error}); {remedy}") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"it is not a file of {', '.join(limits.formats)}" if unknown else error
+        said = f"it cannot be decoded ({reason})" if size else "the file is empty (0 bytes)"
+        raise DataError(f"{name}: {said}; {remedy}") from error
+
+
+def _check_limits(image: Image.Image, name: str, limits: Limits) -> None:
+    width, height = image.size
+    frames = getattr(image, "n_frames", 1)
+    if width * height > limits.pixels or max(width, height) > limits.longest:
+        side = f"{limits.longest:,} on a side and " if limits.longest < limits.pixels else ""
+        said = f"at most {side}{limits.pixels:,} in all can be read, make it smaller"
+    elif min(width, height) < limits.shortest:
+        said = f"at least {limits.shortest} on a side are needed"
+    elif frames > 1 and not limits.animations:
+        raise DataError(f"{name}: an animation of {frames} frames; save one frame as a PNG and use that")
+    else:
+        return
+    raise DataError(f"{name}: {width:,}x{height:,} pixels; {said}")
 
 
 def decode_image(
-    source: Path | bytes, name: str, *, upright: bool = False, limits: Limits | None = None, remedy: str = SKIP_REMEDY
+    source: Path | bytes, name: str, *, upright: bool = False, limits: Limits = LIMITS, remedy: str = SKIP_REMEDY
 ) -> Decoded:
     """Reads an image file, or its bytes.
 
@@ -173,43 +184,24 @@ def decode_image(
         DataError: the file is missing, broken, too large, or has values of unknown range.
     """
     with _opened(source, name, limits, remedy) as image:
-        return Decoded(_rgb(image, name, upright, limits), None, image.mode, image.format)
+        return Decoded(_rgb(image, name, upright), None, image.mode, image.format)
 
 
-def _rgb(image: Image.Image, name: str, upright: bool, limits: Limits | None) -> np.ndarray:
+def _rgb(image: Image.Image, name: str, upright: bool) -> np.ndarray:
     """The pixels of an opened image, uint8 [H, W, 3]."""
-    if limits is not None:
-        _check_limits(image, name, limits)
     if upright:
         image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise DataError(f"{name}: float values have no known range; save the image with 8 or 16 bits a channel")
     if image.mode in ("RGB", "RGBA"):
         return np.asarray(image)[..., :3]
-    if image.mode in DEEP_MODES:
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise DataError(f"{name}: 32-bit values outside 0..65535; save the image with 8 or 16 bits a channel")
-        grey = ((grey * 255 + 32767) // 65535).astype(np.uint8)
-    elif image.mode in GREY_MODES:
-        grey = np.asarray(image.convert("L"))
-    elif image.mode == "F":
-        raise DataError(f"{name}: float values have no known range; save the image with 8 or 16 bits a channel")
-    else:
+    if image.mode not in DEEP_MODES:
         return np.asarray(image.convert("RGB"))
+    grey = np.asarray(image)
+    if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
+        raise DataError(f"{name}: 32-bit values outside 0..65535; save the image with 8 or 16 bits a channel")
+    grey = (grey // 257 + (grey % 257 > 128)).astype(np.uint8)  # round(255 * grey / 65535) in 16 bits
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _check_limits(image: Image.Image, name: str, limits: Limits) -> None:
-    width, height = image.size
-    if width * height > limits.pixels or max(width, height) > limits.longest:
-        side = f"{limits.longest:,} on a side and " if limits.longest < limits.pixels else ""
-        raise DataError(
-            f"{name}: {width:,}x{height:,} pixels; at most {side}{limits.pixels:,} in all can be read, make it smaller"
-        )
-    if min(width, height) < limits.shortest:
-        raise DataError(f"{name}: {width:,}x{height:,} pixels; at least {limits.shortest} on a side are needed")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and not limits.animations:
-        raise DataError(f"{name}: an animation of {frames} frames; save one frame as a PNG and use that")
 
 
 def decode_mask(
@@ -221,11 +213,11 @@ def decode_mask(
     files of 8 or 16 bits hold ids too, and so does an RGB file whose three channels agree.
 
     Raises:
-        DataError: the file is missing or broken, or holds colours instead of ids.
+        DataError: the file is missing, broken or too large, or holds colours instead of ids.
     """
-    with _opened(source, name, None, remedy) as image:
+    with _opened(source, name, LIMITS, remedy) as image:
         if image.format in ("JPEG", "MPO"):
-            raise DataError(f"{name}: a lossy format does not keep object ids; make the mask again as a PNG")
+            raise DataError(f"{name}: {LOSSY}")
         if palette_only and image.mode != "P":
             raise DataError(
                 f"{name}: mode {image.mode} instead of a palette image ('P') whose pixel values are object ids; "
@@ -234,30 +226,32 @@ def decode_mask(
         # Pillow keeps the high byte of these, and no longer knows it once the pixels are there.
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         ids = np.asarray(image)
-        if image.mode in ("RGB", "RGBA"):
-            if deep:
-                raise DataError(f"{name}: 16 bits a channel in colours; save the mask as a grey PNG of 8 or 16 bits")
-            if (ids[..., 0] != ids[..., 1]).any() or (ids[..., 0] != ids[..., 2]).any():
-                raise DataError(
-                    f"{name}: a mask in colours; expected one object id a pixel (palette or grey PNG, 0 = background). "
-                    "Convert it: np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True), background first"
-                )
-            ids = ids[..., 0]
-        elif image.mode not in ID_MODES:
+        if image.mode in ("P", "L", "1", *DEEP_MODES):
+            return ids.astype(np.uint8) if ids.dtype == bool else ids
+        if image.mode not in ("RGB", "RGBA"):
             raise DataError(f"{name}: mode {image.mode} holds no object ids; save the mask as a palette or grey PNG")
-        return ids.astype(np.uint8) if ids.dtype == bool else ids
+        if deep:
+            raise DataError(f"{name}: 16 bits a channel in colours; save the mask as a grey PNG of 8 or 16 bits")
+        if (ids[..., 1:3] != ids[..., :1]).any():
+            raise DataError(
+                f"{name}: a mask in colours; expected one object id a pixel (palette or grey PNG, 0 = background). "
+                "Convert it: np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True), background first"
+            )
+        return ids[..., 0]
 
 
 # --- checks, crop and resize ----------------------------------------------------------------------
 
 
-def check_sizes(image: np.ndarray, mask: np.ndarray, image_name: str, mask_name: str) -> None:
-    """Raises a DataError that names both unless image and mask have the same height and width."""
-    if image.shape[:2] != mask.shape[:2]:
+def with_mask(decoded: Decoded, mask: np.ndarray, image_name: str, mask_name: str) -> Decoded:
+    """The image with its mask; a DataError names both unless they have the same height and width."""
+    (height, width), (mask_height, mask_width) = decoded.image.shape[:2], mask.shape
+    if (height, width) != (mask_height, mask_width):
         raise DataError(
-            f"{mask_name}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image_name} has "
-            f"{image.shape[1]}x{image.shape[0]}; make the mask again at the image's size (resize with NEAREST)"
+            f"{mask_name}: {mask_width}x{mask_height} pixels, but its image {image_name} has {width}x{height}; "
+            "make the mask again at the image's size (resize with NEAREST)"
         )
+    return decoded._replace(mask=mask)
 
 
 def check_ids(mask: np.ndarray, name: str) -> None:
@@ -346,32 +340,29 @@ def read_image(
         (4, 6, 3)
     """
     if isinstance(source, Tensor):
-        return _tensor_pixels(source)
+        if source.ndim != 3 or source.shape[0] != 3:
+            raise ValueError(f"image: expected [3, H, W], got {list(source.shape)}")
+        if not source.is_floating_point():
+            raise ValueError(f"image: expected floats in [0, 1], got {source.dtype}; divide by 255")
+        low, high = (float(value) for value in source.detach().float().aminmax())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
+            raise ValueError(
+                f"image: expected values in [0, 1], got {low:g} to {high:g}; clamp it, or divide 0..255 by 255"
+            )
+        return to_pixels({"image": source[None], "index": torch.zeros(1)})[0][0]
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
             raise ValueError(f"image: expected uint8 [H, W, 3], got {source.dtype} {list(source.shape)}")
         return source
     if isinstance(source, Image.Image):
-        return _rgb(source, name or "image", upright, limits)
+        _check_limits(source, name or "image", limits)
+        return _rgb(source, name or "image", upright)
     if not isinstance(source, bytes):
         source = Path(source)
         if not source.is_file():
             raise DataError(f"{name or source}: no such image file")
         name = name or str(source)
     return decode_image(source, name or "image", upright=upright, limits=limits, remedy="give another file").image
-
-
-def _tensor_pixels(image: Tensor) -> np.ndarray:
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"image: expected [3, H, W], got {list(image.shape)}")
-    if not image.is_floating_point():
-        raise ValueError(f"image: expected floats in [0, 1], got {image.dtype}; divide by 255")
-    low, high = (float(value) for value in image.detach().float().aminmax())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
-        raise ValueError(
-            f"image: expected values in [0, 1], got {low:g} to {high:g}; clamp it, or divide 0..255 by 255"
-        )
-    return (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float = 1.0) -> tuple[Tensor, Tensor | None]:
@@ -397,16 +388,16 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
         ((3, 16, 16), (16, 16), torch.int64)
     """
     check_geometry(crop, resolution)
-    pixels, ids = read_image(image, upright=mask is None), None if mask is None else _ids(mask)
-    if ids is not None:
+    decoded = Decoded(read_image(image, upright=mask is None))
+    if mask is not None:
         names = [str(one) if isinstance(one, str | Path) else kind for one, kind in ((image, "image"), (mask, "mask"))]
-        check_sizes(pixels, ids, *names)
+        ids = _ids(mask)
         check_ids(ids, names[1])
-    if isinstance(image, Tensor) and image.shape == (3, resolution, resolution):
-        return image.detach().cpu().float(), None if ids is None else torch.from_numpy(ids.astype(np.int64))
-    cut = square(Decoded(pixels, ids), crop=crop, resolution=resolution)
-    batch = to_batch(cut.image[None], None if cut.mask is None else cut.mask[None], [0])
-    return batch["image"][0], batch["mask"][0] if "mask" in batch else None
+        decoded = with_mask(decoded, ids, *names)
+    exact = image if isinstance(image, Tensor) and image.shape == (3, resolution, resolution) else None
+    cut = decoded if exact is not None else square(decoded, crop=crop, resolution=resolution)
+    sample = only(to_batch(cut.image[None], None if cut.mask is None else cut.mask[None], [0]))
+    return sample["image"] if exact is None else exact.detach().cpu().float(), sample.get("mask")
 
 
 def _ids(mask: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from slotlab.data.dataset import BrokenFile
 from slotlab.data.sample import Batch, SlotDataset
@@ -39,8 +39,7 @@ def batch_positions(step: int, *, count: int, batch_size: int, seed: int) -> np.
         >>> batch_positions(1, count=5, batch_size=4, seed=0).shape
         (4,)
     """
-    first, pieces = step * batch_size, []
-    wanted = batch_size
+    first, wanted, pieces = step * batch_size, batch_size, []
     while wanted:
         epoch, offset = divmod(first, count)
         if count <= LARGEST_PERMUTATION:
@@ -80,7 +79,6 @@ def training_batches(
         ConfigError: `batch_size` is not a multiple of `world_size`, or an argument is out of range.
         DataError: an image is broken, without `skip_broken`.
     """
-    _check(batch_size=batch_size, workers=workers)
     if batch_size % world_size:
         raise ConfigError(f"batch_size={batch_size}: take a multiple of {world_size}, the number of processes")
     share, count = batch_size // world_size, len(dataset)
@@ -92,7 +90,7 @@ def training_batches(
             yield whole[rank * share : (rank + 1) * share].tolist()
             step += 1
 
-    return _loaded(dataset, pieces, workers, prefetch)
+    return _loaded(dataset, pieces(), batch_size, workers, prefetch)
 
 
 def evaluation_batches(
@@ -108,22 +106,13 @@ def evaluation_batches(
 
     Each rank gets a contiguous part, and no sample is dropped or repeated.
     """
-    _check(batch_size=batch_size, workers=workers)
     first, last = (len(dataset) * part // world_size for part in (rank, rank + 1))
 
     def pieces() -> Iterator[list[int]]:
         for start in range(first, last, batch_size):
             yield list(range(start, min(start + batch_size, last)))
 
-    return _loaded(dataset, pieces, workers, prefetch)
-
-
-class _Pieces(Sampler[list[int]]):
-    def __init__(self, pieces: Callable[[], Iterator[list[int]]]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self._pieces()
+    return _loaded(dataset, pieces(), batch_size, workers, prefetch)
 
 
 class _Batches(Dataset[Any]):
@@ -142,17 +131,20 @@ class _Batches(Dataset[Any]):
 
 
 def _loaded(
-    dataset: SlotDataset, pieces: Callable[[], Iterator[list[int]]], workers: int, prefetch: int
+    dataset: SlotDataset, pieces: Iterator[list[int]], batch_size: int, workers: int, prefetch: int
 ) -> Iterator[Batch]:
     device = torch.device(getattr(dataset, "device", "cpu"))
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ConfigError(f"{name}={value}: expected {least} or more")
     if workers and device.type != "cpu":
         raise ConfigError(f"workers={workers}: this data set makes its batches on {device}; take workers=0")
     loader = DataLoader(
         _Batches(dataset),
         batch_size=None,
-        sampler=_Pieces(pieces),
+        sampler=pieces,
         num_workers=workers,
-        collate_fn=_unchanged,
+        collate_fn=tuple,  # which changes nothing
         pin_memory=torch.cuda.is_available() and device.type == "cpu",
         prefetch_factor=prefetch if workers else None,
         generator=torch.Generator(),  # so that a loader draws nothing from the global generator
@@ -173,17 +165,6 @@ def _unwrapped(dataset: SlotDataset, loader: DataLoader[Any], workers: int) -> I
             yield batch
     finally:
         del results  # ends the workers now, even if a traceback keeps this frame alive
-
-
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-def _check(batch_size: int, workers: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size}: expected 1 or more")
-    if workers < 0:
-        raise ConfigError(f"workers={workers}: expected 0 or more")
 
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import torch
 
 from slotlab.data.dataset import BrokenFile, checked_position, choose, first_rows
 from slotlab.data.images import to_batch
-from slotlab.data.sample import Batch, Sample, only
+from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import DataError
 from slotlab.files import read_json, sha256_of
 
@@ -19,7 +19,7 @@ FORMAT, VERSION = "slotlab-packed", 1
 REMEDY = "pack the source again with `slotlab data pack`"
 
 
-class Packed:
+class Packed(SlotDataset):
     """A folder that `slotlab data pack` wrote.
 
     Dataset format:
@@ -68,9 +68,6 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __getitem__(self, position: int) -> Sample:
-        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked."""

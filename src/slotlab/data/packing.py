@@ -1,7 +1,5 @@
 """Writing the packed cache that `packed.py` reads."""
 
-import math
-import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -133,12 +131,11 @@ def _write_images(
     """Writes images.npy, masks.npy and indices.npy; returns the settings, except `arrays`."""
     total, most_objects = sum(len(part) for part in parts.values()), 0
     masked = [name for name, part in parts.items() if part.has_masks]
+    images, masks, ids_type = folder / "images.npy", folder / "masks.npy", np.uint8
     indices: list[int] = []
     splits: dict[str, list[int]] = {}
     broken: list[BrokenFile] = []
-    images: Any
-    masks: Any
-    images = masks = None
+    shape: Any = ()
     for split, part in parts.items():
         start = len(indices)
         for name, found in _decoded(part):
@@ -149,45 +146,39 @@ def _write_images(
                 broken.append(BrokenFile(name, str(found)))
                 continue
             number, image, mask = found
-            row, size = len(indices), image.shape[:2]
             if not indices:
-                images = _new_array(folder / "images.npy", (total, *image.shape), image.dtype)
-                if masked:
-                    masks = _new_array(folder / "masks.npy", (total, *size), np.uint8)
-            if images.shape[1:] != image.shape:
+                shape = image.shape
+                _check_space(folder, total * image[..., 0].size * (4 if masked else 3))
+            if image.shape != shape:
                 raise DataError(
-                    f"{name}: images of mixed sizes: {size[1]}x{size[0]} after {images.shape[2]}x{images.shape[1]}; "
+                    f"{name}: images of mixed sizes: {image.shape[1]}x{image.shape[0]} after {shape[1]}x{shape[0]}; "
                     "pass resolution= to bring all to one size"
                 )
-            images[row] = image
-            if mask is not None:
-                low, high = int(mask.min()), int(mask.max())
+            if masked:
+                ids = np.zeros(shape[:2], np.uint8) if mask is None else mask
+                low, high = int(ids.min()), int(ids.max())
                 if low < 0 or high > 32767:
                     raise DataError(f"{name}: mask ids {low}..{high}; a packed cache holds 0..32767: renumber them")
-                if high > 255 and masks.dtype == np.uint8:
-                    narrow = masks[:row].copy()
-                    masks = _new_array(folder / "masks.npy", masks.shape, np.int16)
-                    masks[:row] = narrow
-                masks[row] = mask
-                most_objects = max(most_objects, len(np.unique(mask[mask != 0])))
+                if high > 255 and ids_type == np.uint8:
+                    ids_type = np.int16
+                    if indices:
+                        _set_rows(masks, len(indices))
+                        np.save(masks, np.load(masks).astype(ids_type))
+                _append(masks, ids[None].astype(ids_type))
+                most_objects = max(most_objects, len(np.unique(ids[ids != 0])))
+            _append(images, image[None])
             indices.append(number)
         splits[split] = [start, len(indices)]
     if not indices:
         raise DataError(f"{facts['data']}: not one readable image; run `slotlab data check` on it")
-    resolution = images.shape[1]
-    del images, masks  # closes the files
-    for path in folder.glob("*.npy") if broken else ():
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        header = {"descr": array.dtype.str, "fortran_order": False, "shape": (len(indices), *array.shape[1:])}
-        with path.open("r+b") as file:  # NumPy pads the header, so its length stays
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(path.stat().st_size - array[len(indices) :].nbytes)
+    for path in (images, masks) if masked else (images,):
+        _set_rows(path, len(indices))
     np.save(folder / "indices.npy", np.array(indices, dtype=np.int64))
     return {
         "format": FORMAT,
         "version": VERSION,
         "source": {key: value for key, value in facts.items() if key not in ("split", "count", "broken")},
-        "resolution": resolution,
+        "resolution": shape[0],
         "crop": facts["crop"],
         "count": len(indices),
         "splits": {} if set(splits) == {"all"} else splits,
@@ -199,15 +190,15 @@ def _write_images(
 
 @torch.inference_mode()
 def _write_latents(folder: Path, encoder: LatentEncoder) -> Generator[int, None, None]:
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    latents = np.empty(0)
+    images, path = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), folder / "latents.npy"
     for start in range(0, len(images), AT_ONCE):
         pixels = np.asarray(images[start : start + AT_ONCE])
-        encoded = encoder.encode(to_batch(pixels, None, range(len(pixels)))["image"]).float().cpu().numpy()
+        latents = encoder.encode(to_batch(pixels, None, range(len(pixels)))["image"]).float().cpu().numpy()
         if not start:
-            latents = _new_array(folder / "latents.npy", (len(images), *encoded.shape[1:]), np.float32)
-        latents[start : start + AT_ONCE] = encoded
+            _check_space(folder, latents[0].nbytes * len(images))
+        _append(path, latents)
         yield len(pixels)
+    _set_rows(path, len(images))
 
 
 def _decoded(part: SlotDataset) -> Iterator[tuple[str, DataError | tuple[int, Any, Any]]]:
@@ -231,15 +222,27 @@ def _decoded(part: SlotDataset) -> Iterator[tuple[str, DataError | tuple[int, An
             yield f"scene {number}", (number, images[i], None if masks is None else masks[i])
 
 
-def _new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    need, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+def _check_space(folder: Path, need: int) -> None:
+    free = shutil.disk_usage(folder).free
     if need > free:
         raise DataError(
-            f"{path.parent.parent}: packing needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free space or "
+            f"{folder.parent}: packing needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free space or "
             "name another folder"
         )
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk raises here; a write to the map would kill the process
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
+
+
+def _append(path: Path, rows: np.ndarray) -> None:
+    """Adds rows to a .npy file, whose header says how many only after `_set_rows`."""
+    if not path.exists():
+        return np.save(path, rows)
+    with path.open("ab") as file:
+        file.write(np.ascontiguousarray(rows).data)
+
+
+def _set_rows(path: Path, count: int) -> None:
+    with path.open("r+b") as file:  # NumPy pads the header, so its length stays
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        file.seek(0)
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *shape[1:])}
+        np.lib.format.write_array_header_1_0(file, header)

@@ -73,7 +73,7 @@ class SlotDataset(Protocol):
 
     def __getitem__(self, position: int) -> Sample:
         """The sample at `position` in 0..len-1 (IndexError beyond)."""
-        ...
+        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slotlab.data.dataset import BrokenFile, checked_position, choose
+from slotlab.data.dataset import BrokenFile, checked_position, choose, in_a_row
 from slotlab.data.images import to_batch, to_pixels
-from slotlab.data.sample import Batch, Sample, only
+from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 from slotlab.files import Workspace, replacing, write_json
 from slotlab.progress import Stage, finish
@@ -23,7 +23,7 @@ MOST = {"test": 10_000, "val": 10_000, "train": 2_000_000_000}
 DEFAULT_COUNT = {"test": 1_000, "val": 1_000, "train": 10_000}
 
 
-class Scenes:
+class Scenes(SlotDataset):
     """Scenes of one variant, rendered on demand.
 
     Dataset format: none. Scene `i` of a seed and a resolution is always the same image. The splits
@@ -62,26 +62,20 @@ class Scenes:
     ) -> None:
         if crop not in (None, 1, 1.0):
             raise ConfigError(f"crop={crop}: scenes are rendered at their resolution; leave crop out")
-        counts = {name: DEFAULT_COUNT[name] if count is None else count for name in FIRST_INDEX}
-        self.splits: dict[str, range] = {}
-        total = 0
-        for name, size in counts.items():
+        sizes = {name: usual if count is None else count for name, usual in DEFAULT_COUNT.items()}
+        for name, size in sizes.items():
             if split in (name, "all") and not 1 <= size <= MOST[name]:
                 raise ConfigError(f"count={size}: split {name!r} of scenes holds 1 to {MOST[name]:,} scenes")
-            self.splits[name] = range(total, total + size)
-            total += size
-        self.variant, self.seed, self.supersample = variant, seed, supersample
-        self.min_objects, self.max_objects = min_objects, max_objects
-        self.rows, self.split = choose(self.splits, split, total, f"scenes:{variant}")
+        self.variant, self.splits = variant, in_a_row(sizes)
+        self.rows, self.split = choose(self.splits, split, sum(sizes.values()), f"scenes:{variant}")
         self.resolution, self.device = 64 if resolution is None else resolution, torch.device(device)
+        self._options: dict[str, Any] = {"resolution": self.resolution, "variant": variant, "seed": seed}
+        self._options |= {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
         self.broken: list[BrokenFile] = []
         self._rendered([])  # checks the arguments
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __getitem__(self, position: int) -> Sample:
-        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The scenes at `positions`, rendered together."""
@@ -100,22 +94,18 @@ class Scenes:
     def _rendered(self, numbers: Sequence[int]) -> "SceneBatch":
         from slotlab.scenes import render
 
-        return render(numbers, **self._options(), device=self.device)
-
-    def _options(self) -> dict[str, Any]:
-        names = ("resolution", "variant", "seed", "min_objects", "max_objects", "supersample")
-        return {name: getattr(self, name) for name in names}
+        return render(numbers, **self._options, device=self.device)
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with all that decides the images."""
         facts = {"data": f"scenes:{self.variant}", "kind": self.kind, "split": self.split, "crop": 1.0}
-        return facts | {"count": len(self)} | self._options()
+        return facts | {"count": len(self)} | self._options
 
 
 RENDERED_TOGETHER = 128
 
 
-class ScenesInMemory:
+class ScenesInMemory(SlotDataset):
     """Scenes that are rendered once and kept in memory as uint8, 4 bytes a pixel.
 
     On a CPU, rendering takes as long as a training step of a small model; the second epoch then
@@ -138,9 +128,6 @@ class ScenesInMemory:
 
     def __len__(self) -> int:
         return len(self.scenes)
-
-    def __getitem__(self, position: int) -> Sample:
-        return only(self.batch([position]))
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The scenes at `positions`, stacked; renders others too, as a large batch is faster."""
@@ -214,9 +201,9 @@ def write_scenes(
             other settings.
         DataError: `out` holds more scenes than `count`.
     """
-    options: dict[str, Any] = {"variant": variant, "resolution": resolution, "seed": seed, "device": device}
-    objects: dict[str, Any] = {"min_objects": min_objects, "max_objects": max_objects}
-    return finish(write_scenes_steps(out, count=count, supersample=supersample, **options, **objects))
+    options: dict[str, Any] = {"variant": variant, "resolution": resolution, "seed": seed, "supersample": supersample}
+    options |= {"min_objects": min_objects, "max_objects": max_objects}
+    return finish(write_scenes_steps(out, count=count, device=device, **options))
 
 
 def write_scenes_steps(
@@ -239,11 +226,7 @@ def write_scenes_steps(
         if int(path.stem[-6:]) >= count:
             raise DataError(f"{path}: {out} holds more scenes than count={count}; raise it or name a new folder")
     stems = [folder / str(index // 1000) / f"CLEVRTEX_{variant}_{index:06d}" for index in range(count)]
-    todo = [
-        index
-        for index, stem in enumerate(stems)
-        if not all(path.is_file() and path.stat().st_size for path in _files(stem))
-    ]
+    todo = [index for index, stem in enumerate(stems) if not all(map(_written, _files(stem)))]
     done, batch = count - len(todo), max(1, SAMPLES_AT_ONCE // (options["resolution"] * options["supersample"]) ** 2)
     for start in range(0, len(todo), batch):
         indices = todo[start : start + batch]
@@ -265,10 +248,10 @@ def write_scenes_steps(
     return folder
 
 
-def _files(stem: Path) -> tuple[Path, Path, Path]:
+def _files(stem: Path) -> list[Path]:
     """Image, mask and json of a scene."""
-    return (
-        stem.with_name(f"{stem.name}.png"),
-        stem.with_name(f"{stem.name}_flat.png"),
-        stem.with_name(f"{stem.name}.json"),
-    )
+    return [stem.with_name(f"{stem.name}{end}") for end in (".png", "_flat.png", ".json")]
+
+
+def _written(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
