@@ -27,17 +27,28 @@ DUPLICATE_PAIRS, OF_ONE_PAIR = 1.5, 0.3  # pairs per image; share of the images
 SOFT = 0.5  # entropy
 UNSETTLED = 0.2  # attention change
 FEWEST_IMAGES = 20  # to call a slot dead
+NUMBERS = (  # of a `Diagnosis`, in `metrics.json`
+    *("images", "slots_used", "slots_used_counts", "slot_use", "slot_shares", "mask_entropy", "attention_change"),
+    *("attention_changes", "likeness", "true_likeness", "background_slots", "objects", "dead_slots", "duplicates"),
+    "duplicate_pairs",
+)
 
 
-def owned_shares(masks: Tensor) -> Tensor:
+def owned_shares(masks: Tensor, counted: Tensor | None = None) -> Tensor:
     """Share of the pixels that each slot owns (argmax of masks [B, K, H, W]): float32 [B, K].
+
+    With `counted`, bool [B, H, W], the share of those pixels; NaN for an image without any.
 
     Example:
         >>> first = torch.tensor([[0.9, 0.6], [0.7, 0.2]])
         >>> owned_shares(torch.stack([first, 1 - first])[None])
         tensor([[0.7500, 0.2500]])
     """
-    return _owned(masks) / masks[0, 0].numel()
+    batch, slots = masks.shape[:2]
+    places = masks.argmax(dim=1) + slots * torch.arange(batch, device=masks.device)[:, None, None]
+    kept = places.flatten() if counted is None else places[counted]
+    pixels = masks[0, 0].numel() if counted is None else counted.sum(dim=(1, 2))[:, None]
+    return torch.bincount(kept, minlength=batch * slots).view(batch, slots) / pixels
 
 
 def mask_entropy(masks: Tensor) -> Tensor:
@@ -69,10 +80,8 @@ def background_slots(masks: Tensor, target: Tensor) -> Tensor:
 
     Masks are [B, K, H, W], the true masks int64 [B, H, W] with 0 = background.
     """
-    background = target == 0
-    pixels = background.sum(dim=(1, 2))
-    shares = _owned(masks, background) / pixels[:, None]
-    return torch.where(pixels > 0, (shares > BACKGROUND_SHARE).sum(dim=1).float(), math.nan)
+    shares = owned_shares(masks, target == 0)
+    return torch.where(shares[:, 0].isnan(), math.nan, (shares > BACKGROUND_SHARE).sum(dim=1).float())
 
 
 def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
@@ -102,27 +111,19 @@ def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
     return found.triu(diagonal=1)
 
 
-def _owned(masks: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Pixels that each slot owns, of those `counted` (bool [B, H, W]): int64 [B, K]."""
-    batch, slots = masks.shape[:2]
-    places = masks.argmax(dim=1) + slots * torch.arange(batch, device=masks.device)[:, None, None]
-    kept = places.flatten() if counted is None else places[counted]
-    return torch.bincount(kept, minlength=batch * slots).view(batch, slots)
-
-
 @dataclass(eq=False)  # not frozen: torchmetrics copies what `compute` returns field by field
 class Diagnosis:
     """How a model uses its slots on some images; see docs/diagnostics.md for healthy values."""
 
     images: int
-    used_counts: Sequence[int]  # images in which 0, 1, ..., K slots are used: own over 0.5 % of the pixels
-    use: Sequence[float]  # share of the images in which each slot is used, [K]
-    shares: Sequence[float]  # mean share of the pixels that each slot owns, [K]
-    entropy: float  # of the masks over slots, mean over pixels and images, divided by log K; in [0, 1]
+    slots_used_counts: Sequence[int]  # images in which 0, 1, ..., K slots are used: own over 0.5 % of the pixels
+    slot_use: Sequence[float]  # share of the images in which each slot is used, [K]
+    slot_shares: Sequence[float]  # mean share of the pixels that each slot owns, [K]
+    mask_entropy: float  # over slots, mean over pixels and images, divided by log K; in [0, 1]
     entropy_counts: Sequence[int]  # images by entropy, in 20 equal bins from 0 to 1
     attention_changes: Sequence[float]  # share that moves to another slot per iteration, [T - 1]
-    duplicates: Sequence[Sequence[float]]  # share of images in which slots i < j hold the same thing, [K][K]
-    likeness: float  # mean ARI between the segmentations of neighbouring images; NaN for a single image
+    duplicate_shares: Sequence[Sequence[float]]  # share of images in which slots i < j hold the same thing, [K][K]
+    likeness: float | None  # mean ARI between the segmentations of neighbouring images; None for a single image
     true_likeness: float | None  # the same for the true masks; None, as below, without true masks
     background_slots: float | None  # mean number of slots that own more than a tenth of the true background
     objects: float | None  # mean number of objects
@@ -130,56 +131,38 @@ class Diagnosis:
     mean_masks: Tensor  # share of the images in which each slot owns each place, float32 [K, 32, 32]
 
     @property
-    def slots(self) -> int:
-        """Number of slots K."""
-        return len(self.use)
-
-    @property
     def slots_used(self) -> float:
         """Mean number of slots that own more than 0.5 % of an image."""
-        return sum(number * images for number, images in enumerate(self.used_counts)) / self.images
+        return sum(number * images for number, images in enumerate(self.slots_used_counts)) / self.images
+
+    @property
+    def attention_change(self) -> float | None:
+        """Share of the attention that moves in the last iteration; None for a single one."""
+        return self.attention_changes[-1] if self.attention_changes else None
 
     @property
     def dead_slots(self) -> list[int]:
         """Slots that are used in no image."""
-        return [slot for slot, use in enumerate(self.use) if use == 0]
+        return [slot for slot, use in enumerate(self.slot_use) if use == 0]
 
     @property
-    def duplicate_pairs(self) -> list[tuple[int, int, float]]:
-        """Pairs that are duplicates in over 30 % of the images, with that share; worst first."""
-        pairs = [(one, other, share) for one, row in enumerate(self.duplicates) for other, share in enumerate(row)]
-        return sorted((pair for pair in pairs if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
+    def duplicate_pairs(self) -> list[list[Any]]:
+        """[i, j, share] of the pairs that are duplicates in over 30 % of the images; worst first."""
+        shares = [[i, j, share] for i, row in enumerate(self.duplicate_shares) for j, share in enumerate(row)]
+        return sorted((pair for pair in shares if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
 
     @property
-    def duplicates_per_image(self) -> float:
+    def duplicates(self) -> float:
         """Mean number of pairs of duplicate slots per image."""
-        return sum(map(sum, self.duplicates))
+        return sum(map(sum, self.duplicate_shares))
 
     def numbers(self) -> dict[str, Any]:
-        """The numbers for `metrics.json`, as JSON values; unknown ones are left out."""
-        single = math.isnan(self.likeness)
-        values: dict[str, Any] = {
-            "images": self.images,
-            "slots_used": self.slots_used,
-            "slots_used_counts": list(self.used_counts),
-            "slot_use": list(self.use),
-            "slot_shares": list(self.shares),
-            "mask_entropy": self.entropy,
-            "attention_change": self.attention_changes[-1] if self.attention_changes else None,
-            "attention_changes": list(self.attention_changes),
-            "likeness": None if single else self.likeness,
-            "true_likeness": None if single else self.true_likeness,
-            "background_slots": self.background_slots,
-            "objects": self.objects,
-            "dead_slots": self.dead_slots,
-            "duplicates": self.duplicates_per_image,
-            "duplicate_pairs": [list(pair) for pair in self.duplicate_pairs],
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        """The `NUMBERS`, as JSON values; unknown ones are left out."""
+        return {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
 
     def warnings(self) -> list[str]:
         """What is wrong, each as "name: what was measured; what to try"; empty if nothing is."""
-        found, slots = [], self.slots
+        found, slots, images = [], len(self.slot_use), self.images
         fewer = f"slots={max(2, slots - 1)}"
         if self.most_objects is not None and self.most_objects + 1 > slots:
             found.append(
@@ -189,8 +172,9 @@ class Diagnosis:
         if slots > 1 and self.slots_used < COLLAPSED:
             collapse = f"slots have collapsed: {self.slots_used:.1f} of {slots} own any of the image"
             return [*found, f"{collapse}; train longer (steps), halve learning_rate, or double warmup_steps"]
-        if self.likeness > max(TILING, ABOVE_TRUTH + (-1.0 if self.true_likeness is None else self.true_likeness)):
-            truth = "" if self.true_likeness is None else f" (true masks: {self.true_likeness:.2f})"
+        true = -1.0 if self.true_likeness is None else self.true_likeness
+        if self.likeness is not None and self.likeness > max(TILING, ABOVE_TRUTH + true):
+            truth = "" if self.true_likeness is None else f" (true masks: {true:.2f})"
             found.append(
                 f"slots tile the picture: segmentations of different images agree with ARI {self.likeness:.2f}{truth}, "
                 f"as if the masks ignored the image; try another seed (seed=1), double warmup_steps, halve the "
@@ -202,35 +186,31 @@ class Diagnosis:
                 f"longer, or set background_penalty=0.01 (with learned slots and a broadcast decoder; otherwise "
                 f"mask_penalty=0.001) and double it until the background is whole, or use fewer slots ({fewer})"
             )
-        dead = self.dead_slots
-        if dead and self.images >= FEWEST_IMAGES:
-            named = " and ".join(filter(None, [", ".join(map(str, dead[:-1])), str(dead[-1])]))
-            are, they = ("is", "it owns") if len(dead) == 1 else ("are", "they own")
+        if (dead := self.dead_slots) and images >= FEWEST_IMAGES:
             found.append(
-                f"dead slots: {named} {are} never used, {they} at most 0.5 % of each of {self.images} images; set "
+                f"dead slots: {', '.join(map(str, dead))}, never used: at most 0.5 % of each of {images} images; set "
                 f"slots={slots - len(dead)} if that is enough for the objects, else initialisation=gaussian, which "
                 f"makes all slots alike, or another seed (seed=1)"
             )
-        pairs = self.duplicate_pairs
-        if pairs or self.duplicates_per_image > DUPLICATE_PAIRS:
+        if (pairs := self.duplicate_pairs) or self.duplicates > DUPLICATE_PAIRS:
             named = ", ".join(f"{one} and {other} (in {share:.0%} of the images)" for one, other, share in pairs[:3])
             named += f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
             found.append(
-                f"duplicate slots: {named or f'{self.duplicates_per_image:.1f} pairs in each image, always others'} "
+                f"duplicate slots: {named or f'{self.duplicates:.1f} pairs in each image, always others'} "
                 f"hold the same thing; use fewer slots ({fewer}), train longer (steps), or set sharing_penalty=0.02 "
                 f"for the last third of the steps (sharing_penalty_start; with learned slots and a broadcast decoder, "
                 f"otherwise mask_penalty=0.001)"
             )
-        if self.entropy > SOFT:
+        if self.mask_entropy > SOFT:
             found.append(
-                f"soft masks: their entropy is {self.entropy:.2f} of the highest possible, so slots share pixels "
+                f"soft masks: their entropy is {self.mask_entropy:.2f} of the highest possible, so slots share pixels "
                 f"instead of owning them; train longer (steps), or try mask_penalty=0.001"
             )
-        if self.attention_changes and self.attention_changes[-1] > UNSETTLED:
+        if (change := self.attention_change or 0.0) > UNSETTLED:
             iterations = len(self.attention_changes) + 1
             found.append(
-                f"attention does not settle: {self.attention_changes[-1]:.0%} of it moves to another slot in the last "
-                f"of {iterations} iterations; set iterations={iterations + 2}, or train longer (steps)"
+                f"attention does not settle: {change:.0%} of it moves to another slot in the last of {iterations} "
+                f"iterations; set iterations={iterations + 2}, or train longer (steps)"
             )
         return found
 
@@ -253,10 +233,10 @@ class SlotDiagnostics(Metric):
         super().__init__()
         self.slots = slots
         self._before: Tensor | None = None
-        shapes: dict[str, tuple[int, ...]] = {"used": (slots + 1,), "use": (slots,), "shares": (slots,)}
-        shapes |= {"entropies": (ENTROPY_BINS,), "attention_changes": (iterations - 1,), "duplicates": (slots, slots)}
-        shapes |= {"mean_masks": (slots, MEAN_SIDE, MEAN_SIDE)}
-        shapes |= dict.fromkeys(("images", "entropy", "pairs", "likeness", "true_likeness"), ())
+        shapes: dict[str, tuple[int, ...]] = {"slots_used_counts": (slots + 1,), "slot_use": (slots,)}
+        shapes |= {"slot_shares": (slots,), "entropy_counts": (ENTROPY_BINS,), "attention_changes": (iterations - 1,)}
+        shapes |= {"duplicate_shares": (slots, slots), "mean_masks": (slots, MEAN_SIDE, MEAN_SIDE)}
+        shapes |= dict.fromkeys(("images", "mask_entropy", "pairs", "likeness", "true_likeness"), ())
         shapes |= dict.fromkeys(("masked", "objects", "background", "with_background"), ())
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -276,13 +256,13 @@ class SlotDiagnostics(Metric):
         owned = F.one_hot(owners, self.slots).movedim(3, 1).float()
         added: dict[str, Any] = {
             "images": len(masks),
-            "used": torch.bincount(used.sum(dim=1), minlength=self.slots + 1),
-            "use": used.sum(dim=0),
-            "shares": shares.sum(dim=0),
-            "entropy": entropy.sum(),
-            "entropies": torch.histc(entropy.clamp(0, 1), ENTROPY_BINS, 0, 1),
+            "slots_used_counts": torch.bincount(used.sum(dim=1), minlength=self.slots + 1),
+            "slot_use": used.sum(dim=0),
+            "slot_shares": shares.sum(dim=0),
+            "mask_entropy": entropy.sum(),
+            "entropy_counts": torch.histc(entropy.clamp(0, 1), ENTROPY_BINS, 0, 1),
             "attention_changes": attention_changes(attention).sum(dim=0),
-            "duplicates": duplicates(masks, slots.float()).sum(dim=0),
+            "duplicate_shares": duplicates(masks, slots.float()).sum(dim=0),
             "mean_masks": F.adaptive_avg_pool2d(owned, MEAN_SIDE).sum(dim=0),
         }
         if target is not None:
@@ -308,14 +288,13 @@ class SlotDiagnostics(Metric):
         """The diagnosis of all images added so far, of all processes."""
         sums: dict[str, Any] = {name: getattr(self, name).cpu() for name in self._defaults}
         images, pairs, masked = sums["images"], sums["pairs"], bool(sums["masked"] > 0)
-        means = ("use", "shares", "entropy", "attention_changes", "duplicates")
+        means = ("slot_use", "slot_shares", "mask_entropy", "attention_changes", "duplicate_shares")
         return Diagnosis(
             images=int(images),
-            used_counts=sums["used"].long().tolist(),
-            entropy_counts=sums["entropies"].long().tolist(),
+            **{name: sums[name].long().tolist() for name in ("slots_used_counts", "entropy_counts")},
             **{name: (sums[name] / images).tolist() for name in means},
-            likeness=float(sums["likeness"] / pairs),
-            true_likeness=float(sums["true_likeness"] / pairs) if masked else None,
+            likeness=float(sums["likeness"] / pairs) if pairs > 0 else None,
+            true_likeness=float(sums["true_likeness"] / pairs) if masked and pairs > 0 else None,
             background_slots=float(sums["background"] / full) if (full := sums["with_background"]) > 0 else None,
             objects=float(sums["objects"] / images) if masked else None,
             most_objects=int(sums["most_objects"]) if masked else None,

@@ -25,13 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores of a model on a data set.
+    """Scores of a model on a data set."""
 
-    The protocol names the data, split, crop, resolution, number of images, the seed, the
-    definitions of the metrics, and the model's `describe()` (slots, mask sources, sampler).
-    """
-
-    protocol: dict[str, Any]
+    protocol: dict[str, Any]  # data, split, crop, resolution, images, seed, metrics' definitions, model.describe()
     masks: "dict[str, Score]" = field(default_factory=dict)  # ari, fg_ari, miou, mbo; empty without true masks
     attention: "dict[str, Score]" = field(default_factory=dict)  # of the last iteration, resized bilinearly
     posterior: "dict[str, Score]" = field(default_factory=dict)  # if the model has posterior masks
@@ -117,9 +113,8 @@ class Evaluator:
         device = next(model.parameters()).device
         self.model, self.dataset = model, dataset
         self.protocol = {**model.describe(), "slot_seed": seed, **({} if weights is None else {"weights": weights})}
-        sources = self.protocol.get("mask_sources", ())
-        slots = self.protocol.get("slots")
-        self.segmentation = {source: SegmentationScores(slots=slots).to(device) for source in sources}
+        scores = SegmentationScores(slots=self.protocol.get("slots"))
+        self.segmentation = {source: scores.clone().to(device) for source in self.protocol.get("mask_sources", ())}
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         errors = ReconstructionError("sum"), ReconstructionError("mean"), PeakSignalToNoiseRatio()
         self.errors = {name: error.to(device) for name, error in zip(("mse_sum", "mse", "psnr"), errors, strict=True)}
@@ -147,21 +142,15 @@ class Evaluator:
         if "broken" in described:
             described["broken"] = len(set(from_all([file.file for file in getattr(self.dataset, "broken", [])])))
         protocol = {**described, "images": reconstruction["mse"].count, **self.protocol}
-        loss = float(self.loss.compute())
-        if self.diagnostics is None:
-            return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=loss)
-        diagnosis = self.diagnostics.compute()
-        scored = self.segmentation if self.dataset.has_masks else {}
-        definitions = {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}
-        return Evaluation(
-            protocol={**protocol, **definitions},
-            **{source: scores.compute() for source, scores in scored.items()},
-            reconstruction=reconstruction,
-            loss=loss,
-            slots_used=diagnosis.slots_used,
-            diagnostics={"mask_source": self.finer_masks, **diagnosis.numbers()},
-            warnings=diagnosis.warnings(),
-        )
+        found: dict[str, Any] = {}
+        if self.diagnostics is not None:
+            protocol |= {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}
+            diagnosis = self.diagnostics.compute()
+            found = {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings()}
+            found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
+            if self.dataset.has_masks:
+                found |= {source: scores.compute() for source, scores in self.segmentation.items()}
+        return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=float(self.loss.compute()), **found)
 
 
 def evaluate(

@@ -13,13 +13,13 @@ from slotlab.reporting.tables import explained
 def made_up(slots=4, **changes):
     values = {
         "images": 10,
-        "used_counts": [0, 2, 5, 3, *[0] * (slots - 3)],
-        "use": [1.0, 0.75, 0.5, *[0.0] * (slots - 3)],
-        "shares": [1 / slots] * slots,
-        "entropy": 0.125,
+        "slots_used_counts": [0, 2, 5, 3, *[0] * (slots - 3)],
+        "slot_use": [1.0, 0.75, 0.5, *[0.0] * (slots - 3)],
+        "slot_shares": [1 / slots] * slots,
+        "mask_entropy": 0.125,
         "entropy_counts": [0, 0, 10, *[0] * 17],
         "attention_changes": [0.25, 0.0625],
-        "duplicates": [[0.0] * slots for _ in range(slots)],
+        "duplicate_shares": [[0.0] * slots for _ in range(slots)],
         "likeness": 0.25,
         "true_likeness": 0.2,
         "background_slots": 1.5,
@@ -37,7 +37,7 @@ def bars(figure: Figure):
 def test_every_number_is_explained():
     duplicates = [[0.0] * 4 for _ in range(4)]
     duplicates[1][2] = 0.9
-    rows = {row.title: row for row in explained(made_up(duplicates=duplicates).numbers())}
+    rows = {row.title: row for row in explained(made_up(duplicate_shares=duplicates).numbers())}
     assert rows["slots used"].value == "2.10 of 4"
     assert "5.50" in rows["slots used"].healthy
     assert rows["attention change"].value == "0.250, 0.062"
@@ -50,7 +50,7 @@ def test_every_number_is_explained():
 
 def test_what_is_not_known_is_not_explained():
     unknown = dict.fromkeys(("true_likeness", "background_slots", "objects"))
-    numbers = made_up(**unknown, attention_changes=[], likeness=float("nan")).numbers()
+    numbers = made_up(**unknown, attention_changes=[], likeness=None).numbers()
     titles = {row.title for row in explained(numbers)}
     assert titles == {"slots used", "mask entropy", "dead slots", "duplicate slots"}
 
@@ -66,15 +66,15 @@ def test_the_picture_has_a_mean_mask_of_each_slot(slots):
     figure = diagnosis_figure(made_up(slots), "a model")
     drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(drawn) == slots
-    assert bars(figure)[0] == list(made_up(slots).used_counts)
+    assert bars(figure)[0] == list(made_up(slots).slots_used_counts)
     picture = figure_image(figure)
     assert picture.width > 1000
     assert len(picture.getcolors(1 << 22) or []) > 100
 
 
 def test_a_model_with_one_iteration_and_one_slot_can_be_drawn():
-    single = {"used_counts": [0, 10], "use": [1.0], "shares": [1.0], "duplicates": [[0.0]], "attention_changes": []}
-    found = made_up(1, **single)
+    single = {"slots_used_counts": [0, 10], "slot_use": [1.0], "slot_shares": [1.0], "duplicate_shares": [[0.0]]}
+    found = made_up(1, **single, attention_changes=[])
     assert figure_image(diagnosis_figure(found)).height > 100
 
 

@@ -129,8 +129,8 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
     Slots that tile show sharp bright tiles: they own the same place in each image. Slots that
     follow objects show dim blobs, and a slot that holds the background is bright nearly everywhere.
     """
-    lines = math.ceil(diagnosis.slots / PER_ROW)
-    columns = min(diagnosis.slots, PER_ROW)
+    lines = math.ceil(len(diagnosis.mean_masks) / PER_ROW)
+    columns = min(len(diagnosis.mean_masks), PER_ROW)
     figure = Figure(figsize=(11, 3.4 + lines * (CELL + 0.45)), facecolor="white", layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(lines * (CELL + 0.45), 2.9))
     above, below = halves
@@ -139,15 +139,15 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
         axes.set_axis_off()
     for slot, (axes, mask) in enumerate(zip(panels, diagnosis.mean_masks, strict=False)):
         axes.imshow(mask.numpy(), vmin=0, vmax=1, cmap="inferno")
-        axes.set_title(f"slot {slot}\n{diagnosis.shares[slot]:.1%}", fontsize=8.5)
+        axes.set_title(f"slot {slot}\n{diagnosis.slot_shares[slot]:.1%}", fontsize=8.5)
     used, use, entropy, change = below.subplots(1, 4)
-    _draw_use(used, use, diagnosis.used_counts, diagnosis.use)
+    _draw_use(used, use, diagnosis.slots_used_counts, diagnosis.slot_use)
     bins = len(diagnosis.entropy_counts)
     centres = [(place + 0.5) / bins for place in range(bins)]
     entropy.bar(centres, diagnosis.entropy_counts, 0.9 / bins, color=BLUE)
-    entropy.axvline(diagnosis.entropy, color=FAINT, linewidth=1, linestyle="--")
+    entropy.axvline(diagnosis.mask_entropy, color=FAINT, linewidth=1, linestyle="--")
     entropy.set_xlim(0, 1)
-    _label(entropy, f"mask entropy (mean {diagnosis.entropy:.2f})", "images")
+    _label(entropy, f"mask entropy (mean {diagnosis.mask_entropy:.2f})", "images")
     changes = diagnosis.attention_changes
     if changes:
         change.plot(range(2, len(changes) + 2), changes, "o-", color=BLUE, markersize=4)
