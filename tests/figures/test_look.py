@@ -39,7 +39,7 @@ def test_all_forms_of_a_picture_look_the_same(model, files):
 def test_slots_have_the_numbers_of_an_edit(model, files):
     seen, scene = look(model, files[0], seed=5), read_scene(model, files[0], seed=5)
     assert seen.output.slots[0].equal(scene.slots)
-    assert seen.owners().equal(scene.segmentation())
+    assert seen.segmentation().equal(scene.segmentation())
 
 
 def test_a_scene_has_the_finest_masks_and_what_is_painted_those_that_painted_it(tiny_preset, diffusion_run, files):
@@ -49,7 +49,7 @@ def test_a_scene_has_the_finest_masks_and_what_is_painted_those_that_painted_it(
     ):
         seen, scene = look(model, files[0]), read_scene(model, files[0])
         assert scene.masks.equal(seen.output.soft_masks(finest)[0])
-        assert scene.segmentation().equal(seen.owners())
+        assert scene.segmentation().equal(seen.segmentation())
         assert not scene.masks.equal(seen.output.masks[0])
         if finest == "posterior":
             painted = paint_edit(model, scene, edits.keep(scene, range(4)))

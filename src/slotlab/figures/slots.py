@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from slotlab.composition.edits import Scene
 from slotlab.data.images import AnyImage, prepared
 from slotlab.figures.grid import (
     CELL,
@@ -227,24 +228,14 @@ def _check(
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """One image and what a model makes of it; all on the CPU.
+class Look(Scene):
+    """A `Scene` whose output is complete, beside what is known of the image.
 
     Attributes:
-        image: [3, R, R] in [0, 1], as the model sees it.
-        output: the model's output for a batch of this image.
         mask: its true mask, int64 [R, R], 0 = background; None if unknown.
-        finer: the source of masks that fits objects best (`model.finer_masks`).
     """
 
-    image: Tensor
-    output: SlotOutput
     mask: Tensor | None = None
-    finer: str = "masks"
-
-    def owners(self) -> Tensor:
-        """The slot that owns each pixel by the finest masks, int64 [R, R]."""
-        return self.output.segmentation(self.finer)[0]
 
     def scores(self) -> dict[str, dict[str, float]]:
         """ARI, FG-ARI, mIoU and mBO by title of the masks; empty without a true mask."""
@@ -299,14 +290,14 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
         >>> import slotlab
         >>> scene = slotlab.render([0], variant="plain")
         >>> seen = look(slotlab.load("scenes-64"), scene.image[0], scene.mask[0])
-        >>> seen.owners().shape, list(seen.scores()["decoder masks"])
+        >>> seen.segmentation().shape, list(seen.scores()["decoder masks"])
         (torch.Size([64, 64]), ['ARI', 'FG-ARI', 'mIoU', 'mBO'])
     """
     model = with_slots(model)
     square, true = prepared(image, mask, resolution=model.resolution, crop=crop)
     with evaluating(model):
         output = model(square[None].to(next(model.parameters()).device), seeded_generator(seed))
-    return Look(square, output.cpu(), true, model.finer_masks)
+    return Look(square, output.cpu(), model.finer_masks, true)
 
 
 def show(

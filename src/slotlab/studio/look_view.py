@@ -47,7 +47,7 @@ def compare_view(models: Sequence[LoadedModel]) -> View:
     def refresh(_: LoadedModel, image: ChosenImage) -> tuple[Any, ...]:
         seen = [(model, _seen(model, image)) for model in models]
         rows, groups = [], []
-        reference = seen[0][1].owners()[None, None].float()
+        reference = seen[0][1].segmentation()[None, None].float()
         for model, one in seen:
             rows += [[f"{model.name}, {title}", *values] for title, values in _score_rows(one)]
             colours = F.interpolate(reference, one.image.shape[1:], mode="nearest")[0, 0].long()

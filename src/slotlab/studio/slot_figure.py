@@ -59,7 +59,7 @@ def group(
 def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = None) -> dict[str, Any]:
     """An image as a model sees it, in colours that match the true objects or else the segmentation `reference`."""
     output, size = seen.output, seen.image.shape[-1]
-    owners, titles, names = seen.owners(), output.titles, range(output.masks.shape[1])
+    owners, titles, names = seen.segmentation(), output.titles, range(output.masks.shape[1])
     truth = seen.mask if seen.mask is not None else reference
     colours = matched_colours(owners, truth, names) if truth is not None else {k: palette_colour(k) for k in names}
     error = (output.reconstruction[0].clamp(0, 1) - seen.image).abs().mean(dim=0)
@@ -67,7 +67,7 @@ def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = 
     heat = data_uri(grid.heat_map(error, (size, size), ERROR_TOP))
     by_masks, outlined = output.segmentation("masks")[0], f"outlined by {titles['masks']}"
     panes = [
-        pane("Image", image, owners, note=f"coloured by {titles[seen.finer]}", tint=True),
+        pane("Image", image, owners, note=f"coloured by {titles[seen.source]}", tint=True),
         pane(titles["reconstruction"].capitalize(), painted, by_masks, note=outlined),
         pane("Error", heat, owners, note=f"black: none, yellow: {ERROR_TOP:g} or more of the range"),
         _attention_pane(seen, image),
@@ -75,7 +75,7 @@ def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = 
     if seen.mask is not None:
         objects = data_uri(grid.label_map(seen.mask, true_colours(seen.mask), (size, size)))
         panes.insert(1, pane("True objects", objects, note="used for scores and colours, never for learning"))
-    soft, own = output.soft_masks(seen.finer)[0], output.slot_images
+    soft, own = seen.masks, output.slot_images
     slots = [
         slot_card(k, seen.image if own is None else own[0, k], soft[k], owners, None if own is None else own[0, k])
         for k in names
