@@ -3,6 +3,7 @@ import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +81,24 @@ def test_crop_marks_the_pixels_that_were_not_seen(model, photos, tmp_path):
     assert (owners[10:19] < SLOTS).all()
     assert (np.asarray(Image.open(tmp_path / "out" / "b_segmentation.png").convert("RGB"))[:10] == 0).all()
     assert (np.asarray(Image.open(tmp_path / "out" / "b.png"))[:10] == 0).all()
+
+
+def test_other_formats_hold_what_the_palette_images_show_and_can_be_added_later(model, photos, tmp_path):
+    out = tmp_path / "out"
+    (photos / "broken.png").write_bytes(b"")
+    slotlab.segment(model, photos, out=out, fit="crop")
+    again = slotlab.segment(model, photos, out=out, fit="crop", formats=["coco", "cutouts", "coco"])
+    kept = [outcome for outcome in again.outcomes if outcome.status == "kept"]
+    assert len(kept) == len(again.outcomes) - 1
+    coco = json.loads((out / "coco.json").read_text())
+    assert [Path(image["file_name"]).with_suffix("").as_posix() for image in coco["images"]] == [o.name for o in kept]
+    for image, outcome in zip(coco["images"], kept, strict=True):
+        owners = np.asarray(Image.open(out / f"{outcome.name}_segmentation.png"))
+        found = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
+        wanted = {slot: area for slot, area in zip(*np.unique(owners, return_counts=True), strict=True) if slot != 255}
+        assert {a["segment"]: a["area"] for a in found} == wanted
+        cut = {path.name for path in (out / outcome.name).parent.glob(f"{Path(outcome.name).name}_cutout_*.png")}
+        assert cut == {f"{Path(outcome.name).name}_cutout_{slot}.png" for slot in wanted}
 
 
 def test_unreadable_images_are_skipped_and_listed_and_the_others_are_written(model, photos, tmp_path):

@@ -9,6 +9,7 @@ def test_a_folder_is_segmented_from_the_shell(run_slotlab, model_folder, squares
     (tmp_path / "bad.png").write_bytes(b"")
     words = ["segment", squares / "images", tmp_path / "bad.png", "--model", model_folder, "--threads", 1]
     words += ["--out", squares.parent / "segments", "--json", tmp_path / "listing.json", "--device", "cpu"]
+    words += ["--format", "yolo", "--format", "labelme"]
     status, printed, err = run_slotlab(*words)
     assert status == 0, err
     assert "40 written, 0 kept, 1 skipped; masks: masks" in printed
@@ -20,6 +21,8 @@ def test_a_folder_is_segmented_from_the_shell(run_slotlab, model_folder, squares
     status, printed, _ = run_slotlab(*words)
     assert status == 0
     assert "0 written, 40 kept, 1 skipped" in printed
+    for pattern in ("yolo/labels/**/*.txt", "labelme/**/*.json"):
+        assert len([*(squares.parent / "segments").glob(pattern)]) == 40
 
 
 def test_slot_diffusion_is_segmented_too(run_slotlab, diffusion_run, squares, tmp_path):
@@ -36,6 +39,7 @@ def test_slot_diffusion_is_segmented_too(run_slotlab, diffusion_run, squares, tm
         ("{tmp} --model {model} --out {out}", "no image file in this folder"),
         ("{data}/images --model {model} --out {data}/images/out", "would mix"),
         ("{data}/images --model {model} --out {out} --fit squeeze", "letterbox, stretch"),
+        ("{data}/images --model {model} --out {out} --format cocoa", "did you mean 'coco'?"),
         ("{data}/images --model {latents} --out {out}", "has no slots"),
         ("{data}/images --model {tmp}/nothing --out {out}", "nothing"),
     ],

@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -25,6 +25,9 @@ def segment(
     mask_source: options.MaskSource = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 32,
+    format: Annotated[
+        list[str] | None, Option(help="Also write cutouts, coco, yolo or labelme; may be repeated.")
+    ] = None,
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
@@ -35,6 +38,9 @@ def segment(
     For each image it writes, at the image's own size: NAME.png (reconstruction), NAME_0.png, NAME_1.png, ... (grey
     mask of each slot), NAME_segmentation.png (palette image: the slot that owns each pixel), NAME_overlay.png and
     NAME.npz (slots); and segments.csv, which lists what was written and skipped.
+
+    --format adds NAME_cutout_0.png, ... (each segment on a transparent ground), coco.json (run-length masks),
+    yolo/ or labelme/ (polygons). A later run of the same command with another --format adds that one.
 
     Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest
     with repeated border pixels; it gave the best masks (docs/segment.md). stretch changes the proportions. crop takes
@@ -49,9 +55,10 @@ def segment(
     from slotlab.segmenting import find_inputs, segment_steps
 
     loaded = load(model, device)
-    total = len(place_among_processes().share(len(find_inputs(images)[0])))
-    steps = segment_steps(loaded, images, out=out, fit=fit, mask_source=mask_source, seed=seed, batch_size=batch_size)
-    listing = shown("segmenting", total, steps)
+    count, formats = len(find_inputs(images)[0]), format or []
+    total = len(place_among_processes().share(count)) + count * len(set(formats))
+    more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed, "batch_size": batch_size}
+    listing = shown("segmenting", total, segment_steps(loaded, images, out=out, formats=formats, **more))
     if not speaks():
         return
     if json is not None:

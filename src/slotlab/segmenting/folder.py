@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.images import find_images, read_image
+from slotlab.data.images import decode_mask, find_images, read_image
 from slotlab.data.loading import in_order
 from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from slotlab.files import Workspace, replacing
 from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import finish
+from slotlab.segmenting.formats import FORMATS, Photo, check_formats
 from slotlab.segmenting.image import NO_SLOT, Fitting, checked_source, drawn, fitting, owners_of, take_apart
 
 Images = str | Path | Iterable[str | Path]
@@ -71,6 +72,7 @@ def segment(
     mask_source: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    formats: Sequence[str] = (),
 ) -> SegmentedFolder:
     """Segments images into files: reconstruction, masks, segmentation, overlay and slots of each.
 
@@ -89,11 +91,13 @@ def segment(
         mask_source: "masks", "attention" or "posterior"; by default the model's finest.
         seed: of the initial slots, and of the noise of samples; the same for each image.
         batch_size: images at a time.
+        formats: also write the segmentations as cutouts, coco, yolo or labelme, see
+            `slotlab.segmenting.formats`; they can be added by a later call.
 
     Raises:
         CheckpointError: the model has no slots, or its slots are not finite.
-        ConfigError: an unknown option, a value out of range, outputs that would mix with inputs or
-            overwrite each other, or `out` holds something else.
+        ConfigError: an unknown option, a value out of range, a library is missing, outputs that
+            would mix with inputs or overwrite each other, or `out` holds something else.
         DataError: an image or folder is missing, a folder has no images, or none can be read.
 
     Example:
@@ -105,8 +109,8 @@ def segment(
         >>> done.count("written"), done.protocol["mask_source"]
         (1, 'posterior')
     """
-    steps = segment_steps(model, images, out=out, fit=fit, mask_source=mask_source, seed=seed, batch_size=batch_size)
-    return finish(steps)
+    options: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
+    return finish(segment_steps(model, images, out=out, batch_size=batch_size, formats=formats, **options))
 
 
 def segment_steps(
@@ -118,12 +122,13 @@ def segment_steps(
     mask_source: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    formats: Sequence[str] = (),
 ) -> Generator[int, None, SegmentedFolder]:
-    """`segment` as a generator: yields 1 for each image of this process."""
+    """`segment` as a generator: yields 1 for each image of this process, then for each in a format."""
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
-    slot_model, out = with_slots(model), Path(out)
+    slot_model, out, formats = with_slots(model), Path(out), check_formats(formats)
     source = checked_source(slot_model, mask_source, fit)
     given = [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
     found, common = find_inputs(given)
@@ -161,7 +166,17 @@ def segment_steps(
     if len(result.skipped) == len(found):
         listing, first = out / LISTING_FILE, result.outcomes[0]
         raise DataError(f"none of the {len(found)} images can be read; see {listing}. {first.image}: {first.reason}")
+    for name in formats if place.is_first else ():
+        yield from FORMATS[name](_photos(result, out), out)
     return result
+
+
+def _photos(folder: SegmentedFolder, out: Path) -> Iterator[Photo]:
+    """The images of a folder that have a segmentation, with it."""
+    for outcome in folder.outcomes:
+        if outcome.status != "skipped":
+            owners = decode_mask(out / f"{outcome.name}_segmentation.png", outcome.name).astype(np.int32)
+            yield Photo(Path(outcome.image), outcome.name, np.where(owners == NO_SLOT, -1, owners))
 
 
 def find_inputs(given: Sequence[Path]) -> tuple[dict[Path, str], Path]:
@@ -202,7 +217,7 @@ def _check_places(given: Sequence[Path], found: dict[Path, str], out: Path, slot
         stem, _, ending = name.casefold().rpartition("_")
         other = images[name.casefold()]
         if other is file and ending in endings:
-            other = images.get(stem, file)
+            other = images.get(stem, images.get(stem.removesuffix("_cutout"), file))
         if other is not file:
             raise ConfigError(f"{other} and {file}: both would write {name}.png; rename one, or use two output folders")
 

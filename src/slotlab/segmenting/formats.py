@@ -218,9 +218,10 @@ def _joined(rings: list[np.ndarray]) -> np.ndarray:
     """One open polygon [N, 2] of closed rings, each joined at the nearest points by a bridge."""
     whole = rings[0]
     for ring in rings[1:]:
-        distances, places = KDTree(whole).query(ring)
+        nearest_points: Any = KDTree(whole).query(ring)
+        distances, places = nearest_points
         at = int(np.argmin(distances))
-        around = np.concatenate([ring[at:-1], ring[: at + 1]])
         place = int(places[at])
+        around = np.concatenate([ring[at:-1], ring[: at + 1]])
         whole = np.concatenate([whole[: place + 1], around, whole[place:]])
     return whole[:-1]
