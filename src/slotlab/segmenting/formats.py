@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
-from slotlab.data.images import check_sizes, read_image
+from slotlab.data.images import Decoded, read_image, with_mask
 from slotlab.errors import ConfigError, nearest
 from slotlab.files import remove, replacing, write_json
 from slotlab.progress import finish
@@ -85,7 +85,7 @@ def cutouts_steps(photos: Iterable[Photo], out: Path) -> Generator[int, None, No
     """`NAME_cutout_K.png` of each segment K: its pixels in its bounding box, the rest transparent."""
     for photo in photos:
         pixels, stem = read_image(photo.image), out / photo.name
-        check_sizes(pixels, photo.mask, str(photo.image), f"the mask of {photo.name}")
+        with_mask(Decoded(pixels), photo.mask, str(photo.image), f"the mask of {photo.name}")
         for old in stem.parent.glob(f"{glob.escape(stem.name)}_cutout_*.png"):
             remove(old)
         for segment, box, inside in segments_of(photo.mask):
