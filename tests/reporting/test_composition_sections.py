@@ -42,6 +42,12 @@ def test_a_composition_shows_its_scores_once_it_has_some(composed):
     assert "4 real images (pictures, split val, 16 pixels)" in section.tables[0].caption
 
 
+def test_a_damaged_composition_is_named(run, composed):
+    (composed / "composed" / "scores.json").write_text('{"protocol": {"distance": "FD-net"}}')
+    with pytest.raises(CheckpointError, match="composed: damaged .*; compose it again"):
+        write_report(run, images=1, compositions=[composed / "composed"])
+
+
 def test_both_come_into_the_report(run, composed):
     page = write_report(run, images=1, library=composed / "library", compositions=[composed / "composed"]).read_text()
     assert "Concepts" in page and "Compositions: scene" in page

@@ -37,21 +37,26 @@ def bars(figure: Figure):
 def test_every_number_is_explained():
     duplicates = [[0.0] * 4 for _ in range(4)]
     duplicates[1][2] = 0.9
-    rows = {row.title: row for row in explained(made_up(duplicate_shares=duplicates).numbers())}
-    assert rows["slots used"].value == "2.10 of 4"
-    assert "5.50" in rows["slots used"].healthy
-    assert rows["attention change"].value == "0.250, 0.062"
-    assert "0.20" in rows["likeness"].healthy
-    assert rows["background slots"].value == "1.50"
-    assert rows["dead slots"].value == "3"
-    assert rows["duplicate slots"].value == "0.90; 1 and 2: 90%"
-    assert all(row.meaning and row.healthy for row in rows.values())
+    rows = explained(made_up(duplicate_shares=duplicates).numbers())
+    assert {title: value for title, value, _, _ in rows} == {
+        "slots used": "2.10 of 4",
+        "mask entropy": "0.125",
+        "attention change": "0.250, 0.062",
+        "likeness": "0.250",
+        "background slots": "1.50",
+        "dead slots": "3",
+        "duplicate slots": "0.90; 1 and 2: 90%",
+    }
+    healthy = {title: words for title, _, words, meaning in rows if meaning}
+    assert "5.50" in healthy["slots used"]
+    assert "0.20" in healthy["likeness"]
+    assert all(healthy.values()) and len(healthy) == len(rows)
 
 
 def test_what_is_not_known_is_not_explained():
     unknown = dict.fromkeys(("true_likeness", "background_slots", "objects"))
     numbers = made_up(**unknown, attention_changes=[], likeness=None).numbers()
-    titles = {row.title for row in explained(numbers)}
+    titles = {title for title, *_ in explained(numbers)}
     assert titles == {"slots used", "mask entropy", "dead slots", "duplicate slots"}
 
 

@@ -81,7 +81,10 @@ def test_report_is_complete_in_itself(tmp_path, data):
 
 
 def test_report_says_how_good_and_how_made(run):
-    text = page(write_report(run, images=1)).text
+    path = write_report(run, images=1)
+    text = page(path).text
+    assert "<h1>run</h1>" in path.read_text()
+    assert "tiny · 1,200 steps" in text
     said = ["0.500 ± 0.010", "n = 4, 1 degenerate", "120.5 ± 0.0", "0.042 ± 0.010", "13.70 ± 0.01", "FG-ARI", "mBO"]
     said += ["decoder masks", "attention masks", "mask sources: masks = decoder masks, argmax", "split: val"]
     said += ["slots tile the picture", "slotlab train tiny", "1,200 steps", '"learning_rate": 0.0004']
@@ -127,8 +130,9 @@ def test_early_run_lacks_curves_record_and_previews_and_a_broken_one_is_left_out
     for name in ("training.json", "metrics.json"):
         (run / name).unlink()
     (run / "previews" / "step-00000100.png").write_bytes(b"not a picture")
+    Image.new("RGB", (8, 8)).save(run / "previews" / "step-00000300.png", format="PCX")  # no format of ours
     text = page(write_report(run, images=1)).text
-    assert "Step 100" not in text and "Step 400" in text
+    assert "Step 100" not in text and "Step 300" not in text and "Step 400" in text
     shutil.rmtree(run / "previews")
     text = page(write_report(run, images=1)).text
     assert "no history.csv" in text
@@ -170,6 +174,10 @@ def test_what_is_no_run_and_images_out_of_range(tmp_path, run):
     ("name", "content", "message"),
     [
         ("metrics.json", "{", r"metrics\.json: not readable as JSON .*slotlab evaluate"),
+        ("metrics.json", '{"protocol": []}', r"metrics\.json: damaged .*slotlab evaluate"),
+        ("metrics.json", '{"loss": "low"}', r"metrics\.json: damaged"),
+        ("metrics.json", '{"details": {"reconstruction": 3}}', r"metrics\.json: damaged"),
+        ("metrics.json", '{"diagnostics": {"images": 3}}', r"metrics\.json: damaged"),
         ("training.json", "[]", r"training\.json: not a JSON object"),
         ("run.json", "{}", r"run\.json: not a run's config"),
     ],

@@ -24,10 +24,9 @@ def runs(diffusion_run, latents_run, tmp_path):
 def test_runs_tell_how_far_they_are(runs):
     done, half = run_folders(runs)
     assert (done.name, done.state()) == ("done", "finished, 6 steps")
-    assert (half.name, half.step) == ("half", 3)
+    assert (half.name, half.last["step"]) == ("half", 3)
     assert half.state() == "at step 3 of 6, last written 2 hours ago"
     assert (half.preset, half.masks) == ("tiny-diffusion", "cross-attention masks")
-    assert list(half.previews()) == [6]
 
 
 def test_a_run_that_has_written_nothing_yet_is_there_too(runs):
@@ -35,6 +34,14 @@ def test_a_run_that_has_written_nothing_yet_is_there_too(runs):
     assert read_run_folder(runs / "half").state() == "no row yet, 6 steps to go"
     (runs / "half" / "run.json").write_text("{")
     assert [run.name for run in run_folders(runs)] == ["done"]
+
+
+@pytest.mark.parametrize("row", ["9,1,2", "1e400", "x", "9\0", '"' + "9" * 200_000], ids=lambda row: repr(row[:5]))
+def test_a_damaged_history_is_a_sentence_and_the_others_are_listed(runs, row):
+    (runs / "half" / "history.csv").write_text(f"step\n3\n{row}\n")
+    states = {run.name: run.state() for run in run_folders(runs)}
+    assert states["done"] == "finished, 6 steps"
+    assert states["half"].startswith("history.csv: cannot be read (")
 
 
 def test_a_row_written_while_the_run_is_read_is_noticed_the_next_time(runs, monkeypatch):

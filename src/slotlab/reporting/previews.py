@@ -40,7 +40,7 @@ def draw_curves(run: Run, evaluation: Evaluation) -> None:
     """Draws the curves of all rows so far: `loss.png`. A failure is a warning."""
     with _never_failing(f"step {run.step}: the loss curves"):
         masks = mask_titles(evaluation.protocol).get("masks", "")
-        write_png(figure_image(loss_curves(run.rows, run.config.preset, masks)), run.folder / CURVES_FILE)
+        write_png(figure_image(loss_curves(run.rows, run.folder.resolve().name, masks)), run.folder / CURVES_FILE)
 
 
 @torch.inference_mode()

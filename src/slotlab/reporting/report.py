@@ -1,6 +1,7 @@
 """The report of a run: one HTML file with everything in it, to open offline or mail."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import slotlab
 from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import Batch
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
 from slotlab.figures.grid import data_uri
 from slotlab.files import read_json, replacing
@@ -20,17 +21,14 @@ from slotlab.models.fingerprint import fingerprint
 from slotlab.reporting.previews import batch_output
 from slotlab.reporting.sections import (
     Section,
-    attention,
     composition_section,
     concept_section,
     curves,
     diagnosis_section,
+    image_sections,
     origin,
     preview_history,
-    reconstructions,
     scores,
-    segmentations,
-    slots,
 )
 from slotlab.reporting.tables import evaluate_command
 from slotlab.training.checkpoint import TRAINING_FILE
@@ -102,30 +100,44 @@ def write_report(
     config = read_run_config(run / RUN_FILE)
     training = _if_there(run / TRAINING_FILE, "continue training with --resume to write it again") or {}
     again = evaluate_command(str(run), str(data or config.data.source), config.data.model_dump())
-    metrics = evaluation.to_json() if evaluation else _if_there(run / "metrics.json", f"write it again with: {again}")
+    remedy = f"write it again with: {again}"
+    metrics = evaluation.to_json() if evaluation else _if_there(run / "metrics.json", remedy)
     batch = _validation_batch(config, data, images, device)
     output = batch_output(model, batch, config.training.seed)
-    pictures, mask = batch["image"].cpu(), batch["mask"].cpu() if "mask" in batch else None
-    sections = [scores(metrics, again), reconstructions(pictures, output, mask)]
-    if isinstance(output, SlotOutput):
-        sections += [part(pictures, output, mask) for part in (slots, attention, segmentations)]
-    diagnostics = (metrics or {}).get("diagnostics")
+    with _readable(run / "metrics.json", remedy):
+        scored = scores(metrics, again)
+        numbers = (metrics or {}).get("diagnostics")
+        diagnosis = diagnosis_section(numbers) if numbers else None
     made_by = fingerprint(model)
-    sections += [
-        diagnosis_section(diagnostics) if diagnostics else None,
-        curves(run, config.preset, output.titles.get("masks", "")),
+    sections = [
+        scored,
+        *image_sections(batch["image"].cpu(), output, batch["mask"].cpu() if "mask" in batch else None),
+        diagnosis,
+        curves(run, output.titles.get("masks", "")),
         preview_history(run),
         concept_section(Path(library), made_by) if library is not None else None,
-        *(composition_section(Path(folder), made_by) for folder in compositions),
-        origin(config.model_dump(mode="json"), training),
     ]
-    facts = [f"{training['steps']:,} steps"] if isinstance(training.get("steps"), int) else []
+    for folder in compositions:
+        with _readable(Path(folder), "compose it again"):
+            sections.append(composition_section(Path(folder), made_by))
+    sections.append(origin(config.model_dump(mode="json"), training))
+    facts = [config.preset, *([f"{steps:,} steps"] if isinstance(steps := training.get("steps"), int) else [])]
     facts += [f"trained on {config.data.source}", f"{model.resolution}×{model.resolution}"]
     facts += [f"{model.slots} slots"] if isinstance(output, SlotOutput) else []
-    html = render_report(config.preset, facts, HOW_TO_READ[model.kind], [section for section in sections if section])
+    shown = [section for section in sections if section]
+    html = render_report(run.resolve().name, facts, HOW_TO_READ[model.kind], shown)
     with replacing(run / REPORT_FILE) as path:
         path.write_text(html, encoding="utf-8")
     return run / REPORT_FILE
+
+
+@contextmanager
+def _readable(path: Path, remedy: str) -> Iterator[None]:
+    """Encloses what reads the content of a file that others wrote."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error!r}); {remedy}") from error
 
 
 def render_report(title: str, facts: Sequence[str], introduction: str, sections: Sequence[Section]) -> str:

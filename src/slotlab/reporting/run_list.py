@@ -11,7 +11,6 @@ from rich.table import Table
 from slotlab.config import RUN_FILE, read_run_config
 from slotlab.errors import CheckpointError, DataError
 from slotlab.models import DiffusionOutput, SlotDiffusion, SlotOutput
-from slotlab.reporting.previews import preview_files
 from slotlab.training.checkpoint import Row, read_history
 
 
@@ -23,6 +22,7 @@ class RunFolder(NamedTuple):
         steps: steps of the whole run.
         rows: rows of `history.csv`.
         written: when `history.csv` last changed, in seconds since 1970; 0 before the first row.
+        damage: why `history.csv` cannot be read, else empty.
     """
 
     folder: Path
@@ -31,6 +31,7 @@ class RunFolder(NamedTuple):
     steps: int
     rows: list[Row]
     written: float
+    damage: str = ""
 
     @property
     def name(self) -> str:
@@ -38,21 +39,25 @@ class RunFolder(NamedTuple):
         return self.folder.name
 
     @property
-    def step(self) -> int:
-        """The step of the last row."""
-        return int(self.rows[-1].get("step", 0)) if self.rows else 0
+    def last(self) -> Row:
+        """The last row; empty before the first."""
+        return self.rows[-1] if self.rows else {}
+
+    def cells(self) -> list[str]:
+        """What tables of runs show: name, preset, state, loss, ARI and FG-ARI."""
+        scores = (self.last.get(name) for name in ("validation_loss", "ari", "fg_ari"))
+        return [self.name, self.preset, self.state(), *("-" if one is None else f"{one:.3f}" for one in scores)]
 
     def state(self) -> str:
         """How far the run is, in words."""
-        if self.step >= self.steps:
+        step = int(self.last.get("step", 0))
+        if self.damage:
+            return self.damage
+        if step >= self.steps:
             return f"finished, {self.steps:,} steps"
         if not self.rows:
             return f"no row yet, {self.steps:,} steps to go"
-        return f"at step {self.step:,} of {self.steps:,}, last written {_ago(time.time() - self.written)}"
-
-    def previews(self) -> dict[int, Path]:
-        """The preview files, by step."""
-        return preview_files(self.folder)
+        return f"at step {step:,} of {self.steps:,}, last written {_ago(time.time() - self.written)}"
 
 
 def run_folders(folder: str | Path) -> list[RunFolder]:
@@ -69,7 +74,8 @@ def run_folders(folder: str | Path) -> list[RunFolder]:
 
 
 def read_run_folder(folder: Path) -> RunFolder | None:
-    """The state of a run; None if its config cannot be read, no rows if a row cannot be read."""
+    """The state of a run; None if its config cannot be read."""
+    rows, written, damage = [], 0.0, ""
     try:
         config = read_run_config(folder / RUN_FILE)
     except CheckpointError:
@@ -77,10 +83,12 @@ def read_run_folder(folder: Path) -> RunFolder | None:
     try:
         written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile count as new
         rows = read_history(folder)
-    except (OSError, ValueError):
-        rows, written = [], 0.0
+    except FileNotFoundError:
+        pass
+    except (OSError, CheckpointError) as error:
+        damage = str(error).removeprefix(f"{folder}/")
     titles = (DiffusionOutput if config.model.get("kind") == SlotDiffusion.kind else SlotOutput).titles
-    return RunFolder(folder, config.preset, titles["masks"], config.training.steps, rows, written)
+    return RunFolder(folder, config.preset, titles["masks"], config.training.steps, rows, written, damage)
 
 
 def run_table(runs: Sequence[RunFolder]) -> Table:
@@ -89,9 +97,7 @@ def run_table(runs: Sequence[RunFolder]) -> Table:
     for heading in ("loss", "ARI", "FG-ARI"):
         table.add_column(heading, justify="right")
     for run in runs:
-        last = run.rows[-1] if run.rows else {}
-        numbers = [f"{last[name]:.3f}" if name in last else "-" for name in ("validation_loss", "ari", "fg_ari")]
-        table.add_row(escape(run.name), escape(run.preset), run.state(), *numbers)
+        table.add_row(*map(escape, run.cells()))
     return table
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from slotlab.composition.compositions import SETTINGS_FILE
-from slotlab.composition.library import LIBRARY_FILE, PICTURE_FILE
+from slotlab.composition.library import BACKGROUND, PICTURE_FILE, ConceptLibrary
 from slotlab.composition.scoring import SCORES_FILE
-from slotlab.errors import CheckpointError
+from slotlab.data.images import read_image
+from slotlab.errors import CheckpointError, DataError
 from slotlab.figures.curves import figure_image, loss_curves, slot_use_figure
 from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.files import read_json
@@ -24,6 +25,13 @@ from slotlab.training.checkpoint import read_history
 CLOSE_UPS = 3  # images whose slots and attention are shown one by one
 SCORES = {"ari": "ARI", "fg_ari": "FG-ARI", "miou": "mIoU", "mbo": "mBO"}
 ERRORS = {"mse_sum": "MSE, official sum", "mse": "MSE, mean", "psnr": "PSNR (dB)"}
+SHEET_PICTURE = "sheet.png"
+PROTOCOLS = {
+    "report": "one slot drawn from each concept, background included, no two from one image",
+    "shuffle": "slot i of one image, slot i + 1 of the next, and so on, whatever they show",
+    "scene": "one background and as many objects as a real image has, at places where they do not collide",
+}
+MASK_WORDS = {"masks": "the decoder's", "attention": "the attention", "posterior": "the posterior"}
 
 
 class ReportFigure(NamedTuple):
@@ -67,28 +75,21 @@ class Section(NamedTuple):
     snippets: Sequence[Snippet] = ()
 
 
-SHEET_PICTURE = "sheet.png"
-PROTOCOLS = {
-    "report": "one slot drawn from each concept, background included, no two from one image",
-    "shuffle": "slot i of one image, slot i + 1 of the next, and so on, whatever they show",
-    "scene": "one background and as many objects as a real image has, at places where they do not collide",
-}
-
-
-def concept_section(library: Path, model: str) -> Section:
+def concept_section(folder: Path, model: str) -> Section:
     """The concepts of a library: their sizes, and the figure that `slotlab concepts show` drew."""
-    content = read_json(library / LIBRARY_FILE, "make one with: slotlab concepts fit RUN --data DATA --out LIBRARY")
-    clusters, slots = content["clusters"], content["slots"]
-    _check_model(library, slots["fingerprint"], model)
-    names = ("background", *(f"concept {number}" for number in range(1, len(content["sizes"]))))
-    rows = [[name, f"{size:,}"] for name, size in zip(names, content["sizes"], strict=True)]
+    library = ConceptLibrary.load(folder)
+    facts, data = library.table.facts, library.table.facts["data"]
+    _check_model(folder, facts["fingerprint"], model)
+    names = [f"concept {number}" for number in range(library.concepts)]
+    names[BACKGROUND] = "background"
+    rows = [[name, f"{size:,}"] for name, size in zip(names, library.sizes, strict=True)]
     text = (
-        f"Slots of {slots['images']:,} images ({slots['data']['data']}, split {slots['data']['split']}) in "
-        f"{clusters['concepts']} concepts, by {clusters['algorithm']}; the background is a separate concept. Each "
-        f"row shows a concept's most central members, cut out of their images."
+        f"Slots of {facts['images']:,} images ({data['data']}, split {data['split']}) in {library.concepts} "
+        f"concepts, by {library.facts['algorithm']}; the background is a separate concept. Each row shows a concept's "
+        "most central members, cut out of their images."
     )
     tables = [ReportTable("Slots of each concept", ["", "slots"], rows)]
-    figures = _stored_figure(library / PICTURE_FILE, "A row of slots, cut out of their images, for each concept")
+    figures = _stored_figures(folder / PICTURE_FILE, "A row of slots, cut out of their images, for each concept")
     return Section("Concepts", text, tables=tables, figures=figures)
 
 
@@ -102,18 +103,18 @@ def composition_section(folder: Path, model: str) -> Section:
     tables = []
     if (folder / SCORES_FILE).is_file():
         scores = read_json(folder / SCORES_FILE, f"{remedy} --score --data DATA")
-        measured: dict[str, Any] = scores.pop("protocol")
+        distance, real = (scores["protocol"][key] for key in ("distance", "real"))
         rows = [
             [name, f"{result['distance']:.4g}", f"{result['chance']:.3g}", f"{result['generated']['count']:,}"]
             for name, result in scores.items()
+            if name != "protocol"
         ]
-        real = measured["real"]
         caption = (
-            f"{measured['distance']} to {real['images']:,} real images ({real['data']}, split {real['split']}, "
+            f"{distance} to {real['images']:,} real images ({real['data']}, split {real['split']}, "
             f"{real['resolution']} pixels); reconstructions are the floor"
         )
-        tables.append(ReportTable(caption, ["images", measured["distance"], "by chance", "n"], rows))
-    figures = _stored_figure(folder / SHEET_PICTURE, "Each composition beside the images that its slots come from")
+        tables.append(ReportTable(caption, ["images", distance, "by chance", "n"], rows))
+    figures = _stored_figures(folder / SHEET_PICTURE, "Each composition beside the images that its slots come from")
     return Section(f"Compositions: {protocol}", text, tables=tables, figures=figures)
 
 
@@ -122,11 +123,12 @@ def _check_model(folder: Path, found: str, wanted: str) -> None:
         raise CheckpointError(f"{folder}: is of model {found[:12]}, but the run's is {wanted[:12]}; leave it out")
 
 
-def _stored_figure(path: Path, alt: str) -> list[ReportFigure]:
-    return [ReportFigure(Image.open(path).convert("RGB"), alt)] if path.is_file() else []
-
-
-MASK_WORDS = {"masks": "the decoder's", "attention": "the attention", "posterior": "the posterior"}
+def _stored_figures(path: Path, alt: str, caption: str = "") -> list[ReportFigure]:
+    """The image in a file; none if it is missing or cannot be read."""
+    try:
+        return [ReportFigure(Image.fromarray(read_image(path)), alt, caption)]
+    except DataError:
+        return []
 
 
 def diagnosis_section(numbers: Mapping[str, Any]) -> Section:
@@ -166,88 +168,72 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
     return Section("Scores", text, list(metrics.get("warnings", ())), tables)
 
 
-def reconstructions(images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None) -> Section:
-    """All images with their reconstructions, and the segmentations if there are slots."""
-    matched = (
-        "A predicted segment has the colour of the true object it matches best, the background is grey; segments left "
-        "over have colours that no true object has. The numbers are scores of that one image."
-        if mask is not None
-        else "Each slot has its own colour, the same in every row."
-    )
-    alt = f"{len(images)} validation images in rows: image, reconstruction, error, and segmentations if there are slots"
-    figures = [ReportFigure(reconstruction_grid(images, output, mask), alt)]
+def image_sections(images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None) -> list[Section]:
+    """Reconstructions of all images and, with slots, each slot, its attention and the segments."""
     text = "The first images of the validation data, not chosen by their looks."
-    if isinstance(output, SlotOutput):
-        text += f" {matched}"
-    return Section("Images and reconstructions", text, figures=figures)
+    alt = f"{len(images)} validation images in rows: image, reconstruction, error, and segmentations if there are slots"
+    whole = ReportFigure(reconstruction_grid(images, output, mask), alt)
+    if not isinstance(output, SlotOutput):
+        return [Section("Images and reconstructions", text, figures=[whole])]
 
+    def close_ups(draw: Callable[..., Image.Image], alt: str) -> list[ReportFigure]:
+        truth = [None] * len(images) if mask is None else mask
+        drawn = (draw(images[n], output, n, mask=truth[n]) for n in range(min(CLOSE_UPS, len(images))))
+        return [ReportFigure(figure, f"Image {n}: {alt}", f"Image {n}") for n, figure in enumerate(drawn)]
 
-def slots(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
-    """The slots of the first few images one by one."""
-    text = (
-        "One column per slot: the image the slot paints (raw), what of it goes into the reconstruction (× mask), and "
-        "the pixels where its mask is above one half."
-        if output.slot_images is not None
-        else "One column per slot: the image, cut out by the slot's mask (× mask), and the pixels that it owns."
-    )
-    alt = f"each of {output.masks.shape[1]} slots raw, times its mask, and thresholded by its mask"
-    figures = _close_ups(slot_grid, alt, images, output, mask)
-    return Section("Slots", f"{text} A checker means that nothing is there.", figures=figures)
-
-
-def attention(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
-    """Slot attention of the first few images, iteration by iteration."""
-    text = (
+    colours = "Each slot has its own colour, the same in every row."
+    over = "Predicted segments laid over the images, in the colours of the slots."
+    if mask is not None:
+        colours = (
+            "A predicted segment has the colour of the true object it matches best, the background is grey; segments "
+            "left over have colours that no true object has. The numbers are scores of that one image."
+        )
+        over = "True and predicted segments laid over the images, in matched colours."
+    slots = "the image, cut out by the slot's mask (× mask), and the pixels that it owns"
+    if output.slot_images is not None:
+        slots = (
+            "the image the slot paints (raw), what of it goes into the reconstruction (× mask), and the pixels where "
+            "its mask is above one half"
+        )
+    attention = (
         "Where each slot looks, a row per iteration of slot attention: brighter is more, on one scale for all. From "
         "row to row the slots should settle on one object each."
     )
-    alt = f"attention maps of {output.masks.shape[1]} slots in {output.attention.shape[1]} iterations"
-    return Section("Attention", text, figures=_close_ups(attention_grid, alt, images, output, mask))
+    count = output.masks.shape[1]
+    each = f"each of {count} slots raw, times its mask, and thresholded by its mask"
+    maps = f"attention maps of {count} slots in {output.attention.shape[1]} iterations"
+    slots = f"One column per slot: {slots}. A checker means that nothing is there."
+    overlays = ReportFigure(segmentation_grid(images, output, mask, cell=176), over)
+    return [
+        Section("Images and reconstructions", f"{text} {colours}", figures=[whole]),
+        Section("Slots", slots, figures=close_ups(slot_grid, each)),
+        Section("Attention", attention, figures=close_ups(attention_grid, maps)),
+        Section("Segmentations over the images", over, figures=[overlays]),
+    ]
 
 
-def _close_ups(
-    draw: Callable[..., Image.Image], alt: str, images: Tensor, output: SlotOutput, mask: Tensor | None
-) -> list[ReportFigure]:
-    drawn = (
-        draw(image, output, number, mask=None if mask is None else mask[number])
-        for number, image in enumerate(images[:CLOSE_UPS])
-    )
-    return [ReportFigure(figure, f"Image {number}: {alt}", f"Image {number}") for number, figure in enumerate(drawn)]
-
-
-def segmentations(images: Tensor, output: SlotOutput, mask: Tensor | None) -> Section:
-    """True and predicted segmentation over the images."""
-    what = "True and predicted" if mask is not None else "Predicted"
-    colours = "in matched colours" if mask is not None else "in the colours of the slots"
-    text = f"{what} segments laid over the images, {colours}."
-    figure = ReportFigure(segmentation_grid(images, output, mask), text)
-    return Section("Segmentations over the images", text, figures=[figure])
-
-
-def curves(run: Path, preset: str, masks: str = "") -> Section:
+def curves(run: Path, masks: str = "") -> Section:
     """Losses and scores over the training."""
     try:
         rows = read_history(run)
     except FileNotFoundError:
         return Section("Training curves", "The run has no history.csv, so there are no curves to draw.")
-    except (OSError, ValueError) as error:
-        return Section("Training curves", warnings=[f"history.csv cannot be read: {error}"])
+    except (OSError, CheckpointError) as error:
+        return Section("Training curves", warnings=[f"{error}."])
     scored = f", and ARI and FG-ARI of {masks} and attention masks" if masks else ""
     alt = f"Train and validation loss{scored}, against training steps"
     text = f"The last of {len(rows)} validations was at step {rows[-1].get('step', math.nan):.0f}." if rows else ""
-    return Section("Training curves", text, figures=[ReportFigure(figure_image(loss_curves(rows, preset, masks)), alt)])
+    figure = figure_image(loss_curves(rows, run.resolve().name, masks))
+    return Section("Training curves", text, figures=[ReportFigure(figure, alt)])
 
 
 def preview_history(run: Path) -> Section | None:
     """The first, middle and last preview of the training; None if it has none."""
-    files, figures = list(preview_files(run).items()), []
-    for place in sorted({0, len(files) // 2, len(files) - 1}) if files else ():
-        step, file = files[place]
-        try:
-            image = Image.open(file).convert("RGB")
-        except (OSError, SyntaxError):  # a broken preview is left out
-            continue
-        figures.append(ReportFigure(image, f"Validation images at step {step}", f"Step {step}"))
+    files = list(preview_files(run).items())
+    places = sorted({0, len(files) // 2, len(files) - 1}) if files else []
+    figures: list[ReportFigure] = []
+    for step, file in (files[place] for place in places):
+        figures += _stored_figures(file, f"Validation images at step {step}", f"Step {step}")
     return Section("How the images changed while it learned", figures=figures) if figures else None
 
 

@@ -1,8 +1,8 @@
 """Tables for the terminal."""
 
 import shlex
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -42,18 +42,17 @@ def data_table(found: "DataCheck") -> Group:
     def joined(counts: Mapping[Any, int]) -> str:
         return ", ".join(f"{key}: {value}" for key, value in counts.items()) or "-"
 
-    table = Table(title=f"{found.data} ({found.kind})", show_header=False)
-    table.add_row("images", f"{found.count}")
     splits = ", ".join(f"{name} {size}" for name, size in found.splits.items())
-    table.add_row("splits", splits or "none: used whole")
-    table.add_row("sizes", joined(found.sizes))
-    table.add_row("modes", joined(found.modes))
-    table.add_row("with masks", f"{found.masks}")
+    rows = {"images": str(found.count), "splits": splits or "none: used whole"}
+    rows |= {"sizes": joined(found.sizes), "modes": joined(found.modes), "with masks": str(found.masks)}
     if found.masks:
-        table.add_row("objects: images", joined(found.objects))
+        rows["objects: images"] = joined(found.objects)
         if found.crop < 1:
-            table.add_row(f"objects after crop {found.crop:g}", joined(found.objects_cropped))
-        table.add_row("ids with gaps", f"{found.gaps} (allowed)" if found.gaps else "0")
+            rows[f"objects after crop {found.crop:g}"] = joined(found.objects_cropped)
+        rows["ids with gaps"] = f"{found.gaps} (allowed)" if found.gaps else "0"
+    table = Table(title=f"{found.data} ({found.kind})", show_header=False)
+    for row in rows.items():
+        table.add_row(*row)
     table.add_row("broken", Text(str(len(found.broken)), style="bold red" if found.broken else "green"))
     lines = [Text(file.reason) for file in found.broken[:MOST_BROKEN]]
     if len(found.broken) > MOST_BROKEN:
@@ -65,27 +64,28 @@ def concept_table(library: "ConceptLibrary") -> Group:
     """A row per concept: how many slots it has, and their mean share of the image."""
     from slotlab.composition.library import BACKGROUND
 
-    facts, data = library.table.facts, library.table.facts["data"]
+    slots, facts = library.table.facts, library.facts
+    data = slots["data"]
     lines = [
         f"protocol: data {data['data']}, split {data['split']}, crop {data['crop']}, resolution {data['resolution']}, "
-        f"images {facts['images']}, seed {facts['seed']}, model {facts['fingerprint'][:12]}",
-        f"{len(library.table)} slots, {facts['dropped']} dropped: {facts['rules']['dropped']}",
-        f"{library.facts['algorithm']}, seed {library.facts['seed']}, inertia {library.facts['inertia']:.4g}, "
-        f"number of concepts: {library.facts['chosen_by']}",
+        f"images {slots['images']}, seed {slots['seed']}, model {slots['fingerprint'][:12]}",
+        f"{len(library.table)} slots, {slots['dropped']} dropped: {slots['rules']['dropped']}",
+        f"{facts['algorithm']}, seed {facts['seed']}, inertia {facts['inertia']:.4g}, "
+        f"number of concepts: {facts['chosen_by']}",
     ]
-    if library.facts.get("silhouettes"):
-        scores = library.facts["silhouettes"].items()
-        lines.append("silhouette: " + ", ".join(f"{score:.3f} with {count}" for count, score in scores))
-    if library.facts["purity"]:
-        lines.append("; ".join(f"{name}: {value:.1%}" for name, value in library.facts["purity"].items()))
-    for name, found in library.facts.get("attributes", {}).items():
-        purity, whole = found["purity"], found["one concept"]
-        lines.append(f"purity of concepts in {name}: {purity:.1%} (in one concept: {whole:.1%})")
+    if tried := facts.get("silhouettes"):
+        lines.append("silhouette: " + ", ".join(f"{score:.3f} with {count}" for count, score in tried.items()))
+    if facts["purity"]:
+        lines.append("; ".join(f"{name}: {value:.1%}" for name, value in facts["purity"].items()))
+    for name, found in facts.get("attributes", {}).items():
+        lines.append(
+            f"purity of concepts in {name}: {found['purity']:.1%} (in one concept: {found['one concept']:.1%})"
+        )
     table = table_of("concept", "slots", "mean area")
     for concept, (size, rows) in enumerate(zip(library.sizes, library.members, strict=True)):
         name = "background" if concept == BACKGROUND else str(concept)
         table.add_row(name, f"{size:,}", f"{library.table.area[rows].mean():.1%}")
-    return Group(table, Text("\n".join(lines), style="dim"))
+    return _above(table, lines)
 
 
 def composition_table(scores: "CompositionScores") -> Group:
@@ -101,15 +101,19 @@ def composition_table(scores: "CompositionScores") -> Group:
         f"images {real['images']}; library: {data['data']}, split {data['split']}, images {library['images']}, "
         f"{library['concepts']} concepts; seed {composition['seed']}{''.join(sampling)}"
     )
-    notes: dict[str, str] = {}
-    for result in scores.results.values():
-        for note in result.notes:  # of notes that differ only in the distance by chance, which the table has, the first
-            notes.setdefault(note.partition(", here by about")[0], note)
     table = table_of("pictures", first.name, "by chance", first.kernel_name, "n")
+    notes: dict[str, str] = {}
     for name, result in scores.results.items():
         kernel = f"{result.kernel:.4g} ± {result.kernel_deviation:.2g}"
         table.add_row(name, f"{result.distance:.4g}", f"{result.chance:.3g}", kernel, f"{result.generated.count:,}")
-    return Group(table, Text("\n".join([line, *(f"note: {note}" for note in notes.values())]), style="dim"))
+        for note in result.notes:  # of notes that differ only in the distance by chance, which the table has, the first
+            notes.setdefault(note.partition(", here by about")[0], f"note: {note}")
+    return _above(table, [line, *notes.values()])
+
+
+def _above(table: Table, lines: Iterable[str]) -> Group:
+    """A table with faint lines below it."""
+    return Group(table, *(Text(line, style="dim") for line in lines))
 
 
 def table_of(*headings: str, text: Collection[str] = (), **options: Any) -> Table:
@@ -153,41 +157,41 @@ def protocol_line(protocol: dict[str, object]) -> str:
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
 
 
-class Explained(NamedTuple):
-    """A number of a diagnosis: its name, its value, what is healthy, and what it means."""
+HEALTHY = {  # each number of a diagnosis: what is healthy, and what it means
+    "slots used": ("objects + 1", "slots that own more than 0.5 % of an image; about 1: collapsed"),
+    "mask entropy": ("below 0.15", "0: each pixel belongs to one slot; 1: all slots share it evenly"),
+    "attention change": ("last below 0.1", "share of the attention that changes its slot in each later iteration"),
+    "likeness": ("below 0.3", "ARI between segmentations of different images; near 1, masks ignore the image (tiling)"),
+    "background slots": ("1", "slots that own more than a tenth of the true background each"),
+    "dead slots": ("none", "slots that own more than 0.5 % of no image at all"),
+    "duplicate slots": (
+        "below 1",
+        "pairs of slots per image that hold the same thing; those named do in so many images",
+    ),
+}
 
-    title: str
-    value: str
-    healthy: str
-    meaning: str
 
+def explained(numbers: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Name, value, what is healthy and meaning of each known number of `Diagnosis.numbers()`.
 
-def explained(numbers: Mapping[str, Any]) -> list[Explained]:
-    """Each known number of `Diagnosis.numbers()` in words; docs/diagnostics.md has the sources."""
-    near = f"near {numbers['objects'] + 1:.2f}, " if "objects" in numbers else ""
-    meaning = "slots that own more than 0.5 % of an image; about 1: collapsed"
-    used = f"{numbers['slots_used']:.2f} of {len(numbers['slot_use'])}"
-    rows = [Explained("slots used", used, f"{near}objects + 1", meaning)]
-    meaning = "0: each pixel belongs to one slot; 1: all slots share it evenly"
-    rows.append(Explained("mask entropy", f"{numbers['mask_entropy']:.3f}", "below 0.15", meaning))
-    if numbers["attention_changes"]:
-        changes = ", ".join(f"{change:.3f}" for change in numbers["attention_changes"])
-        meaning = "share of the attention that moves to another slot in each iteration after the first"
-        rows.append(Explained("attention change", changes, "last below 0.1", meaning))
-    if "likeness" in numbers:
-        true = numbers.get("true_likeness")
-        healthy = "below 0.3" if true is None else f"near {true:.2f}, the true masks'"
-        meaning = "ARI between segmentations of different images; near 1, masks ignore the image (tiling)"
-        rows.append(Explained("likeness", f"{numbers['likeness']:.3f}", healthy, meaning))
-    if "background_slots" in numbers:
-        meaning = "slots that own more than a tenth of the true background each"
-        rows.append(Explained("background slots", f"{numbers['background_slots']:.2f}", "1", meaning))
-    dead = ", ".join(map(str, numbers["dead_slots"])) or "none"
-    rows.append(Explained("dead slots", dead, "none", "slots that own more than 0.5 % of no image at all"))
+    docs/diagnostics.md has the sources.
+    """
     pairs = "".join(f"; {one} and {other}: {share:.0%}" for one, other, share in numbers["duplicate_pairs"])
-    meaning = "pairs of slots per image that hold the same thing; those named do in so many images"
-    rows.append(Explained("duplicate slots", f"{numbers['duplicates']:.2f}{pairs}", "below 1", meaning))
-    return rows
+    values = {
+        "slots used": f"{numbers['slots_used']:.2f} of {len(numbers['slot_use'])}",
+        "mask entropy": f"{numbers['mask_entropy']:.3f}",
+        "attention change": ", ".join(f"{change:.3f}" for change in numbers["attention_changes"]),
+        "likeness": f"{numbers['likeness']:.3f}" if "likeness" in numbers else "",
+        "background slots": f"{numbers['background_slots']:.2f}" if "background_slots" in numbers else "",
+        "dead slots": ", ".join(map(str, numbers["dead_slots"])) or "none",
+        "duplicate slots": f"{numbers['duplicates']:.2f}{pairs}",
+    }
+    healthy = {name: words for name, (words, _) in HEALTHY.items()}
+    if "objects" in numbers:
+        healthy["slots used"] = f"near {numbers['objects'] + 1:.2f}, objects + 1"
+    if "true_likeness" in numbers:
+        healthy["likeness"] = f"near {numbers['true_likeness']:.2f}, the true masks'"
+    return [(name, values[name], healthy[name], meaning) for name, (_, meaning) in HEALTHY.items() if values[name]]
 
 
 def diagnosis_table(numbers: Mapping[str, Any], caption: str) -> Table:
@@ -217,7 +221,7 @@ def released_table() -> Group:
             f"trained in {training['seconds'] / 60:.0f} minutes in all on {machines_of(training)}; {folder / CARD_FILE}"
         )
     lines.append("licence of the weights: Apache-2.0, as slotlab")
-    return Group(table, *(Text(line, style="dim") for line in lines))
+    return _above(table, lines)
 
 
 def preset_table() -> Table:

@@ -9,9 +9,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from slotlab.errors import ConfigError
+from slotlab.data.images import read_image
+from slotlab.errors import ConfigError, DataError
 from slotlab.figures.curves import figure_image, loss_curves
 from slotlab.figures.grid import data_uri
+from slotlab.reporting.previews import preview_files
 from slotlab.reporting.report import REPORT_FILE, write_report
 from slotlab.reporting.run_list import RunFolder, run_folders
 from slotlab.studio import components
@@ -20,7 +22,8 @@ from slotlab.studio.components import WORK, View, note, table, with_messages
 EVERY = 3.0  # seconds between two looks at the folder
 REPORT = "The report is one page with curves, images and settings. Make it again to include what was trained since."
 NO_FOLDER = "No folder of runs is open. Start the studio with --runs DIR to watch the runs in it."
-COLUMNS = {"validation_loss": "loss", "ari": "ARI (masks)", "fg_ari": "FG-ARI (masks)"}
+HEADINGS = ("", "preset", "state", "loss", "ARI (masks)", "FG-ARI (masks)")
+CAPTION = "The latest scores of each run, on its validation images."
 
 
 def runs_view(folder: Path | None) -> View:
@@ -42,29 +45,34 @@ def runs_view(folder: Path | None) -> View:
     outputs = [seen, listed, run, curves, step, preview]
 
     def shown(chosen: str | None, before: str = "") -> Sequence[Any]:
-        runs = run_folders(folder) if folder is not None and folder.is_dir() else []
-        names = [one.name for one in runs]
-        chosen = chosen if chosen in names else next(iter(names), None)
-        now = repr([(one.name, one.written, len(one.previews())) for one in runs]) + str(chosen)
+        runs = {one.name: one for one in _runs(folder)}
+        one = runs.get(chosen or "") or next(iter(runs.values()), None)
+        now = repr([(each.name, each.written, len(preview_files(each.folder))) for each in runs.values()] + [one and one.name])
         if folder is None or now == before:
             return [gr.skip()] * len(outputs)
-        if chosen is None:
+        if one is None:
             empty = note(f"There is no run in {folder} yet.")
             return now, empty, gr.Dropdown(choices=[], value=None), "", gr.skip(), ""
-        one = runs[names.index(chosen)]
-        last = max(len(one.previews()), 1)
+        last = max(len(preview_files(one.folder)), 1)
         return (
             now,
-            _run_table(runs),
-            gr.Dropdown(choices=names, value=chosen),
-            _captioned(figure_image(loss_curves(one.rows, one.preset, one.masks)), f"Losses and scores of {one.name}"),
+            table(HEADINGS, [each.cells() for each in runs.values()], CAPTION, words=3),
+            gr.Dropdown(choices=[*runs], value=one.name),
+            _captioned(figure_image(loss_curves(one.rows, one.name, one.masks)), f"Losses and scores of {one.name}"),
             gr.Slider(maximum=max(last, 2), value=last, visible=last > 1),
             _preview(one, last),
         )
 
+    def run_named(name: str | None) -> RunFolder:
+        """The run of that name in the folder; a name from the page is never used as a path."""
+        found = next((one for one in _runs(folder) if one.name == name), None)
+        if found is None:
+            raise ConfigError("Choose a run first.")
+        return found
+
     def report_of(chosen: str | None, make_it: bool) -> str:
-        run = _run(folder, chosen).folder
-        path = write_report(run) if make_it else run / REPORT_FILE
+        one = run_named(chosen).folder
+        path = write_report(one) if make_it else one / REPORT_FILE
         if not path.is_file():
             raise ConfigError("This run has no report yet: make it with the other button.")
         page = escape(path.read_text(encoding="utf-8"), quote=True)
@@ -72,42 +80,27 @@ def runs_view(folder: Path | None) -> View:
 
     run.input(with_messages(shown), run, outputs, **WORK)
     pulse.pulse(with_messages(shown), [run, seen], outputs, **WORK)
-    at_step = with_messages(lambda chosen, place: _preview(_run(folder, chosen), int(place)))
+    at_step = with_messages(lambda chosen, place: _preview(run_named(chosen), int(place)))
     step.input(at_step, [run, step], preview, **WORK)
-    for clicked, progress in ((show, "hidden"), (make, "minimal")):
-        act = with_messages(partial(report_of, make_it=clicked is make))
-        clicked.click(act, run, report, **{**WORK, "show_progress": progress})
+    show.click(with_messages(partial(report_of, make_it=False)), run, report, **WORK)
+    make.click(with_messages(partial(report_of, make_it=True)), run, report, **{**WORK, "show_progress": "minimal"})
     return View("Runs", outputs, lambda model, image: shown(None), of=())
 
 
-def _run(folder: Path | None, name: str | None) -> RunFolder:
-    """The run of that name in the folder; a name from the page is never used as a path."""
-    for run in [] if folder is None else run_folders(folder):
-        if run.name == name:
-            return run
-    raise ConfigError("Choose a run first.")
-
-
-def _run_table(runs: Sequence[RunFolder]) -> str:
-    rows = []
-    for run in runs:
-        last = run.rows[-1] if run.rows else {}
-        scores = [f"{last[column]:.3f}" if column in last else "–" for column in COLUMNS]
-        rows.append([run.name, run.preset, run.state(), *scores])
-    caption = "The latest scores of each run, on its validation images."
-    return table(["", "preset", "state", *COLUMNS.values()], rows, caption, words=3)
+def _runs(folder: Path | None) -> list[RunFolder]:
+    return run_folders(folder) if folder is not None and folder.is_dir() else []
 
 
 def _preview(run: RunFolder, place: int) -> str:
-    previews = list(run.previews().items())
+    previews = list(preview_files(run.folder).items())
     if not previews:
         return note("This run has no preview yet.")
     step, path = previews[min(max(place, 1), len(previews)) - 1]
     try:
-        with Image.open(path) as image:
-            return _captioned(image.convert("RGB"), f"Validation images of {run.name} at step {step:,}")
-    except (OSError, SyntaxError):  # training may be replacing it
+        image = Image.fromarray(read_image(path))
+    except DataError:  # training may be replacing it
         return note(f"The preview of step {step:,} cannot be read at the moment.")
+    return _captioned(image, f"Validation images of {run.name} at step {step:,}")
 
 
 def _captioned(image: Image.Image, caption: str) -> str:

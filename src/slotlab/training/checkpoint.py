@@ -136,9 +136,15 @@ class History:
 
 
 def read_history(folder: Path) -> list[Row]:
-    """The rows of `history.csv` in a run folder; empty cells are left out."""
-    with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
-        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    """The rows of `history.csv` in a run folder without empty cells; CheckpointError if damaged."""
+    try:
+        with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        if not all(math.isfinite(row.get("step", 0)) for row in rows):
+            raise ValueError("a step is not finite")
+    except (TypeError, ValueError, csv.Error) as error:  # TypeError: a row with too many cells
+        raise CheckpointError(f"{folder / 'history.csv'}: cannot be read ({error})") from None
+    return rows
 
 
 @dataclass
