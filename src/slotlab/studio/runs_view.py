@@ -47,7 +47,8 @@ def runs_view(folder: Path | None) -> View:
     def shown(chosen: str | None, before: str = "") -> Sequence[Any]:
         runs = {one.name: one for one in _runs(folder)}
         one = runs.get(chosen or "") or next(iter(runs.values()), None)
-        now = repr([(each.name, each.written, len(preview_files(each.folder))) for each in runs.values()] + [one and one.name])
+        written = [(each.name, each.written, len(preview_files(each.folder))) for each in runs.values()]
+        now = repr((one and one.name, written))
         if folder is None or now == before:
             return [gr.skip()] * len(outputs)
         if one is None:
