@@ -44,26 +44,20 @@ def test_order_is_argument_variable_cache(monkeypatch, tmp_path):
     assert find_inception(files[0]) == files[0]
 
 
-def test_download_once(monkeypatch):
-    serve(monkeypatch, CONTENT)
-    assert find_inception() == cached_file()
-    serve(monkeypatch, AssertionError("twice"))
-    assert find_inception().read_bytes() == CONTENT
-
-
-def test_damaged_download_leaves_nothing(monkeypatch):
+def test_a_download_is_kept_whole_or_not_at_all_and_offline_says_where_to_put_the_file(monkeypatch):
     serve(monkeypatch, CONTENT[:-1])
     with pytest.raises(CheckpointError, match="could not be downloaded .*invalid hash"):
         find_inception()
     assert list(cached_file().parent.iterdir()) == []
-
-
-def test_offline_says_where_to_put_the_file(monkeypatch):
     serve(monkeypatch, urllib.error.URLError("no route"))
     with pytest.raises(CheckpointError) as caught:
         find_inception()
     for said in (networks.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):
         assert said in str(caught.value)
+    serve(monkeypatch, CONTENT)
+    assert find_inception() == cached_file()
+    serve(monkeypatch, AssertionError("twice"))
+    assert find_inception().read_bytes() == CONTENT
 
 
 def test_missing_and_other_files(monkeypatch, tmp_path):

@@ -14,14 +14,8 @@ from slotlab.data import SlotDataset
 from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
 from slotlab.evaluation import outputs
-from slotlab.fidelity import (
-    FeatureNet,
-    FidelityWarning,
-    FrechetResult,
-    SetStatistics,
-    compare,
-    folder_statistics_steps,
-)
+from slotlab.fidelity import FeatureNet, FidelityWarning, FrechetResult, SetStatistics, compare
+from slotlab.fidelity.statistics import folder_statistics_steps
 from slotlab.files import read_json, remove, write_json
 from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint

@@ -118,6 +118,8 @@ def find_images(folder: str | Path) -> list[Path]:
             raise DataError(
                 f"{path}: a mask, not an image; name a folder of images alone, such as images/ beside masks/"
             )
+        if path.name.endswith("_segmentation.png") and path.with_name(f"{path.name[:-17]}_overlay.png").is_file():
+            raise DataError(f"{path}: a mask that `slotlab segment` wrote; name a folder of images alone")
     return found
 
 

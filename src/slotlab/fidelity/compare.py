@@ -127,8 +127,7 @@ def _check_same_net(side: SetInformation, other: str | Path, net: tuple[str, str
 
 def _notes(real: SetInformation, generated: SetInformation, chance: float) -> list[str]:
     notes = []
-    fewest = min(real.count, generated.count)
-    if fewest < ENOUGH:
+    if (fewest := min(real.count, generated.count)) < ENOUGH:
         notes.append(
             f"{fewest:,} images are fewer than {ENOUGH:,}: the distance is biased upwards, here by about {chance:.3g} "
             "(two samples of one distribution are that far apart by chance); compare only with numbers from as "
@@ -140,6 +139,7 @@ def _notes(real: SetInformation, generated: SetInformation, chance: float) -> li
         if side.resolution is None:
             notes.append(f"{side.source}: images of mixed sizes, each resized separately")
     if real.resolution and generated.resolution and real.resolution != generated.resolution:
-        sizes = f"real images are {real.sides} but generated ones {generated.sides}"
+        (width, height), (other_width, other_height) = real.resolution, generated.resolution
+        sizes = f"real images are {width} x {height} but generated ones {other_width} x {other_height}"
         notes.append(f"{sizes}: crop and resize the real ones alike first")
     return notes

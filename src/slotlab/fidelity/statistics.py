@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.images import decode_image, find_images
+from slotlab.data.images import ROUNDING, decode_image, find_images
 from slotlab.data.loading import in_order
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import FeatureNet
@@ -59,14 +59,10 @@ class SetInformation:
     resolution: tuple[int, int] | None  # (W, H); None if the images differ in size
     jpegs: int  # number of JPEG files
 
-    @property
-    def sides(self) -> str:
-        """The resolution in words."""
-        return f"{self.resolution[0]} x {self.resolution[1]}" if self.resolution else "mixed sizes"
-
     def __str__(self) -> str:
+        sides = f"{self.resolution[0]} x {self.resolution[1]}" if self.resolution else "mixed sizes"
         split = f", split {self.split}" if self.split else ""
-        return f"{self.count:,} images of {self.sides}{split}, {self.source}"
+        return f"{self.count:,} images of {sides}{split}, {self.source}"
 
 
 @dataclass
@@ -153,17 +149,19 @@ def batch_statistics(
     names their `source` and `split`.
 
     Raises:
-        DataError: there are no images, or one has NaN or infinity.
-        ValueError: images of another shape.
+        DataError: there are no images, or values are NaN or outside [0, 1].
+        ValueError: images of another shape or type.
     """
 
     def images() -> Iterable[Resized]:
         for batch in batches:
-            if batch.ndim != 4 or batch.shape[1] != 3:
-                raise ValueError(f"{source}: expected images [B, 3, H, W], got {list(batch.shape)}")
+            if batch.ndim != 4 or batch.shape[1] != 3 or not (batch.is_floating_point() or batch.dtype == torch.uint8):
+                found = f"{batch.dtype} {list(batch.shape)}"
+                raise ValueError(f"{source}: expected images [B, 3, H, W], floating or uint8, got {found}")
             if batch.is_floating_point():
-                if not bool(torch.isfinite(batch).all()):
-                    raise DataError(f"{source}: an image has values that are not finite; check what made it")
+                low, high = (float(value) for value in batch.detach().float().aminmax())
+                if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
+                    raise DataError(f"{source}: images have values from {low:g} to {high:g}; expected [0, 1]")
                 batch = (batch.float().clamp(0, 1) * 255).round().to(torch.uint8)
             for pixels in batch.permute(0, 2, 3, 1).cpu().numpy():
                 size = pixels.shape[1], pixels.shape[0]

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from slotlab.errors import DataError
 
+ROUNDING = 1e-12  # of a Frechet distance, as a fraction of the traces that it is the difference of
+
 
 class FeatureStatistics:
     """Mean and covariance of a stream of feature vectors, in float64 and in constant memory.
@@ -89,7 +91,7 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
     The last trace is the sum of the singular values of F G^T. It is not taken from eigenvalues of
     A B, as torchmetrics does: their roots turn rounding errors of 1e-16 into 1e-8, once for each of
     the many zero eigenvalues that fewer images than features leave. Means are [D], covariances
-    [D, D] of any rank; the result is >= 0 up to rounding.
+    [D, D] of any rank. A distance within rounding of 0 is 0.
 
     Source: Dowson and Landau, 1982; as a score of images: Heusel et al., arXiv 1706.08500, eq. 6.
 
@@ -102,8 +104,9 @@ def frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covar
         x.detach().to("cpu", torch.float64) for x in (mean_a, covariance_a, mean_b, covariance_b)
     )
     roots = torch.linalg.svdvals(_factor(covariance_a) @ _factor(covariance_b).T)
-    distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * roots.sum()
-    return float(distance)
+    spread = covariance_a.trace() + covariance_b.trace()
+    distance = (mean_a - mean_b).square().sum() + spread - 2 * roots.sum()
+    return float(distance) if distance > ROUNDING * spread else 0.0
 
 
 def _factor(covariance: Tensor) -> Tensor:
