@@ -94,7 +94,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Model:
 def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
     """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all.
 
-    With `half`, parameters, not buffers, are rounded to float16; CheckpointError if one is too large.
+    With `half`, parameters, not buffers, are rounded to float16: CheckpointError if too large.
     """
     folder = Path(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -159,7 +159,7 @@ def _load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: st
     shown = "/".join([str(name), *where.values()])
     try:
         config = AutoencoderKL.load_config(str(name), **where)
-    except Exception as error:  # diffusers raises OSError, ValueError and hub errors for the same cause
+    except Exception as error:  # OSError, ValueError and hub errors for the same cause
         form = "config.json and diffusion_pytorch_model.safetensors"
         remedy = f"give a folder with {form}, a hub name that can be reached, or autoencoder.subfolder"
         raise CheckpointError(f"{shown}: no autoencoder found ({error}); {remedy}") from None
@@ -230,7 +230,7 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
             factor = round((wanted[0] / len(before)) ** 0.5)
             if factor > 1 and len(before) * factor**2 == wanted[0]:
                 side = round((len(before) / 4) ** 0.5)
-                pixels = before.unflatten(0, (4, side, side))  # colours and mask, in the order of nn.PixelShuffle
+                pixels = before.unflatten(0, (4, side, side))  # in the order of nn.PixelShuffle
                 result[name] = pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).flatten(0, 2)
                 if name.endswith(".weight"):
                     growth.append(f"each pixel to {factor}x{factor}")

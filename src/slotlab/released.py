@@ -84,7 +84,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def check(folder: Path, *files: str) -> None:
-    """Raises CheckpointError if one of `files`, by default of all, in a release is missing or changed."""
+    """Raises CheckpointError if one of `files` (all by default) of a release is missing or changed."""
     if not is_released(folder):
         return
     path, remedy = folder / MANIFEST_FILE, _remedy(folder)

@@ -1,4 +1,4 @@
-"""The models: encoders, Slot Attention, decoders, latent autoencoder, slot diffusion, and what they return."""
+"""The models: encoders, slot attention, decoders, latent autoencoder, slot diffusion; outputs."""
 
 from slotlab.errors import CheckpointError
 from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder

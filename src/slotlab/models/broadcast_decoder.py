@@ -1,6 +1,5 @@
 """Spatial broadcast decoder (Watters et al. 2019, arXiv 1901.07017), as Slot Attention uses it."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -18,10 +17,10 @@ Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 class BroadcastConvolution(nn.Module):
-    """A convolution of slots that are broadcast over a square grid, computed from their structure; has no weights.
+    """A convolution of slots that are broadcast over a square grid, computed from their structure.
 
     The grid holds a sum over b of vector_b x f_b(row) x g_b(column), so each tap of the kernel is a
-    small matrix product of the vectors instead of a convolution of the grid.
+    small matrix product of the vectors instead of a convolution of the grid. It has no weights.
 
     Args:
         convolution: the layer to replace: a square kernel, no groups or dilation, zero padding.
@@ -34,10 +33,15 @@ class BroadcastConvolution(nn.Module):
 
     def __init__(self, convolution: Convolution, side: int, profiles: Tensor) -> None:
         super().__init__()
-        met = _cells_met(convolution, side)
-        padded = F.pad(profiles, (0, 1))  # tap outside the grid: the cell after the last, which is 0
-        self.register_buffer("rows", padded[:, 0, met].transpose(0, 1).flatten(1), persistent=False)
-        self.register_buffer("columns", padded[:, 1, met], persistent=False)
+        stride, padding = convolution.stride[0], cast(Any, convolution.padding[0])
+        taps, functions = torch.eye(convolution.kernel_size[0]), profiles.flatten(0, 1)[:, None]
+        if isinstance(convolution, nn.ConvTranspose2d):
+            met = F.conv_transpose1d(functions, taps[None], None, stride, padding, convolution.output_padding[0])
+        else:
+            met = F.conv1d(functions, taps[:, None], None, stride, padding)
+        rows, columns = met.unflatten(0, (-1, 2)).transpose(2, 3).unbind(1)  # [b, n', k]
+        self.register_buffer("rows", rows.transpose(0, 1).flatten(1), persistent=False)
+        self.register_buffer("columns", columns.contiguous(), persistent=False)
 
     def forward(self, convolution: Convolution, vectors: Tensor, shared: Tensor, rectify: bool) -> Tensor:
         """The convolution of the grid, then a ReLU if `rectify`: [M, out, n', n'], channels_last.
@@ -45,7 +49,7 @@ class BroadcastConvolution(nn.Module):
         Args:
             convolution: the layer.
             vectors: [M, b, D] for M slots; D are its first input channels.
-            shared: [1, out, n', n'], the layer and its bias applied to what all slots share of the grid.
+            shared: [1, out, n', n'], the layer and its bias applied to what all slots share.
             rectify: apply a ReLU too, in place.
         """
         transposed = isinstance(convolution, nn.ConvTranspose2d)
@@ -58,19 +62,6 @@ class BroadcastConvolution(nn.Module):
         return (cells.relu_() if rectify else cells).unflatten(2, (-1, convolution.out_channels)).permute(0, 3, 1, 2)
 
 
-def _cells_met(convolution: Convolution, side: int) -> Tensor:
-    """The cell that each tap of each output row meets, int64 [n', k]; `side` if it is outside the grid."""
-    size, stride, padding = convolution.kernel_size[0], convolution.stride[0], int(convolution.padding[0])
-    tap = torch.arange(size)
-    if isinstance(convolution, nn.ConvTranspose2d):
-        count = (side - 1) * stride - 2 * padding + size + convolution.output_padding[0]
-        reach = torch.arange(count)[:, None] + padding - tap
-        cell = torch.where(reach % stride == 0, reach.div(stride, rounding_mode="floor"), side)
-    else:
-        cell = torch.arange((side + 2 * padding - size) // stride + 1)[:, None] * stride - padding + tap
-    return torch.where((cell >= 0) & (cell < side), cell, side)
-
-
 PIXELS_AT_ONCE = {"cpu": 2**16, "gpu": 2**22}  # of slot images; more at once is no faster
 
 
@@ -80,7 +71,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
     If `broadcast` is the resolution, all layers work at full size (the form of the report). Else
     stride-2 transposed convolutions double the side until `resolution / shuffle` (Locatello et al.,
-    table 6, with `broadcast` 8), and the last convolution paints `shuffle` x `shuffle` pixels per cell.
+    table 6, with `broadcast` 8); the last convolution paints `shuffle` x `shuffle` pixels a cell.
 
     Args:
         slot_dim: width D of a slot.
@@ -89,14 +80,14 @@ class SpatialBroadcastDecoder(nn.Module):
         channels: width of the convolutions.
         layers: stride-1 convolutions after the upsampling.
         kernel_size: side of all but the last convolution, which is 3x3; odd.
-        position: "add" a learned map of the four-direction grid to the slot, or "concatenate" the grid to it.
+        position: "add" a learned map of the direction grid to the slot, or "concatenate" the grid.
         shuffle: pixels that one output cell paints on a side (pixel shuffle, Shi et al. 2016).
-        checkpointing: recompute the layers in the backward pass instead of storing them: less memory, more time.
+        checkpointing: recompute the layers in the backward pass: less memory, more time.
 
     Attributes:
-        factored: compute the first convolution by `BroadcastConvolution`, which is equal up to rounding.
-        in_parts: paint as many slots at a time as fill `PIXELS_AT_ONCE`, for less memory; a factored
-            first convolution is then recomputed in the backward pass, which is cheap.
+        factored: compute the first convolution by `BroadcastConvolution`: equal up to rounding.
+        in_parts: paint as many slots at a time as fill `PIXELS_AT_ONCE`, for less memory; a
+            factored first convolution is recomputed in the backward pass, which is cheap.
 
     Raises:
         ConfigError: an argument out of range, or sides that doubling does not join.
@@ -125,7 +116,12 @@ class SpatialBroadcastDecoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        doublings = doublings_between(broadcast * shuffle, resolution)
+        ratio, rest = divmod(resolution, broadcast * shuffle)
+        if rest or ratio.bit_count() != 1:
+            raise ConfigError(
+                f"decoder: broadcast x shuffle = {broadcast * shuffle} does not reach the resolution {resolution} by "
+                "doubling; resolution / (broadcast x shuffle) must be a power of two"
+            )
         self.slot_dim = slot_dim
         self.broadcast = broadcast
         self.checkpointing = checkpointing
@@ -136,7 +132,7 @@ class SpatialBroadcastDecoder(nn.Module):
             self.register_buffer("grid", direction_grid(broadcast, broadcast)[None], persistent=False)
             width += 4
         body: list[nn.Module] = []
-        for _ in range(doublings):
+        for _ in range(ratio.bit_length() - 1):
             body += [nn.ConvTranspose2d(width, channels, kernel_size, 2, kernel_size // 2, output_padding=1), nn.ReLU()]
             width = channels
         for _ in range(layers):
@@ -149,13 +145,14 @@ class SpatialBroadcastDecoder(nn.Module):
         self.first = BroadcastConvolution(self._convolutions()[0], broadcast, torch.ones(1, 2, broadcast))
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Slots [B, K, D] to reconstruction [B, 3, H, W], masks [B, K, H, W] and slot images [B, K, 3, H, W].
+        """Slots [B, K, D] to reconstruction, masks and slot images.
 
-        All in float32; masks sum to 1 over K, colours are nominally in [0, 1].
+        [B, 3, H, W], [B, K, H, W] and [B, K, 3, H, W], in float32; masks sum to 1 over K, colours
+        are nominally in [0, 1].
         """
         check_slots(slots, self.slot_dim)
         painted = self._paint(slots.flatten(0, 1))
-        # Before the shuffle the channels are [4, shuffle^2]: softmax and mixing are the same there, in fewer passes.
+        # before the shuffle, of channels [4, shuffle^2], softmax and mixing take fewer passes
         layers = painted.to(slots.dtype).unflatten(0, slots.shape[:2]).unflatten(2, (4, -1))
         logits, colours = layers.split([1, 3], dim=2)
         masks = torch.softmax(logits, dim=1)
@@ -167,15 +164,13 @@ class SpatialBroadcastDecoder(nn.Module):
 
     def _paint(self, slots: Tensor) -> Tensor:
         """Mask logits and colours of slots [M, D], before the shuffle: [M, 4 * shuffle^2, h, w]."""
-        in_parts = self.in_parts and not torch.compiler.is_compiling()
-        limit = PIXELS_AT_ONCE["cpu" if slots.is_cpu else "gpu"]
-        many = max(1, limit // self.pixels) if in_parts else len(slots)
         convolution, *others = self._convolutions()
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         if self.factored:
-            parts = self._vectors(slots).split(many)
+            placed = self._vectors(slots)
             first = partial(self.first, convolution, shared=convolution(self._map()), rectify=bool(others))
         else:
-            parts = self._place(slots).split(many)
+            placed = self._place(slots)
 
             def first(part: Tensor) -> Tensor:
                 return convolution(part).relu_() if others else convolution(part)
@@ -190,9 +185,13 @@ class SpatialBroadcastDecoder(nn.Module):
 
         def paint(part: Tensor) -> Tensor:
             if self.checkpointing:
-                return _recomputed(lambda part: end(begin(part)), part)
-            return end(_recomputed(begin, part) if self.factored and len(parts) > 1 else begin(part))
+                return cast(Tensor, again(lambda part: end(begin(part)), part))
+            return end(cast(Tensor, again(begin, part)) if self.factored and len(parts) > 1 else begin(part))
 
+        many = len(slots)
+        if self.in_parts and not torch.compiler.is_compiling():
+            many = max(1, PIXELS_AT_ONCE["cpu" if slots.is_cpu else "gpu"] // self.pixels)
+        parts = placed.split(many)
         return torch.cat([paint(part) for part in parts])
 
     def _vectors(self, slots: Tensor) -> Tensor:
@@ -206,7 +205,7 @@ class SpatialBroadcastDecoder(nn.Module):
         return F.pad(self.grid, (0, 0, 0, 0, self._convolutions()[0].in_channels - 4, 0))
 
     def _place(self, slots: Tensor) -> Tensor:
-        """Slots [M, D] copied over the grid, with where each cell is: [M, width, broadcast, broadcast]."""
+        """Slots [M, D] over the grid, with where each cell is: [M, width, broadcast, broadcast]."""
         shared = self._map()
         return F.pad(slots, (0, shared.shape[1] - slots.shape[1]))[:, :, None, None] + shared
 
@@ -216,19 +215,3 @@ class SpatialBroadcastDecoder(nn.Module):
 
 
 DECODERS: dict[str, Any] = {"broadcast": SpatialBroadcastDecoder}  # a decoder is added here
-
-
-def _recomputed(function: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
-    """`function(part)`, computed once more in the backward pass."""
-    return cast(Tensor, checkpoint(function, part, use_reentrant=False, preserve_rng_state=False))
-
-
-def doublings_between(small: int, large: int) -> int:
-    """How often `small` must be doubled to give `large`; ConfigError if no number of doublings does."""
-    ratio, rest = divmod(large, small)
-    if rest or ratio & (ratio - 1) or not ratio:
-        raise ConfigError(
-            f"decoder: broadcast x shuffle = {small} does not reach the resolution {large} by doubling; "
-            f"resolution / (broadcast x shuffle) must be a power of two"
-        )
-    return ratio.bit_length() - 1

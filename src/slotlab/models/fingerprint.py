@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def weights_hash(model: nn.Module, config: str = "", forms: bool = True) -> str:
-    """SHA-256, in hexadecimal, over `config`, then names and values of all weights in the order of their names.
+    """SHA-256, in hexadecimal, over `config`, then names and values of all weights, by name.
 
-    Neither the device nor the mode (training or evaluation) makes a difference, nor do saving and
-    loading. With `forms`, the dtype and shape of each tensor are hashed with its name.
+    Device and mode (training or evaluation) make no difference, nor do saving and loading. With
+    `forms`, the dtype and shape of each tensor are hashed with its name.
     """
     digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -26,5 +26,5 @@ def weights_hash(model: nn.Module, config: str = "", forms: bool = True) -> str:
 
 
 def fingerprint(model: "Model") -> str:
-    """SHA-256, in hexadecimal, that two models share only if config and weights are the same, bit by bit."""
+    """SHA-256, in hexadecimal, that only models of one config and weights, bit by bit, share."""
     return weights_hash(model, config=json.dumps(model.config, sort_keys=True))

@@ -1,4 +1,4 @@
-"""The autoencoder whose latents slot diffusion denoises: those of `diffusers`, with one scaling and one interface."""
+"""The autoencoder whose latents slot diffusion denoises: one interface to those of `diffusers`."""
 
 import inspect
 import math
@@ -50,25 +50,25 @@ def fresh_network(
 
 
 def build_network(family: str, arguments: Mapping[str, Any]) -> Any:
-    """The `diffusers` autoencoder of a family, with fresh weights; ConfigError for arguments that it does not have."""
+    """The `diffusers` autoencoder of a family, untrained; ConfigError for an unknown key."""
     import diffusers
 
     made = getattr(diffusers, FAMILIES[family])
-    known = list(inspect.signature(made).parameters)
+    known = inspect.signature(made).parameters
     for name in arguments:
         if name not in known:
             raise ConfigError(f"autoencoder.network: unknown key {name!r}{nearest(name, known)}")
     return made(**arguments)
 
 
-def published_scaling(network: Mapping[str, Any]) -> tuple[PerChannel, PerChannel]:
+def published_scaling(network: Mapping[str, Any]) -> dict[str, PerChannel]:
     """Scale and shift that a `diffusers` config states, as its pipelines apply them."""
     factor = network.get("scaling_factor")
     factor = 1.0 if factor is None else float(factor)
     mean, deviation = network.get("latents_mean"), network.get("latents_std")
     if mean is not None and deviation is not None:
-        return [factor / one for one in deviation], list(mean)
-    return factor, float(network.get("shift_factor") or 0.0)
+        return {"scale": [factor / one for one in deviation], "shift": list(mean)}
+    return {"scale": factor, "shift": float(network.get("shift_factor") or 0.0)}
 
 
 @dataclass(eq=False)
@@ -78,8 +78,9 @@ class AutoencoderOutput:
     Attributes:
         reconstruction: [B, 3, R, R], nominally in [0, 1] (not clamped).
         latents: [B, C, h, w] before scaling.
-        regulariser: scalar; "kl": divergence of the posterior from a standard normal per pixel value,
-            "vq": codebook and commitment loss (van den Oord et al. 2017, arXiv 1711.00937), "tiny": 0.
+        regulariser: scalar; "kl": divergence of the posterior from a standard normal per pixel
+            value; "vq": codebook and commitment loss (van den Oord et al. 2017, arXiv 1711.00937);
+            "tiny": 0.
         titles: what tables and figures call `reconstruction`.
     """
 
@@ -92,16 +93,16 @@ class AutoencoderOutput:
 
 @configured("autoencoder")
 class LatentAutoencoder(nn.Module):
-    """Images [B, 3, R, R] in [0, 1] to latents [B, C, R / f, R / f] of about unit variance, and back.
+    """Images [B, 3, R, R] in [0, 1] to latents [B, C, R / f, R / f] of unit variance, and back.
 
-    Wraps `AutoencoderKL`, `VQModel` or `AutoencoderTiny` of `diffusers`. Latents are deterministic: the
-    mean of the KL posterior, or VQ latents before quantisation, which is part of decoding. `encode`
-    gives (latents - shift) x scale, `decode` undoes it; both are among the weights and the config.
+    Wraps `AutoencoderKL`, `VQModel` or `AutoencoderTiny` of `diffusers`. Latents are deterministic:
+    the mean of the KL posterior, or VQ latents before quantisation, which is part of decoding.
+    `encode` gives (latents - shift) x scale, `decode` undoes it; weights and config hold both.
 
     Args:
         resolution: side R of the images.
         family: "kl", "vq" or "tiny".
-        channels: width of each level; each level after the first halves the sides, so three give f = 4.
+        channels: width of each level; each after the first halves the sides, so three give f = 4.
         layers: residual blocks per level.
         latent_channels: channels C of the latents.
         codes: size of the codebook ("vq" only).
@@ -110,7 +111,7 @@ class LatentAutoencoder(nn.Module):
             `network`, else 1 until `measure_scaling`.
         shift: what is subtracted before, likewise; by default that of `network`, else 0.
         loss: reconstruction error of stage 1, "l1" or "mse", mean over values in [-1, 1].
-        regulariser_weight: of the regulariser in stage 1; by default 1e-6 ("kl"), 1 ("vq"), 0 ("tiny").
+        regulariser_weight: in stage 1; by default 1e-6 ("kl"), 1 ("vq"), 0 ("tiny").
         network: arguments of the `diffusers` class, as its `config.json` has them, in place of
             `channels`, `layers`, `latent_channels`, `codes` and `attention`.
         source: where pretrained weights came from, for the record.
@@ -151,17 +152,15 @@ class LatentAutoencoder(nn.Module):
             fresh |= {"codes": codes, "attention": attention}
             self._arguments |= fresh
             network = fresh_network(family, **fresh)
-            default_scale, default_shift = 1.0, 0.0
         else:
-            network = dict(network)
-            self._arguments["network"] = network
-            default_scale, default_shift = published_scaling(network)
+            self._arguments["network"] = network = dict(network)
         self.resolution = resolution
         self.family = family
         self.network = build_network(family, network)
         self.loss = loss
-        default_weight = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}[family]
-        self.regulariser_weight = default_weight if regulariser_weight is None else regulariser_weight
+        if regulariser_weight is None:
+            regulariser_weight = {"kl": 1e-6, "vq": 1.0, "tiny": 0.0}[family]
+        self.regulariser_weight = regulariser_weight
         self.latent_channels = int(self.network.config["latent_channels"])
         widths = "encoder_block_out_channels" if family == "tiny" else "block_out_channels"
         self.downsampling = 2 ** (len(self.network.config[widths]) - 1)
@@ -169,8 +168,9 @@ class LatentAutoencoder(nn.Module):
             raise ConfigError(
                 f"resolution: {resolution} is not a multiple of {self.downsampling}, the autoencoder's downsampling"
             )
-        self.register_buffer("scale", self._per_channel("scale", default_scale if scale is None else scale))
-        self.register_buffer("shift", self._per_channel("shift", default_shift if shift is None else shift))
+        scaling = published_scaling(network)
+        for key, value in (("scale", scale), ("shift", shift)):
+            self.register_buffer(key, self._per_channel(key, scaling[key] if value is None else value))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -190,30 +190,28 @@ class LatentAutoencoder(nn.Module):
         return self.resolution // self.downsampling
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents, float32 [B, C, h, w] of about zero mean and unit variance, of images [B, 3, R, R] in [0, 1]."""
+        """Latents, float32 [B, C, h, w], of images [B, 3, R, R] in [0, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             return (self._posterior(images.float())[0] - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, R, R], float32, nominally in [0, 1] (not clamped), of latents as `encode` gives them."""
+        """Images, float32 [B, 3, R, R], nominally in [0, 1] (not clamped), of such latents."""
         with torch.autocast(latents.device.type, enabled=False):
             return self._decode(latents.float() / self.scale + self.shift)[0]
 
     def forward(self, images: Tensor, generator: Generators = None) -> AutoencoderOutput:
-        """Reconstructs images [B, 3, R, R] in [0, 1]; in training mode "kl" samples its posterior by `generator`."""
+        """Reconstructs images [B, 3, R, R] in [0, 1]; "kl" samples its posterior in training."""
         latents, log_variance = self._posterior(images)
-        regulariser = latents.new_zeros(())
-        used = latents
+        used, divergence = latents, latents.new_zeros(())
         if log_variance is not None:
-            divergence = 0.5 * (latents.square() + log_variance.exp() - 1 - log_variance)
-            regulariser = divergence.sum() / images.numel()
+            divergence = (0.5 * (latents.square() + log_variance.exp() - 1 - log_variance)).sum() / images.numel()
             if self.training:
                 used = latents + (0.5 * log_variance).exp() * draw_normal(latents, generator)
         reconstruction, commitment = self._decode(used)
-        return AutoencoderOutput(reconstruction, latents, regulariser if commitment is None else commitment)
+        return AutoencoderOutput(reconstruction, latents, divergence if commitment is None else commitment)
 
     def losses(self, output: AutoencoderOutput, images: Tensor) -> Tensor:
-        """Loss of each image, float32 [B]: reconstruction error of values in [-1, 1] plus the weighted regulariser."""
+        """Loss of each image, float32 [B]: error of values in [-1, 1] plus weighted regulariser."""
         error = F.l1_loss if self.loss == "l1" else F.mse_loss
         values = error(2 * output.reconstruction.float(), 2 * images.float(), reduction="none")
         return values.flatten(1).mean(dim=1) + self.regulariser_weight * output.regulariser.float()
@@ -224,42 +222,36 @@ class LatentAutoencoder(nn.Module):
         return {"autoencoder": self.family, "latent_shape": shape}
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that two autoencoders share only if they have the same weights and scaling."""
+        """Sixteen hexadecimal digits that only autoencoders of equal weights and scaling share."""
         return weights_hash(self, forms=False)[:16]
 
     @torch.no_grad()
     def measure_scaling(self, batches: Iterable[Tensor]) -> None:
-        """Sets shift and scale to the mean and 1 / standard deviation of each latent channel over image batches.
+        """Sets shift and scale to mean and 1 / standard deviation of each channel over batches.
 
         Rombach et al. 2022 (appendix G) measure one standard deviation for all channels.
 
         Raises:
             ValueError: a channel that never varies.
         """
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for images in batches:
-            latents = self._posterior(images)[0].double()
-            count += latents.numel() // self.latent_channels
-            total = total.to(latents) + latents.sum(dim=(0, 2, 3))
-            squares = squares.to(latents) + latents.square().sum(dim=(0, 2, 3))
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        latents = torch.cat([self._posterior(images)[0] for images in batches]).double()
+        deviation, mean = torch.std_mean(latents, dim=(0, 2, 3), correction=0, keepdim=True)
         if not bool((deviation > 1e-6).all()):
             raise ValueError("latents: a channel is constant over these images; train the autoencoder longer")
-        self.shift.copy_(mean.reshape(1, -1, 1, 1))
-        self.scale.copy_((1 / deviation).reshape(1, -1, 1, 1))
+        self.shift.copy_(mean)
+        self.scale.copy_(1 / deviation)
 
     @torch.no_grad()
     def check_scaling(self, images: Tensor) -> None:
-        """Raises ConfigError unless the scaled latents of `images` have a root mean square in 1/3 .. 3.
+        """Raises ConfigError unless scaled latents of `images` have a root mean square in 1/3 .. 3.
 
-        With others the noise schedule does not fit, and a model trains without an error and badly.
+        The noise schedule does not fit others, and a model trains without an error and badly.
         """
         size = float(self.encode(images).square().mean().sqrt())
         if not 1 / 3 <= size <= 3:
             raise ConfigError(
                 f"autoencoder.scale: latents of these images have a root mean square of {size:.3g} after scaling, the "
-                f"noise schedule needs about 1; measure it (LatentAutoencoder.measure_scaling) and save the autoencoder"
+                "noise schedule needs about 1; measure it (LatentAutoencoder.measure_scaling) and save the autoencoder"
             )
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -276,12 +268,10 @@ class LatentAutoencoder(nn.Module):
         return (decoded.sample + 1) / 2, decoded.commit_loss if self.family == "vq" else None
 
     def _per_channel(self, key: str, value: PerChannel) -> Tensor:
-        values = [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
+        values = torch.tensor(value, dtype=torch.float32).flatten()
         if len(values) not in (1, self.latent_channels):
-            raise ConfigError(
-                f"autoencoder.{key}: {len(values)} numbers for {self.latent_channels} latent channels; give one, or "
-                f"one per channel"
-            )
-        if not all(math.isfinite(one) for one in values) or (key == "scale" and min(values) <= 0):
+            known = f"{len(values)} numbers for {self.latent_channels} latent channels"
+            raise ConfigError(f"autoencoder.{key}: {known}; give one, or one per channel")
+        if not bool(values.isfinite().all()) or (key == "scale" and bool((values <= 0).any())):
             raise ConfigError(f"autoencoder.{key}: must be finite{' and positive' * (key == 'scale')}: {value!r}")
-        return torch.tensor(values, dtype=torch.float32).expand(self.latent_channels).reshape(1, -1, 1, 1).clone()
+        return values.expand(self.latent_channels).reshape(1, -1, 1, 1).clone()

@@ -16,7 +16,7 @@ LEAST = 1e-6  # of a mask, before its logarithm
 
 @dataclass(eq=False)
 class SlotOutput:
-    """Slots, masks and reconstruction of a batch of B images, K slots of width D, T iterations, N = h x w features.
+    """Slots, masks and reconstruction of B images: K slots, T iterations, N = h x w features.
 
     Attributes:
         slots: [B, K, D], the slots after the last iteration.
@@ -25,8 +25,8 @@ class SlotOutput:
         masks: [B, K, H, W] in [0, 1], the decoder's mask of each slot; sums to 1 over K.
         reconstruction: [B, 3, H, W], nominally in [0, 1] (not clamped).
         slot_images: [B, K, 3, H, W] nominally in [0, 1], before mixing, if the decoder makes them.
-        ceiling: [B, 3, H, W] in [0, 1], the best reconstruction that the decoder could give, if known.
-        posterior: [B, K, H, W] in [0, 1], the probability that a slot owns a pixel given the pixel's
+        ceiling: [B, 3, H, W] in [0, 1], the best reconstruction that the decoder could give.
+        posterior: [B, K, H, W] in [0, 1], the probability that a slot owns a pixel given its
             colour (`posterior_masks`), if the model knows it; sums to 1 over K.
         titles: names of the sources of masks and of the reconstruction in tables and figures.
 
@@ -56,7 +56,7 @@ class SlotOutput:
     posterior: Tensor | None = None
 
     def attention_masks(self, iteration: int = -1) -> Tensor:
-        """Attention of one iteration, bilinearly resized to the image: [B, K, H, W], sums to 1 over K."""
+        """Attention of one iteration, bilinearly resized: [B, K, H, W], sums to 1 over K."""
         maps = self.attention[:, iteration].float().unflatten(2, self.attention_grid)
         return F.interpolate(maps, size=self.masks.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -78,7 +78,7 @@ class SlotOutput:
         return torch.argmax(self.soft_masks(source), dim=1)
 
     def segmentations(self) -> dict[str, Tensor]:
-        """The slot that owns each pixel, int64 [B, H, W], by the title of each source of masks that the model has."""
+        """`segmentation` of each of the `mask_sources`, by its title."""
         return {self.titles[source]: self.segmentation(source) for source in self.mask_sources}
 
     def __len__(self) -> int:
@@ -98,14 +98,15 @@ class SlotOutput:
 
 
 def posterior_masks(masks: Tensor, slot_images: Tensor, images: Tensor, sigma: float) -> Tensor:
-    """The probability that each slot owns a pixel, given its colour: [B, K, H, W], sums to 1 over K.
+    """The probability that a slot owns a pixel, given its colour: [B, K, H, W], sums to 1 over K.
 
     At each pixel the slots are a mixture of Gaussians with the masks as weights, the slot images as
-    means and one standard deviation; Bayes' rule gives which of them the pixel is from (IODINE, Greff
-    et al. 2019, arXiv 1903.00450, section 2; MONet, Burgess et al. 2019, arXiv 1901.11390, eq. 3).
+    means and one standard deviation; Bayes' rule gives which of them the pixel is from (IODINE,
+    Greff et al. 2019, arXiv 1903.00450, section 2; MONet, Burgess et al. 2019, arXiv 1901.11390,
+    eq. 3).
 
-    The masks [B, K, H, W] sum to 1 over K; slot images [B, K, 3, H, W], images [B, 3, H, W] and `sigma`,
-    the standard deviation of a colour value, are in units of [0, 1].
+    The masks [B, K, H, W] sum to 1 over K; slot images [B, K, 3, H, W], images [B, 3, H, W] and
+    `sigma`, the standard deviation of a colour value, are in units of [0, 1].
 
     Example:
         >>> masks = torch.full((1, 2, 1, 1), 0.5)
@@ -118,7 +119,7 @@ def posterior_masks(masks: Tensor, slot_images: Tensor, images: Tensor, sigma: f
 
 
 def chosen_source(wanted: str | None, sources: Collection[str], finer: str) -> str:
-    """The `wanted` source of masks, or `finer` by default; ConfigError if it is not one of `sources`.
+    """The `wanted` source of masks, or `finer`; ConfigError if it is not one of `sources`.
 
     Example:
         >>> chosen_source(None, ["masks", "attention"], finer="attention")
@@ -135,9 +136,10 @@ def chosen_source(wanted: str | None, sources: Collection[str], finer: str) -> s
 class DiffusionOutput(SlotOutput):
     """The slots of a batch, and one denoising of its latents at a random timestep.
 
-    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], `masks` are the
-    denoiser's cross-attention, resized bilinearly, and `ceiling` is what the autoencoder makes of the
-    image. In training mode `masks` are the attention masks and `reconstruction` is empty, [B, 3, 0, 0].
+    In evaluation mode `reconstruction` is a sample from the slots, clamped to [0, 1], `masks` are
+    the denoiser's cross-attention, resized bilinearly, and `ceiling` is what the autoencoder makes
+    of the image. In training mode `masks` are the attention masks and `reconstruction` is empty,
+    [B, 3, 0, 0].
 
     Attributes:
         timesteps: [B], the timestep of each image.
@@ -146,7 +148,7 @@ class DiffusionOutput(SlotOutput):
         predicted: [B, C, h, w], what it predicts.
         weights: [B], weight of each image in the loss.
         cross_attention: [B, K, h', w'], the denoiser's attention to slots, sums to 1 over K: at the
-            timestep of the masks, or in training that of `predicted` if `keeps_cross_attention` is set.
+            timestep of the masks, or in training that of `predicted` if `keeps_cross_attention`.
     """
 
     titles: ClassVar[dict[str, str]] = {
@@ -164,6 +166,6 @@ class DiffusionOutput(SlotOutput):
 
     @property
     def loss(self) -> Tensor:
-        """Weighted squared error of each image, mean over its values: float32 [B]; its mean is the objective."""
+        """Weighted squared error of each image, mean over its values: float32 [B]."""
         error = (self.predicted.float() - self.target.float()).square()
         return self.weights * error.flatten(1).mean(dim=1)

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 
 def direction_grid(height: int, width: int) -> Tensor:
-    """Four gradients in [0, 1], float32 [4, height, width]: down, right, up, left (Locatello et al. 2020, app. E).
+    """Four gradients in [0, 1], float32 [4, height, width]: down, right, up, left.
+
+    After Locatello et al. 2020, appendix E.
 
     Example:
         >>> direction_grid(1, 3)[1].tolist()

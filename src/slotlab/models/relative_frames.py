@@ -1,10 +1,20 @@
-"""Experimental: slots that carry a pose, after invariant slot attention (Biza et al. 2023, arXiv 2302.04973).
+"""Experimental: slots with a pose, after invariant slot attention (Biza et al., arXiv 2302.04973).
 
-A slot is [content, pose], so slots are [B, K, D + 4]; a pose is (x, y, width, height): the position in
-[-1, 1] (left to right, top to bottom) and the standard deviation of the slot's attention along each
-axis. Keys and values see coordinates relative to the pose, the pose follows the attention, and the
-decoder paints relative to it. Unlike the published code, keys and places are added after a projection
-of each, and the poses are those of the last iteration's attention.
+A slot is [content, pose], so slots are [B, K, D + 4]; a pose is (x, y, width, height): the position
+in [-1, 1] (left to right, top to bottom) and the standard deviation of the slot's attention along
+each axis. Keys and values see coordinates relative to the pose, the pose follows the attention, and
+the decoder paints relative to it.
+
+The published code (google-research/invariant_slot_attention) differs:
+
+- One MLP encodes the sum of key (or value) and place; here places pass a ReLU and a projection of
+  their own for keys and another for values, and are added then.
+- Attention is divided by its sum plus an epsilon; here the epsilon is added before, as in
+  `SlotAttention`.
+- An epsilon is added to the attention in the scale, too; here it is not.
+- Scales are at least 0.001; here 0.02.
+- The outermost cells of the grid are at -1 and 1; here cells are at their centres.
+- One more round of attention gives the last poses; here they are those of the last iteration.
 """
 
 from collections.abc import Mapping
@@ -27,7 +37,7 @@ REACH = 5.0
 
 
 class RelativeFrame(nn.Module):
-    """Embeds the cells of a grid as each slot sees them: shifted to its position, divided by its scale."""
+    """Embeds the cells of a grid as each slot sees them, relative to its position and scale."""
 
     grid: Tensor
 
@@ -47,18 +57,18 @@ class RelativeFrame(nn.Module):
         return ((down + self.embedding.bias)[:, :, :, None] + across[:, :, None]).flatten(2, 3)
 
     def profiles(self) -> Tensor:
-        """[3, 2, side] of a square grid: the three parts of the embedding in each row, and in each column."""
+        """[3, 2, side] of a square grid: the embedding's three parts in each row and column."""
         ones, x, y = torch.ones(self.width), self.grid[: self.width, 0], self.grid[:: self.width, 1]
         return torch.stack([torch.stack([ones, ones]), torch.stack([ones, x]), torch.stack([y, ones])])
 
     def parts(self, poses: Tensor) -> Tensor:
-        """The embedding as a constant and what grows with x and with y, for poses [B, 4]: [B, 3, channels]."""
+        """The embedding as a constant and slopes in x and y, for poses [B, 4]: [B, 3, channels]."""
         slopes = self.embedding.weight.T / (poses[:, 2:, None] * REACH)
         constant = self.embedding.bias - (slopes * poses[:, :2, None]).sum(dim=1)
         return torch.cat([constant[:, None], slopes], dim=1)
 
     def pose_of(self, weights: Tensor) -> Tensor:
-        """Mean and standard deviation of the place of weights [B, K, N] (sum to 1 over N): poses [B, K, 4]."""
+        """Poses [B, K, 4], mean and deviation of places, of weights [B, K, N] (sum to 1 over N)."""
         position = weights @ self.grid
         spread = weights @ self.grid.square() - position.square()
         scale = spread.clamp(min=SMALLEST**2).sqrt().clamp(max=LARGEST)
@@ -76,7 +86,7 @@ class RelativeSlotAttention(SlotAttention):
         self.place_to_value = nn.Linear(width, width, bias=False)
 
     def initial_slots(self, batch: int, generator: Generators = None) -> Tensor:
-        """Starts with positions uniform in [-1, 1] and scales around 0.1 (Biza et al., appendix A)."""
+        """Starts with positions uniform in [-1, 1] and scales near 0.1 (Biza et al., app. A)."""
         slots = super().initial_slots(batch, generator)
         noise = draw(batch, (self.slots, POSE), generator).to(slots)
         position = torch.erf(noise[..., :2] / 2**0.5)
@@ -84,7 +94,7 @@ class RelativeSlotAttention(SlotAttention):
         return torch.cat([slots, position, scale], dim=-1)
 
     def iterate(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """One iteration, with the places of the features relative to each slot among keys and values."""
+        """One iteration, with the relative places of the features in keys and values."""
         content, poses = slots[..., :-POSE], slots[..., -POSE:]
         queries = self.to_query(self.norm_slots(content)) * self.scale
         places = self.frame(poses).relu_()
@@ -97,7 +107,7 @@ class RelativeSlotAttention(SlotAttention):
 
 
 class RelativeBroadcastDecoder(SpatialBroadcastDecoder):
-    """Spatial broadcast decoder of slots [B, K, slot_dim + 4] that end in a pose; it has no `position`."""
+    """Spatial broadcast decoder of slots [B, K, slot_dim + 4] that end in a pose."""
 
     def __init__(self, slot_dim: int, resolution: int, **settings: Any) -> None:
         super().__init__(slot_dim, resolution, **settings)
@@ -118,7 +128,7 @@ class RelativeBroadcastDecoder(SpatialBroadcastDecoder):
 
 
 class RelativeSlotAutoencoder(SlotAutoencoder):
-    """A `SlotAutoencoder` with relative frames: slots [B, K, D + 4] end in a pose that can be edited."""
+    """A `SlotAutoencoder` whose slots [B, K, D + 4] end in a pose that can be edited."""
 
     kind = "relative-slot-autoencoder"
 
@@ -142,7 +152,7 @@ class RelativeSlotAutoencoder(SlotAutoencoder):
         self.apply(initialise)
 
     def move(self, slot: Tensor, dx: float, dy: float) -> Tensor:
-        """`slot` [D + 4] moved by fractions of the image's side; ConfigError if its centre would leave the image."""
+        """`slot` [D + 4] moved by fractions of the image's side; ConfigError if it leaves it."""
         place = slot[-POSE:-2] + 2 * slot.new_tensor([dx, dy])
         if not bool((place.abs() <= 1).all()):
             x, y = ((place + 1) / 2).tolist()

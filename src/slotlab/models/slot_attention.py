@@ -1,4 +1,4 @@
-"""Slot Attention (Locatello et al. 2020, arXiv 2006.15055, algorithm 1), with the field's proven options."""
+"""Slot Attention (Locatello et al. 2020, arXiv 2006.15055, algorithm 1), with proven options."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ from slotlab.models.randomness import Generators, draw
 
 @configured("slot_attention")
 class SlotAttention(nn.Module):
-    """Slots compete for features: softmax over slots, weighted mean over features, GRU and residual MLP.
+    """Slots compete for features: softmax over slots, mean over features, GRU and residual MLP.
 
     Args:
         feature_dim: width of the features.
@@ -26,9 +26,9 @@ class SlotAttention(nn.Module):
             with Gaussian noise of `noise` times the start in training (Jia et al. 2023, arXiv
             2210.08990, with gradient "last-iteration").
         epsilon: added to the attention before it is normalised over features.
-        gradient: "full": through all iterations; "last-iteration": through the last one and straight
-            through the others to the start (implicit differentiation, Chang et al. 2022, arXiv
-            2207.00787), which is cheaper.
+        gradient: "full": through all iterations; "last-iteration": through the last one and
+            straight through the others to the start (implicit differentiation, Chang et al. 2022,
+            arXiv 2207.00787), which is cheaper.
 
     Attributes:
         noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
@@ -78,7 +78,7 @@ class SlotAttention(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, dim))
 
     def initial_slots(self, batch: int, generator: Generators = None) -> Tensor:
-        """Slots before the first iteration, [batch, K, D]; for `generator` see `randomness.draw`."""
+        """Slots before the first iteration, [batch, K, D]; `generator`: see `randomness.draw`."""
         start = self.start.expand(batch, -1, -1)
         noisy = self.initialisation == "bi-level" and self.training and self.noise > 0
         if not noisy and self.initialisation != "gaussian":
@@ -87,9 +87,10 @@ class SlotAttention(nn.Module):
         return start + (self.noise * noise * start.detach() if noisy else self.start_log_sigma.exp() * noise)
 
     def forward(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
-        """Groups features [B, N, feature_dim] into slots [B, K, D], with the attention [B, T, K, N] of each iteration.
+        """Groups features [B, N, feature_dim] into slots [B, K, D].
 
-        Both are float32, under autocast too; the attention is a softmax over K.
+        Also gives the attention of each iteration [B, T, K, N], a softmax over K. Both are float32,
+        under autocast too.
         """
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
@@ -119,6 +120,6 @@ class SlotAttention(nn.Module):
         return weights / weights.sum(dim=2, keepdim=True)
 
     def updated(self, slots: Tensor, updates: Tensor) -> Tensor:
-        """Slots [B, K, D] after the GRU and the residual MLP; `updates` are [B, K, projection_dim]."""
+        """Slots [B, K, D] after the GRU and the MLP; `updates` are [B, K, projection_dim]."""
         slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return slots + self.mlp(self.norm_mlp(slots))

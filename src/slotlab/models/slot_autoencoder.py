@@ -1,4 +1,4 @@
-"""Slot Attention with a spatial broadcast decoder: the object-discovery autoencoder (Locatello et al. 2020)."""
+"""Slot Attention with a spatial broadcast decoder (Locatello et al. 2020)."""
 
 from collections.abc import Generator, Mapping
 from typing import Annotated, Any
@@ -21,8 +21,8 @@ class SlotAutoencoder(SlotModelBase):
 
     The masks are computed in the decoder's `forward` (`broadcast_decoder.py`): a softmax over slots
     of one logit per pixel. To add a decoder, write one class and register it with one line,
-    `DECODERS["mine"] = MyDecoder`. Its constructor gets `slot_dim`, `resolution` and the keys of the
-    `decoder` section; its `forward(slots)` takes [B, K, D] and returns the reconstruction
+    `DECODERS["mine"] = MyDecoder`. Its constructor gets `slot_dim`, `resolution` and the keys of
+    the `decoder` section; its `forward(slots)` takes [B, K, D] and returns the reconstruction
     [B, 3, R, R], masks [B, K, R, R] that sum to 1 over K and slot images [B, K, 3, R, R].
     Encoders are added to `ENCODERS` the same way.
 
@@ -31,8 +31,8 @@ class SlotAutoencoder(SlotModelBase):
         encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
         slot_attention: arguments of `SlotAttention`.
         decoder: `{"kind": "broadcast", ...}` and that decoder's arguments.
-        pixel_sigma: standard deviation of a colour value in [0, 1] around its slot's colour. With it
-            the output has posterior masks too, which fit objects better. It is not part of the loss.
+        pixel_sigma: standard deviation of a colour value in [0, 1] around its slot's colour. With
+            it the output has posterior masks too, which fit objects better. No part of the loss.
 
     Raises:
         ConfigError: an unknown kind or key, or a value out of range; the message names the key.
@@ -71,9 +71,9 @@ class SlotAutoencoder(SlotModelBase):
         self.apply(initialise)
 
     def losses(self, output: SlotOutput, images: Tensor) -> Tensor:
-        """Loss of each image, float32 [B]: squared error summed over channels, mean over pixels, of values in [-1, 1].
+        """Loss of each image, float32 [B]: squared error of values in [-1, 1].
 
-        This is 4 x 3 x the mean squared error of values in [0, 1].
+        Summed over channels, mean over pixels: 4 x 3 x the mean squared error of values in [0, 1].
         """
         return (2 * (output.reconstruction.float() - images.float())).square().sum(dim=1).mean(dim=(1, 2))
 
@@ -90,7 +90,7 @@ class SlotAutoencoder(SlotModelBase):
         return "masks" if self.pixel_sigma is None else "posterior"
 
     def decode(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction [B, 3, R, R], masks [B, K, R, R] and slot images [B, K, 3, R, R] of slots [B, K, D]."""
+        """Reconstruction [B, 3, R, R], masks [B, K, R, R], slot images [B, K, 3, R, R] of slots."""
         return self.decoder(slots)
 
     def paint(
@@ -98,7 +98,7 @@ class SlotAutoencoder(SlotModelBase):
     ) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R] clamped to [0, 1], and masks [B, K, R, R], of any slots [B, K, D].
 
-        Every model with slots has this call; nothing is sampled, so the other arguments are not used.
+        Every model with slots has this call; nothing is sampled: other arguments are not used.
         """
         return finish(self.paint_steps(slots, generator, sampling))
 
@@ -129,5 +129,5 @@ class SlotAutoencoder(SlotModelBase):
         )
 
     def segment(self, images: Tensor, generator: Generators = None) -> SlotOutput:
-        """Slots and masks of images [B, 3, R, R] in [0, 1]: the same as `forward`, as decoding is cheap."""
+        """The same as `forward`, as decoding is cheap: slots, masks and reconstruction."""
         return self(images, generator)

@@ -1,4 +1,4 @@
-"""From pixels to slots: encoder, position embedding, LayerNorm, MLP and slot attention; shared by all decoders."""
+"""From pixels to slots, for all decoders: encoder, position embedding, MLP and slot attention."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import gcd, prod
@@ -19,7 +19,9 @@ Strides = Annotated[Sequence[Stride], Field(min_length=1)]
 
 @configured("encoder")
 class CNNEncoder(nn.Module):
-    """The classic stack of ReLU convolutions (Locatello et al. 2020, table 3: 4 x conv 5x5, 64 channels, stride 1).
+    """The classic stack of ReLU convolutions.
+
+    The defaults are those of Locatello et al. 2020, table 3: 4 x conv 5x5, 64 channels, stride 1.
 
     Args:
         channels: width of every layer.
@@ -49,7 +51,7 @@ class CNNEncoder(nn.Module):
 
 @configured("encoder")
 class ResNetEncoder(nn.Module):
-    """Residual blocks with GroupNorm, no pooling head (He et al. 2016; Wu and He 2018 for the norm).
+    """Residual blocks with GroupNorm, no pooling head (He et al. 2016; norm: Wu and He 2018).
 
     Args:
         channels: width of each stage; the last is the width of the features.
@@ -165,11 +167,11 @@ class SlotModelBase(nn.Module):
         return self.encoder(images, generator)[0]
 
     def attend(self, images: Tensor, generator: Generators = None) -> Tensor:
-        """Slot attention of each iteration [B, T, K, N] (softmax over K) of images [B, 3, R, R] in [0, 1]."""
+        """Slot attention of each iteration [B, T, K, N], sums to 1 over K; images: `encode`."""
         return self.encoder(images, generator)[1]
 
     def described(self, masks: str, **more: str) -> dict[str, Any]:
-        """Slots, iterations and how each source of masks is made, as protocols print it: a title, a comma, the rest."""
+        """Slots, iterations, and how each source of masks is made: a title, a comma, the rest."""
         attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
         return {
             "slots": self.slots,

@@ -68,7 +68,7 @@ class TimeResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) of [B, N, width] to context [B, M, context_dim]."""
+    """Multi-head attention (Vaswani et al. 2017) of [B, N, width] to [B, M, context_dim]."""
 
     def __init__(self, width: int, context_dim: int, head_dim: int) -> None:
         super().__init__()
