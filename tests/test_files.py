@@ -1,10 +1,23 @@
+import errno
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from slotlab.errors import ConfigError, DataError
-from slotlab.files import Workspace, read_json, remove, replacing, write_json
+from slotlab.files import (
+    MACHINE,
+    MARK,
+    DiskFull,
+    Workspace,
+    clear_leftovers,
+    read_json,
+    remove,
+    replacing,
+    write_json,
+)
 
 
 def test_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path):
@@ -23,6 +36,63 @@ def test_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path):
             (temporary / text).write_text(text)
     assert [file.name for file in folder.iterdir()] == ["new"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["deep", "model"]  # nothing is left over
+
+
+def test_leftovers_of_dead_processes_are_cleared_and_a_retired_folder_comes_back(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    mine, theirs = f"{os.getpid()}-{MACHINE}-{MARK}", f"{dead.pid}-{MACHINE}-abcdef"
+    kept = [f".out.{os.getppid()}-{MACHINE}-abcdef.tmp", f".out.{dead.pid}-00000000-abcdef.tmp", f".out.{mine}.tmp"]
+    kept += [f".other.{theirs}.tmp", ".out.mine.tmp"]
+    for name in [*kept, f".out.{dead.pid}.tmp", f".out.{theirs}.tmp", f".out.{os.getpid()}-{MACHINE}-abcdef.tmp"]:
+        (tmp_path / name).write_text("half")
+    (tmp_path / f".out.{theirs}.old").mkdir()
+    clear_leftovers(tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "out"])
+    (tmp_path / f".out.{theirs}.old").mkdir()
+    clear_leftovers(tmp_path, whole=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.mine.tmp", "out"]
+
+
+def test_a_kill_while_a_folder_is_removed_leaves_no_half_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / "step" / "deep").mkdir(parents=True)
+    monkeypatch.setattr("shutil.rmtree", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        remove(tmp_path / "step")
+    assert not (tmp_path / "step").exists()
+
+
+def test_what_is_synced_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, plain = [], os.fsync
+
+    def note(descriptor):
+        done.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (tmp_path / "model").exists()))
+        plain(descriptor)
+
+    monkeypatch.setattr("os.fsync", note)
+    with replacing(tmp_path / "model", synced=True) as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_text("all")
+    hidden = done[0][0].parent
+    assert done == [(hidden / "weights", False), (hidden, False), (tmp_path, True)]
+    assert hidden.name.startswith(".model.")
+
+
+def test_a_full_disk_names_the_file_even_where_a_library_hides_it(tmp_path):
+    def write(temporary):
+        temporary.write_bytes(bytes(300_000))
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598") from None
+
+    said = r"/out: the disk is full: it needs more than 0.3 MB, [\d.]+ MB are free; free"
+    with pytest.raises(DiskFull, match=said), replacing(tmp_path / "out") as outer:
+        outer.mkdir()
+        (outer / "other").write_bytes(bytes(300_000))
+        with replacing(outer / "table.csv") as inner:
+            write(inner)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_is_kept_and_its_target_replaced(tmp_path):

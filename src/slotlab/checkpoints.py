@@ -102,10 +102,10 @@ def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
         weights[name] = weights[name].half()
         if not bool(torch.isfinite(weights[name]).all()):
             raise CheckpointError(f"{name}: holds values that are not finite in float16; save it without half")
-    write_json(folder / CONFIG_FILE, model.config)
-    with replacing(folder / WEIGHTS_FILE) as path:
-        # save_file makes files that only their owner may read
-        path.write_bytes(save_tensors(weights, metadata={"format": "pt"}))
+    write_json(folder / CONFIG_FILE, model.config, synced=True)
+    content = save_tensors(weights, metadata={"format": "pt"})
+    with replacing(folder / WEIGHTS_FILE, synced=True, size=len(content)) as path:
+        path.write_bytes(content)  # save_file makes files that only their owner may read
 
 
 def model_from_config(config: Mapping[str, Any]) -> Model:

@@ -1,9 +1,14 @@
 """Files: write then rename, JSON, checksums, and folders whose work can be resumed."""
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +17,31 @@ from typing import Any
 
 from slotlab.errors import CheckpointError, ConfigError, DataError, SlotlabError
 
+# Temporary names end in process number, machine and a mark of the process: machines may share a
+# volume, and numbers return. Old versions wrote the number alone.
+MACHINE, MARK = f"{zlib.crc32(platform.node().encode()):08x}", secrets.token_hex(3)
+LEFT = re.compile(r"\.(.+)\.(\d+)(?:-(\w+)-(\w+))?\.(tmp|old)")
+
+
+class DiskFull(SlotlabError):
+    """There is no space left for a file or folder; the message names it and how much it needs."""
+
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Iterator[Path]:
     """Yields a temporary name beside `path`; the file or folder written there replaces `path`.
 
     If the block raises, the temporary is removed and `path` is unchanged. Parent folders are made.
     A symbolic link is kept: its target is replaced.
 
+    Args:
+        path: a file or folder.
+        synced: wait until all is on the disk, so that a power cut leaves the old or the new.
+        size: bytes that will be written, if known: for the message when the disk is full.
+
     Raises:
         DataError: `path` is a mount point, which cannot be renamed.
+        DiskFull: there is no space left.
 
     Example:
         >>> import tempfile
@@ -35,28 +55,101 @@ def replacing(path: str | Path) -> Iterator[Path]:
     if path.is_mount():
         raise DataError(f"{path}: is a mount point and cannot be replaced; name a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    remove(temporary)  # left by a killed process with the same number
+    temporary = _hidden(path, "tmp")
     try:
         yield temporary
+        if synced:
+            for file in [*temporary.rglob("*"), temporary]:
+                _sync(file)
         if path.is_dir() and temporary.is_dir():
-            retired = temporary.with_suffix(".old")
-            remove(retired)
-            path.rename(retired)
+            retired = path.rename(_hidden(path, "old"))
             temporary.rename(path)
             remove(retired)
         else:
             temporary.replace(path)
+        if synced:
+            _sync(path.parent)
+    except Exception as error:
+        if not _means_full(error):
+            raise
+        written = sum(file.stat().st_size for file in [*temporary.rglob("*"), temporary] if file.is_file())
+        remove(temporary)
+        needs = f"{size / 1e6:.1f} MB" if size else f"more than {written / 1e6:.1f} MB"
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise DiskFull(
+            f"{path}: the disk is full: it needs {needs}, {free:.1f} MB are free; free some space, then run the "
+            "command again (training: with --resume)"
+        ) from error
     finally:
         remove(temporary)
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it exists."""
+    """Removes a file or a whole folder, if it exists; a kill leaves no half of it under its name."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path if path.name.startswith(".") else path.rename(_hidden(path, "tmp")))
     else:
         path.unlink(missing_ok=True)
+
+
+def clear_leftovers(place: Path, whole: bool = False) -> None:
+    """Removes what killed processes left of `replacing(place)`.
+
+    A folder whose successor did not get its name comes back.
+
+    Args:
+        place: the file or folder; leftovers of living processes and other machines stay.
+        whole: `place` is a folder that no other process writes into: all leftovers in it.
+    """
+    for path in sorted(place.rglob(".*") if whole else place.parent.glob(".*")):
+        found = LEFT.fullmatch(path.name)
+        if found is None or not (whole or (found[1] == place.name and _is_dead(*found.group(2, 3, 4)))):
+            continue
+        visible = path.with_name(found[1])
+        if found[5] == "old" and path.exists() and not visible.exists():
+            path.rename(visible)
+        else:
+            remove(path)
+
+
+def _hidden(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{MACHINE}-{MARK}.{ending}")
+
+
+def _is_dead(number: str, machine: str | None, mark: str | None) -> bool:
+    """Whether the process that left a file is surely gone."""
+    if machine not in (None, MACHINE) or os.name != "posix":
+        return False
+    if int(number) == os.getpid():
+        return mark != MARK
+    try:
+        os.kill(int(number), 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _means_full(error: BaseException | None) -> bool:
+    """Whether the disk is full, by the error or by one that a library hides behind its own."""
+    while error is not None:
+        if isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__context__
+    return False
 
 
 def sha256_of(path: Path) -> str:
@@ -84,9 +177,9 @@ def read_json(path: str | Path, remedy: str, error: type[SlotlabError] = Checkpo
     return content
 
 
-def write_json(path: str | Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
-    """Writes a JSON object to a file, whole or not at all."""
-    with replacing(path) as temporary:
+def write_json(path: str | Path, content: Mapping[str, Any], indent: int | None = 2, synced: bool = False) -> None:
+    """Writes a JSON object to a file, whole or not at all; `synced` as for `replacing`."""
+    with replacing(path, synced=synced) as temporary:
         temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
@@ -149,6 +242,5 @@ class Workspace:
 
     def begin(self) -> None:
         """Makes the folder, removes leftovers of a killed process, writes the settings."""
-        for path in [*self.folder.rglob(".*.[0-9]*.tmp")]:
-            remove(path)
+        clear_leftovers(self.folder, whole=True)
         write_json(self.folder / self.file, self.settings)

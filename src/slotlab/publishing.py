@@ -29,7 +29,7 @@ from slotlab.evaluation import Evaluator, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
-from slotlab.files import read_json, replacing, write_json
+from slotlab.files import clear_leftovers, read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
 from slotlab.models import LatentAutoencoder, Model, SlotModel
 from slotlab.progress import Stage, finish, stage
@@ -173,9 +173,10 @@ def _record(place: str, records: dict[str, dict[str, Any]], names: dict[Path, st
     return out
 
 
-def _how_trained(config: RunConfig, training: Mapping[str, Any], out: str) -> dict[str, Any]:
+def _how_trained(config: RunConfig, training: dict[str, Any], out: str) -> dict[str, Any]:
     """The record of a run without its `out`."""
-    record, changes = {"preset": config.preset}, _changes(config)
+    record: dict[str, Any] = {"preset": config.preset}
+    changes = _changes(config)
     if changes is None:
         record["preset_file"] = yaml.safe_dump(config.model_dump(exclude={"preset"}), sort_keys=False)
     words = [f"{config.preset}.yaml"] if changes is None else [config.preset, *changes]
@@ -257,6 +258,7 @@ def prepare_steps(
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
+    clear_leftovers(out)
     if is_released(run):
         check(run)
         with replacing(out) as folder:

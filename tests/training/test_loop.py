@@ -13,6 +13,7 @@ from training_runs import fit, rows, weights
 from slotlab.checkpoints import load
 from slotlab.config import run_config
 from slotlab.errors import CheckpointError, ConfigError
+from slotlab.progress import finish
 from slotlab.training import checkpoint
 from slotlab.training.checkpoint import newest_checkpoint, read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, train_steps
@@ -127,12 +128,38 @@ def test_resuming_with_other_settings_is_refused(run, squares, tiny_preset):
         fit(config(tiny_preset, squares, "learning_rate=0.1"), run, resume=True)
 
 
-def test_a_damaged_trainer_state_names_the_remedy(squares, tiny_preset, tmp_path):
-    folder = fit(config(tiny_preset, squares, "steps=6"), tmp_path / "run")
+@pytest.mark.parametrize(
+    "damage", [{"step": "six"}, {"rows": None}, {"model": {}}, {"optimizer": {"state": {}}}, {"losses": [1]}, "no dict"]
+)
+def test_a_trainer_state_that_does_not_fit_names_the_remedy(run, squares, tiny_preset, tmp_path, damage):
+    folder = shutil.copytree(run, tmp_path / "run")
     newest = newest_checkpoint(folder)
-    (newest / "trainer.pt").write_bytes((newest / "trainer.pt").read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"trainer.pt: damaged .*; remove .*step-00000006 to resume from"):
-        fit(config(tiny_preset, squares, "steps=6"), folder, resume=True)
+    state = torch.load(newest / "trainer.pt", weights_only=True)
+    torch.save(state | damage if isinstance(damage, dict) else damage, newest / "trainer.pt")
+    with pytest.raises(CheckpointError, match=r"trainer.pt: damaged .*; remove .*step-00000012 to resume from"):
+        fit(config(tiny_preset, squares), folder, resume=True)
+
+
+def test_a_resumed_run_clears_what_a_kill_left_and_keeps_what_is_not_its_own(run, squares, tiny_preset, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    left = [".loss.png.7-other-3f.tmp", ".history.csv.7.tmp", "checkpoints/.best.7-other-3f.old/model.safetensors"]
+    left += ["checkpoints/.step-00000006.7.tmp/trainer.pt", "previews/.step-00000006.png.7.tmp"]
+    for name in (*left, ".notes"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("half")
+    fit(config(tiny_preset, squares), folder, resume=True)
+    assert sorted(path.name for path in folder.rglob(".*")) == [".lock", ".notes"]
+
+
+def test_a_run_is_trained_by_one_command_at_a_time(squares, tiny_preset, tmp_path):
+    settings = config(tiny_preset, squares)
+    first = train_steps(settings, tmp_path / "run", accelerator="cpu")
+    next(first)
+    for resume in (True, False):
+        with pytest.raises(ConfigError, match=r"run: (another command is training this run|exists and is not empty)"):
+            fit(settings, tmp_path / "run", resume=resume)
+    finish(first)
+    assert fit(settings, tmp_path / "run", resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(squares, tiny_preset, tmp_path):

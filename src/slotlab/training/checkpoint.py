@@ -8,10 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -36,23 +39,40 @@ TRAINING_FILE = "training.json"
 def write_checkpoint(
     folder: Path, model: Model, training: dict[str, Any], trainer: dict[str, Any] | None = None
 ) -> None:
-    """Writes a checkpoint folder whole or not at all; to resume from it needs the state of a trainer."""
-    with replacing(folder) as temporary:
+    """Writes a checkpoint folder whole or not at all; to resume takes the state of a trainer."""
+    size = sum(tensor.nbytes for tensor in model.state_dict().values()) + _bytes(trainer)
+    with replacing(folder, synced=True, size=size) as temporary:
         temporary.mkdir()
         checkpoints.save(model, temporary)
         write_json(temporary / TRAINING_FILE, training)
         if trainer is not None:
-            torch.save(trainer, temporary / TRAINER_FILE)
+            with (temporary / TRAINER_FILE).open("wb") as file:  # by path, torch hides why it failed
+                torch.save(trainer, file)
+
+
+def _bytes(state: Any) -> int:
+    values = state.values() if isinstance(state, Mapping) else state if isinstance(state, list) else ()
+    return state.nbytes if isinstance(state, Tensor) else sum(map(_bytes, values))
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
     """What a checkpoint holds to resume from; CheckpointError if it is missing or damaged."""
     path = folder / TRAINER_FILE
-    try:
+    with _remedy(path), ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:  # torch compares no checksums
+            raise ValueError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _remedy(path: Path) -> Iterator[None]:
+    """Turns any error about the state of a trainer into CheckpointError."""
+    try:
+        yield
     except Exception as error:
         fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({type(error).__name__})"
-        raise CheckpointError(f"{path}: {fault}; remove {folder} to resume from the checkpoint before it") from error
+        remedy = f"remove {path.parent} to resume from the checkpoint before it"
+        raise CheckpointError(f"{path}: {fault}; {remedy}") from error
 
 
 def weights_name(averaged: bool) -> str:
@@ -79,8 +99,8 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    """Removes all but the `keep` newest step checkpoints, and what a killed process left."""
-    for folder in (*_checkpoints(run)[:-keep], *(run / "checkpoints").glob(".*.tmp")):
+    """Removes all but the `keep` newest step checkpoints."""
+    for folder in _checkpoints(run)[:-keep]:
         remove(folder)
 
 
@@ -187,24 +207,27 @@ class Run:
             write_checkpoint(step_folder(self.folder, self.step), self.model, self.facts(), trainer)
             prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
             checkpoints.save(self.model, self.folder)
-            write_json(self.folder / TRAINING_FILE, self.facts())
+            write_json(self.folder / TRAINING_FILE, self.facts(), synced=True)
         self.fabric.barrier()
 
     def restore(self, checkpoint: Path) -> None:
         """Takes weights, optimiser and history from a checkpoint."""
         saved = read_trainer(checkpoint)
-        self.trained.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        for name in RESUMED:
-            setattr(self, name, saved[name])
-        self.losses = list(saved["losses"].to(self.fabric.device).unbind())
+        with _remedy(checkpoint / TRAINER_FILE):
+            self.trained.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            for name in RESUMED:
+                if type(saved[name]) is not type(getattr(self, name)):
+                    raise TypeError(name)
+                setattr(self, name, saved[name])
+            self.losses = list(saved["losses"].to(self.fabric.device).unbind())
 
     def take_model(self, checkpoint: Path) -> None:
         """Writes the restored model, and how the checkpoint says it was made, to the run folder."""
         checkpoints.save(self.model, self.folder)
-        with replacing(self.folder / TRAINING_FILE) as path:
+        with replacing(self.folder / TRAINING_FILE, synced=True) as path:
             shutil.copyfile(checkpoint / TRAINING_FILE, path)
 
     def facts(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Generator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from slotlab.data import Batch, SlotDataset, training_batches
 from slotlab.distributed import make_fabric, naming_lost_processes, noticing_stop
 from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
-from slotlab.files import write_json
+from slotlab.files import clear_leftovers, write_json
 from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
@@ -34,7 +34,15 @@ from slotlab.training.optimisation import (
     slot_noise,
 )
 from slotlab.training.resources import StepProfile, explaining_out_of_memory, keep_freed_memory, what_would_fit
-from slotlab.training.setup import check_data, check_folder, check_latents, check_settings, open_split, start_from
+from slotlab.training.setup import (
+    check_data,
+    check_folder,
+    check_latents,
+    check_settings,
+    only_process,
+    open_split,
+    start_from,
+)
 
 FINITE_EVERY = 10  # steps between checks of the loss, which wait for the device
 OF_LAYERS = 1  # marks the key of the global generator, from which layers draw dropout
@@ -98,7 +106,8 @@ def train_steps(
         The run folder.
 
     Raises:
-        ConfigError: the folder holds another run, or a setting does not fit data or processes.
+        ConfigError: the folder holds another run, another command trains it, or a setting does not
+            fit data or processes.
         DataError: the data cannot be read.
         TrainingStopped: Ctrl-C, after the run was saved.
         TrainingDiverged: the loss is infinite or NaN.
@@ -112,7 +121,7 @@ def train_steps(
         accelerator, devices, nodes, settings.precision, parameters_without_gradient=settings.freezes_encoder
     )
     device, first = fabric.device, fabric.is_global_zero
-    checkpoint = check_folder(config, folder, resume)
+    check_folder(config, folder, resume)
 
     # Data, model, optimiser.
     train_data, validation = open_split(config, "train", device), open_split(config, "val", device)
@@ -132,39 +141,42 @@ def train_steps(
         model.autoencoder.check_scaling(_some_images(run, validation, 64))
         check_latents(train_data.describe(), model.autoencoder)
 
-    # Begin or resume.
-    message = ""
-    if checkpoint is not None:
-        run.restore(checkpoint)
-    elif settings.start_from is not None:
-        message = start_from(settings.start_from, model, settings, None if average is None else run.model)
-    fabric.barrier()  # all have checked the folder before the first writes to it
-    if first and not (folder / RUN_FILE).is_file():
-        write_json(folder / RUN_FILE, config.model_dump(mode="json"))
-    if first and checkpoint is not None:  # a kill may have come between the checkpoint and the model
-        run.take_model(checkpoint)
-    history = History(folder, run.rows) if first else None
-    batches = iter(
-        training_batches(
-            train_data,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            start_step=run.step,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            workers=config.data.workers,
-        )
-    )
-    started = time.monotonic() - run.seconds
-    epoch_steps = math.ceil(len(train_data) / settings.batch_size)
-    evaluate_every = settings.evaluate_every or min(epoch_steps, settings.checkpoint_every)
-
     with (
+        only_process(folder, 10 if config.data.workers else 0),
         naming_lost_processes(lambda: f"The last checkpoint is {newest_checkpoint(folder)}: add --resume to continue"),
         noticing_stop() as stop,
-        nullcontext() if history is None else closing(history),
+        ExitStack() as stack,
         StepProfile(model, device) if profile and first else nullcontext() as timer,
     ):
+        # Begin or resume.
+        message = ""
+        checkpoint = newest_checkpoint(folder)
+        if checkpoint is not None:
+            run.restore(checkpoint)
+        elif settings.start_from is not None:
+            message = start_from(settings.start_from, model, settings, None if average is None else run.model)
+        fabric.barrier()  # all have checked the folder before the first writes to it
+        if first:
+            clear_leftovers(folder, whole=True)
+            if not (folder / RUN_FILE).is_file():
+                write_json(folder / RUN_FILE, config.model_dump(mode="json"), synced=True)
+            if checkpoint is not None:  # a kill may have come between the checkpoint and the model
+                run.take_model(checkpoint)
+        history = stack.enter_context(closing(History(folder, run.rows))) if first else None
+        batches = iter(
+            training_batches(
+                train_data,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                start_step=run.step,
+                rank=fabric.global_rank,
+                world_size=fabric.world_size,
+                workers=config.data.workers,
+            )
+        )
+        started = time.monotonic() - run.seconds
+        epoch_steps = math.ceil(len(train_data) / settings.batch_size)
+        evaluate_every = settings.evaluate_every or min(epoch_steps, settings.checkpoint_every)
         part = (lambda name: nullcontext()) if timer is None else timer.part
         yield Event("begun", run, message=message)
         for step in range(run.step, settings.steps):

@@ -7,8 +7,9 @@ import re
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,9 @@ class OutOfMemory(SlotlabError):
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc reuse freed blocks instead of returning them to the system; harmless elsewhere.
+    """Makes glibc reuse the gigabyte that each step on a CPU frees; harmless elsewhere.
 
-    A training step on a CPU frees and takes the same gigabyte again and again. By default each
-    block is mapped, zeroed and unmapped every time.
+    By default each block is mapped, zeroed and unmapped every time.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, map_threshold, largest = -1, -3, 2**31 - 1
@@ -51,13 +51,12 @@ def explaining_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
     """Turns a failed allocation into OutOfMemory; asks for `advice` when memory is free again."""
     try:
         yield
+        return
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
-        failed = str(error).splitlines()[0] if str(error) else type(error).__name__
-    else:
-        return
+        failed = str(error).partition("\n")[0] or type(error).__name__
     raise OutOfMemory(f"out of memory: {advice()} (torch: {failed})")
 
 
@@ -104,14 +103,13 @@ def kept_bytes(module: nn.Module, compute: Callable[[], object]) -> int:
 
     def note(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         result = compute()
     assert result is not None  # alive until here: no address is used twice
-    return sum(kept.values())
+    return sum(size for address, size in kept.items() if address not in parameters)
 
 
 def memory_of(device: torch.device) -> int:
@@ -166,29 +164,26 @@ class StepProfile:
 
     def _time_calls(self, name: str, module: nn.Module) -> None:
         """Makes each call of `module` in training a part."""
-        running: list[ExitStack] = []
+        plain = module.forward
 
-        def enter(*_: object) -> None:
-            running.append(ExitStack())
-            if not torch.is_inference_mode_enabled():  # a validation is part of no step
-                running[-1].enter_context(self.part(name))
+        def forward(*arguments: Any, **options: Any) -> Any:
+            validating = torch.is_inference_mode_enabled()  # which is part of no step
+            with nullcontext() if validating else self.part(name):
+                return plain(*arguments, **options)
 
-        before = module.register_forward_pre_hook(enter)
-        after = module.register_forward_hook(lambda *_: running.pop().close())
-        self._stack.callback(before.remove)
-        self._stack.callback(after.remove)
+        module.forward = forward
+        self._stack.callback(delattr, module, "forward")
 
     def _measured(self, profiler: profile) -> None:
         spent: dict[str, float] = defaultdict(float)
         for event in profiler.events() or []:
-            if not event.name.startswith(PREFIX):
-                continue
-            spent[event.name] += event.cpu_time_total
-            outer = event.cpu_parent
-            while outer is not None and not outer.name.startswith(PREFIX):
-                outer = outer.cpu_parent
-            if outer is not None:
-                spent[outer.name] -= event.cpu_time_total
+            if event.name.startswith(PREFIX):
+                spent[event.name] += event.cpu_time_total
+                outer = event.cpu_parent
+                while outer is not None and not outer.name.startswith(PREFIX):
+                    outer = outer.cpu_parent
+                if outer is not None:
+                    spent[outer.name] -= event.cpu_time_total
         self.milliseconds = {name.removeprefix(PREFIX): time / 1000 / MEASURED for name, time in spent.items()}
 
 
@@ -198,5 +193,5 @@ def _parts(model: Model) -> dict[str, nn.Module]:
         return {"encoder": model.network.encoder, "decoder": model.network.decoder}
     parts: dict[str, nn.Module] = {"encoder": model.encoder, "slot attention": model.encoder.slot_attention}
     if isinstance(model, SlotDiffusion):
-        return {**parts, "frozen autoencoder": model.autoencoder.network.encoder, "denoiser": model.denoiser}
-    return {**parts, "decoder": model.decoder}
+        return parts | {"frozen autoencoder": model.autoencoder.network.encoder, "denoiser": model.denoiser}
+    return parts | {"decoder": model.decoder}

@@ -1,40 +1,71 @@
 """What a training run checks and opens before its first step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, TrainingSettings, read_run_config
 from slotlab.data import Scenes, ScenesInMemory, SlotDataset, open_data
+from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
 from slotlab.files import differences
 from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
-from slotlab.training.checkpoint import newest_checkpoint
 
 # What a resumed run may change: nothing here alters what the next steps compute.
 CHANGEABLE = {
     "training": {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "compile"},
     "data": {"workers"},
 }
+LOCK_FILE = ".lock"
 ENDLESS = 1_000_000_000
 MOST_IN_MEMORY = 100_000
 
 
-def check_folder(config: RunConfig, folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if any; ConfigError if the folder holds something else."""
+def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
+    """Raises ConfigError if the folder is neither free nor, with `resume`, holds the same run."""
     run_file = folder / RUN_FILE
     if resume and run_file.is_file():
         before, now = (one.model_dump(exclude=CHANGEABLE) for one in (read_run_config(run_file), config))
         if changed := differences(before, now):
             remedy = "use the run's own values, or start a new run with another --out"
             raise ConfigError(f"{folder}: cannot resume with other settings: {'; '.join(changed)}; {remedy}")
-        return newest_checkpoint(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(path.name != LOCK_FILE for path in folder.iterdir())):
         remedy = "add --resume to continue, or give another --out" if run_file.is_file() else "give another --out"
         raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
-    return None
+
+
+@contextmanager
+def only_process(folder: Path, patience: float) -> Iterator[None]:
+    """Makes the run folder and keeps all other commands from training in it.
+
+    Args:
+        folder: the run folder.
+        patience: seconds to wait for the workers of a killed command, which hold its lock.
+
+    Raises:
+        ConfigError: in every process, if another command trains there.
+    """
+    lock, is_free = FileLock(folder / LOCK_FILE, thread_local=False), True
+    if place_among_processes().is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            is_free = False
+        except NotImplementedError:
+            pass  # a file system without locks
+    if not from_first(is_free):
+        remedy = "wait until it has ended, or stop it; or give another --out"
+        raise ConfigError(f"{folder}: another command is training this run; {remedy}")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_settings(model: Model, config: RunConfig, processes: int) -> None:
