@@ -219,8 +219,10 @@ def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
     check(tmp_path / "first")
     assert slotlab.load(tmp_path / "first").slots == 4
     before = (tmp_path / "first" / "manifest.json").read_text()
+    (tmp_path / ".first.999999999.tmp").mkdir()  # left by a kill
     assert run_slotlab("publish", slots_run, "--to", tmp_path / "first")[0] == 0
     assert (tmp_path / "first" / "manifest.json").read_text() == before, "the same run gives the same release"
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
 def test_a_released_model_goes_to_the_hub_comes_back_and_begins_a_run(

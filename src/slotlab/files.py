@@ -124,8 +124,8 @@ def _is_dead(number: str, machine: str | None, mark: str | None) -> bool:
         return mark != MARK
     try:
         os.kill(int(number), 0)
-    except OSError as error:
-        return isinstance(error, ProcessLookupError)
+    except (OSError, OverflowError) as error:
+        return not isinstance(error, PermissionError)
     return False
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from slotlab.data import check_data, evaluation_batches, open_data, pack
 from slotlab.errors import ConfigError, DataError
+from slotlab.files import DiskFull
 
 
 def same(packed, plain):
@@ -142,9 +143,15 @@ def test_a_full_disk_leaves_nothing(clevrtex, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("numpy.save", full)
-    with pytest.raises(DataError, match=r"packed: cannot be written .*No space left"):
+    with pytest.raises(DiskFull, match=r"packed: the disk is full: it needs more than"):
         pack(root, tmp_path / "packed", resolution=8)
     assert [path.name for path in tmp_path.iterdir()] == ["clevrtex_full"]
+
+
+def test_what_a_killed_pack_left_is_cleared_by_the_next(clevrtex, tmp_path):
+    (tmp_path / ".packed.999999999.tmp").mkdir()
+    pack(clevrtex(10), tmp_path / "packed", resolution=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clevrtex_full", "packed"]
 
 
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "indices.npy"])
