@@ -60,10 +60,10 @@ def test_every_way_to_store_pixels_becomes_rgb(tmp_path, mode):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bit_is_scaled_not_clipped(tmp_path, suffix):
     deep = GREY.astype(np.uint16) * 257
-    deep[0, :2] = 1000, 65535
+    deep[0, :6] = 1000, 65535, 128, 129, 65406, 65407
     image, mode = decoded(tmp_path, Image.fromarray(deep), suffix)
     assert mode == "I;16"
-    np.testing.assert_array_equal(image[0, :2, 0], [4, 255])
+    np.testing.assert_array_equal(image[0, :6, 0], np.round(deep[0, :6] * (255 / 65535)))
     np.testing.assert_array_equal(image[1:, :, 0], GREY[1:])
 
 
@@ -193,6 +193,13 @@ def png(width, height, bits, content):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's own, for what is then refused
+@pytest.mark.parametrize("decode", [decode_image, decode_mask])
+def test_images_and_masks_beyond_the_limit_are_refused_before_they_are_decoded(decode):
+    with pytest.raises(DataError, match=r"m.png: 13,000x13,000 pixels; at most 67,108,864 in all can be read"):
+        decode(png(13_000, 13_000, 16, b"\0"), "m.png")
 
 
 def test_a_16_bit_mask_in_colours_is_refused():

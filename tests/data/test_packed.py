@@ -174,7 +174,7 @@ def test_truncated_or_missing_arrays_are_refused_even_while_they_are_read(cache,
         ("{", "not readable as JSON"),
         ("[]", "not a JSON object"),
         ('{"format": "slotlab-packed", "version": 99}', "format version 99, this slotlab reads 1"),
-        ('{"format": "slotlab-packed", "version": 1}', "lacks arrays, count, crop"),
+        ('{"format": "slotlab-packed", "version": 1}', "damaged .source: Field required; resolution: "),
     ],
 )
 def test_damaged_settings_are_refused(cache, content, message):
@@ -218,3 +218,42 @@ def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, m
     monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "disk")
     with pytest.raises(DataError, match="name a folder inside it"):
         pack(root, tmp_path / "disk", resolution=8)
+
+
+def named(cache):
+    """Whether the whole cache can be read, or a DataError names it."""
+    try:
+        data = open_data(cache, split="all")
+        data.batch(range(len(data)))
+        json.dumps(data.describe())
+    except DataError as error:
+        return str(cache) in str(error)
+    return True
+
+
+def test_whatever_bytes_are_damaged_the_error_is_one_sentence(cache):
+    rng = np.random.default_rng(0)
+    for path in sorted(cache.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(40):
+            damaged = bytearray(whole)
+            for place in rng.integers(len(whole) if path.suffix == ".json" else 128, size=rng.integers(1, 4)):
+                damaged[place] = rng.integers(256)
+            path.write_bytes(damaged)
+            assert named(cache)
+        path.write_bytes(whole)
+
+
+def test_whatever_value_of_the_settings_is_wrong_the_error_is_one_sentence(cache):
+    path = cache / "packed.json"
+    settings = json.loads(path.read_text())
+    places = [(settings, key) for key in settings]
+    places += [(inner, key) for outer in ("splits", "arrays", "source") for inner in [settings[outer]] for key in inner]
+    places += [(array, key) for array in settings["arrays"].values() for key in array]
+    for inner, key in places:
+        right = inner[key]
+        for wrong in (None, -1, 0, 10**30, 0.5, float("nan"), "x", [], [3, 1, 2], {}, [right]):
+            inner[key] = wrong
+            path.write_text(json.dumps(settings))
+            assert named(cache)
+        inner[key] = right

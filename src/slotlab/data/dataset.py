@@ -63,50 +63,59 @@ def by_order(total: int) -> dict[str, range]:
     return {"test": range(tenth), "val": range(tenth, fifth), "train": range(fifth, total)}
 
 
-def choose(splits: Mapping[str, range], split: str, total: int, data: str) -> tuple[range, str]:
-    """The rows of a split, and its name; a data set without splits is used whole, as "all".
+class RowsDataset(SlotDataset):
+    """A data set whose samples are rows, and whose splits are ranges of rows.
+
+    Attributes:
+        data: what messages and protocols call it.
+        splits: rows of each split; empty if the data set has none.
+        rows, split: the chosen rows, and the name of their split; a data set without splits is used
+            whole, as "all".
+        broken: the unreadable images found so far, if they are skipped.
 
     Raises:
-        ConfigError: `split` is not train, val, test or all.
+        ConfigError: `split` is not train, val, test or all, or `count` is below 1.
         DataError: the data set has no such split, or the split is empty.
     """
-    if split not in (*SPLITS, "all"):
-        raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
-    if split == "all" or not splits:
-        return range(total), "all"
-    if not splits.get(split):
-        found = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
-        problem = "is empty" if split in splits else "does not exist"
-        raise DataError(f"{data}: split {split!r} {problem} ({found}); add images, or take another split or 'all'")
-    return splits[split], split
+
+    kind: str
+
+    def __init__(self, data: str, splits: dict[str, range], total: int, split: str, count: int | None = None) -> None:
+        if split not in (*SPLITS, "all"):
+            raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ConfigError(f"count={count!r}: expected a whole number, at least 1")
+        self.data, self.splits, self.split = data, splits, split if splits else "all"
+        rows = range(total) if self.split == "all" else splits.get(split)
+        if rows is None or (not rows and self.split != "all"):
+            found = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
+            problem = "is empty" if split in splits else "does not exist"
+            raise DataError(f"{data}: split {split!r} {problem} ({found}); add images, or take another split or 'all'")
+        self.rows = rows[:count]
+        self.broken: list[BrokenFile] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, positions: Sequence[int]) -> list[int]:
+        """The rows at `positions`; IndexError outside 0..len-1."""
+        for position in map(operator.index, positions):
+            if not 0 <= position < len(self):
+                raise IndexError(f"position {position} outside 0..{len(self) - 1}")
+        return [self.rows[position] for position in positions]
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        return {"data": self.data, "kind": self.kind, "split": self.split, "count": len(self)}
 
 
-def first_rows(rows: range, count: int | None) -> range:
-    """The first `count` of `rows`, or all; ConfigError if `count` is below 1."""
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise ConfigError(f"count={count!r}: expected a whole number, at least 1")
-    return rows[:count]
-
-
-def checked_position(position: int, length: int) -> int:
-    """`position` as an int; IndexError outside 0..length-1."""
-    position = operator.index(position)
-    if not 0 <= position < length:
-        raise IndexError(f"position {position} outside 0..{length - 1}")
-    return position
-
-
-class PixelDataset(SlotDataset, ABC):
+class PixelDataset(RowsDataset, ABC):
     """A data set of stored images; each format gives `read`, `name` and the splits.
 
     Attributes:
         has_masks: whether every sample has a mask.
-        splits: rows of each split; empty if the data set has none.
-        total: number of images in all splits.
-        broken: the unreadable images found so far, with `skip_broken`; otherwise the first raises.
     """
 
-    kind: str
     default_crop = 1.0
 
     def __init__(
@@ -115,7 +124,7 @@ class PixelDataset(SlotDataset, ABC):
         data: str,
         root: Path | None,
         total: int,
-        splits: Mapping[str, range],
+        splits: dict[str, range],
         has_masks: bool,
         split: str = "train",
         resolution: int | None = None,
@@ -123,13 +132,11 @@ class PixelDataset(SlotDataset, ABC):
         count: int | None = None,
         skip_broken: bool = False,
     ) -> None:
-        self.data, self.root, self.total, self.splits, self.has_masks = data, root, total, dict(splits), has_masks
-        rows, self.split = choose(self.splits, split, total, data)
-        self.rows = first_rows(rows, count)
+        super().__init__(data, splits, total, split, count)
+        self.root, self.has_masks = root, has_masks
         self.crop = self.default_crop if crop is None else crop
         check_geometry(self.crop, resolution)
         self.resolution, self.skip_broken = resolution, skip_broken
-        self.broken: list[BrokenFile] = []
 
     @abstractmethod
     def read(self, row: int) -> Decoded:
@@ -143,12 +150,8 @@ class PixelDataset(SlotDataset, ABC):
         """The sample's number in its data set."""
         return row
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def pixels(self, position: int) -> Decoded:
-        """The image at `position`, cropped and resized; DataError if it is broken."""
-        row = self.rows[checked_position(position, len(self))]
+    def pixels(self, row: int) -> Decoded:
+        """The image of a row, cropped and resized; DataError if it is broken."""
         return square(self.checked(row), crop=self.crop, resolution=self.resolution)
 
     def checked(self, row: int) -> Decoded:
@@ -160,7 +163,7 @@ class PixelDataset(SlotDataset, ABC):
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked; they must come out in one size."""
-        found = [self._readable(position) for position in positions]
+        found = [self._readable(row) for row in self.at(positions)]
         sizes: dict[tuple[int, ...], str] = {}
         for row, image in found:
             height, width = image.image.shape[:2]
@@ -178,34 +181,24 @@ class PixelDataset(SlotDataset, ABC):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
-        return {
-            "data": self.data,
-            "kind": self.kind,
-            "split": self.split,
-            "crop": self.crop,
-            "resolution": self.resolution,
-            "count": len(self),
-        } | ({"broken": len(self.broken)} if self.skip_broken else {})
+        facts = super().describe() | {"crop": self.crop, "resolution": self.resolution}
+        return facts | ({"broken": len(self.broken)} if self.skip_broken else {})
 
-    def _readable(self, position: int) -> tuple[int, Decoded]:
-        """The row and image at `position`; with `skip_broken` the next readable one, cyclically."""
-        position = checked_position(position, len(self))
-        for step in range(min(len(self), MOST_BROKEN_IN_A_ROW)):
-            candidate = (position + step) % len(self)
+    def _readable(self, row: int) -> tuple[int, Decoded]:
+        """The row and its image; with `skip_broken` the next readable one, cyclically."""
+        position, tried = row - self.rows.start, min(len(self), MOST_BROKEN_IN_A_ROW)
+        for step in range(tried):
+            candidate = self.rows[(position + step) % len(self)]
             try:
-                return self.rows[candidate], self.pixels(candidate)
+                return candidate, self.pixels(candidate)
             except DataError as error:
                 if self.root is not None and not self.root.exists():
                     raise DataError(f"{self.root}: the data set is gone; restore it and use --resume") from error
                 if not self.skip_broken:
                     raise
-                self.note_broken(self.name(self.rows[candidate]), str(error))
+                if all(self.name(candidate) != known.file for known in self.broken):
+                    self.broken.append(BrokenFile(self.name(candidate), str(error)))
         raise DataError(
-            f"{self.data}: {min(len(self), MOST_BROKEN_IN_A_ROW)} images in a row are broken, the first is "
-            f"{self.name(self.rows[position])}; run `slotlab data check` on it"
+            f"{self.data}: {tried} images in a row are broken, the first is {self.name(row)}; "
+            "run `slotlab data check` on it"
         )
-
-    def note_broken(self, file: str, reason: str) -> None:
-        """Adds an image to `broken`, once."""
-        if all(file != known.file for known in self.broken):
-            self.broken.append(BrokenFile(file, reason))

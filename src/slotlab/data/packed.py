@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 
-from slotlab.data.dataset import BrokenFile, checked_position, choose, first_rows
+from slotlab.data.dataset import BrokenFile, RowsDataset
 from slotlab.data.images import to_batch
-from slotlab.data.sample import Batch, SlotDataset
+from slotlab.data.sample import Batch
 from slotlab.errors import DataError
 from slotlab.files import read_json, sha256_of
 
@@ -19,7 +20,26 @@ FORMAT, VERSION = "slotlab-packed", 1
 REMEDY = "pack the source again with `slotlab data pack`"
 
 
-class Packed(SlotDataset):
+class _Array(BaseModel):
+    shape: list[int]
+    bytes: int
+    sha256: str
+
+
+class _Settings(BaseModel):
+    """The part of `packed.json` that is read; `pack` writes it."""
+
+    source: dict[str, Any]
+    resolution: int
+    crop: float = Field(gt=0, le=1)
+    count: int
+    splits: dict[str, tuple[int, int]]
+    masked_splits: list[str]
+    arrays: dict[str, _Array]
+    latents: str | None = None
+
+
+class Packed(RowsDataset):
     """A folder that `slotlab data pack` wrote.
 
     Dataset format:
@@ -55,26 +75,20 @@ class Packed(SlotDataset):
         self.root = Path(root)
         self.settings = _settings(self.root)
         for key, wanted in (("resolution", resolution), ("crop", crop)):
-            if wanted is not None and wanted != self.settings[key]:
-                said = f"packed with {key} {self.settings[key]}, not {wanted}"
+            if wanted not in (None, getattr(self.settings, key)):
+                said = f"packed with {key} {getattr(self.settings, key)}, not {wanted}"
                 raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
-        self.splits = {name: range(*bounds) for name, bounds in self.settings["splits"].items()}
-        rows, self.split = choose(self.splits, split, self.settings["count"], str(root))
-        self.rows = first_rows(rows, count)
-        masked = self.settings["masked_splits"]
+        splits = {name: range(*bounds) for name, bounds in self.settings.splits.items()}
+        super().__init__(str(root), splits, self.settings.count, split, count)
+        masked = self.settings.masked_splits
         self.has_masks = self.split in masked if self.split != "all" else set(masked) == {*(self.splits or ["all"])}
-        self.broken: list[BrokenFile] = []
         self._open()
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions`, stacked."""
-        for name, array in self.settings["arrays"].items():
-            _check_size(self.root / name, array)  # reading a map beyond the end of its file would kill the process
-        first = self.rows.start
-        rows = np.array([first + checked_position(position, len(self)) for position in positions], dtype=np.int64)
+        for name in self.settings.arrays:
+            self._check_size(name)  # reading a map beyond the end of its file would kill the process
+        rows = np.array(self.at(positions), dtype=np.int64)
         batch = to_batch(self._images[rows], self._masks[rows] if self.has_masks else None, self._indices[rows])
         if self._latents is not None:
             batch["latents"] = torch.from_numpy(self._latents[rows])
@@ -84,21 +98,47 @@ class Packed(SlotDataset):
         """The arrays whose content has changed since they were packed, by checksum."""
         return [
             BrokenFile(str(self.root / name), "its content has changed since it was packed; pack the source again")
-            for name, array in self.settings["arrays"].items()
-            if sha256_of(self.root / name) != array["sha256"]
+            for name, array in self.settings.arrays.items()
+            if sha256_of(self.root / name) != array.sha256
         ]
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs; `source` describes the source, `latents` its autoencoder."""
-        latents = {} if self._latents is None else {"latents": self.settings["latents"]}
-        facts = {"data": str(self.root), "kind": self.kind, "split": self.split, "count": len(self)}
-        return latents | facts | {key: self.settings[key] for key in ("crop", "resolution", "source")}
+        latents = {} if self._latents is None else {"latents": self.settings.latents}
+        return latents | super().describe() | self.settings.model_dump(include={"crop", "resolution", "source"})
 
     def _open(self) -> None:
-        arrays = {name: _mapped(self.root / name, array) for name, array in self.settings["arrays"].items()}
-        self._images, self._indices = arrays["images.npy"], arrays["indices.npy"]
-        self._masks = arrays.get("masks.npy", np.empty(0))
-        self._latents = arrays.get("latents.npy")
+        count, side, arrays = self.settings.count, self.settings.resolution, self.settings.arrays
+        self._images = self._mapped("images.npy", (count, side, side, 3), "uint8")
+        self._indices = self._mapped("indices.npy", (count,), "int64")
+        self._masks = np.empty(0)
+        if self.settings.masked_splits:
+            self._masks = self._mapped("masks.npy", (count, side, side), "uint8", "int16")
+        self._latents = None
+        if "latents.npy" in arrays:
+            self._latents = self._mapped("latents.npy", (count, *arrays["latents.npy"].shape[1:]), "float32")
+
+    def _check_size(self, name: str) -> None:
+        path, wanted = self.root / name, self.settings.arrays[name].bytes
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise DataError(f"{path}: missing; {REMEDY}") from None
+        if size != wanted:
+            raise DataError(f"{path}: {size} bytes instead of {wanted}: truncated or changed; {REMEDY}")
+
+    def _mapped(self, name: str, shape: tuple[int, ...], *dtypes: str) -> np.ndarray:
+        path = self.root / name
+        if name not in self.settings.arrays:
+            raise DataError(f"{self.root / SETTINGS}: lacks {name}; {REMEDY}")
+        self._check_size(name)
+        try:
+            values = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # a damaged header: ValueError, TypeError, OverflowError, TokenError ...
+            raise DataError(f"{path}: cannot be read as an array ({error}); {REMEDY}") from error
+        if values.shape != shape or str(values.dtype) not in dtypes:
+            raise DataError(f"{path}: {values.dtype} {values.shape} instead of {' or '.join(dtypes)} {shape}; {REMEDY}")
+        return np.asarray(values)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not isinstance(value, np.ndarray)}
@@ -108,37 +148,19 @@ class Packed(SlotDataset):
         self._open()
 
 
-def _settings(root: Path) -> dict[str, Any]:
+def _settings(root: Path) -> _Settings:
     path = root / SETTINGS
-    settings = read_json(path, REMEDY, DataError)
-    if settings.get("format") != FORMAT:
+    content = read_json(path, REMEDY, DataError)
+    if content.get("format") != FORMAT:
         raise DataError(f"{path}: not the settings of a packed cache; {REMEDY}")
-    if settings.get("version") != VERSION:
-        raise DataError(f"{path}: format version {settings.get('version')}, this slotlab reads {VERSION}; {REMEDY}")
-    missing = {"source", "resolution", "crop", "count", "splits", "masked_splits", "arrays"} - set(settings)
-    if not missing:
-        needed = {"images.npy", "indices.npy", *(["masks.npy"] if settings["masked_splits"] else [])}
-        missing = needed - set(settings["arrays"])
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {REMEDY}")
+    if content.get("version") != VERSION:
+        raise DataError(f"{path}: format version {content.get('version')}, this slotlab reads {VERSION}; {REMEDY}")
+    try:
+        settings = _Settings(**content)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise DataError(f"{path}: damaged ({wrong}); {REMEDY}") from error
+    for split, (start, stop) in settings.splits.items():
+        if not 0 <= start <= stop <= settings.count:
+            raise DataError(f"{path}: damaged (split {split} has rows {start} to {stop}); {REMEDY}")
     return settings
-
-
-def _check_size(path: Path, array: dict[str, Any]) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise DataError(f"{path}: missing; {REMEDY}") from None
-    if size != array["bytes"]:
-        raise DataError(f"{path}: {size} bytes instead of {array['bytes']}: truncated or changed; {REMEDY}")
-
-
-def _mapped(path: Path, array: dict[str, Any]) -> np.ndarray:
-    _check_size(path, array)
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise DataError(f"{path}: cannot be read as an array ({error}); {REMEDY}") from error
-    if list(values.shape) != array["shape"] or values.dtype.str != array["dtype"]:
-        raise DataError(f"{path}: {values.dtype} {values.shape} instead of what {SETTINGS} says; {REMEDY}")
-    return np.asarray(values)

@@ -206,15 +206,14 @@ def _decoded(part: SlotDataset) -> Iterator[tuple[str, DataError | tuple[int, An
     """Of each image its name and number, pixels and ids (None without masks); or the error."""
     if isinstance(part, PixelDataset):
 
-        def decode(position: int) -> tuple[str, DataError | tuple[int, Any, Any]]:
-            row = part.rows[position]
+        def decode(row: int) -> tuple[str, DataError | tuple[int, Any, Any]]:
             try:
-                decoded = part.pixels(position)
+                decoded = part.pixels(row)
             except DataError as error:
                 return part.name(row), error
             return part.name(row), (part.number(row), decoded.image, decoded.mask)
 
-        yield from in_order(decode, range(len(part)))
+        yield from in_order(decode, part.rows)
         return
     for start in range(0, len(part), AT_ONCE):
         batch = part.batch(range(start, min(start + AT_ONCE, len(part))))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slotlab.data.dataset import BrokenFile, checked_position, choose, in_a_row
+from slotlab.data.dataset import RowsDataset, in_a_row
 from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ MOST = {"test": 10_000, "val": 10_000, "train": 2_000_000_000}
 DEFAULT_COUNT = {"test": 1_000, "val": 1_000, "train": 10_000}
 
 
-class Scenes(SlotDataset):
+class Scenes(RowsDataset):
     """Scenes of one variant, rendered on demand.
 
     Dataset format: none. Scene `i` of a seed and a resolution is always the same image. The splits
@@ -66,20 +66,16 @@ class Scenes(SlotDataset):
         for name, size in sizes.items():
             if split in (name, "all") and not 1 <= size <= MOST[name]:
                 raise ConfigError(f"count={size}: split {name!r} of scenes holds 1 to {MOST[name]:,} scenes")
-        self.variant, self.splits = variant, in_a_row(sizes)
-        self.rows, self.split = choose(self.splits, split, sum(sizes.values()), f"scenes:{variant}")
+        super().__init__(f"scenes:{variant}", in_a_row(sizes), sum(sizes.values()), split)
+        self.variant = variant
         self.resolution, self.device = 64 if resolution is None else resolution, torch.device(device)
         self._options: dict[str, Any] = {"resolution": self.resolution, "variant": variant, "seed": seed}
         self._options |= {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
-        self.broken: list[BrokenFile] = []
         self._rendered([])  # checks the arguments
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The scenes at `positions`, rendered together."""
-        numbers = [self._number(self.rows[checked_position(position, len(self))]) for position in positions]
+        numbers = [self._number(row) for row in self.at(positions)]
         rendered = self._rendered(numbers)
         return Batch(image=rendered.image, mask=rendered.mask, index=torch.tensor(numbers, device=self.device))
 
@@ -98,8 +94,7 @@ class Scenes(SlotDataset):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with all that decides the images."""
-        facts = {"data": f"scenes:{self.variant}", "kind": self.kind, "split": self.split, "crop": 1.0}
-        return facts | {"count": len(self)} | self._options
+        return super().describe() | {"crop": 1.0} | self._options
 
 
 RENDERED_TOGETHER = 128
@@ -131,7 +126,7 @@ class ScenesInMemory(SlotDataset):
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The scenes at `positions`, stacked; renders others too, as a large batch is faster."""
-        rows = np.array([checked_position(position, len(self)) for position in positions])
+        rows = np.array(self.scenes.at(positions)) - self.scenes.rows.start
         missing = np.unique(rows[self._indices[rows] < 0])
         if len(missing):
             others = np.setdiff1d(np.flatnonzero(self._indices < 0)[:RENDERED_TOGETHER], missing)
