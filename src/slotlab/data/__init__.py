@@ -2,6 +2,7 @@
 
 from slotlab.data.arrays import Hdf5, Hub
 from slotlab.data.check import DataCheck, check_data
+from slotlab.data.coco import Coco, CocoPanoptic
 from slotlab.data.dataset import BrokenFile
 from slotlab.data.folders import ClevrTex, ImageFolder
 from slotlab.data.loading import evaluation_batches, shuffled_positions, training_batches
@@ -16,6 +17,8 @@ __all__ = [
     "Batch",
     "BrokenFile",
     "ClevrTex",
+    "Coco",
+    "CocoPanoptic",
     "DataCheck",
     "Hdf5",
     "Hub",

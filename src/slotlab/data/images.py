@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from slotlab.data.sample import Batch, only
+from slotlab.data.sample import IGNORED, Batch, only
 from slotlab.errors import ConfigError, DataError
 
 AnyImage = Tensor | np.ndarray | Image.Image | bytes | str | Path
@@ -257,10 +257,12 @@ def with_mask(decoded: Decoded, mask: np.ndarray, image_name: str, mask_name: st
 
 
 def check_ids(mask: np.ndarray, name: str) -> None:
-    """Raises a DataError that names the image unless all object ids are in 0..2**31 - 1."""
+    """Raises a DataError that names the image unless all object ids are in -1..2**31 - 1."""
     low, high = int(mask.min()), int(mask.max())
-    if low < 0 or high >= 2**31:
-        raise DataError(f"{name}: object ids from {low} to {high}; they must be 0 (background) or more, below 2**31")
+    if low < IGNORED or high >= 2**31:
+        raise DataError(
+            f"{name}: object ids from {low} to {high}; they must be -1 (ignored), 0 (background) or more, below 2**31"
+        )
 
 
 def check_geometry(crop: float, resolution: int | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, holds_saved_dataset, is_hdf5
+from slotlab.data.coco import Coco, CocoPanoptic, holds_coco
 from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
 from slotlab.data.images import image_files
 from slotlab.data.packed import SETTINGS, Packed
@@ -17,6 +18,8 @@ from slotlab.errors import ConfigError, DataError, nearest
 KINDS: dict[str, type] = {
     "clevrtex": ClevrTex,
     "images": ImageFolder,
+    "coco": Coco,
+    "coco-panoptic": CocoPanoptic,
     "hdf5": Hdf5,
     "hub": Hub,
     "packed": Packed,
@@ -26,7 +29,7 @@ WITHOUT_PATH = ("scenes", "hub")
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
-    "cache, or scenes:<variant> (docs/data.md)"
+    "cache, COCO (annotations/instances_*.json, or its JSON file), or scenes:<variant> (docs/data.md)"
 )
 
 
@@ -44,14 +47,16 @@ def open_data(
 
     Args:
         spec: a path, whose kind is recognised by its content; `kind:PATH` to force one of clevrtex,
-            images, hdf5, hub and packed; `scenes:VARIANT` to render; `hub:owner/name` to download.
+            images, coco, coco-panoptic, hdf5, hub and packed; `scenes:VARIANT` to render;
+            `hub:owner/name` to download.
         split: train, val, test or all.
         resolution: side of the square images in pixels; None keeps the size of the crop.
         crop: side of the centred square as a fraction of the shorter side; by default 0.8 for
             CLEVRTex and 1.0 for others.
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
-        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, hub), `seed`,
+        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, hub),
+            `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic), `seed`,
             `min_objects`, `max_objects`, `supersample` (scenes).
 
     Raises:
@@ -102,11 +107,16 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     if path.is_file():
         if is_hdf5(path):
             return "hdf5", text
-        raise DataError(f"{path}: a file, but not HDF5; {ACCEPTED}")
+        if holds_coco(path):
+            return "coco", text
+        raise DataError(f"{path}: a file, but not HDF5 or JSON; {ACCEPTED}")
     if (path / SETTINGS).is_file():
         return "packed", text
     if holds_saved_dataset(path):
         return "hub", text
+    for kind, of_kind in (("coco", Coco), ("coco-panoptic", CocoPanoptic)):
+        if holds_coco(path, of_kind.task):
+            return kind, text
     if (path / "images").is_dir():
         unpacked_there = not (path / "masks").is_dir() and holds_clevrtex(path / "images", with_masks=True)
         return "clevrtex" if unpacked_there else "images", text

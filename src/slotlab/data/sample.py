@@ -5,12 +5,14 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
+IGNORED = -1  # in masks: pixels that annotators left open, which scores leave out
+
 
 class Sample(TypedDict):
     """One image, as `dataset[i]` returns it.
 
-    `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects;
-    absent without masks. `index`: the sample's number in its data set, int64 scalar. `latents`:
+    `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects,
+    -1 = ignored; absent without masks. `index`: the sample's number in its data set, int64 scalar. `latents`:
     float32 [C, h, w], if a packed cache holds those of a latent autoencoder.
     """
 

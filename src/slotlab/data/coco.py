@@ -1,0 +1,246 @@
+"""Reader of COCO and of data sets in its JSON formats (instances: extra `vision`)."""
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+
+from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
+from slotlab.data.images import Decoded, decode_image, with_mask
+from slotlab.data.sample import IGNORED
+from slotlab.errors import DataError
+from slotlab.files import read_json
+
+REMEDY = "take the published file, or write it again"
+
+
+def holds_coco(path: Path, task: str = "instances") -> bool:
+    """Whether `path` is a JSON file, or a folder with `annotations/TASK_*.json`."""
+    return path.suffix.lower() == ".json" if path.is_file() else bool(_annotation_files(path, task))
+
+
+class Coco(PixelDataset):
+    """COCO instances: a mask of the annotated objects of each photograph.
+
+    Dataset format:
+
+    * annotations: `annotations/instances_{name}.json`, or one JSON file, named instead of the folder
+    * images: `{name}/` or `images/{name}/` beside `annotations/`; also `images/` or the folder of
+      the JSON file itself
+
+    Ids are those of the image's annotations in their order in the file, from 1. Where instances
+    overlap, the smaller one is on top. Crowds are ignored (-1) where no instance covers them, and
+    pixels without an instance are 0, as are images without annotations. Both polygons and RLE are
+    read, by pycocotools. Splits by the name (train, val, test); a single file whose name says none
+    is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0.
+    """
+
+    kind = "coco"
+    task: ClassVar[str] = "instances"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        images: str | Path | None = None,
+        **opening: Unpack[Opening],
+    ) -> None:
+        if self.task == "instances":
+            try:
+                import pycocotools  # noqa: F401
+            except ImportError as error:
+                raise DataError(f"{root}: COCO needs pycocotools; pip install 'slotlab[vision]'") from error
+        path = Path(root)
+        files = {_split_of(path): path} if path.is_file() else _annotation_files(path, self.task)
+        if not files:
+            raise DataError(f"{root}: no annotations/{self.task}_*.json in this folder; name the folder that has it")
+        split = opening.get("split", "train")
+        if split in files:  # the others may be large
+            files = {split: files[split]}
+        self._images: list[dict[str, Any]] = []
+        self._folders: list[Path] = []
+        self._found: dict[int, list[dict[str, Any]]] = {}
+        self._files: list[Path] = []
+        sizes: dict[str, int] = {}
+        for name, file in files.items():
+            content = _content(file, self.task)
+            folder = Path(images) if images is not None else _image_folder(file, content["images"])
+            sizes[name] = len(content["images"])
+            self._images += content["images"]
+            self._folders += [folder] * len(content["images"])
+            self._files += [file] * len(content["images"])
+            self._add(file, content)
+        total = len(self._images)
+        super().__init__(
+            data=str(root),
+            root=path,
+            total=total,
+            splits=by_order(total) if set(sizes) == {"all"} else in_a_row(sizes),
+            has_masks=True,
+            **opening,
+        )
+
+    def _add(self, file: Path, content: dict[str, Any]) -> None:
+        """Keeps what `mask` needs of the annotations, by image."""
+        for annotation in content["annotations"]:
+            kept = {key: annotation.get(key) for key in ("id", "segmentation", "iscrowd")}
+            self._found.setdefault(annotation["image_id"], []).append(kept)
+
+    def read(self, row: int) -> Decoded:
+        """Decodes the image and draws its annotations."""
+        path = self._folders[row] / self._images[row]["file_name"]
+        image = decode_image(path, str(path))
+        return with_mask(image, self.mask(row), str(path), f"{self._files[row]}, image {self.number(row)}")
+
+    def mask(self, row: int) -> np.ndarray:
+        """The ids int32 [H, W] of a row's annotations; DataError if one is broken."""
+        from pycocotools import mask as rle
+
+        image = self._images[row]
+        height, width = image["height"], image["width"]
+        layers: list[tuple[float, int, Any]] = []
+        number = 0
+        for annotation in self._found.get(image["id"], []):
+            encoded: Any = self._encoded(annotation, height, width, row)
+            number += not annotation["iscrowd"]
+            crowd = bool(annotation["iscrowd"])
+            layers.append((np.inf if crowd else float(rle.area(encoded)), IGNORED if crowd else number, encoded))
+        mask = np.zeros((height, width), np.int32)
+        for _, label, encoded in sorted(layers, key=lambda layer: -layer[0]):
+            mask[rle.decode(encoded) > 0] = label
+        return mask
+
+    def _encoded(self, annotation: dict[str, Any], height: int, width: int, row: int) -> Any:
+        """An annotation as one RLE of COCO."""
+        from pycocotools import mask as rle
+
+        shape = annotation["segmentation"]
+        try:
+            if not shape or not isinstance(shape, list | dict):
+                raise ValueError("polygons or an RLE are expected")
+            if isinstance(shape, list):
+                return rle.merge(rle.frPyObjects(shape, height, width))  # pyright: ignore[reportArgumentType]
+            if list(shape["size"]) != [height, width]:
+                raise ValueError(f"its RLE is of size {shape['size']}, the image {[height, width]}")
+            if isinstance(shape["counts"], list):
+                if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
+                    raise ValueError(f"its RLE has not {height * width} pixels")
+                return rle.frPyObjects(shape, height, width)
+            rle.decode(shape)
+            return shape
+        except Exception as error:  # pycocotools raises its own, TypeError, IndexError, KeyError ...
+            name = f"{self._files[row]}: annotation {annotation['id']} of image {self.number(row)}"
+            raise DataError(f"{name}: its segmentation cannot be read ({error}); {REMEDY}") from error
+
+    def name(self, row: int) -> str:
+        """The image's path."""
+        return str(self._folders[row] / self._images[row]["file_name"])
+
+    def number(self, row: int) -> int:
+        """COCO's image id."""
+        return self._images[row]["id"]
+
+
+class CocoPanoptic(Coco):
+    """COCO panoptic: a mask of all things and stuff of each photograph.
+
+    Dataset format: as `Coco`, with `annotations/panoptic_{name}.json` and PNGs of segment ids
+    (red + 256 green + 65536 blue) in the folder `annotations/panoptic_{name}/`. Ids are those of
+    the segments in their order in the file, from 1; with `stuff=False` only things have one, and
+    stuff is 0. Crowds and pixels without a segment are ignored (-1).
+    """
+
+    kind = "coco-panoptic"
+    task = "panoptic"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        images: str | Path | None = None,
+        stuff: bool = True,
+        **opening: Unpack[Opening],
+    ) -> None:
+        self._stuff = stuff
+        self._things: set[int] = set()
+        super().__init__(root, images=images, **opening)
+
+    def _add(self, file: Path, content: dict[str, Any]) -> None:
+        self._things |= {kind["id"] for kind in content.get("categories", []) if kind.get("isthing", 1)}
+        for annotation in content["annotations"]:
+            self._found.setdefault(annotation["image_id"], []).append(annotation)
+
+    def mask(self, row: int) -> np.ndarray:
+        """The ids int32 [H, W] of a row's segments; DataError if its PNG is missing or broken."""
+        file = self._files[row]
+        if self.number(row) not in self._found:
+            raise DataError(f"{file}: no annotation of image {self.number(row)}; {REMEDY}")
+        (annotation,) = self._found[self.number(row)][:1]
+        path = file.with_suffix("") / annotation["file_name"]
+        colours = decode_image(path, str(path)).image.astype(np.int32)
+        segments = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+        mask = np.full(segments.shape, IGNORED, np.int32)
+        known: list[int] = []
+        number = 0
+        for segment in annotation["segments_info"]:
+            known.append(segment["id"])
+            if not segment.get("iscrowd"):
+                wanted = self._stuff or segment["category_id"] in self._things
+                number += wanted
+                mask[segments == segment["id"]] = number if wanted else 0
+        stray = np.setdiff1d(segments, [0, *known])
+        if stray.size:
+            raise DataError(f"{path}: has the segment {stray[0]}, which {file.name} does not list; {REMEDY}")
+        return mask
+
+
+def _annotation_files(root: Path, task: str) -> dict[str, Path]:
+    """The JSON file of each split."""
+    found: dict[str, Path] = {}
+    for file in sorted((root / "annotations").glob(f"{task}_*.json")):
+        split = _split_of(file)
+        if split in found:
+            raise DataError(f"{file}: {found[split].name} is of the same split; name the JSON file that you want")
+        found[split] = file
+    return found
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file's name says, or "all"."""
+    words = re.findall("[a-z]+", file.stem.lower())
+    return next((split for split, names in SPLIT_NAMES.items() if {*names} & {*words}), "all")
+
+
+def _content(file: Path, task: str) -> dict[str, Any]:
+    """A JSON file that has images and annotations of them of this task."""
+    content = read_json(file, REMEDY, DataError)
+    for part, keys in (("images", ("id", "file_name", "width", "height")), ("annotations", ("image_id",))):
+        entries = content.get(part)
+        if not isinstance(entries, list) or not entries:
+            raise DataError(f"{file}: has no {part}; take a file {task}_*.json of COCO")
+        for place, entry in enumerate(entries):
+            missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else keys
+            if missing:
+                raise DataError(f"{file}: {part}[{place}] has no {missing[0]!r}; {REMEDY}")
+    needed = "segments_info" if task == "panoptic" else "segmentation"
+    if needed not in content["annotations"][0]:
+        raise DataError(f"{file}: its annotations have no {needed!r}; take a file {task}_*.json of COCO")
+    return content
+
+
+def _image_folder(file: Path, images: list[dict[str, Any]]) -> Path:
+    """Where the images of a JSON file are."""
+    name = file.stem.partition("_")[2]
+    tried: list[Path] = [
+        base / place
+        for base in (file.parent.parent, file.parent)
+        for place in (name, Path("images") / name, "images", ".")
+    ]
+    for folder in tried:
+        if (folder / images[0]["file_name"]).is_file():
+            return folder
+    raise DataError(
+        f"{file}: its first image {images[0]['file_name']} is not in {tried[0]}, {tried[1]} or {tried[2]}; "
+        "unpack the images there, or pass images="
+    )
