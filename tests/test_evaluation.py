@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import slotlab
 from slotlab.data import open_data
+from slotlab.evaluation import Evaluator, outputs
 from slotlab.metrics.functional import adjusted_rand_index
 from slotlab.models.randomness import seeded_generator
 
@@ -51,6 +53,22 @@ def test_data_without_masks_still_gives_a_reconstruction_error(model, squares):
     result = slotlab.evaluate(model, open_data(squares / "images", split="val", resolution=16))
     assert result.masks == {}
     assert result.reconstruction["mse"].count == 4
+
+
+def test_pixels_to_ignore_cost_nothing(model, squares):
+    """Perfect masks have perfect scores, whatever they say where the truth is void."""
+    data = open_data(squares, split="all", resolution=16, count=8)
+    evaluator = Evaluator(model, data)
+    for batch, output in outputs(model, data, batch_size=3):
+        owners = batch["mask"].clamp(max=3)
+        batch["mask"] = torch.where(torch.rand(owners.shape) < 0.2, -1, owners)
+        owners = torch.where(batch["mask"] < 0, torch.randint(4, owners.shape), owners)
+        masks = torch.nn.functional.one_hot(owners, 4).permute(0, 3, 1, 2).float()
+        evaluator.update(batch, replace(output, masks=masks))
+    found = evaluator.compute()
+    assert {name: score.mean for name, score in found.masks.items()} == dict.fromkeys(found.masks, 1.0)
+    assert found.diagnostics["background_slots"] == 1
+    assert 1 <= found.diagnostics["objects"] <= 3
 
 
 def test_the_protocol_keeps_the_seed_of_the_scenes_apart_from_that_of_the_slots(model):

@@ -78,7 +78,7 @@ def attention_changes(attention: Tensor) -> Tensor:
 def background_slots(masks: Tensor, target: Tensor) -> Tensor:
     """How many slots own over a tenth of the true background each: float32 [B]; NaN without one.
 
-    Masks are [B, K, H, W], the true masks int64 [B, H, W] with 0 = background.
+    Masks are [B, K, H, W], the true masks int64 [B, H, W] with 0 = background, below 0 = ignored.
     """
     shares = owned_shares(masks, target == 0)
     return torch.where(shares[:, 0].isnan(), math.nan, (shares > BACKGROUND_SHARE).sum(dim=1).float())
@@ -267,7 +267,7 @@ class SlotDiagnostics(Metric):
         }
         if target is not None:
             split = background_slots(masks, target)
-            ids = target.flatten(1).sort(dim=1).values
+            ids = target.flatten(1).clamp(min=0).sort(dim=1).values  # below 0: ignored
             objects = (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
             added |= {"masked": len(masks), "objects": objects.sum()}
             added |= {"background": split.nansum(), "with_background": (~split.isnan()).sum()}
@@ -279,7 +279,7 @@ class SlotDiagnostics(Metric):
         if len(row) > 1:
             added["pairs"] = len(row) - 1
             for name, maps in zip(("likeness", "true_likeness"), row.unbind(1), strict=False):
-                added[name] = adjusted_rand_index(maps[1:], maps[:-1]).sum()
+                added[name] = adjusted_rand_index(maps[1:].clamp(min=0), maps[:-1].where(maps[1:] >= 0, -1)).sum()
         for name, values in added.items():
             state: Tensor = getattr(self, name)
             state += torch.as_tensor(values).to(state)

@@ -2,6 +2,7 @@ import itertools
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -81,13 +82,49 @@ class TestContingency:
             (LABELS[None], LABELS[None], r"must be \[B, H, W\] or \[B, N\]"),
             (LABELS[:, :0], LABELS[:, :0], "with pixels"),
             (LABELS - 1, LABELS, "`predicted` has a negative id, -1"),
-            (LABELS, LABELS - 7, "`target` has a negative id, -7"),
             (torch.arange(5000)[None], torch.arange(5000)[None], "not a segmentation"),
         ],
     )
     def test_bad_input(self, predicted, target, message):
         with pytest.raises(ValueError, match=message):
             contingency(predicted, target)
+
+
+SCORES = (
+    adjusted_rand_index,
+    lambda predicted, target: adjusted_rand_index(predicted, target, foreground_only=True),
+    *(partial(mean_iou, definition=definition) for definition in MEAN_IOU_DEFINITIONS),
+    mean_best_overlap,
+    lambda predicted, target: mean_best_overlap(predicted, target, background=True),
+)
+
+
+class TestIgnoredPixels:
+    @pytest.mark.parametrize("score", SCORES)
+    def test_they_count_as_if_they_were_not_there(self, score):
+        predicted, target = blobs(0, ids=7), blobs(1, ids=6)
+        target[:3] *= 1000  # more cells than are indexed directly
+        ignored = torch.rand(target.shape, generator=torch.Generator().manual_seed(2)) < 0.3
+        ours = score(predicted, target.masked_fill(ignored, -1))
+        for one, true, left, value in zip(predicted, target, ~ignored, ours, strict=True):
+            assert torch.equal(value, score(one[left][None], true[left][None])[0])
+
+    @pytest.mark.parametrize("score", SCORES)
+    def test_a_perfect_prediction_with_a_void_ring_has_one(self, score):
+        target = torch.zeros(1, 12, 12, dtype=torch.int8)
+        target[0, 4:8, 4:8] = 1
+        target[0, 9:11, 2:6] = 127
+        predicted = target.clone()
+        target[0, 3:9, 3:9] = torch.nn.functional.pad(target[0, 4:8, 4:8], (1, 1, 1, 1), value=-1)
+        predicted[0, 3:6, 3:9] = 1  # whatever it says in the ring
+        predicted[0, 3:6, 8] = 5
+        assert score(predicted, target).item() == 1
+
+    def test_images_of_ignored_pixels_alone(self):
+        void = torch.full((2, 4, 4), -1)
+        assert adjusted_rand_index(LABELS, void).tolist() == [1, 1]
+        assert degenerate_of(contingency(LABELS, void)).all()
+        assert mean_iou(LABELS, void).isnan().all() and mean_best_overlap(LABELS, void).isnan().all()
 
 
 class TestAdjustedRandIndex:

@@ -18,15 +18,8 @@ if TYPE_CHECKING:
         SegmentationScores,
     )
 
-__all__ = [
-    "AdjustedRandIndex",
-    "MeanBestOverlap",
-    "MeanIoU",
-    "PeakSignalToNoiseRatio",
-    "ReconstructionError",
-    "Score",
-    "SegmentationScores",
-]
+__all__ = ["AdjustedRandIndex", "MeanBestOverlap", "MeanIoU", "PeakSignalToNoiseRatio", "ReconstructionError"]
+__all__ += ["Score", "SegmentationScores"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Metrics as pure functions: one value per image, float64 [B], on the device of the input.
 
-Label maps are integer tensors [B, H, W] (or [B, N]). In the *true* map 0 is the background;
-predicted ids only tell segments apart. The `..._of` functions take a `contingency` table, for
-several metrics from one count.
+Label maps are integer tensors [B, H, W] (or [B, N]). In the *true* map 0 is the background, and
+pixels below 0 are ignored, whatever was predicted there; predicted ids only tell segments apart.
+The `..._of` functions take a `contingency` table, for several metrics from one count.
 """
 
 from collections.abc import Collection
@@ -30,21 +30,22 @@ def contingency(predicted: Tensor, target: Tensor) -> Tensor:
 
     Args:
         predicted: [B, H, W] or [B, N] of any integer dtype, ids >= 0: the segment of each pixel.
-        target: the same shape, any integer dtype, ids >= 0; 0 is the background.
+        target: the same shape, any integer dtype; 0 is the background, pixels below 0 are ignored.
 
     Returns:
-        int64 [B, P, T] whose sum over P and T is the number of pixels. Row 0 and column 0 are id 0;
-        the others follow in ascending order. Rows and columns of ids that an image lacks are zero.
+        int64 [B, P, T] whose sum over P and T is the number of pixels that are not ignored. Row 0
+        and column 0 are id 0; the others follow in ascending order. Rows and columns of ids that an
+        image lacks are zero.
 
     Raises:
         ValueError: the shapes differ or are not [B, H, W] or [B, N] with pixels, a dtype is not an
-            integer one, an id is negative, or a table would have more than 2**24 cells.
+            integer one, a predicted id is negative, or a table would have more than 2**24 cells.
 
     Example:
-        >>> contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, 1]]))
+        >>> contingency(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 1, -1]]))
         tensor([[[1, 1],
                  [0, 0],
-                 [0, 2]]])
+                 [0, 1]]])
     """
     for name, labels in (("predicted", predicted), ("target", target)):
         if labels.dtype not in INTEGERS + UNSIGNED:
@@ -66,20 +67,26 @@ def contingency(predicted: Tensor, target: Tensor) -> Tensor:
 def _count(predicted: Tensor, target: Tensor) -> Tensor:
     """The table of one chunk of images, [B, P, T]; P and T are its largest ids + 1."""
     extremes = torch.stack([x.long() for labels in (predicted, target) for x in torch.aminmax(labels)]).tolist()
-    for name, low in (("predicted", extremes[0]), ("target", extremes[2])):
-        if low < 0:
-            raise ValueError(f"`{name}` has a negative id, {low}; give pixels without a segment a separate id")
-    rows, columns = extremes[1] + 1, extremes[3] + 1
+    if extremes[0] < 0:
+        remedy = "give pixels without a segment a separate id; to ignore pixels, make `target` negative there"
+        raise ValueError(f"`predicted` has a negative id, {extremes[0]}; {remedy}")
+    ignored = target < 0 if extremes[2] < 0 else None
+    if ignored is not None:
+        target = target.long().masked_fill(ignored, 0)
+    rows, columns = extremes[1] + 1, max(extremes[3], 0) + 1
     if rows * columns > DIRECT_CELLS:
         predicted, target = _ranks(predicted), _ranks(target)
         rows, columns = int(predicted.max()) + 1, int(target.max()) + 1
         if rows * columns > MOST_CELLS:
             raise ValueError(f"an image has about {rows} predicted and {columns} true ids: not a segmentation")
+    if ignored is not None:  # one more column, which is cut off
+        target, columns = target.masked_fill(ignored, columns), columns + 1
     cells, images = rows * columns, len(target)
     narrow = torch.int16 if images * cells < 1 << 15 else torch.int32 if images * cells < 1 << 31 else torch.int64
     index = torch.add(target.to(narrow), predicted.to(narrow), alpha=columns)
     index += torch.arange(0, images * cells, cells, device=target.device).to(narrow)[:, None]
-    return torch.bincount(index.reshape(-1), minlength=images * cells).view(images, rows, columns)
+    table = torch.bincount(index.reshape(-1), minlength=images * cells).view(images, rows, columns)
+    return table if ignored is None else table[:, :, :-1]
 
 
 def _ranks(labels: Tensor) -> Tensor:
@@ -253,9 +260,9 @@ def squared_error(reconstruction: Tensor, image: Tensor, reduction: str = "sum")
     for name, values in (("reconstruction", reconstruction), ("image", image)):
         if not values.is_floating_point():
             raise ValueError(f"`{name}` must be floating in [0, 1], not {values.dtype}")
-        if values.shape != image.shape or values.ndim != 4:
-            shapes = f"{tuple(reconstruction.shape)} and {tuple(image.shape)}"
-            raise ValueError(f"`reconstruction` and `image` must both be [B, C, H, W], not {shapes}")
+    if reconstruction.shape != image.shape or image.ndim != 4:
+        shapes = f"{tuple(reconstruction.shape)} and {tuple(image.shape)}"
+        raise ValueError(f"`reconstruction` and `image` must both be [B, C, H, W], not {shapes}")
     squares = (reconstruction.double() - image.double()).square().flatten(1)
     return squares.sum(1) if reduction == "sum" else squares.mean(1)
 

@@ -1,8 +1,9 @@
 """Metrics over many images, as torchmetrics classes."""
 
 import math
-from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,15 +129,19 @@ class LabelMapMetric(PerImageMetric):
 
     higher_is_better = True
 
+    def __init__(self, function: Callable[..., Tensor], **options: Any) -> None:
+        super().__init__("_".join(map(str, [function.__name__, *options.values()])))
+        self._function = partial(function, **options)
+
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W] each; target 0 is the background."""
+        """Adds a batch of label maps, integer [B, H, W]; target 0 is the background, below 0 ignored."""
         table = contingency(predicted, target)
         values = self._values(table)
         self._add(values, self._degenerate(table) | values.isnan(), values.isnan())
 
-    @abstractmethod
     def _values(self, table: Tensor) -> Tensor:
         """Float64 [V, B]."""
+        return self._function(table)[None]
 
     def _degenerate(self, table: Tensor) -> Tensor:
         """Which values are a convention, bool, broadcasting to [V, B]."""
@@ -154,11 +159,8 @@ class AdjustedRandIndex(LabelMapMetric):
     """
 
     def __init__(self, foreground_only: bool = False) -> None:
-        super().__init__(of="fg_ari" if foreground_only else "ari")
+        super().__init__(adjusted_rand_index_of, foreground_only=foreground_only)
         self.foreground_only = foreground_only
-
-    def _values(self, table: Tensor) -> Tensor:
-        return adjusted_rand_index_of(table, self.foreground_only)[None]
 
     def _degenerate(self, table: Tensor) -> Tensor:
         return degenerate_of(table, self.foreground_only)
@@ -176,11 +178,7 @@ class MeanIoU(LabelMapMetric):
 
     def __init__(self, definition: str = "clevrtex", slots: int | None = None) -> None:
         check_name("mean IoU", definition, MEAN_IOU_DEFINITIONS)
-        super().__init__(of=f"miou_{definition}_{slots}")
-        self.definition, self.slots = definition, slots
-
-    def _values(self, table: Tensor) -> Tensor:
-        return mean_iou_of(table, self.definition, self.slots)[None]
+        super().__init__(mean_iou_of, definition=definition, slots=slots)
 
 
 class MeanBestOverlap(LabelMapMetric):
@@ -194,11 +192,7 @@ class MeanBestOverlap(LabelMapMetric):
     """
 
     def __init__(self, background: bool = False) -> None:
-        super().__init__(of="mbo_with_background" if background else "mbo")
-        self.background = background
-
-    def _values(self, table: Tensor) -> Tensor:
-        return mean_best_overlap_of(table, self.background)[None]
+        super().__init__(mean_best_overlap_of, background=background)
 
 
 class SegmentationScores(LabelMapMetric):
@@ -214,7 +208,7 @@ class SegmentationScores(LabelMapMetric):
     names = ("ari", "fg_ari", "miou", "mbo")
 
     def __init__(self, definition: str = "clevrtex", background: bool = False, slots: int | None = None) -> None:
-        super().__init__(f"segmentation_{definition}_{background}_{slots}", len(self.names))
+        PerImageMetric.__init__(self, f"segmentation_{definition}_{background}_{slots}", len(self.names))
         self.definition = definition
         aris = AdjustedRandIndex(), AdjustedRandIndex(foreground_only=True)
         self._parts = (*aris, MeanIoU(definition, slots), MeanBestOverlap(background))
