@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -68,38 +67,9 @@ def test_a_data_set_that_disappears(clevrtex, skip_broken):
         data.batch([2, 3])
 
 
-def test_a_file_that_disappears(clevrtex):
-    data = open_data(clevrtex(10), resolution=8)
-    data.paths[5].unlink()  # pyright: ignore
-    with pytest.raises(DataError, match=r"000005\.png: the file is missing"):
-        data.batch([3])
-
-
 def test_all_broken(folder):
     root = folder(5)
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"images in a row are broken.*slotlab data check"):
         open_data(root, split="all", skip_broken=True)[2]
-
-
-def test_odd_images_side_by_side_become_one_batch(tmp_path):
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
-    (tmp_path / "images").mkdir()
-    for number, picture in enumerate(
-        [
-            Image.fromarray(colours),
-            Image.fromarray(colours).convert("RGBA"),
-            Image.fromarray(colours[..., 0]),
-            Image.fromarray(colours[..., 0].astype(np.uint16) * 257),
-            Image.fromarray(colours).quantize(8),
-        ]
-    ):
-        picture.save(tmp_path / "images" / f"{number}.png")
-    Image.fromarray(colours).convert("CMYK").save(tmp_path / "images" / "5.jpg")
-    image = open_data(tmp_path, split="all", resolution=8).batch(range(6))["image"]
-    assert image.shape == (6, 3, 8, 8)
-    assert torch.equal(image[0], image[1])
-    assert torch.equal(image[2], image[3])
-    assert 0 <= image.min() < image.max() <= 1

@@ -42,22 +42,11 @@ def test_split_bounds_are_those_of_the_published_loader():
 
 @pytest.mark.parametrize(("variant", "whole"), [("outd", True), ("camo", False), ("textured", False)])
 def test_only_outd_is_used_whole(clevrtex, variant, whole):
-    data = open_data(clevrtex(20, variant), split="test")
+    data = open_data(clevrtex(20, variant), split="test", resolution=16)
     assert len(data) == (20 if whole else 2)
-    assert data.describe()["split"] == ("all" if whole else "test")
+    facts = {"kind": "clevrtex", "split": "all" if whole else "test", "crop": 0.8, "resolution": 16}
+    assert facts.items() <= data.describe().items()
     assert data.describe()["variant"] == variant
-
-
-def test_default_crop_and_description(clevrtex):
-    data = open_data(clevrtex(20), split="val", resolution=16)
-    assert data[0]["image"].shape == (3, 16, 16)
-    described = data.describe()
-    assert (described["kind"], described["crop"], described["resolution"], described["count"]) == (
-        "clevrtex",
-        0.8,
-        16,
-        2,
-    )
 
 
 def test_batch_equals_samples_and_count_truncates(clevrtex):
@@ -85,13 +74,6 @@ def test_duplicate_index_names_both(clevrtex):
     root = clevrtex(10)
     clevrtex(1, root=root / "again", first=3)
     with pytest.raises(DataError, match=r"index 3 is also that of .*CLEVRTEX_full_000003\.png; remove"):
-        open_data(root)
-
-
-def test_missing_mask_is_named(clevrtex):
-    root = clevrtex(10)
-    (root / "0" / "CLEVRTEX_full_000002_flat.png").unlink()
-    with pytest.raises(DataError, match=r"000002\.png: its mask CLEVRTEX_full_000002_flat\.png is missing"):
         open_data(root)
 
 

@@ -22,7 +22,6 @@ from slotlab.data.images import (
     square,
     to_batch,
     to_pixels,
-    with_mask,
 )
 from slotlab.errors import ConfigError, DataError
 
@@ -144,11 +143,6 @@ def test_coloured_mask_is_refused_with_the_remedy(tmp_path):
         decode_mask(tmp_path / "m.png", "m.png")
     with pytest.raises(DataError, match=r"m\.png: mode RGB instead of a palette image.*the published file"):
         decode_mask(tmp_path / "m.png", "m.png", palette_only=True)
-
-
-def test_sizes_must_agree():
-    with pytest.raises(DataError, match=r"m\.png: 24x20 pixels, but its image i\.png has 23x20"):
-        with_mask(Decoded(COLOURS[:, 1:]), GREY, "i.png", "m.png")
 
 
 def test_crop_and_resize_are_those_of_the_published_loader():

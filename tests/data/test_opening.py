@@ -26,6 +26,7 @@ def test_kind_is_recognised_by_content_or_forced(clevrtex, folder, tmp_path):
         assert isinstance(data, SlotDataset)
         assert data.describe()["kind"] == kind
         assert len(data) == 10
+        assert data.has_masks == ("mask" in data[0]) == (spec != pictures / "images")
 
 
 def test_missing_folder_names_it_and_what_is_accepted(tmp_path):
