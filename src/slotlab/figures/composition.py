@@ -108,7 +108,7 @@ def cut_outs(
         DataError: an image cannot be read.
     """
     library.check(model)
-    slot_model, table = with_slots(model), library.table
+    slot_model, table, found = with_slots(model), library.table, {}
     by_position: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         by_position[int(table.position[row])].append(row)
@@ -116,20 +116,19 @@ def cut_outs(
     remedy = "give the data set and split that the library was fitted to"
     if positions and positions[-1] >= len(dataset):
         raise ConfigError(f"data: has {len(dataset)} images, but the library uses number {positions[-1]}; {remedy}")
-    found: dict[int, Image.Image] = {}
     with evaluating(model):
         for start in range(0, len(positions), BATCH):
-            batch = dataset.batch(positions[start : start + BATCH])
+            together = positions[start : start + BATCH]
+            batch = dataset.batch(together)
             index = batch["index"].tolist()
+            if index != (wanted := [int(table.index[by_position[position][0]]) for position in together]):
+                raise ConfigError(f"data: has images {index} where the library has {wanted}; {remedy}")
             generators = [seeded_generator(int(table.facts["seed"]), number) for number in index]
             output = slot_model.segment(batch["image"].to(next(model.parameters()).device), generators)
-            owners = output.segmentation(slot_model.finer_masks).cpu()
-            for place, number in enumerate(index):
-                image = batch["image"][place].cpu()
-                for row in by_position[positions[start + place]]:
-                    if (wanted := int(table.index[row])) != number:
-                        raise ConfigError(f"data: has image {number} where the library has {wanted}; {remedy}")
-                    mask = (owners[place] == int(table.number[row])).float()
+            segmentations = output.segmentation(slot_model.finer_masks).cpu()
+            for position, image, owners in zip(together, batch["image"].cpu(), segmentations, strict=True):
+                for row in by_position[position]:
+                    mask = (owners == int(table.number[row])).float()
                     found[row] = cut_out(image, mask, cell_size(image, cell))
     return found
 
@@ -137,32 +136,23 @@ def cut_outs(
 def edit_figure(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image.Image:
     """What an edit did: image, numbers, painted before and after, region, difference; the slots."""
     size = cell_size(scene.image, cell)
-    difference = (edited.image - edited.before).abs().mean(dim=0)
     outside = "nothing outside" if edited.region.all() else f"error outside {edited.outside_error:.2g}"
     changed = ", ".join(map(str, sorted(edited.changed))) or "none"
+    region = cut_out(edited.image, edited.region.float(), size, soft=False)
+    difference = heat_map((edited.image - edited.before).abs().mean(dim=0), size, ERROR_TOP)
     shown = {
-        "image": Cell(photograph(scene.image, size)),
-        "numbers of the slots": _numbered(scene.image, scene.segmentation(), size),
         "painted before": Cell(photograph(edited.before, size)),
         "painted after": Cell(photograph(edited.image, size)),
         "numbers after": _numbered(edited.image, edited.segmentation(), size),
-        "changed region": Cell(
-            cut_out(edited.image, edited.region.float(), size, soft=False), f"changed slots: {changed}"
-        ),
-        "difference": Cell(heat_map(difference, size, ERROR_TOP), outside),
+        "changed region": Cell(region, f"changed slots: {changed}"),
+        "difference": Cell(difference, outside),
     }
-    scale = Scale("difference: mean absolute difference of the channels", ERROR_TOP)
-    return _with_slots(shown, scene, size, scale)
+    return _with_slots(shown, scene, size, Scale("difference: mean absolute difference of the channels", ERROR_TOP))
 
 
 def write_slots(folder: Path, scene: Scene, cell: int = EDIT_CELL) -> Path:
     """Writes `slots.png`, an image with its slots' numbers and a cut-out of each; returns its path."""
-    size = cell_size(scene.image, cell)
-    cells = {
-        "image": Cell(photograph(scene.image, size)),
-        "numbers of the slots": _numbered(scene.image, scene.segmentation(), size),
-    }
-    write_png(_with_slots(cells, scene, size), folder / "slots.png")
+    write_png(_with_slots({}, scene, cell_size(scene.image, cell)), folder / "slots.png")
     return folder / "slots.png"
 
 
@@ -188,9 +178,11 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
     write_png(edit_figure(scene, edited), folder / f"{prefix}edit.png")
 
 
-def _with_slots(cells: dict[str, Cell], scene: Scene, size: tuple[int, int], scale: Scale | None = None) -> Image.Image:
-    """A grid of cells by heading, and below them what each slot owns, with number and share."""
+def _with_slots(more: dict[str, Cell], scene: Scene, size: tuple[int, int], scale: Scale | None = None) -> Image.Image:
+    """A grid of an image, its numbered slots and more, and below what each slot owns."""
     owners, slots = scene.segmentation(), []
+    cells = {"image": Cell(photograph(scene.image, size)), "numbers of the slots": _numbered(scene.image, owners, size)}
+    cells |= more
     for slot in range(len(scene.masks)):
         owned = (owners == slot).float()
         image = cut_out(scene.image, owned, size, soft=False)

@@ -74,14 +74,14 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
         >>> matched_colours(5 * (1 - true), true) == {5: BACKGROUND, 0: palette_colour(0)}
         True
     """
-    found, places, sizes = segmentation.cpu().unique(return_inverse=True, return_counts=True)
-    first = [int((places == place).flatten().int().argmax()) for place in range(len(found))]
-    order = sorted(range(len(found)), key=lambda place: (-int(sizes[place]), first[place]))
+    labelled = segmentation.cpu().numpy()
+    found, first, places, sizes = np.unique(labelled, return_index=True, return_inverse=True, return_counts=True)
+    order = np.lexsort((first, -sizes))  # the largest first; of equals, the one that comes first in the image
     names = found[order].tolist()
-    true_names, true = reference.cpu().unique(return_inverse=True)
-    overlap = intersection_over_union_of(contingency(places[None], true[None]))[0].numpy()[order]
-    known = true_colours(reference)
-    colours: dict[int, Colour] = {}
+    true_names, true = reference.cpu().flatten().unique(return_inverse=True)
+    table = contingency(torch.from_numpy(places.reshape(1, -1)), true[None])
+    overlap = intersection_over_union_of(table)[0].numpy()[order]
+    known, colours = true_colours(reference), {}
     for row, column in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
         if overlap[row, column] > 0:
             colours[names[row]] = known[int(true_names[column])]
@@ -290,18 +290,15 @@ def grid(
 
 def text_width(text: str, size: int) -> int:
     """Width of a line of text in pixels."""
-    return round(font(size).getlength(text)) if text else 0
+    return round(font(size).getlength(text))
 
 
 @lru_cache(maxsize=8)
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans (has ±, × and Greek), which comes with matplotlib, else Pillow's font."""
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans (has ±, × and Greek), which comes with matplotlib."""
     import matplotlib
 
-    try:
-        return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-    except OSError:
-        return ImageFont.load_default(size)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def write_png(image: Image.Image, path: Path) -> None:

@@ -67,25 +67,17 @@ def reconstruction_grid(
     """
     _check(images, output, mask)
     size = cell_size(images, cell)
-    painted = {"image": images}
-    segmentations, slots = {}, 0
-    if isinstance(output, SlotOutput):
-        painted |= {} if output.ceiling is None else {"autoencoder": output.ceiling}
-        segmentations, slots = output.cpu().segmentations(), output.masks.shape[1]
-    true_heading = ["true objects"] if segmentations and mask is not None else []
-    painted[output.titles["reconstruction"]] = output.reconstruction
-    rows = []
-    for number, image in enumerate(images):
+    painted = {"image": images, output.titles["reconstruction"]: output.reconstruction}
+    if isinstance(output, SlotOutput) and output.ceiling is not None:
+        painted = {"image": images, "autoencoder": output.ceiling, **painted}
+    rows, segments = [], _segments(output, mask)
+    for number, (image, found) in enumerate(zip(images, segments, strict=True)):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
-        true = None if mask is None else mask[number]
         row = [Cell(photograph(shown[number], size)) for shown in painted.values()]
         row.append(Cell(heat_map(error, size, ERROR_TOP)))
-        if segmentations and true is not None:
-            row.append(Cell(label_map(true, true_colours(true), size)))
-        for owners in (segmentation[number] for segmentation in segmentations.values()):
-            row.append(Cell(label_map(owners, _colours(owners, true, slots), size), _caption(owners, true, slots)))
+        row += [Cell(label_map(labels, colours, size), caption) for labels, colours, caption in found.values()]
         rows.append(row)
-    headings = [Heading(title) for title in [*painted, "error", *true_heading, *segmentations]]
+    headings = [Heading(title) for title in [*painted, "error", *segments[0]]]
     return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
 
 
@@ -97,19 +89,34 @@ def segmentation_grid(
     Arguments and errors are as in `reconstruction_grid`.
     """
     _check(images, output, mask)
-    segmentations = output.cpu().segmentations()
     size = cell_size(images, cell)
-    rows = []
-    for number, image in enumerate(images):
-        true = None if mask is None else mask[number]
-        row = [Cell(photograph(image, size))]
-        if true is not None:
-            row.append(Cell(overlay(image, true, true_colours(true), size, OPACITY)))
-        for owners in (segmentation[number] for segmentation in segmentations.values()):
-            row.append(Cell(overlay(image, owners, _colours(owners, true, output.masks.shape[1]), size, OPACITY)))
-        rows.append(row)
-    true_heading = ["true objects"] if mask is not None else []
-    return grid(rows, [Heading(title) for title in ["image", *true_heading, *segmentations]])
+    rows, segments = [], _segments(output, mask)
+    for image, found in zip(images, segments, strict=True):
+        shown = [overlay(image, labels, colours, size, OPACITY) for labels, colours, _ in found.values()]
+        rows.append([Cell(photograph(image, size)), *map(Cell, shown)])
+    return grid(rows, [Heading(title) for title in ["image", *segments[0]]])
+
+
+def _segments(
+    output: SlotOutput | AutoencoderOutput, masks: Tensor | None
+) -> list[dict[str, tuple[Tensor, dict[int, Colour], str]]]:
+    """True objects and segmentations of each image by title: labels [H, W], colours and a caption."""
+    if not isinstance(output, SlotOutput):
+        return [{} for _ in output.reconstruction]
+    slots, segments = output.masks.shape[1], []
+    segmentations = output.cpu().segmentations()
+    for number in range(len(output)):
+        true = None if masks is None else masks[number].cpu()
+        found = {} if true is None else {"true objects": (true, true_colours(true), "")}
+        for title, owners in ((title, owners[number]) for title, owners in segmentations.items()):
+            caption = ""
+            if true is not None:
+                scores = mask_scores(owners[None], true[None], slots)
+                ari, fg, iou, best = (float(score) for score in scores.values())
+                caption = f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
+            found[title] = (owners, _colours(owners, true, slots), caption)
+        segments.append(found)
+    return segments
 
 
 def slot_grid(
@@ -131,20 +138,21 @@ def slot_grid(
     Raises:
         ValueError: `image` or `mask` does not fit `output`.
     """
-    _check(image[None], output, None if mask is None else mask[None], index)
-    size = cell_size(image, cell)
-    segmentation = output.segmentation("masks")[index].cpu()
-    colours = _colours(segmentation, mask, output.masks.shape[1])
+    output = output[index].cpu()
+    _check(image[None], output, None if mask is None else mask[None])
+    size, masks = cell_size(image, cell), output.masks[0]
+    segmentation = output.segmentation("masks")[0]
+    colours = _colours(segmentation, mask, len(masks))
     whole = Cell(photograph(image, size), "image")
     owners = Cell(label_map(segmentation, colours, size), output.titles["masks"])
     headings = [Heading("all slots"), *_slot_headings(segmentation, colours)]
     if output.slot_images is None:
-        soft = [Cell(cut_out(image, alpha, size)) for alpha in output.masks[index]]
-        owned = [Cell(cut_out(image, (segmentation == slot).float(), size, soft=False)) for slot in range(len(soft))]
+        soft = [Cell(cut_out(image, alpha, size)) for alpha in masks]
+        owned = [Cell(cut_out(image, (segmentation == slot).float(), size, soft=False)) for slot in range(len(masks))]
         return grid([[whole, *soft], [owners, *owned]], headings, ["× mask", "owned pixels"])
-    painted = Cell(photograph(output.reconstruction[index], size), output.titles["reconstruction"])
+    painted = Cell(photograph(output.reconstruction[0], size), output.titles["reconstruction"])
     rows = [[whole], [painted], [owners]]
-    for own, alpha in zip(output.slot_images[index], output.masks[index], strict=True):
+    for own, alpha in zip(output.slot_images[0], masks, strict=True):
         rows[0].append(Cell(photograph(own, size)))
         rows[1].append(Cell(cut_out(own, alpha, size)))
         rows[2].append(Cell(cut_out(own, (alpha > THRESHOLD).float(), size, soft=False)))
@@ -158,13 +166,14 @@ def attention_grid(
 
     Arguments and errors are as in `slot_grid`.
     """
-    _check(image[None], output, None if mask is None else mask[None], index)
+    output = output[index].cpu()
+    _check(image[None], output, None if mask is None else mask[None])
     size = cell_size(image, cell)
-    last = output.segmentation("attention")[index].cpu()
+    last = output.segmentation("attention")[0]
     colours = _colours(last, mask, output.masks.shape[1])
     rows = []
     for iteration in range(output.attention.shape[1]):
-        maps = output.attention_masks(iteration)[index]
+        maps = output.attention_masks(iteration)[0]
         owners = label_map(maps.argmax(dim=0), colours, size)
         rows.append([Cell(owners), *(Cell(glow(image, values, size)) for values in maps)])
     headings = [Heading("strongest slot"), *_slot_headings(last, colours)]
@@ -205,26 +214,13 @@ def mask_scores(predicted: Tensor, mask: Tensor, slots: int) -> dict[str, Tensor
     }
 
 
-def _caption(predicted: Tensor, mask: Tensor | None, slots: int) -> str:
-    if mask is None:
-        return ""
-    ari, fg, iou, best = (float(score) for score in mask_scores(predicted[None], mask[None].cpu(), slots).values())
-    return f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
-
-
-def _check(
-    images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None, index: int | None = None
-) -> None:
-    """Raises a ValueError unless images and masks fit `output` (or its image `index`)."""
-    count, expected = len(output.reconstruction), [len(images), *output.reconstruction.shape[1:]]
-    if index is None and len(images) != count:
-        raise ValueError(f"images: {len(images)} images, but the output is of {count}")
-    if index is not None and not -count <= index < count:
-        raise ValueError(f"index: {index} is not among the {count} images of the output")
-    if list(images.shape) != expected:
-        raise ValueError(f"images: {list(images.shape)} does not fit the output's {expected}")
-    if mask is not None and list(mask.shape) != (wanted := [expected[0], *expected[2:]]):
-        raise ValueError(f"mask: {list(mask.shape)} does not fit the output's {wanted}")
+def _check(images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None) -> None:
+    """Raises a ValueError unless images and masks fit `output`."""
+    expected = [*output.reconstruction.shape]
+    if [*images.shape] != expected:
+        raise ValueError(f"images: {[*images.shape]} does not fit the output's {expected}")
+    if mask is not None and [*mask.shape] != (expected := [expected[0], *expected[2:]]):
+        raise ValueError(f"mask: {[*mask.shape]} does not fit the output's {expected}")
 
 
 @dataclass(frozen=True, eq=False)
