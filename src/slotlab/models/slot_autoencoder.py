@@ -12,7 +12,6 @@ from slotlab.models.output import SlotOutput, posterior_masks
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import SamplingSettings, Step
 from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
-from slotlab.progress import finish
 
 
 @configured("model")
@@ -93,17 +92,12 @@ class SlotAutoencoder(SlotModelBase):
         """Reconstruction [B, 3, R, R], masks [B, K, R, R], slot images [B, K, 3, R, R] of slots."""
         return self.decoder(slots)
 
-    def paint(
-        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, R, R] clamped to [0, 1], and masks [B, K, R, R], of any slots [B, K, D].
-
-        Every model with slots has this call; nothing is sampled: other arguments are not used.
-        """
-        return finish(self.paint_steps(slots, generator, sampling))
-
     def paint_steps(
-        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
+        self,
+        slots: Tensor,
+        generator: Generators = None,
+        sampling: SamplingSettings | None = None,
+        previews: bool = True,
     ) -> Generator[Step, None, tuple[Tensor, Tensor]]:
         """`paint` as a generator: yields (1, 1, images) once."""
         reconstruction, masks, _ = self.decode(slots)

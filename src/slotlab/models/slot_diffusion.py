@@ -167,33 +167,21 @@ class SlotDiffusion(SlotModelBase):
         """
         chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
         sampling = replace(self.sampling, **{key: value for key, value in chosen.items() if value is not None})
-        return self._decoded(finish(self._sample_steps(slots, generator, sampling)))
-
-    def paint(
-        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, R, R] in [0, 1] sampled from slots [B, K, D], and masks [B, K, R, R].
-
-        Every model with slots has this call. The masks are the cross-attention of the image's
-        latents; `generator` decides the noise; `sampling` is the config's by default.
-        """
-        images = self._decoded(finish(self._sample_steps(slots, generator, sampling)))
-        return images, self._painted_masks(images, slots, generator)
+        return finish(self._image_steps(slots, generator, sampling, previews=False))
 
     def paint_steps(
-        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
+        self,
+        slots: Tensor,
+        generator: Generators = None,
+        sampling: SamplingSettings | None = None,
+        previews: bool = True,
     ) -> Generator[Step, None, tuple[Tensor, Tensor]]:
-        """`paint` as a generator.
+        """`paint` as a generator: yields (steps done, steps, images as they may become) after each step."""
+        images = yield from self._image_steps(slots, generator, sampling, previews)
+        return images, self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
-        Yields:
-            (steps done, steps, images [B, 3, R, R] as they are expected to become) after each step.
-        """
-        latents = yield from self._sample_steps(slots, generator, sampling, show=self._decoded)
-        images = self._decoded(latents)
-        return images, self._painted_masks(images, slots, generator)
-
-    def _sample_steps(
-        self, slots: Tensor, generator: Generators, sampling: SamplingSettings | None, **options: Any
+    def _image_steps(
+        self, slots: Tensor, generator: Generators, sampling: SamplingSettings | None, previews: bool
     ) -> Generator[Step, None, Tensor]:
         sampling = sampling or self.sampling
         self._check_guidance(sampling.guidance)
@@ -203,15 +191,13 @@ class SlotDiffusion(SlotModelBase):
             if sampling.guidance != 1 and self.empty_slot is not None:
                 empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
                 denoise = guided(denoise, partial(self.denoiser, slots=empty), sampling.guidance)
-        shape = (len(slots), *self._latent_shape)
-        return (yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **options))
+        shape, show = (len(slots), *self._latent_shape), {"show": self._decoded} if previews else {}
+        latents = yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **show)
+        return self._decoded(latents)
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents).clamp(0, 1)
-
-    def _painted_masks(self, images: Tensor, slots: Tensor, generator: Generators) -> Tensor:
-        return self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
     @torch.no_grad()
     def cross_attention_masks(self, latents: Tensor, slots: Tensor, generator: Generators = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import gcd, prod
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from slotlab.errors import ConfigError
 from slotlab.models.building import KernelSize, Positive, build, check_arguments, check_images, configured
 from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import Generators
+from slotlab.models.sampling import SamplingSettings
 from slotlab.models.slot_attention import SlotAttention
+from slotlab.progress import finish
 
 Stride = Annotated[int, Field(ge=1, le=4)]
 Strides = Annotated[Sequence[Stride], Field(min_length=1)]
@@ -169,6 +171,15 @@ class SlotModelBase(nn.Module):
     def attend(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Slot attention of each iteration [B, T, K, N], sums to 1 over K; images: `encode`."""
         return self.encoder(images, generator)[1]
+
+    def paint(
+        self, slots: Tensor, generator: Generators = None, sampling: SamplingSettings | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, R, R] in [0, 1] and masks [B, K, R, R] of any slots [B, K, D].
+
+        Slot diffusion samples: `generator` decides the noise, `sampling` is the config's by default.
+        """
+        return finish(cast(Any, self).paint_steps(slots, generator, sampling, previews=False))
 
     def described(self, masks: str, **more: str) -> dict[str, Any]:
         """Slots, iterations, and how each source of masks is made: a title, a comma, the rest."""
