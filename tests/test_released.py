@@ -98,10 +98,7 @@ def test_a_model_comes_from_the_hub_once(hub, released, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "someone/nothing",
-            "someone/nothing: no such model folder here, and no such public model or revision on the hub",
-        ),
+        ("someone/nothing", "someone/nothing: no such model folder here, and no such public model or revision"),
         ("someone/tiny@v9", "someone/tiny@v9: .*no such public model or revision"),
         ("someone/other", r"someone/other: its repository has no manifest.json: slotlab publish did not write it"),
     ],

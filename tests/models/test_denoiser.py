@@ -38,22 +38,6 @@ def inputs(batch=2, slots=3, side=4):
     return latents, torch.tensor([10, 700])[:batch], torch.randn(batch, slots, 6, generator=generator)
 
 
-def residual_parameters(width, out, time, resample=False):
-    """norm, conv (not when resampling), Linear(time), norm, conv, 1x1 shortcut between unequal widths."""
-    first = 0 if resample else 9 * width * out + out
-    shortcut = 0 if width == out else width * out + out
-    return 2 * width + first + (time * out + out) + 2 * out + (9 * out * out + out) + shortcut
-
-
-def transformer_parameters(width, slot, repeats):
-    """norm, 1x1 conv, repeats x (3 LayerNorms, self-attention, cross-attention, feed-forward of 4x), 1x1 conv."""
-    self_attention = 3 * width * width + (width * width + width)
-    cross_attention = width * width + 2 * slot * width + (width * width + width)
-    feed_forward = (4 * width * width + 4 * width) + (4 * width * width + width)
-    layer = 3 * 2 * width + self_attention + cross_attention + feed_forward
-    return 2 * width + 2 * (width * width + width) + repeats * layer
-
-
 # The brief's U-Net, block by block: (kind, channels in, channels out, side of the features that come out, attends).
 C = 64
 REPORT_DOWN = [
@@ -95,18 +79,7 @@ def test_report_preset_has_the_blocks_of_the_brief():
     transformers = [block for block in model.modules() if isinstance(block, TransformerBlock)]
     assert {len(block.layers) for block in transformers} == {6}
     assert {block.layers[0].cross_attention.head_dim for block in transformers} == {32}
-
-
-def test_report_preset_has_the_parameters_of_the_brief():
-    time, slot, repeats = 128, 64, 6
-    count = (9 * 3 * C + C) + 2 * C + (9 * C * 3 + 3)  # conv_in, norm_out, conv_out
-    rows = [*REPORT_DOWN, ("same", 4 * C, 4 * C, 4, True), ("same", 4 * C, 4 * C, 4, False), *REPORT_UP]
-    for mode, width, out, _, attends in rows:
-        count += residual_parameters(width, out, time, resample=mode != "same")
-        count += transformer_parameters(out, slot, repeats) if attends else 0
-    with torch.device("meta"):
-        model = Denoiser()
-    assert sum(parameter.numel() for parameter in model.parameters()) == count == 78_704_131
+    assert sum(parameter.numel() for parameter in model.parameters()) == 78_704_131
 
 
 @pytest.mark.parametrize(
@@ -122,10 +95,9 @@ def test_other_presets_can_be_expressed(changes):
     with torch.device("meta"):
         model = Denoiser(**changes)
     transformers = [block for block in model.modules() if isinstance(block, TransformerBlock)]
-    levels, attending = len(changes["multipliers"]) if "multipliers" in changes else 4, changes.get("attention_levels")
-    blocks = changes.get("blocks", 2)
-    assert model.levels == levels
-    assert len(transformers) == (2 * blocks + 1) * len(attending or [2, 3, 4]) + 1
+    levels, attending = changes.get("multipliers", [1, 2, 3, 4]), changes.get("attention_levels", [2, 3, 4])
+    assert model.levels == len(levels)
+    assert len(transformers) == (2 * changes.get("blocks", 2) + 1) * len(attending) + 1
 
 
 def test_starts_at_zero():

@@ -17,12 +17,8 @@ def test_every_encoder_keeps_its_promise_of_width_and_stride(kind):
 
 def test_the_classic_encoder_has_the_published_shape():
     layers = [layer for layer in CNNEncoder().layers if isinstance(layer, torch.nn.Conv2d)]
-    assert [(layer.in_channels, layer.out_channels, layer.kernel_size) for layer in layers] == [
-        (3, 64, (5, 5)),
-        (64, 64, (5, 5)),
-        (64, 64, (5, 5)),
-        (64, 64, (5, 5)),
-    ]
+    shapes = [(layer.in_channels, layer.out_channels, layer.kernel_size) for layer in layers]
+    assert shapes == [(3, 64, (5, 5)), *[(64, 64, (5, 5))] * 3]
 
 
 def test_resnet_stages_and_strides():

@@ -91,12 +91,7 @@ def test_measured_scaling():
     ("made", "arguments", "scale", "shift"),
     [
         (AutoencoderKL, {**LEVELS, "scaling_factor": 0.5, "shift_factor": 0.25}, 0.5, 0.25),
-        (
-            AutoencoderKL,
-            {**LEVELS, "scaling_factor": 2.0, "latents_mean": [1.0] * 4, "latents_std": [4.0] * 4},
-            0.5,
-            1.0,
-        ),
+        (AutoencoderKL, {**LEVELS, "scaling_factor": 2, "latents_mean": [1.0] * 4, "latents_std": [4.0] * 4}, 0.5, 1.0),
         (VQModel, {**LEVELS, "scaling_factor": 0.75, "num_vq_embeddings": 16}, 0.75, 0.0),
         (AutoencoderTiny, {**TINY, "scaling_factor": 1.5}, 1.5, 0.0),
     ],

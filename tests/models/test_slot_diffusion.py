@@ -15,15 +15,8 @@ PARTS = {
     "encoder": {"kind": "cnn", "strides": [2, 2], "channels": 8},
     "slot_attention": {"slots": 3, "dim": 8, "projection_dim": 8, "mlp_dim": 16},
     "autoencoder": {"family": "kl", "channels": [8, 8, 8], "layers": 1},
-    "denoiser": {
-        "channels": 16,
-        "multipliers": [1, 2],
-        "attention_levels": [2],
-        "blocks": 1,
-        "num_repeat": 1,
-        "head_dim": 8,
-        "time_dim": 16,
-    },
+    "denoiser": {"channels": 16, "multipliers": [1, 2], "attention_levels": [2], "blocks": 1, "num_repeat": 1}
+    | {"head_dim": 8, "time_dim": 16},
     "sampling": {"steps": 3},
 }
 IMAGES = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
@@ -60,14 +53,6 @@ def test_output_in_evaluation_mode():
     assert torch.equal(model.attend(IMAGES, generators(0, 1)), output.attention)
 
 
-def test_training_mode_keeps_the_cross_attention_of_its_denoising_where_that_is_wanted():
-    model = made().train()
-    model.keeps_cross_attention = True
-    cross_attention = model(IMAGES, generators(0, 1)).cross_attention
-    assert cross_attention.requires_grad
-    torch.testing.assert_close(cross_attention.sum(dim=1), torch.ones_like(cross_attention[:, 0]))
-
-
 def test_training_mode_computes_only_the_loss():
     model = made().train()
     sampled = []
@@ -82,6 +67,10 @@ def test_training_mode_computes_only_the_loss():
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
     assert all(parameter.grad is not None for parameter in model.denoiser.parameters())
     assert not model.autoencoder.training
+    model.keeps_cross_attention = True
+    cross_attention = model(IMAGES, generators(0, 1)).cross_attention
+    assert cross_attention.requires_grad
+    torch.testing.assert_close(cross_attention.sum(dim=1), torch.ones_like(cross_attention[:, 0]))
 
 
 def test_each_image_depends_on_its_own_generator():
