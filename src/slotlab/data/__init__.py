@@ -9,6 +9,7 @@ from slotlab.data.loading import evaluation_batches, shuffled_positions, trainin
 from slotlab.data.open import KINDS, open_data
 from slotlab.data.packed import Packed
 from slotlab.data.packing import pack
+from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
 
@@ -16,10 +17,12 @@ __all__ = [
     "KINDS",
     "Batch",
     "BrokenFile",
+    "Bsds",
     "ClevrTex",
     "Coco",
     "CocoPanoptic",
     "DataCheck",
+    "Davis",
     "Hdf5",
     "Hub",
     "ImageFolder",
@@ -28,6 +31,8 @@ __all__ = [
     "Scenes",
     "ScenesInMemory",
     "SlotDataset",
+    "Voc",
+    "VocClasses",
     "check_data",
     "evaluation_batches",
     "open_data",

@@ -113,14 +113,15 @@ class Coco(PixelDataset):
 
     def _encoded(self, annotation: dict[str, Any], height: int, width: int, row: int) -> Any:
         """An annotation as one RLE of COCO."""
-        from pycocotools import mask as rle
+        from pycocotools import mask
 
+        rle: Any = mask
         shape = annotation["segmentation"]
         try:
             if not shape or not isinstance(shape, list | dict):
                 raise ValueError("polygons or an RLE are expected")
             if isinstance(shape, list):
-                return rle.merge(rle.frPyObjects(shape, height, width))  # pyright: ignore[reportArgumentType]
+                return rle.merge(rle.frPyObjects(shape, height, width))
             if list(shape["size"]) != [height, width]:
                 raise ValueError(f"its RLE is of size {shape['size']}, the image {[height, width]}")
             if isinstance(shape["counts"], list):

@@ -11,6 +11,7 @@ from slotlab.data.coco import Coco, CocoPanoptic, holds_coco
 from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
 from slotlab.data.images import image_files
 from slotlab.data.packed import SETTINGS, Packed
+from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses, holds_photographs
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
 from slotlab.errors import ConfigError, DataError, nearest
@@ -20,6 +21,10 @@ KINDS: dict[str, type] = {
     "images": ImageFolder,
     "coco": Coco,
     "coco-panoptic": CocoPanoptic,
+    "voc": Voc,
+    "voc-classes": VocClasses,
+    "davis": Davis,
+    "bsds": Bsds,
     "hdf5": Hdf5,
     "hub": Hub,
     "packed": Packed,
@@ -29,7 +34,8 @@ WITHOUT_PATH = ("scenes", "hub")
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
-    "cache, COCO (annotations/instances_*.json, or its JSON file), or scenes:<variant> (docs/data.md)"
+    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, or scenes:<variant> "
+    "(docs/data.md)"
 )
 
 
@@ -46,9 +52,8 @@ def open_data(
     """Opens a data set.
 
     Args:
-        spec: a path, whose kind is recognised by its content; `kind:PATH` to force one of clevrtex,
-            images, coco, coco-panoptic, hdf5, hub and packed; `scenes:VARIANT` to render;
-            `hub:owner/name` to download.
+        spec: a path, whose kind is recognised by its content; `kind:PATH` to force one of
+            `slotlab.data.KINDS`; `scenes:VARIANT` to render; `hub:owner/name` to download.
         split: train, val, test or all.
         resolution: side of the square images in pixels; None keeps the size of the crop.
         crop: side of the centred square as a fraction of the shorter side; by default 0.8 for
@@ -56,8 +61,8 @@ def open_data(
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, hub),
-            `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic), `seed`,
-            `min_objects`, `max_objects`, `supersample` (scenes).
+            `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic),
+            `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
 
     Raises:
         DataError: there is no data set or no such split; the message names folder and remedy.
@@ -117,6 +122,9 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     for kind, of_kind in (("coco", Coco), ("coco-panoptic", CocoPanoptic)):
         if holds_coco(path, of_kind.task):
             return kind, text
+    known = holds_photographs(path)
+    if known is not None:
+        return known, text
     if (path / "images").is_dir():
         unpacked_there = not (path / "masks").is_dir() and holds_clevrtex(path / "images", with_masks=True)
         return "clevrtex" if unpacked_there else "images", text

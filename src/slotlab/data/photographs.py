@@ -1,0 +1,215 @@
+"""Readers of PASCAL VOC, DAVIS and BSDS500: photographs with their masks in files of their own."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+
+from slotlab.data.dataset import SPLITS, Opening, PixelDataset, in_a_row
+from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
+from slotlab.data.sample import IGNORED
+from slotlab.errors import ConfigError, DataError
+
+VOID = 255  # in masks of VOC and DAVIS: borders, and what annotators left open
+
+
+class Listed(PixelDataset):
+    """Photographs that the text files of a folder assign to splits, each with a palette mask."""
+
+    lists: ClassVar[str]  # folders
+    images: ClassVar[str]
+    masks: ClassVar[str]
+    largest = VOID - 1  # id in a mask
+
+    def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
+        self._base = _base(Path(root), self.lists)
+        found = {split: self._lines(split) for split in SPLITS}
+        lists = {split: self.expanded(lines) for split, lines in found.items() if lines}
+        if not lists:
+            raise DataError(f"{self._base / self.lists}: train.txt, val.txt and test.txt are missing or empty")
+        self._names = [name for names in lists.values() for name in names]
+        super().__init__(
+            data=str(root),
+            root=self._base,
+            total=len(self._names),
+            splits=in_a_row({split: len(names) for split, names in lists.items()}),
+            has_masks=True,
+            **opening,
+        )
+
+    def _lines(self, split: str) -> list[str]:
+        path = self._base / self.lists / f"{split}.txt"
+        return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+    def expanded(self, lines: list[str]) -> list[str]:
+        """The names of the images, without suffix, that the lines of a list stand for."""
+        return lines
+
+    def read(self, row: int) -> Decoded:
+        """Decodes the photograph and its mask."""
+        image, mask = Path(self.name(row)), self._base / self.masks / f"{self._names[row]}.png"
+        ids = decode_mask(mask, str(mask), palette_only=True).astype(np.int16)
+        ids[ids == VOID] = IGNORED
+        if ids.max() > self.largest:
+            raise DataError(f"{mask}: id {ids.max()}, at most {self.largest} are known; take the published file")
+        return with_mask(decode_image(image, str(image)), ids, str(image), str(mask))
+
+    def name(self, row: int) -> str:
+        """The photograph's path."""
+        return str(self._base / self.images / f"{self._names[row]}.jpg")
+
+
+class Voc(Listed):
+    """PASCAL VOC: the objects of each photograph.
+
+    Dataset format: `VOCdevkit/VOC2012` or a folder above it, with
+
+    * lists: `ImageSets/Segmentation/{train,val}.txt`
+    * images: `JPEGImages/{name}.jpg`
+    * masks: `SegmentationObject/{name}.png`, palette PNG: 0 = background, 255 = border or
+      difficult, which is ignored (-1)
+
+    Splits by the lists; VOC has no public test masks. Crop 1.0.
+    """
+
+    kind = "voc"
+    lists, images, masks = "ImageSets/Segmentation", "JPEGImages", "SegmentationObject"
+
+
+class VocClasses(Voc):
+    """PASCAL VOC with the class of each pixel, 1 to 20, in place of its object.
+
+    Dataset format: as `Voc`, with masks in `SegmentationClass`.
+    """
+
+    kind = "voc-classes"
+    masks = "SegmentationClass"
+    largest = 20
+
+
+class Davis(Listed):
+    """DAVIS 2017: each frame of its videos as an image.
+
+    Dataset format: `DAVIS` or a folder above it, with
+
+    * lists of videos: `ImageSets/2017/{train,val}.txt`
+    * frames: `JPEGImages/480p/{video}/{frame:05d}.jpg`
+    * masks: `Annotations/480p/{video}/{frame:05d}.png`, palette PNG: 0 = background, an object has
+      the same id in all frames; 255 is ignored (-1)
+
+    Splits by the lists, frames in order. Crop 1.0.
+    """
+
+    kind = "davis"
+    lists, images, masks = "ImageSets/2017", "JPEGImages/480p", "Annotations/480p"
+
+    def expanded(self, lines: list[str]) -> list[str]:
+        """The frames of videos."""
+        names: list[str] = []
+        for video in lines:
+            folder = self._base / self.images / video
+            frames = sorted(folder.glob("*.jpg"))
+            if not frames:
+                raise DataError(f"{folder}: no frames (*.jpg); unpack the videos at 480p there")
+            names += [f"{video}/{frame.stem}" for frame in frames]
+        return names
+
+
+class Bsds(PixelDataset):
+    """BSDS500: the regions that one of several annotators saw in each photograph.
+
+    Dataset format: `BSR/BSDS500/data` or a folder above it, with
+
+    * images: `images/{train,val,test}/{name}.jpg`
+    * regions: `groundTruth/{train,val,test}/{name}.mat`, MATLAB cells `groundTruth`, one per
+      annotator, each with `Segmentation`: uint16 [H, W] from 1
+
+    Every pixel has a region, so no mask has background (0). Splits by folder. Crop 1.0.
+
+    Args:
+        root: the folder.
+        annotator: which of the annotators of each photograph, from 0. There are 4 to 9.
+    """
+
+    kind = "bsds"
+
+    def __init__(self, root: str | Path, *, annotator: int = 0, **opening: Unpack[Opening]) -> None:
+        if annotator < 0:
+            raise ConfigError(f"annotator={annotator}: expected 0 or more")
+        self.annotator, self._base = annotator, _base(Path(root), "groundTruth")
+        lists = {split: sorted((self._base / "images" / split).glob("*.jpg")) for split in SPLITS}
+        lists = {split: images for split, images in lists.items() if images}
+        self._paths = [path for images in lists.values() for path in images]
+        if not self._paths:
+            raise DataError(f"{self._base / 'images'}: no train/*.jpg, val/*.jpg or test/*.jpg in this folder")
+        super().__init__(
+            data=str(root),
+            root=self._base,
+            total=len(self._paths),
+            splits=in_a_row({split: len(images) for split, images in lists.items()}),
+            has_masks=True,
+            **opening,
+        )
+
+    def read(self, row: int) -> Decoded:
+        """Decodes the photograph and the regions of its annotator."""
+        image = self._paths[row]
+        path = self._base / "groundTruth" / image.parent.name / f"{image.stem}.mat"
+        masks = regions(path)
+        if self.annotator >= len(masks):
+            raise DataError(f"{path}: has {len(masks)} annotators; pass annotator= below that")
+        return with_mask(decode_image(image, str(image)), masks[self.annotator], str(image), str(path))
+
+    def name(self, row: int) -> str:
+        """The photograph's path."""
+        return str(self._paths[row])
+
+    def number(self, row: int) -> int:
+        """The number in the file's name."""
+        stem = self._paths[row].stem
+        return int(stem) if stem.isdecimal() else row
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, with the annotator."""
+        return super().describe() | {"annotator": self.annotator}
+
+
+def regions(path: Path) -> list[np.ndarray]:
+    """The regions int32 [H, W] that each annotator of a BSDS500 file saw.
+
+    Raises:
+        DataError: the file is missing, broken, or not one of BSDS500.
+    """
+    from scipy.io import loadmat
+
+    try:
+        cells = loadmat(path)["groundTruth"].ravel()
+        return [cell["Segmentation"][0, 0].astype(np.int32) for cell in cells]
+    except Exception as error:  # SciPy raises a different kind for each way in which a file is damaged
+        reason = "the file is missing" if not path.is_file() else f"not a ground truth of BSDS500 ({error})"
+        raise DataError(f"{path}: {reason}; take the published file") from error
+
+
+# Folders by which a data set is known, and where its archive puts them.
+KNOWN_BY = {
+    "ImageSets/Segmentation": ("voc", "VOCdevkit/VOC*"),
+    "ImageSets/2017": ("davis", "DAVIS*"),
+    "groundTruth": ("bsds", "BSR/BSDS500/data"),
+}
+
+
+def holds_photographs(root: Path) -> str | None:
+    """The kind of data that a folder holds, if it is one of VOC, DAVIS and BSDS500."""
+    return next((kind for inside, (kind, _) in KNOWN_BY.items() if (_base(root, inside) / inside).is_dir()), None)
+
+
+def _base(root: Path, inside: str) -> Path:
+    """The folder that has `inside`: `root` or, as unpacked, one below it; `root` if none has."""
+    parts = KNOWN_BY[inside][1].split("/")
+    patterns = ["/".join(parts[start:]) for start in range(len(parts))]
+    found = [path for pattern in patterns for path in sorted(root.glob(pattern)) if (path / inside).is_dir()]
+    if (root / inside).is_dir() or not found:
+        return root
+    if len(found) > 1:
+        raise DataError(f"{root}: has {' and '.join(path.name for path in found)}; name one of these folders")
+    return found[0]
