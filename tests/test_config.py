@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -86,6 +88,7 @@ def test_another_kind_of_part_forgets_the_arguments_of_the_old_one(tiny_preset):
         (["schedule=cosin"], "training.schedule: .*'cosine'"),
         (["batch_size=many"], "training.batch_size: .*integer.*'many'"),
         (["batch_size={[]: 1}"], "training.batch_size: .*integer"),
+        (["batch_size=" + "-" * 100_000 + "1"], "training.batch_size: .*integer"),
         (["model.kind=[1]"], r"unknown kind \[1\]|unknown key|could mean"),
     ],
 )
@@ -154,7 +157,16 @@ def test_unknown_presets_suggest_the_nearest(tmp_path):
         run_config("slot-atention-clevrtex")
     broken = tmp_path / "broken.yaml"
     not_yaml, no_model = "broken.yaml: not readable as YAML", "needs a 'model' section"
-    contents = ((b"model: [", not_yaml), (b"\xff\xfe\x00", not_yaml), (b"training: {steps: 3}", no_model))
+    bomb = "a: &a [0, 0]\n" + "".join(
+        f"{a}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghij")
+    )
+    contents = (
+        (b"model: [", not_yaml),
+        (b"\xff\xfe\x00", not_yaml),
+        (b"training: {steps: 3}", no_model),
+        (b"model: " + b"[" * 5000, not_yaml),
+        (f"{bomb}model: *j".encode(), "an alias"),
+    )
     for content, message in contents:
         broken.write_bytes(content)
         with pytest.raises(ConfigError, match=message):

@@ -112,6 +112,26 @@ def test_when_a_process_dies_the_other_says_so_and_the_last_checkpoint_loads(tin
     assert json.loads((checkpoint / "training.json").read_text())["steps"] == 6
 
 
+def test_torchrun_ends_with_the_sentence_of_the_command(tiny_preset, squares, tmp_path):
+    words = ("train", tiny_preset, "--data", squares, "--out", tmp_path / "run", "--device", "cpu", "batch_size=3")
+    done = in_processes(2, *words, script=("-m", "slotlab"))
+    assert done.returncode != 0
+    root_cause = done.stderr.rpartition("Root Cause")[2]
+    assert "slotlab: training.accumulate: batch_size=3 does not divide into 1 equal parts" in root_cause
+
+
+@pytest.mark.parametrize("size", ["a", "0", "-1", "9" * 5000, None])
+def test_a_number_of_processes_that_is_none_is_named(run_slotlab, tiny_preset, tmp_path, monkeypatch, size):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    for words in (["train", tiny_preset, "--out", tmp_path / "run"], ["models"]):
+        status, _, err = run_slotlab(*words)
+        assert status == 2
+        assert f"slotlab: WORLD_SIZE={size or ''}: must be the number of processes; start with torchrun" in err
+
+
 def test_more_processes_than_images_are_refused_in_training(squares):
     few = slotlab.open_data(squares, split="train", resolution=16, count=3)
     with pytest.raises(ConfigError, match="3 training images for 4 processes; start at most 3"):

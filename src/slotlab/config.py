@@ -127,9 +127,14 @@ def read_preset(name: str) -> dict[str, Any]:
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise ConfigError(f"unknown preset {name!r}{nearest(name, preset_names())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ConfigError(f"{path}: an alias (*name) may stand for very much; write what it stands for")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not readable as YAML: nested too deeply") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ConfigError(f"{path}: not a preset: it needs a 'model' section, and may have 'data' and 'training'")
     return content
@@ -218,7 +223,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         text = text.strip()
         try:
             value = WORDS[text.lower()] if text.lower() in WORDS else ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = text
         changes[key.strip()] = value
     return changes

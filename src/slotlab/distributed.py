@@ -48,6 +48,15 @@ def place_among_processes() -> Place:
     return Place(0, 1)
 
 
+def count_of(variable: str) -> int:
+    """A number of processes that `torchrun` set; ConfigError if it is not one."""
+    text = os.environ.get(variable, "")
+    if not (text.isdecimal() and 0 < len(text.lstrip("0")) < 10):
+        remedy = "start with torchrun, which sets it, or unset it"
+        raise ConfigError(f"{variable}={text}: must be the number of processes; {remedy}")
+    return int(text)
+
+
 def wait_for_all() -> None:
     """Returns when every process has called it."""
     if place_among_processes().count > 1:
@@ -150,8 +159,8 @@ def make_fabric(
         remedy = "use precision=fp32, or auto, which takes bfloat16 only where it is fast"
         raise ConfigError(f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; {remedy}")
     if "LOCAL_WORLD_SIZE" in os.environ:
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
+        devices = count_of("LOCAL_WORLD_SIZE")
+        nodes = count_of("WORLD_SIZE") // devices
     for name, value in (("devices", devices), ("nodes", nodes)):
         if value < 1:
             raise ConfigError(f"{name}: must be 1 or more, not {value}")

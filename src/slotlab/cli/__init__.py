@@ -1,8 +1,11 @@
 """The `slotlab` command: a thin layer over the public API."""
 
+import json
 import os
 import sys
+import time
 from io import TextIOWrapper
+from pathlib import Path
 
 # isort: off
 # Each module adds its commands; `--help` lists them in this order.
@@ -28,7 +31,10 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SLOTLAB_TRACEBACK") == "1":
             raise
-        print(f"slotlab: {_sentence(error)}", file=sys.stderr)
+        said = f"slotlab: {_sentence(error)}"
+        print(said, file=sys.stderr)
+        if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun ends its traceback with it
+            Path(report).write_text(json.dumps({"message": said, "timestamp": int(time.time())}))
         sys.exit(130 if type(error).__name__ == "TrainingStopped" else 2)
 
 

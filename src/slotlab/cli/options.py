@@ -207,12 +207,16 @@ def _set_threads(count: int) -> None:
 
 def _processes() -> int:
     """How many processes torchrun started."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1
+    from slotlab.distributed import count_of
+
+    return count_of("WORLD_SIZE")
 
 
 def speaks() -> bool:
     """Whether this process prints and writes: it is alone or the first of those torchrun started."""
-    return _processes() == 1 or os.environ["RANK"] == "0"
+    return _processes() == 1 or os.environ.get("RANK") == "0"
 
 
 def say(content: Any) -> None:

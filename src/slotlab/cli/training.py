@@ -40,7 +40,8 @@ def train(
     [bold]slotlab train scenes-64-diffusion --out runs/diffusion start_from=scenes-64
     autoencoder.pretrained=runs/latents[/bold]
 
-    On many GPUs: [bold]torchrun --nproc-per-node 8 -m slotlab train PRESET --data PATH --out RUN[/bold]
+    On many GPUs: [bold]slotlab train PRESET --data PATH --out RUN --devices 8[/bold]; of many machines, on each:
+    [bold]torchrun --nnodes 2 --nproc-per-node 8 ... -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
     from slotlab.config import RUN_FILE, parse_overrides, read_run_config
     from slotlab.distributed import place_among_processes
