@@ -4,7 +4,6 @@ Edits take a `Scene` or the `EditedSlots` of earlier edits and return new `Edite
 ConfigError for a slot number that does not exist or was removed, and for slots of another model.
 """
 
-import math
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from dataclasses import replace as with_values
@@ -312,8 +311,7 @@ def paint_edit_steps(
     region = _owned(masks_before, range(len(scene.slots)), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
         image = torch.lerp(before, image, _soft(region))
-    squared = (image - before).square().mean(dim=0)[~region]
-    error = float(squared.mean()) if len(squared) else math.nan
+    error = float((image - before).square().mean(dim=0)[~region].mean())  # NaN of no pixels
     return Edited(before, image, masks, edit, changed, region, error)
 
 
@@ -326,16 +324,14 @@ def _paint_on_background(
     place is often that of a slot that resembles it and owned nothing before. So the background
     takes the share of the other slots in every pixel that changed slots have left.
     """
-    image, masks, layers = (
-        result[0].cpu() for result in model.decode(edit.slots[None].to(next(model.parameters()).device))
-    )
-    background = background_slot(scene)
+    decoded = model.decode(edit.slots[None].to(next(model.parameters()).device))
+    image, masks, layers = (result[0].cpu() for result in decoded)
+    background, owners = background_slot(scene), scene.segmentation()
     altered = [slot for slot in changed if slot != background]
     had = masks_before[[slot for slot in altered if slot < len(scene.slots)]].sum(dim=0)
     have = masks[[row for row, number in enumerate(edit.numbers) if number in altered]].sum(dim=0)
     others = [row for row, number in enumerate(edit.numbers) if number not in altered and number != background]
     free = (had - have).clamp(min=0) / (1 - have).clamp(min=1e-6)  # of what is not altered slots'
-    owners = scene.segmentation()
     border = torch.cat([owners[0], owners[-1], owners[1:-1, 0], owners[1:-1, -1]])
     share = float((border == background).float().mean())
     if background in edit.numbers and share > LEAST_BORDER and bool(free.any()):

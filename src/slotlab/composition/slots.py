@@ -116,12 +116,10 @@ def extract_steps(
         for name in COLUMNS
         if all(name in part for part in parts)  # metadata may be missing for some images
     }
-    names = {}
-    for attribute in columns.keys() & ATTRIBUTES:
-        found = columns[attribute].tolist()
-        names[attribute] = list(dict.fromkeys(name for name in found if name))
-        codes = {name: code for code, name in enumerate(names[attribute])} | {"": -1}
-        columns[attribute] = np.array([codes[name] for name in found], dtype=np.int64)
+    names = {one: [*dict.fromkeys(filter(None, columns[one].tolist()))] for one in ATTRIBUTES if one in columns}
+    for attribute, known in names.items():
+        codes = {"": -1, **{name: code for code, name in enumerate(known)}}
+        columns[attribute] = np.array([codes[name] for name in columns[attribute].tolist()], dtype=np.int64)
     facts = {
         "model": slot_model.describe(),
         "fingerprint": fingerprint(slot_model),
@@ -131,7 +129,7 @@ def extract_steps(
         "rules": RULES,
         "images": images,
         "dropped": images * slot_model.slots - len(columns["slots"]),
-        **({"names": {name: names[name] for name in ATTRIBUTES}} if names else {}),
+        **({"names": names} if names else {}),
     }
     return SlotTable(**columns, facts=facts)
 
