@@ -268,10 +268,11 @@ class LatentAutoencoder(nn.Module):
         return (decoded.sample + 1) / 2, decoded.commit_loss if self.family == "vq" else None
 
     def _per_channel(self, key: str, value: PerChannel) -> Tensor:
-        values = torch.tensor(value, dtype=torch.float32).flatten()
+        numbers = [value] if isinstance(value, int | float) else list(value)
+        values = torch.tensor(numbers, dtype=torch.float32)
         if len(values) not in (1, self.latent_channels):
             known = f"{len(values)} numbers for {self.latent_channels} latent channels"
             raise ConfigError(f"autoencoder.{key}: {known}; give one, or one per channel")
-        if not bool(values.isfinite().all()) or (key == "scale" and bool((values <= 0).any())):
+        if not all(math.isfinite(one) and (key != "scale" or one > 0) for one in numbers):
             raise ConfigError(f"autoencoder.{key}: must be finite{' and positive' * (key == 'scale')}: {value!r}")
         return values.expand(self.latent_channels).reshape(1, -1, 1, 1).clone()
