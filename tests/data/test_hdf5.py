@@ -70,12 +70,14 @@ def test_wrong_arrays(written, arrays, message):
         open_data(written(**arrays)[0])
 
 
-@pytest.mark.parametrize("value", [-1, 2**31])
+@pytest.mark.parametrize("value", [-2, 2**31])
 def test_ids_out_of_range_are_named(written, value):
     mask = np.zeros((20, 16, 16), np.int64)
     mask[2, 0, 0] = value
     path, _ = written(mask=mask)
-    with pytest.raises(DataError, match=r"object ids from .*; they must be 0 \(background\) or more, below 2\*\*31"):
+    with pytest.raises(
+        DataError, match=r"object ids from .*; they must be -1 \(ignored\), 0 \(background\) or more, below 2\*\*31"
+    ):
         open_data(path, split="val", resolution=8).batch([0])
     assert [str(value) in file.reason for file in check_data(path).broken] == [True]
 

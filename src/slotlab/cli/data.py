@@ -44,7 +44,7 @@ def write(
 
 
 @command(data_app)
-def check(path: options.DataPath) -> None:
+def check(path: options.DataPath, ignore: options.Ignore = None) -> None:
     """Read a whole data set and report counts, sizes, objects per image, and broken files.
 
     The status is 1 if a file is broken.
@@ -54,7 +54,7 @@ def check(path: options.DataPath) -> None:
     from slotlab.data.check import check_data_steps
     from slotlab.reporting.tables import data_table
 
-    found = shown(f"reading {path}", None, check_data_steps(path))
+    found = shown(f"reading {path}", None, check_data_steps(path, ignore=ignore))
     say(data_table(found))
     if found.broken:
         raise typer.Exit(1)

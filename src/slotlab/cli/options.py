@@ -96,6 +96,7 @@ Split = Annotated[str, Option(help="train, val, test or all.")]
 Count = Annotated[int | None, Option(min=1, help="Use at most this many images (of each split).")]
 MIN_OBJECTS = Option(help="Rendered scenes: fewest objects in a scene.")
 MAX_OBJECTS = Option(help="Rendered scenes: most objects in a scene.")
+Ignore = Annotated[int | None, Option(min=0, help="Id in masks of pixels that scores leave out, such as 255.")]
 SUPERSAMPLE = Option(help="Rendered scenes: rays per pixel side; evaluate with the value used in training.")
 
 
@@ -111,6 +112,7 @@ class ImageOptions:
     max_objects: Annotated[int | None, MAX_OBJECTS] = None
     supersample: Annotated[int | None, SUPERSAMPLE] = None
     skip_broken: Annotated[bool, Option(help="Skip images that cannot be read, and count them.")] = False
+    ignore: Ignore = None
 
     def set(self) -> dict[str, Any]:
         """The options that differ from their defaults, as `open_data` and `pack` take them."""

@@ -28,9 +28,10 @@ class DataCheck:
         masks: images that have a mask.
         sizes: images by their stored size, such as "40x30".
         modes: images by Pillow's name for how they store pixels.
-        objects: images by their number of distinct ids other than 0.
+        objects: images by their number of distinct ids above 0.
         objects_cropped: the same after the crop.
         gaps: masks whose ids are not 1..n, which is allowed.
+        ignored: masks with pixels to be ignored.
     """
 
     data: str
@@ -44,6 +45,7 @@ class DataCheck:
     objects: dict[int, int] = field(default_factory=dict)
     objects_cropped: dict[int, int] = field(default_factory=dict)
     gaps: int = 0
+    ignored: int = 0
     broken: list[BrokenFile] = field(default_factory=list)
 
     @property
@@ -107,6 +109,7 @@ def check_data_steps(spec: str | Path, **options: Any) -> Generator[Stage, None,
             objects[len(ids)] += 1
             cropped[len(cropped_ids)] += 1
             result.gaps += int(ids.max(initial=0)) != len(ids)
+            result.ignored += bool((decoded.mask < 0).any())
     result.sizes, result.modes = dict(sizes.most_common()), dict(modes.most_common())
     result.objects, result.objects_cropped = dict(sorted(objects.items())), dict(sorted(cropped.items()))
     return result
@@ -138,9 +141,9 @@ def _batched(dataset: Any) -> Iterator[_Found]:
 
 
 def _counted(decoded: Decoded, crop: float, broken: list[BrokenFile]) -> _Found:
-    """Finds the ids other than 0, in the image and in what the crop leaves of it."""
+    """Finds the ids above 0, in the image and in what the crop leaves of it."""
     whole, inside = (
-        np.unique(mask[mask != 0]) if mask is not None else np.empty(0)
+        np.unique(mask[mask > 0]) if mask is not None else np.empty(0)
         for mask in (decoded.mask, square(decoded, crop=crop, resolution=None).mask)
     )
     return broken, decoded, whole, inside

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from slotlab.data.images import Decoded, check_geometry, check_ids, square, to_batch
-from slotlab.data.sample import Batch, SlotDataset
+from slotlab.data.sample import IGNORED, Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
@@ -39,6 +39,7 @@ class Opening(TypedDict, total=False):
     crop: float | None
     count: int | None
     skip_broken: bool
+    ignore: int | None
 
 
 def in_a_row(sizes: Mapping[str, int]) -> dict[str, range]:
@@ -131,12 +132,13 @@ class PixelDataset(RowsDataset, ABC):
         crop: float | None = None,
         count: int | None = None,
         skip_broken: bool = False,
+        ignore: int | None = None,
     ) -> None:
         super().__init__(data, splits, total, split, count)
         self.root, self.has_masks = root, has_masks
         self.crop = self.default_crop if crop is None else crop
         check_geometry(self.crop, resolution)
-        self.resolution, self.skip_broken = resolution, skip_broken
+        self.resolution, self.skip_broken, self.ignore = resolution, skip_broken, ignore
 
     @abstractmethod
     def read(self, row: int) -> Decoded:
@@ -155,10 +157,12 @@ class PixelDataset(RowsDataset, ABC):
         return square(self.checked(row), crop=self.crop, resolution=self.resolution)
 
     def checked(self, row: int) -> Decoded:
-        """`read`, whose mask holds object ids; DataError if it is broken."""
+        """`read`, whose mask holds object ids, -1 for those to ignore; DataError if it is broken."""
         image = self.read(row)
         if image.mask is not None:
             check_ids(image.mask, self.name(row))
+            if self.ignore is not None:
+                image = image._replace(mask=np.where(image.mask == self.ignore, np.int32(IGNORED), image.mask))
         return image
 
     def batch(self, positions: Sequence[int]) -> Batch:
@@ -182,6 +186,7 @@ class PixelDataset(RowsDataset, ABC):
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
         facts = super().describe() | {"crop": self.crop, "resolution": self.resolution}
+        facts |= {} if self.ignore is None else {"ignore": self.ignore}
         return facts | ({"broken": len(self.broken)} if self.skip_broken else {})
 
     def _readable(self, row: int) -> tuple[int, Decoded]:

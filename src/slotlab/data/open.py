@@ -47,6 +47,7 @@ def open_data(
     crop: float | None = None,
     count: int | None = None,
     skip_broken: bool = False,
+    ignore: int | None = None,
     **options: Any,
 ) -> SlotDataset:
     """Opens a data set.
@@ -60,6 +61,7 @@ def open_data(
             CLEVRTex and 1.0 for others.
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
+        ignore: the id of pixels that scores leave out, such as 255; they become -1 in masks.
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, hub),
             `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
@@ -75,7 +77,7 @@ def open_data(
         >>> len(data), tuple(sample["image"].shape), sample["mask"].dtype
         (5, (3, 32, 32), torch.int64)
     """
-    resolution, count = _whole("resolution", resolution), _whole("count", count)
+    resolution, count, ignore = _whole("resolution", resolution), _whole("count", count), _whole("ignore", ignore)
     kind, target = recognise(spec)
     chosen = KINDS[kind]
     known = [name for name in list(inspect.signature(chosen).parameters)[1:] if name != "opening"]
@@ -83,7 +85,7 @@ def open_data(
         if option not in known:
             raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
     common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
-    return chosen(target, **common, **options)
+    return chosen(target, **common, ignore=ignore, **options)
 
 
 def _whole(name: str, value: Any) -> int | None:

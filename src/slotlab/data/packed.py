@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from slotlab.data.dataset import BrokenFile, RowsDataset
 from slotlab.data.images import to_batch
-from slotlab.data.sample import Batch
+from slotlab.data.sample import IGNORED, Batch
 from slotlab.errors import DataError
 from slotlab.files import read_json, sha256_of
 
@@ -47,7 +47,7 @@ class Packed(RowsDataset):
     * `packed.json`: source, resolution, crop, splits as ranges of rows; shape, dtype, size and
       SHA-256 of each array
     * `images.npy`: uint8 [N, S, S, 3]
-    * `masks.npy`, if a split has masks: uint8 ids [N, S, S], int16 if an id exceeds 255
+    * `masks.npy`, if a split has masks: uint8 ids [N, S, S], int16 if an id exceeds 255 or is -1 (ignored)
     * `indices.npy`: int64 [N], each sample's number in the source
     * `latents.npy`, if packed with an autoencoder: float32 [N, C, h, w]
 
@@ -71,8 +71,9 @@ class Packed(RowsDataset):
         crop: float | None = None,
         count: int | None = None,
         skip_broken: bool = False,
+        ignore: int | None = None,
     ) -> None:
-        self.root = Path(root)
+        self.root, self.ignore = Path(root), ignore
         self.settings = _settings(self.root)
         for key, wanted in (("resolution", resolution), ("crop", crop)):
             if wanted not in (None, getattr(self.settings, key)):
@@ -90,6 +91,8 @@ class Packed(RowsDataset):
             self._check_size(name)  # reading a map beyond the end of its file would kill the process
         rows = np.array(self.at(positions), dtype=np.int64)
         batch = to_batch(self._images[rows], self._masks[rows] if self.has_masks else None, self._indices[rows])
+        if self.ignore is not None and "mask" in batch:
+            batch["mask"][batch["mask"] == self.ignore] = IGNORED
         if self._latents is not None:
             batch["latents"] = torch.from_numpy(self._latents[rows])
         return batch
@@ -104,8 +107,10 @@ class Packed(RowsDataset):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs; `source` describes the source, `latents` its autoencoder."""
-        latents = {} if self._latents is None else {"latents": self.settings.latents}
-        return latents | super().describe() | self.settings.model_dump(include={"crop", "resolution", "source"})
+        facts = super().describe() | self.settings.model_dump(include={"crop", "resolution", "source"})
+        ignore = self.settings.source.get("ignore") if self.ignore is None else self.ignore
+        facts |= {} if ignore is None else {"ignore": ignore}
+        return facts | ({} if self._latents is None else {"latents": self.settings.latents})
 
     def _open(self) -> None:
         count, side, arrays = self.settings.count, self.settings.resolution, self.settings.arrays

@@ -13,7 +13,7 @@ from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import FORMAT, SETTINGS, VERSION
-from slotlab.data.sample import LatentEncoder, SlotDataset
+from slotlab.data.sample import IGNORED, LatentEncoder, SlotDataset
 from slotlab.data.scenes import MOST
 from slotlab.errors import ConfigError, DataError, nearest
 from slotlab.files import clear_leftovers, replacing, sha256_of, write_json
@@ -158,15 +158,15 @@ def _write_images(
             if masked:
                 ids = np.zeros(shape[:2], np.uint8) if mask is None else mask
                 low, high = int(ids.min()), int(ids.max())
-                if low < 0 or high > 32767:
+                if low < IGNORED or high > 32767:
                     raise DataError(f"{name}: mask ids {low}..{high}; a packed cache holds 0..32767: renumber them")
-                if high > 255 and ids_type == np.uint8:
+                if (low < 0 or high > 255) and ids_type == np.uint8:
                     ids_type = np.int16
                     if indices:
                         _set_rows(masks, len(indices))
                         np.save(masks, np.load(masks).astype(ids_type))
                 _append(masks, ids[None].astype(ids_type))
-                most_objects = max(most_objects, len(np.unique(ids[ids != 0])))
+                most_objects = max(most_objects, len(np.unique(ids[ids > 0])))
             _append(images, image[None])
             indices.append(number)
         splits[split] = [start, len(indices)]

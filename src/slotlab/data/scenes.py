@@ -54,6 +54,7 @@ class Scenes(RowsDataset):
         crop: float | None = None,
         count: int | None = None,
         skip_broken: bool = False,
+        ignore: int | None = None,
         seed: int = 0,
         min_objects: int = 3,
         max_objects: int = 10,
@@ -62,6 +63,8 @@ class Scenes(RowsDataset):
     ) -> None:
         if crop not in (None, 1, 1.0):
             raise ConfigError(f"crop={crop}: scenes are rendered at their resolution; leave crop out")
+        if ignore is not None:
+            raise ConfigError(f"ignore={ignore}: every id in rendered masks is an object; leave ignore out")
         sizes = {name: usual if count is None else count for name, usual in DEFAULT_COUNT.items()}
         for name, size in sizes.items():
             if split in (name, "all") and not 1 <= size <= MOST[name]:

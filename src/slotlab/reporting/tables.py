@@ -27,7 +27,7 @@ def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> st
     """The command that scores a model on data with the `settings` of a run or of a protocol."""
     words = ["slotlab", "evaluate", model, "--data", source]
     of_kind = ("min_objects", "max_objects", "supersample") if source.startswith("scenes:") else ("crop",)
-    for name in ("split", "count", *of_kind):
+    for name in ("split", "count", "ignore", *of_kind):
         value = settings.get(name)
         if value is not None and (name, value) != ("supersample", 1):
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -49,6 +49,7 @@ def data_table(found: "DataCheck") -> Group:
         rows["objects: images"] = joined(found.objects)
         if found.crop < 1:
             rows[f"objects after crop {found.crop:g}"] = joined(found.objects_cropped)
+        rows |= {"with ignored pixels": str(found.ignored)} if found.ignored else {}
         rows["ids with gaps"] = f"{found.gaps} (allowed)" if found.gaps else "0"
     table = Table(title=f"{found.data} ({found.kind})", show_header=False)
     for row in rows.items():
@@ -150,8 +151,8 @@ def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
-    shown = ("data", "split", "crop", "resolution", "images", "max_objects", "slots", "iterations", "slot_seed", "miou")
-    shown += ("autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
+    shown = ("data", "split", "crop", "resolution", "images", "ignore", "max_objects", "slots", "iterations")
+    shown += ("slot_seed", "miou", "autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
     shown += ("broken",) if protocol.get("broken") else ()
     shown += ("supersample",) if protocol.get("supersample", 1) != 1 else ()
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)
