@@ -4,16 +4,9 @@ import pytest
 
 from slotlab.figures.curves import figure_image, loss_curves
 
+FIRST = {"step": 10.0, "epoch": 1.0, "seconds": 60.0, "train_loss": 8.0, "validation_loss": 7.0}
 ROWS = [
-    {
-        "step": 10.0,
-        "epoch": 1.0,
-        "seconds": 60.0,
-        "train_loss": 8.0,
-        "validation_loss": 7.0,
-        "ari": -0.1,
-        "fg_ari": 0.2,
-    },
+    FIRST | {"ari": -0.1, "fg_ari": 0.2},
     {"step": 20.0, "epoch": 2.0, "seconds": 120.0, "train_loss": 1.0, "validation_loss": 1.1, "attention_ari": 0.3},
 ]
 

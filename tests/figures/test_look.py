@@ -7,7 +7,6 @@ import slotlab
 from slotlab.checkpoints import create_model, load, save
 from slotlab.composition import edits
 from slotlab.composition.edits import paint_edit, read_scene
-from slotlab.errors import CheckpointError
 from slotlab.figures.slots import look
 from slotlab.metrics.functional import adjusted_rand_index
 
@@ -75,18 +74,6 @@ def test_show_draws_every_slot_and_iteration(diffusion_run, model, files):
     assert figure.height > 6 * 128
     assert figure.width >= without.width
     assert slotlab.show(files[0], diffusion_run, cell=64).height < figure.height
-
-
-def test_a_larger_picture_is_cut_and_resized(model):
-    wide = torch.rand(3, 40, 90)
-    seen = look(model, wide, torch.zeros(40, 90, dtype=torch.int64))
-    assert seen.image.shape == (3, 16, 16)
-    assert seen.mask.shape == (16, 16)
-
-
-def test_a_model_without_slots_is_refused(latents_run, files):
-    with pytest.raises(CheckpointError, match="has no slots"):
-        look(load(latents_run), files[0])
 
 
 def test_the_command_writes_a_figure_per_image_and_model(run_slotlab, model, files, tmp_path):

@@ -38,28 +38,18 @@ def not_blank(picture) -> bool:
     return picture.mode == "RGB" and len(picture.getcolors(1 << 24)) > 50
 
 
-def test_reconstruction_grid_grows_with_images_and_masks():
+def test_grids_grow_with_images_masks_slots_and_slot_pictures():
     output = made_output()
-    with_masks = reconstruction_grid(IMAGES, output, MASK, cell=64)
-    without = reconstruction_grid(IMAGES, output, cell=64)
+    with_masks, without = (reconstruction_grid(IMAGES, output, mask, cell=64) for mask in (MASK, None))
     single = reconstruction_grid(IMAGES[:1], made_output(batch=1), cell=64)
-    assert not_blank(with_masks)
     assert with_masks.width > without.width >= 5 * 64
     assert without.height >= single.height + 64
-
-
-def test_slot_grid_has_a_column_per_slot_and_three_rows():
     few, many = (slot_grid(IMAGES[0], made_output(slots=slots), cell=64) for slots in (3, 5))
-    column = (many.width - few.width) / 2
-    assert 64 <= column < 110
+    assert 64 <= (many.width - few.width) / 2 < 110
     assert few.height >= 3 * 64
-    assert not_blank(many)
-
-
-def test_slot_grid_without_slot_pictures_cuts_out_the_image():
     drawn, cut = (slot_grid(IMAGES[0], made_output(pictures=pictures), cell=64) for pictures in (True, False))
-    assert not_blank(cut)
     assert drawn.height - cut.height >= 64
+    assert all(map(not_blank, (with_masks, many, cut)))
 
 
 def test_empty_slots_are_marked():
