@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 import slotlab
-from slotlab.composition.slots import with_slots
 from slotlab.evaluation import diagnose
+from slotlab.models import with_slots
 
 SHOWN = ("slots_used", "objects", "mask_entropy", "attention_changes", "likeness", "true_likeness")
 SHOWN += ("background_slots", "dead_slots", "duplicates")

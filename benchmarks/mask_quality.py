@@ -23,12 +23,11 @@ import numpy as np
 import torch
 
 import slotlab
-from slotlab.composition.slots import with_slots
 from slotlab.config import run_config
 from slotlab.data.images import to_pixels
 from slotlab.evaluation import evaluate
 from slotlab.metrics import SegmentationScores
-from slotlab.models import SlotModel
+from slotlab.models import SlotModel, with_slots
 from slotlab.segmenting import fitting
 from slotlab.segmenting.image import owners_of, take_apart
 from slotlab.training.setup import open_split

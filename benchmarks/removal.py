@@ -27,7 +27,7 @@ import slotlab
 from slotlab.composition import edits
 from slotlab.composition.edits import Scene, background_slot, paint_edit, read_scene
 from slotlab.files import replacing
-from slotlab.models import SlotModel, with_slots
+from slotlab.models import PaintingModel, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [
-        row for name in options.models for row in removals(Path(name).name, with_slots(slotlab.load(name)), options)
+        row for name in options.models for row in removals(Path(name).name, that_paints(slotlab.load(name)), options)
     ]
     for row in (dict(zip(COLUMNS, COLUMNS, strict=True)), *rows):
         print("".join(f"{row[column]:>{20 if column in COLUMNS[:2] else 10}}" for column in COLUMNS))
@@ -58,7 +58,7 @@ def main() -> None:
             table.writerows(rows)
 
 
-def removals(name: str, model: SlotModel, options: argparse.Namespace) -> list[dict[str, Any]]:
+def removals(name: str, model: PaintingModel, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each way of painting."""
     setting = {"variant": options.variant, "max_objects": options.max_objects, "resolution": model.resolution}
     whole = slotlab.render(range(options.scenes), **setting)

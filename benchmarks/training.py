@@ -15,16 +15,18 @@ from pathlib import Path
 import torch
 from contest import Rival, Step, rivals_take_turns, rows_of, write
 
-from slotlab import create_model, list_models
+from slotlab import list_models
 from slotlab.config import run_config
 from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
+from slotlab.training.setup import new_model
 
 
 def make_step(preset: str, batch_size: int, device: str) -> Step:
     keep_freed_memory()
-    settings = run_config(preset).training
-    model = arrange(create_model(preset), torch.device(device), settings.without)
+    config = run_config(preset)
+    settings = config.training
+    model = arrange(new_model(config), torch.device(device), settings.without)
     optimizer = make_optimizer(model, settings)
     images = torch.rand(batch_size, 3, model.resolution, model.resolution, device=device)
     images = images.contiguous(memory_format=memory_format(settings.without))

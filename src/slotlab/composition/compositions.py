@@ -15,7 +15,7 @@ from slotlab.composition.library import BACKGROUND, ConceptLibrary
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import Workspace, replacing
-from slotlab.models import Model, with_slots
+from slotlab.models import Model, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.progress import finish
@@ -217,7 +217,7 @@ def compose_steps(
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
     out = Path(out)
     library.check(model)
-    described = with_slots(model).describe() | ({} if weights is None else {"weights": weights})
+    described = that_paints(model).describe() | ({} if weights is None else {"weights": weights})
     settings: dict[str, Any] = {
         "format": "slotlab-composition",
         "version": 1,
@@ -252,7 +252,7 @@ def compose_steps(
 @torch.inference_mode()
 def paint_plans(model: Model, library: ConceptLibrary, plans: Sequence[Plan], seed: int = 0) -> list[Tensor]:
     """The image [3, R, R] in [0, 1] of each plan; those with the same number of slots are painted together."""
-    slot_model, device = with_slots(model), next(model.parameters()).device
+    slot_model, device = that_paints(model), next(model.parameters()).device
     images: dict[int, Tensor] = {}
     with evaluating(model):
         for size in sorted({len(plan.rows) for plan in plans}):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from slotlab.composition.slots import background_rank
 from slotlab.data.images import AnyImage, prepared
 from slotlab.errors import ConfigError
-from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotOutput, with_slots
+from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotOutput, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import SamplingSettings, Step
@@ -112,7 +112,7 @@ def read_scene(model: Model, image: AnyImage, seed: int = 0, crop: float = 1.0) 
         >>> scene.slots.shape, scene.masks.shape, scene.slot_at(0, 0)
         (torch.Size([7, 128]), torch.Size([7, 64, 64]), 0)
     """
-    slot_model = with_slots(model)
+    slot_model = that_paints(model)
     picture, _ = prepared(image, resolution=slot_model.resolution, crop=crop)
     with evaluating(model), torch.no_grad():
         output = slot_model.segment(picture[None].to(next(model.parameters()).device), [seeded_generator(seed)])
@@ -293,7 +293,7 @@ def paint_edit_steps(
     sampling: SamplingSettings | None = None,
 ) -> Generator[Step, None, Edited]:
     """`paint_edit` step by step: yields (step, steps, images [1, 3, R, R]) while sampling."""
-    slot_model, device = with_slots(model), next(model.parameters()).device
+    slot_model, device = that_paints(model), next(model.parameters()).device
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
     with evaluating(model):

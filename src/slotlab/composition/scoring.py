@@ -17,7 +17,7 @@ from slotlab.evaluation import outputs
 from slotlab.fidelity import FeatureNet, FidelityWarning, FrechetResult, SetStatistics, compare
 from slotlab.fidelity.statistics import folder_statistics_steps
 from slotlab.files import read_json, remove, write_json
-from slotlab.models import Model, with_slots
+from slotlab.models import Model, that_paints
 from slotlab.models.fingerprint import fingerprint
 from slotlab.models.randomness import seeded_generator
 from slotlab.progress import Stage, finish, stage
@@ -148,7 +148,7 @@ def _write_real(
         indices = batch["index"][: max(0, count - position)].tolist()
         if indices:
             generators = [seeded_generator(seed, index, 1) for index in indices]
-            groups[RECONSTRUCTIONS], _ = with_slots(model).paint(output.slots[: len(indices)], generator=generators)
+            groups[RECONSTRUCTIONS], _ = that_paints(model).paint(output.slots[: len(indices)], generator=generators)
         for name, images in groups.items():
             for number, image in enumerate(images, start=position):
                 write_image(image, folder / name / f"{number:06d}.png")

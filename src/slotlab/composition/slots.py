@@ -14,7 +14,7 @@ from slotlab.data.sample import Batch, KnowsObjects
 from slotlab.distributed import from_all, place_among_processes
 from slotlab.errors import CheckpointError, DataError
 from slotlab.evaluation import outputs
-from slotlab.models import Model, SlotOutput, with_slots
+from slotlab.models import Model, SlotOutput, that_paints
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import finish
 
@@ -102,7 +102,7 @@ def extract_steps(
     model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0
 ) -> Generator[int, None, SlotTable]:
     """`extract` step by step: yields the number of images done since the last step."""
-    slot_model = with_slots(model)
+    slot_model = that_paints(model)
     position = first = place_among_processes().share(len(dataset)).start
     parts: list[dict[str, np.ndarray]] = []
     for batch, output in outputs(slot_model, dataset, batch_size=batch_size, seed=seed, segment_only=True):

@@ -33,7 +33,7 @@ from slotlab.figures.grid import (
 )
 from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP, share_of_image
 from slotlab.files import replacing
-from slotlab.models import Model, with_slots
+from slotlab.models import Model, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
@@ -108,7 +108,7 @@ def cut_outs(
         DataError: an image cannot be read.
     """
     library.check(model)
-    slot_model, table, found = with_slots(model), library.table, {}
+    slot_model, table, found = that_paints(model), library.table, {}
     by_position: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         by_position[int(table.position[row])].append(row)

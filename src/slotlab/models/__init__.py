@@ -2,8 +2,9 @@
 
 from slotlab.errors import CheckpointError
 from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
+from slotlab.models.feature_grouping import FeatureGrouping
 from slotlab.models.latent_autoencoder import AutoencoderOutput, LatentAutoencoder
-from slotlab.models.output import DiffusionOutput, SlotOutput
+from slotlab.models.output import DiffusionOutput, FeatureOutput, SlotOutput
 from slotlab.models.relative_frames import RelativeSlotAutoencoder
 from slotlab.models.sampling import NoiseSchedule
 from slotlab.models.slot_attention import SlotAttention
@@ -12,9 +13,12 @@ from slotlab.models.slot_diffusion import SlotDiffusion
 from slotlab.models.slot_encoder import ENCODERS, CNNEncoder, ResNetEncoder, SlotEncoder
 from slotlab.models.unet import Denoiser
 
-SlotModel = SlotAutoencoder | SlotDiffusion
+PaintingModel = SlotAutoencoder | SlotDiffusion  # has a decoder: paints images from slots
+SlotModel = PaintingModel | FeatureGrouping
+TrainableModel = PaintingModel | LatentAutoencoder
 Model = SlotModel | LatentAutoencoder
-MODELS: dict[str, type[Model]] = {model.kind: model for model in (SlotAutoencoder, SlotDiffusion, LatentAutoencoder)}
+KINDS: tuple[type[Model], ...] = (SlotAutoencoder, SlotDiffusion, LatentAutoencoder, FeatureGrouping)
+MODELS: dict[str, type[Model]] = {model.kind: model for model in KINDS}
 MODELS[RelativeSlotAutoencoder.kind] = RelativeSlotAutoencoder  # experimental
 
 __all__ = [
@@ -25,9 +29,12 @@ __all__ = [
     "CNNEncoder",
     "Denoiser",
     "DiffusionOutput",
+    "FeatureGrouping",
+    "FeatureOutput",
     "LatentAutoencoder",
     "Model",
     "NoiseSchedule",
+    "PaintingModel",
     "ResNetEncoder",
     "SlotAttention",
     "SlotAutoencoder",
@@ -36,6 +43,8 @@ __all__ = [
     "SlotModel",
     "SlotOutput",
     "SpatialBroadcastDecoder",
+    "TrainableModel",
+    "that_paints",
     "with_slots",
 ]
 
@@ -46,4 +55,16 @@ def with_slots(model: Model, name: object = None) -> SlotModel:
         named = "" if name is None else f"{name}: "
         remedy = "take a slot autoencoder, or the second stage's model"
         raise CheckpointError(f"{named}a {model.kind} has no slots; {remedy}")
+    return model
+
+
+def that_paints(model: Model, name: object = None) -> PaintingModel:
+    """`model`, if it paints images from slots; else a CheckpointError that names it by `name`, if given."""
+    model = with_slots(model, name)
+    if isinstance(model, FeatureGrouping):
+        named = "" if name is None else f"{name}: "
+        remedy = (
+            "segment and show work with it; composing and editing need a model with a decoder, such as textured-128"
+        )
+        raise CheckpointError(f"{named}a {model.kind} finds objects but cannot paint them; {remedy}")
     return model

@@ -169,3 +169,29 @@ class DiffusionOutput(SlotOutput):
         """Weighted squared error of each image, mean over its values: float32 [B]."""
         error = (self.predicted.float() - self.target.float()).square()
         return self.weights * error.flatten(1).mean(dim=1)
+
+
+@dataclass(eq=False, kw_only=True)
+class FeatureOutput(SlotOutput):
+    """The slots of a batch, and the frozen features that they stand for.
+
+    `reconstruction` shows what the slots predict, as the first three principal components of each
+    image's features in [0, 1]: it is not like the image, and its error is the `feature_errors`.
+
+    Attributes:
+        features: [B, N, C], of the frozen network.
+        predicted: [B, N, C], what the slots predict.
+    """
+
+    titles: ClassVar[dict[str, str]] = {
+        "masks": "superpixel masks",
+        "attention": "feature masks",
+        "reconstruction": "slot features",
+    }
+
+    features: Tensor
+    predicted: Tensor
+
+    def feature_errors(self) -> Tensor:
+        """Squared distance of the features from what the slots predict, mean over features: float32 [B]."""
+        return (self.predicted.float() - self.features.float()).square().sum(dim=2).mean(dim=1)

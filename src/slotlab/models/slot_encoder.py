@@ -164,6 +164,11 @@ class SlotModelBase(nn.Module):
         """Number of slots K."""
         return self.encoder.slot_attention.slots
 
+    @property
+    def iterations(self) -> int:
+        """Number of iterations T of slot attention."""
+        return self.encoder.slot_attention.iterations
+
     def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
         return self.encoder(images, generator)[0]
@@ -186,6 +191,6 @@ class SlotModelBase(nn.Module):
         attention = "attention masks, slot attention of the last iteration, resized bilinearly, argmax"
         return {
             "slots": self.slots,
-            "iterations": self.encoder.slot_attention.iterations,
+            "iterations": self.iterations,
             "mask_sources": {"masks": masks, "attention": attention, **more},
         }

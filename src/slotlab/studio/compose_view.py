@@ -16,7 +16,7 @@ from slotlab.errors import ConfigError, SlotlabError
 from slotlab.figures import grid
 from slotlab.figures.composition import cut_outs
 from slotlab.figures.grid import data_uri
-from slotlab.models import SlotModel
+from slotlab.models import PaintingModel
 from slotlab.studio import components
 from slotlab.studio.components import AT_ONCE, NO_CARDS, WORK, View, button, note, png, with_messages
 from slotlab.studio.edit_session import zipped
@@ -57,7 +57,7 @@ class Composing:
 class SlotImages:
     """Slots of a library as data URIs, each made once: cut out of their images, or painted if the data is missing."""
 
-    def __init__(self, model: SlotModel, library: ConceptLibrary) -> None:
+    def __init__(self, model: PaintingModel, library: ConceptLibrary) -> None:
         self.model, self.library = model, library
         self._found: dict[int, str] = {}
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ from slotlab.composition.edits import Edited, EditedSlots, Scene
 from slotlab.errors import ConfigError
 from slotlab.figures.composition import write_edit
 from slotlab.figures.grid import slot_colours
-from slotlab.models import SlotModel
+from slotlab.models import PaintingModel
 from slotlab.models.randomness import seeded_generator
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.slot_figure import group, pane, photograph, slot_card
@@ -93,7 +93,7 @@ class Editing:
         return replace(self, at=at, selected=kept, placing=False)
 
 
-def begin(model: SlotModel, scene: Scene) -> Editing:
+def begin(model: PaintingModel, scene: Scene) -> Editing:
     """A scene before the first edit."""
     slots = edits.keep(scene, range(len(scene.slots)))
     return Editing(scene, edits.paint_edit(model, scene, slots), ((slots, "unchanged"),))

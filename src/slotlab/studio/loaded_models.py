@@ -8,7 +8,7 @@ from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
 from slotlab.composition.library import LIBRARY_FILE
 from slotlab.errors import CheckpointError
-from slotlab.models import SlotDiffusion, SlotModel, with_slots
+from slotlab.models import PaintingModel, SlotDiffusion, that_paints
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder
 
@@ -18,7 +18,7 @@ class LoadedModel:
     """A model under the name that the page shows, and its concept library, if it has one."""
 
     name: str
-    model: SlotModel
+    model: PaintingModel
     library: ConceptLibrary | None = None
 
     @property
@@ -58,7 +58,7 @@ def open_models(
         >>> loaded.library.concepts, loaded.can_move
         (7, False)
     """
-    loaded = [with_slots(load(source, device), source) for source in models]
+    loaded = [that_paints(load(source, device), source) for source in models]
     fingerprints = [fingerprint(model) for model in loaded]
     found: dict[int, ConceptLibrary] = {}
     for place, source in enumerate(models):

@@ -27,7 +27,7 @@ from slotlab.config import RunConfig
 from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError
 from slotlab.files import read_json, remove, replacing, write_json
-from slotlab.models import Model
+from slotlab.models import TrainableModel
 
 if TYPE_CHECKING:  # takes seconds to load, and reports do not need it
     from lightning_fabric import Fabric
@@ -37,7 +37,7 @@ TRAINING_FILE = "training.json"
 
 
 def write_checkpoint(
-    folder: Path, model: Model, training: dict[str, Any], trainer: dict[str, Any] | None = None
+    folder: Path, model: TrainableModel, training: dict[str, Any], trainer: dict[str, Any] | None = None
 ) -> None:
     """Writes a checkpoint folder whole or not at all; to resume takes the state of a trainer."""
     size = sum(tensor.nbytes for tensor in model.state_dict().values()) + _bytes(trainer)
@@ -174,7 +174,7 @@ class Run:
     folder: Path
     config: RunConfig
     fabric: "Fabric"
-    trained: Model  # updated by the optimiser
+    trained: TrainableModel  # updated by the optimiser
     average: AveragedModel | None  # of its weights
     optimizer: Optimizer
     train_data: SlotDataset
@@ -190,9 +190,9 @@ class Run:
         self.provenance = provenance()  # once: the source tree may change while the run trains
 
     @property
-    def model(self) -> Model:
+    def model(self) -> TrainableModel:
         """The model that is evaluated and saved: the moving average, if one is kept."""
-        return self.trained if self.average is None else cast(Model, self.average.module)
+        return self.trained if self.average is None else cast(TrainableModel, self.average.module)
 
     def save(self) -> None:
         """Writes a checkpoint to resume from, and the model itself to the run folder."""

@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import Optimizer
 
-from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig
 from slotlab.data import Batch, SlotDataset, training_batches
 from slotlab.distributed import make_fabric, naming_lost_processes, noticing_stop
@@ -39,6 +38,7 @@ from slotlab.training.setup import (
     check_folder,
     check_latents,
     check_settings,
+    new_model,
     only_process,
     open_split,
     start_from,
@@ -127,7 +127,7 @@ def train_steps(
     train_data, validation = open_split(config, "train", device), open_split(config, "val", device)
     check_data(train_data, fabric.world_size)
     torch.manual_seed(settings.seed)
-    model = checkpoints.model_from_config(config.model)
+    model = new_model(config)
     check_settings(model, config, fabric.world_size)
     if isinstance(model, SlotDiffusion):
         model.keeps_cross_attention = settings.cross_attention_loss > 0

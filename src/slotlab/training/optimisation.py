@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import ConfigError
-from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -87,7 +87,7 @@ def memory_format(without: Collection[str]) -> torch.memory_format:
     return torch.contiguous_format if "channels-last" in without else torch.channels_last
 
 
-def arrange(model: Model, device: torch.device, without: Collection[str]) -> Model:
+def arrange(model: TrainableModel, device: torch.device, without: Collection[str]) -> TrainableModel:
     """Moves the model to `device` and applies all speed-ups but `without`."""
     if isinstance(model, SlotAutoencoder):
         model.decoder.factored = "factored-convolution" not in without
@@ -95,7 +95,7 @@ def arrange(model: Model, device: torch.device, without: Collection[str]) -> Mod
     return model.to(device, memory_format=memory_format(without))  # type: ignore[call-overload]
 
 
-def compile_parts(model: Model) -> None:
+def compile_parts(model: TrainableModel) -> None:
     """Compiles the parts of a model where most of the time goes."""
     if isinstance(model, LatentAutoencoder):
         parts: list[nn.Module] = [model.network.encoder, model.network.decoder]

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import SlotlabError
-from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 
 OVERHEAD = 1.6  # memory of a step over what it keeps for the gradient; slot-attention-clevrtex on a CPU
 WARM_UP, MEASURED = 3, 10  # steps of a profile
@@ -60,7 +60,7 @@ def explaining_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
     raise OutOfMemory(f"out of memory: {advice()} (torch: {failed})")
 
 
-def what_would_fit(model: Model, device: torch.device, settings: TrainingSettings, processes: int) -> str:
+def what_would_fit(model: TrainableModel, device: torch.device, settings: TrainingSettings, processes: int) -> str:
     """How much memory a step needs by estimate, how much there is, and settings that would fit."""
     present, batch_size = memory_of(device), settings.batch_size
     state = 5 * sum(parameter.nbytes for parameter in model.parameters())  # gradient, two moments, average
@@ -90,7 +90,7 @@ def what_would_fit(model: Model, device: torch.device, settings: TrainingSetting
     )
 
 
-def bytes_for_gradient(model: Model, device: torch.device) -> int:
+def bytes_for_gradient(model: TrainableModel, device: torch.device) -> int:
     """Bytes that a training step keeps of one image until its gradient is computed."""
     images = torch.zeros(1, 3, model.resolution, model.resolution, device=device)
     return kept_bytes(model.train(), lambda: model(images))
@@ -129,7 +129,7 @@ class StepProfile:
     `milliseconds`, the wall time per step by part, is empty until `MEASURED` steps were measured.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: TrainableModel, device: torch.device) -> None:
         self.milliseconds: dict[str, float] = {}
         self._model, self._device, self._stack = model, device, ExitStack()
         self._profiler = profile(
@@ -187,7 +187,7 @@ class StepProfile:
         self.milliseconds = {name.removeprefix(PREFIX): time / 1000 / MEASURED for name, time in spent.items()}
 
 
-def _parts(model: Model) -> dict[str, nn.Module]:
+def _parts(model: TrainableModel) -> dict[str, nn.Module]:
     """The modules that are timed, by their names in the table."""
     if isinstance(model, LatentAutoencoder):
         return {"encoder": model.network.encoder, "decoder": model.network.decoder}

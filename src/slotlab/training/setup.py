@@ -14,7 +14,7 @@ from slotlab.data import Scenes, ScenesInMemory, SlotDataset, open_data
 from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
 from slotlab.files import differences
-from slotlab.models import LatentAutoencoder, Model, SlotAutoencoder, SlotDiffusion
+from slotlab.models import FeatureGrouping, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 
 # What a resumed run may change: nothing here alters what the next steps compute.
 CHANGEABLE = {
@@ -68,7 +68,15 @@ def only_process(folder: Path, patience: float) -> Iterator[None]:
         lock.release()
 
 
-def check_settings(model: Model, config: RunConfig, processes: int) -> None:
+def new_model(config: RunConfig) -> TrainableModel:
+    """The untrained model of a run; ConfigError for a kind that has nothing to train."""
+    model = checkpoints.model_from_config(config.model)
+    if isinstance(model, FeatureGrouping):
+        raise ConfigError(f"model.kind: a {model.kind} has nothing to train; use it as it is, by the name photos")
+    return model
+
+
+def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> None:
     """Raises ConfigError if training settings do not suit the kind of model, or each other."""
     settings = config.training
     starts = config.model.get("slot_attention", {}).get("initialisation", "gaussian")
@@ -144,7 +152,9 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
     return ScenesInMemory(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_IN_MEMORY else scenes
 
 
-def start_from(source: str, model: Model, settings: TrainingSettings, average: Model | None = None) -> str:
+def start_from(
+    source: str, model: TrainableModel, settings: TrainingSettings, average: TrainableModel | None = None
+) -> str:
     """Copies parts of another model into a model and its average; returns a sentence that names them.
 
     ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are untrained; see

@@ -1,0 +1,137 @@
+"""Objects in photographs: the model `photos` beside groupings that cost nothing, on photographs with instance masks.
+
+    python benchmarks/photos.py PHOTOS MASKS            # the table: centre squares, masks at 224x224
+    python benchmarks/photos.py --fit PHOTOS --out DIR  # mean and deviation of the features: a model folder
+
+PHOTOS and MASKS are folders; the mask of NAME.jpg is NAME.png, 0 = no object. With a number of photographs N, a
+value is printed as mean and standard error over photographs; differences below two errors are noise.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import slotlab
+from slotlab.data.images import find_images, prepared
+from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
+from slotlab.models.feature_grouping import WIDTH, FeatureGrouping
+from slotlab.progress import finish
+
+SIDE = 224  # of the masks that are scored
+Method = Callable[[Tensor], Tensor]
+
+
+def blocks(image: Tensor, rows: int = 2, columns: int = 3) -> Tensor:
+    """A pattern of blocks, whatever the image shows."""
+    row, column = torch.arange(SIDE) * rows // SIDE, torch.arange(SIDE) * columns // SIDE
+    return row[:, None] * columns + column
+
+
+def colours(image: Tensor, groups: int = 6) -> Tensor:
+    """K-means of colour (Lab) and place."""
+    from skimage.color import rgb2lab
+    from sklearn.cluster import KMeans
+
+    lab = rgb2lab(image.permute(1, 2, 0).numpy())
+    places = np.moveaxis(np.mgrid[:SIDE, :SIDE], 0, -1) / SIDE * 50
+    rows = np.concatenate([lab, places], axis=-1).reshape(-1, 5).astype(np.float32)
+    return torch.from_numpy(KMeans(groups, n_init="auto", random_state=0).fit_predict(rows)).reshape(SIDE, SIDE)
+
+
+def slic(image: Tensor, groups: int = 7) -> Tensor:
+    """SLIC superpixels (Achanta et al. 2012)."""
+    from skimage.segmentation import slic
+
+    return torch.from_numpy(slic(image.permute(1, 2, 0).numpy(), groups, compactness=10, start_label=0))
+
+
+def of_model(name: str) -> tuple[Method, int]:
+    """The finest masks of a model, resized to 224x224 before the argmax; and the side of its squares."""
+    model = slotlab.load(name)
+
+    @torch.inference_mode()
+    def masks(image: Tensor) -> Tensor:
+        output = model(image[None], torch.Generator().manual_seed(0))
+        soft = output.soft_masks(model.finer_masks)  # type: ignore[union-attr]
+        return torch.nn.functional.interpolate(soft, (SIDE, SIDE), mode="bilinear", antialias=True)[0].argmax(0)
+
+    return masks, model.resolution
+
+
+def scored(photos: Path, masks: Path, method: Method, side: int, count: int | None) -> dict[str, tuple[float, float]]:
+    """Mean and standard error, in %, of each score over the photographs."""
+    found: dict[str, list[Tensor]] = {"ARI": [], "FG-ARI": [], "mBO": [], "mIoU (ground-truth)": []}
+    for file in find_images(photos)[:count]:
+        image, _ = prepared(file, resolution=side)
+        with Image.open(masks / f"{file.stem}.png") as opened:
+            whole = np.asarray(opened)
+        _, true = prepared(Image.fromarray(np.zeros((*whole.shape, 3), np.uint8)), whole.astype(int), resolution=SIDE)
+        assert true is not None
+        predicted, true = method(image)[None], true[None]
+        found["ARI"].append(adjusted_rand_index(predicted, true))
+        found["FG-ARI"].append(adjusted_rand_index(predicted, true, foreground_only=True))
+        found["mBO"].append(mean_best_overlap(predicted, true))
+        found["mIoU (ground-truth)"].append(mean_iou(predicted, true, definition="ground-truth"))
+    result = {}
+    for name, scores in found.items():
+        values = torch.cat(scores)
+        values = 100 * values[~values.isnan()]
+        result[name] = (float(values.mean()), float(values.std() / len(values) ** 0.5))
+    return result
+
+
+def fitted(photos: Path) -> Iterator[int]:
+    """Mean and deviation of each channel over the centre squares of all photographs; returns the model."""
+    model = FeatureGrouping()
+    sums, squares, count = torch.zeros(WIDTH).double(), torch.zeros(WIDTH).double(), 0
+    for file in find_images(photos):
+        image, _ = prepared(file, resolution=model.resolution)
+        features = model.encoder.network.sixth_stage(255 * image[None])[0].flatten(1).double()
+        sums, squares, count = sums + features.sum(1), squares + features.square().sum(1), count + features.shape[1]
+        yield 1
+    model.encoder.mean.copy_(sums / count)
+    model.encoder.deviation.copy_((squares / count - (sums / count).square()).sqrt())
+    return model  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, nargs="?")
+    parser.add_argument("masks", type=Path, nargs="?")
+    parser.add_argument("--models", nargs="*", default=["photos", "textured-128"])
+    parser.add_argument("--count", type=int, help="only the first COUNT photographs")
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--fit", type=Path, metavar="PHOTOS")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.fit:
+        with torch.inference_mode():
+            slotlab.save(finish(fitted(arguments.fit)), arguments.out)  # type: ignore[arg-type]
+        return
+    methods: dict[str, tuple[Method, int]] = {
+        "blocks 6": (blocks, SIDE),
+        "colour K-means 6": (colours, SIDE),
+        "SLIC 7": (slic, SIDE),
+        **{name: of_model(name) for name in arguments.models},
+    }
+    rows = []
+    for name, (method, side) in methods.items():
+        scores = scored(arguments.photos, arguments.masks, method, side, arguments.count)
+        rows.append({"method": name} | {score: f"{mean:.1f} ± {error:.1f}" for score, (mean, error) in scores.items()})
+        print(*rows[-1].values(), sep="\t", flush=True)
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

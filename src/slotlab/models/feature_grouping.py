@@ -1,0 +1,233 @@
+"""Objects in photographs: features of a network trained on photographs, grouped by how alike they are."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slotlab.errors import CheckpointError
+from slotlab.models.building import Positive, configured
+from slotlab.models.efficientnet import open_efficientnet
+from slotlab.models.output import FeatureOutput
+from slotlab.models.randomness import Generators
+
+STRIDE, WIDTH = 32, 192  # of the features
+SHARPNESS = 4.0  # of soft memberships: softmax of -4 times the squared distance to a cluster's centre
+
+
+class FrozenFeatures(nn.Module):
+    """Standardised features of EfficientNet-Lite0's sixth stage, whose weights are not part of the model.
+
+    The network was trained with the labels of ImageNet (Tan and Le 2019, arXiv 1905.11946); its weights come
+    with a Python package, so that nothing is downloaded. Mean and deviation of each channel over
+    photographs are part of the model.
+
+    Raises:
+        CheckpointError: the package with the network's weights is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, _ = open_efficientnet()
+        self.mean = nn.Parameter(torch.zeros(WIDTH), requires_grad=False)
+        self.deviation = nn.Parameter(torch.ones(WIDTH), requires_grad=False)
+
+    def train(self, mode: bool = True) -> "FrozenFeatures":
+        """The network stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, N, 192] of length 1 of images [B, 3, H, W] in [0, 1]; N = H/32 x W/32."""
+        features = self.network.sixth_stage(255 * images).flatten(2).transpose(1, 2)
+        return F.normalize((features - self.mean) / self.deviation, dim=2)
+
+
+@configured("model")
+class FeatureGrouping(nn.Module):
+    """Takes photographs apart without any training of its own: groups frozen features, then superpixels.
+
+    Features of nearby places that point in one direction are strongly linked; normalised cuts of that
+    graph give groups (Shi and Malik 2000; with self-supervised features: TokenCut, Wang et al. 2022,
+    arXiv 2202.11539). Cuts into several numbers of groups vote on which places belong together, and a
+    last cut of the votes gives the slots. Superpixels (Felzenszwalb and Huttenlocher 2004) then give
+    the masks the edges of the image.
+
+    The groups are things that look or mean alike: two zebras side by side are one group. There are no
+    classes. Nothing is random. It takes images of any size whose sides are multiples of 32
+    (`working_size`), and cannot paint: `compose` and `edit` need a decoder.
+
+    Args:
+        resolution: side of the square images of data sets; other images have as many pixels.
+        slots: number of groups K, some of which may own no pixel in the end.
+        groupings: numbers of groups of the cuts that vote.
+        temperature: how fast a link falls with the angle between features: exp((cos - 1) / temperature).
+        spread: how fast it falls with distance, as a fraction of the side: exp(-d^2 / (2 spread^2)).
+
+    Raises:
+        CheckpointError: the package with the network's weights is not installed.
+
+    Example:
+        >>> model = FeatureGrouping(resolution=64, slots=2, groupings=[2])
+        >>> output = model(torch.rand(1, 3, 64, 96))
+        >>> output.masks.shape, output.slots.shape
+        (torch.Size([1, 2, 64, 96]), torch.Size([1, 2, 192]))
+    """
+
+    kind = "feature-grouping"
+    finer_masks = "masks"
+    iterations = 1
+
+    def __init__(
+        self,
+        resolution: Annotated[int, Field(ge=STRIDE, le=4096, multiple_of=STRIDE)] = 448,
+        slots: Annotated[int, Field(ge=1, le=64)] = 9,
+        groupings: Sequence[Positive] = (7, 10, 13),
+        temperature: Annotated[float, Field(gt=0)] = 0.05,
+        spread: Annotated[float, Field(gt=0)] = 0.3,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "kind": self.kind,
+            "resolution": resolution,
+            "slots": slots,
+            "groupings": list(groupings),
+            "temperature": temperature,
+            "spread": spread,
+        }
+        self.resolution, self.slots, self.groupings = resolution, slots, tuple(groupings)
+        self.temperature, self.spread = temperature, spread
+        self.encoder = FrozenFeatures()
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        return {
+            "slots": self.slots,
+            "iterations": self.iterations,
+            "features": "efficientnet-lite0, sixth stage",
+            "mask_sources": {
+                "masks": "superpixel masks, groups of features averaged over superpixels, argmax",
+                "attention": "feature masks, groups of features, resized bilinearly, argmax",
+            },
+        }
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size at which an image is seen: its proportions, about resolution^2 pixels, multiples of 32.
+
+        Example:
+            >>> FeatureGrouping().working_size(480, 640)
+            (384, 512)
+        """
+        scale = self.resolution / (height * width) ** 0.5
+        most = self.resolution**2 // STRIDE  # a line of pixels would have sides without end
+        high, wide = (min(max(1, round(side * scale / STRIDE)) * STRIDE, most) for side in (height, width))
+        return high, wide
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, generator: Generators = None) -> FeatureOutput:
+        """Groups of images [B, 3, H, W] in [0, 1], sides multiples of 32; ValueError for another shape.
+
+        The `generator` is not used: nothing is random.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % STRIDE or images.shape[3] % STRIDE:
+            raise ValueError(f"images: expected [B, 3, H, W], sides multiples of {STRIDE}, got {list(images.shape)}")
+        grid = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
+        features = self.encoder(images.float())
+        shares = torch.stack([self._grouped(one, grid) for one in features.cpu()])
+        maps = F.interpolate(shares.unflatten(2, grid), images.shape[2:], mode="bilinear")
+        masks = torch.stack([snapped(soft, image) for soft, image in zip(maps, images.cpu(), strict=True)])
+        shares, masks = shares.to(images.device), masks.to(images.device)
+        slots = shares @ features / shares.sum(dim=2, keepdim=True).clamp(min=1e-6)
+        return FeatureOutput(
+            slots=slots,
+            attention=shares[:, None],
+            attention_grid=grid,
+            masks=masks,
+            reconstruction=(slot_colours(features, slots)[..., None, None] * masks[:, :, None]).sum(dim=1),
+            features=features,
+            predicted=shares.transpose(1, 2) @ slots,
+        )
+
+    def segment(self, images: Tensor, generator: Generators = None) -> FeatureOutput:
+        """The same as `forward`."""
+        return self(images, generator)
+
+    def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
+        """Slots [B, K, 192]: the mean features of each group."""
+        return self(images, generator).slots
+
+    def attend(self, images: Tensor, generator: Generators = None) -> Tensor:
+        """Memberships [B, 1, K, N] of the features in the groups, which sum to 1 over K."""
+        return self(images, generator).attention
+
+    def losses(self, output: FeatureOutput, images: Tensor) -> Tensor:
+        """Squared distance of features from what their slots predict, mean over features: float32 [B]."""
+        return output.feature_errors()
+
+    def _grouped(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Memberships [K, N] of features [N, 192], which sum to 1 over K."""
+        rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+        places = torch.stack([rows.flatten(), columns.flatten()], dim=1) * STRIDE / self.resolution
+        near = torch.exp(-torch.cdist(places, places).square() / (2 * self.spread**2))
+        alike = torch.exp((features @ features.T - 1) / self.temperature)
+        vectors = leading_vectors(near * alike, max(self.groupings))
+        votes = torch.zeros(len(features), len(features))
+        for count in self.groupings:
+            members = memberships(vectors, count)
+            votes += members @ members.T
+        shares = memberships(leading_vectors(votes, self.slots), self.slots)
+        return F.pad(shares, (0, self.slots - shares.shape[1])).T
+
+
+def leading_vectors(links: Tensor, count: int) -> Tensor:
+    """Eigenvectors [N, count] of the normalised links [N, N] with the largest eigenvalues, largest first."""
+    scale = links.sum(dim=1).rsqrt()
+    return torch.linalg.eigh((scale[:, None] * links * scale).double()).eigenvectors[:, -count:].flip(1).float()
+
+
+def memberships(vectors: Tensor, count: int) -> Tensor:
+    """Soft K-means memberships [N, count], fewer for fewer places, of the first `count` of `vectors`."""
+    from sklearn.cluster import KMeans  # takes a second to import
+
+    rows = F.normalize(vectors[:, :count], dim=1).numpy()
+    count = min(count, len(np.unique(rows.round(4), axis=0)))
+    means: Any = KMeans(count, n_init=3, random_state=0)  # type: ignore[arg-type]  # typed as a word
+    return torch.softmax(-SHARPNESS * torch.from_numpy(means.fit(rows).transform(rows)).float().square(), dim=1)
+
+
+def snapped(soft: Tensor, image: Tensor) -> Tensor:
+    """Soft masks [K, H, W] averaged over the superpixels of an image [3, H, W]; each goes whole to one slot.
+
+    Superpixels are made at half the size. Returns masks [K, H, W] that sum to 1 over K, soft at edges only.
+
+    Raises:
+        CheckpointError: scikit-image is not installed.
+    """
+    try:
+        from skimage.segmentation import felzenszwalb
+    except ImportError as error:
+        raise CheckpointError("superpixels need scikit-image: pip install 'slotlab[vision]'") from error
+    size = (image.shape[1] // 2, image.shape[2] // 2)
+    small, maps = (F.interpolate(one[None], size, mode="bilinear", antialias=True)[0] for one in (image, soft))
+    pixels = (255 * small).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pieces = torch.from_numpy(felzenszwalb(pixels, scale=60, sigma=0.8, min_size=60))
+    count = int(pieces.max()) + 1
+    sums = torch.zeros(count, len(soft)).index_add_(0, pieces.flatten(), maps.flatten(1).T)
+    owners = F.one_hot(sums.argmax(dim=1)[pieces], len(soft)).permute(2, 0, 1).float()
+    return F.interpolate(owners[None], image.shape[1:], mode="bilinear")[0]
+
+
+def slot_colours(features: Tensor, slots: Tensor) -> Tensor:
+    """Slots [B, K, C] as colours [B, K, 3] in [0, 1]: their first three principal components in each image."""
+    colours = []
+    for own, some in zip(features, slots, strict=True):
+        centre = own.mean(dim=0)
+        _, _, axes = torch.linalg.svd(own - centre, full_matrices=False)
+        axes = axes[:3] * axes[:3].sum(dim=1, keepdim=True).sign()  # the signs are not determined
+        spread = ((own - centre) @ axes.T).std(dim=0).clamp(min=1e-6)
+        colours.append(F.pad(0.5 + (some - centre) @ axes.T / spread / 4, (0, 3 - len(axes))).clamp(0, 1))
+    return torch.stack(colours)
