@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import torch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -103,15 +104,34 @@ Positive = Annotated[int, Field(ge=1)]
 KernelSize = Annotated[int, Field(ge=1), AfterValidator(_odd)]  # odd, so that "same" padding exists
 Resolution = Annotated[int, Field(ge=8, le=4096)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+SLACK = 1e-3  # beyond [0, 1], which interpolation may reach
 
 
-def check_images(images: Tensor, side: int) -> None:
-    """Raises ValueError unless `images` are [B, 3, side, side]."""
-    if images.ndim != 4 or images.shape[1:] != (3, side, side):
-        raise ValueError(
-            f"images: expected [B, 3, {side}, {side}], got {list(images.shape)}; "
-            f"resize them, or load a model of that resolution"
-        )
+def check_images(images: Tensor, side: int, dtype: torch.dtype, values: bool) -> None:
+    """Raises ValueError unless `images` are [B, 3, side, side] of `dtype` and, with `values`, in [0, 1].
+
+    Under autocast any float of at most 32 bits will do. Values are not looked at in compiled or
+    exported models.
+    """
+    got, remedy = type(images).__name__, ""
+    if not isinstance(images, Tensor):
+        remedy = "make a tensor of them, e.g. torch.from_numpy(array)"
+    elif images.shape[1:] != (3, side, side) or images.ndim != 4:
+        got, remedy = str(list(images.shape)), "resize them, or load a model of that resolution"
+        if images.shape == (3, side, side):
+            remedy = "add a dimension for the batch: images[None]"
+        elif images.ndim == 4 and images.shape[3] == 3:
+            remedy = "put the channels second: images.permute(0, 3, 1, 2)"
+    elif not images.is_floating_point():
+        got, remedy = str(images.dtype), "scale them to [0, 1], e.g. images.float() / 255"
+    elif images.dtype != dtype and not (images.itemsize <= 4 and torch.is_autocast_enabled(images.device.type)):
+        got, remedy = str(images.dtype), f"convert them: images.to({dtype})"
+    elif values and images.numel() and not (images.is_meta or torch.compiler.is_compiling()):
+        low, high = (float(value) for value in images.detach().aminmax())
+        if not (low >= -SLACK and high <= 1 + SLACK):  # NaN is neither
+            got, remedy = f"values from {low:.3g} to {high:.3g}", "scale or clamp them, and remove NaN"
+    if remedy:
+        raise ValueError(f"images: expected [B, 3, {side}, {side}] of {dtype} in [0, 1], got {got}; {remedy}")
 
 
 def check_slots(slots: Tensor, dim: int) -> None:

@@ -126,6 +126,7 @@ class LatentAutoencoder(nn.Module):
     """
 
     kind = "latent-autoencoder"
+    checks_values = True  # of images, in evaluation mode
     scale: Tensor
     shift: Tensor
 
@@ -190,7 +191,8 @@ class LatentAutoencoder(nn.Module):
         return self.resolution // self.downsampling
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents, float32 [B, C, h, w], of images [B, 3, R, R] in [0, 1]."""
+        """Latents, float32 [B, C, h, w], of images [B, 3, R, R] in [0, 1]; ValueError for others."""
+        self._check(images)
         with torch.autocast(images.device.type, enabled=False):
             return (self._posterior(images.float())[0] - self.shift) * self.scale
 
@@ -201,6 +203,7 @@ class LatentAutoencoder(nn.Module):
 
     def forward(self, images: Tensor, generator: Generators = None) -> AutoencoderOutput:
         """Reconstructs images [B, 3, R, R] in [0, 1]; "kl" samples its posterior in training."""
+        self._check(images)
         latents, log_variance = self._posterior(images)
         used, divergence = latents, latents.new_zeros(())
         if log_variance is not None:
@@ -254,9 +257,11 @@ class LatentAutoencoder(nn.Module):
                 "noise schedule needs about 1; measure it (LatentAutoencoder.measure_scaling) and save the autoencoder"
             )
 
+    def _check(self, images: Tensor) -> None:
+        check_images(images, self.resolution, self.scale.dtype, values=self.checks_values and not self.training)
+
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unscaled latents and, for "kl", the logarithm of their variance."""
-        check_images(images, self.resolution)
         encoded = self.network.encode(images * 2 - 1)
         if self.family == "kl":
             return encoded.latent_dist.mean, encoded.latent_dist.logvar

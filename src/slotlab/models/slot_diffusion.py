@@ -140,7 +140,7 @@ class SlotDiffusion(SlotModelBase):
     def train(self, mode: bool = True) -> "SlotDiffusion":
         """Sets the mode of all parts but the autoencoder, which stays in evaluation mode."""
         super().train(mode)
-        self.autoencoder.eval()
+        self.autoencoder.eval().checks_values = not mode  # a training step does not look at values
         return self
 
     @torch.no_grad()

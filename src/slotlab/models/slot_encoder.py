@@ -143,7 +143,7 @@ class SlotEncoder(nn.Module):
 
     def forward(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1]."""
-        check_images(images, self.resolution)
+        check_images(images, self.resolution, self.slot_attention.start.dtype, values=not self.training)
         features = self.position(self.backbone(images * 2 - 1))
         features = self.mlp(features.flatten(2).transpose(1, 2))
         return self.slot_attention(features, generator)
