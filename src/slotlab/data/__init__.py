@@ -12,6 +12,7 @@ from slotlab.data.packing import pack
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
+from slotlab.data.tfrecords import TfRecords
 
 __all__ = [
     "KINDS",
@@ -31,6 +32,7 @@ __all__ = [
     "Scenes",
     "ScenesInMemory",
     "SlotDataset",
+    "TfRecords",
     "Voc",
     "VocClasses",
     "check_data",

@@ -1,12 +1,11 @@
 """Reader of COCO and of data sets in its JSON formats (instances: extra `vision`)."""
 
-import re
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
+from slotlab.data.dataset import Opening, PixelDataset, by_order, in_a_row, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
 from slotlab.data.sample import IGNORED
 from slotlab.errors import DataError
@@ -52,7 +51,7 @@ class Coco(PixelDataset):
             except ImportError as error:
                 raise DataError(f"{root}: COCO needs pycocotools; pip install 'slotlab[vision]'") from error
         path = Path(root)
-        files = {_split_of(path): path} if path.is_file() else _annotation_files(path, self.task)
+        files = {split_of(path.stem): path} if path.is_file() else _annotation_files(path, self.task)
         if not files:
             raise DataError(f"{root}: no annotations/{self.task}_*.json in this folder; name the folder that has it")
         split = opening.get("split", "train")
@@ -200,17 +199,11 @@ def _annotation_files(root: Path, task: str) -> dict[str, Path]:
     """The JSON file of each split."""
     found: dict[str, Path] = {}
     for file in sorted((root / "annotations").glob(f"{task}_*.json")):
-        split = _split_of(file)
+        split = split_of(file.stem)
         if split in found:
             raise DataError(f"{file}: {found[split].name} is of the same split; name the JSON file that you want")
         found[split] = file
     return found
-
-
-def _split_of(file: Path) -> str:
-    """The split that a file's name says, or "all"."""
-    words = re.findall("[a-z]+", file.stem.lower())
-    return next((split for split, names in SPLIT_NAMES.items() if {*names} & {*words}), "all")
 
 
 def _content(file: Path, task: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What all readers of stored images share: splits, crop and resize, batches, broken files."""
 
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -40,6 +41,17 @@ class Opening(TypedDict, total=False):
     count: int | None
     skip_broken: bool
     ignore: int | None
+
+
+def split_of(name: str) -> str:
+    """The split that the words of a file's name say, or "all".
+
+    Example:
+        >>> split_of("instances_val2017"), split_of("movi_c-train.tfrecord-00000-of-01024"), split_of("scenes")
+        ('val', 'train', 'all')
+    """
+    words = set(re.findall("[a-z]+", name.lower()))
+    return next((split for split, names in SPLIT_NAMES.items() if words & {*names}), "all")
 
 
 def in_a_row(sizes: Mapping[str, int]) -> dict[str, range]:

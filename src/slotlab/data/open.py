@@ -14,6 +14,7 @@ from slotlab.data.packed import SETTINGS, Packed
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses, holds_photographs
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
+from slotlab.data.tfrecords import TfRecords, tfrecord_files
 from slotlab.errors import ConfigError, DataError, nearest
 
 KINDS: dict[str, type] = {
@@ -25,6 +26,7 @@ KINDS: dict[str, type] = {
     "voc-classes": VocClasses,
     "davis": Davis,
     "bsds": Bsds,
+    "tfrecords": TfRecords,
     "hdf5": Hdf5,
     "hub": Hub,
     "packed": Packed,
@@ -34,8 +36,8 @@ WITHOUT_PATH = ("scenes", "hub")
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
-    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, or scenes:<variant> "
-    "(docs/data.md)"
+    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, TFRecords, or "
+    "scenes:<variant> (docs/data.md)"
 )
 
 
@@ -116,7 +118,9 @@ def recognise(spec: str | Path) -> tuple[str, str]:
             return "hdf5", text
         if holds_coco(path):
             return "coco", text
-        raise DataError(f"{path}: a file, but not HDF5 or JSON; {ACCEPTED}")
+        if ".tfrecord" in path.name:
+            return "tfrecords", text
+        raise DataError(f"{path}: a file, but not HDF5, JSON or *.tfrecord*; {ACCEPTED}")
     if (path / SETTINGS).is_file():
         return "packed", text
     if holds_saved_dataset(path):
@@ -134,6 +138,8 @@ def recognise(spec: str | Path) -> tuple[str, str]:
         return "clevrtex", text
     if image_files(path, nested=False):
         return "images", text
+    if tfrecord_files(path):
+        return "tfrecords", text
     inside = sorted(found.name for found in path.iterdir())
     said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
     raise DataError(f"{path}: the folder {said}; {ACCEPTED}")
