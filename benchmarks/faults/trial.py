@@ -17,6 +17,7 @@ import io
 import json
 import os
 import resource
+import secrets
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 SECONDS, MEMORY = 60.0, 4 * 2**30
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
@@ -180,6 +183,9 @@ def _become(request: dict[str, Any], cold: bool) -> None:
     tempfile.tempdir = None
     if cold:
         os.execv(sys.executable, [sys.executable, __file__, "--run", *request["words"]])
+    from slotlab import files
+
+    files.MARK = secrets.token_hex(3)  # which each process draws for itself
     status = 0
     try:
         command(request["words"])
@@ -243,6 +249,8 @@ MAY_DIFFER = {  # what depends on the clock, on the process, or on how often a c
     "*/loss.png": "whole",  # drawn over seconds
     "*history.csv": ("seconds", "images_per_second"),
     "*.json": ("date", "seconds", "command", "commit"),  # command: with --resume or without
+    "*/segments.csv": ("status",),  # written, or kept from the run before
+    "*.npz": "last digits",  # a batch that was begun has fewer images the second time
     "*/trainer.pt": ("seconds", "images_per_second"),
 }
 
@@ -254,6 +262,9 @@ def content(path: Path, name: str) -> object:
         return None
     names = wanted[0] if wanted else ()
     try:
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                return dict(arrays)
         if path.suffix == ".json":
             return _without(json.loads(path.read_text(encoding="utf-8")), names)
         if path.suffix == ".csv" and names:
@@ -288,7 +299,19 @@ def tree(folder: Path) -> dict[str, object]:
 
 def compared(found: Mapping[str, object], wanted: Mapping[str, object]) -> tuple[list[str], list[str]]:
     """Names of files that are missing or hold something else, and of those that should not exist."""
-    return [name for name in wanted if name not in found or found[name] != wanted[name]], [*found.keys() - wanted]
+    other = [name for name, held in wanted.items() if name not in found or not _same(found[name], held)]
+    return other, sorted(found.keys() - wanted)
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict) and any(isinstance(held, np.ndarray) for held in one.values()):
+        return one.keys() == other.keys() and all(
+            np.allclose(one[name], other[name], rtol=1e-4, atol=1e-5)
+            if one[name].dtype.kind == "f"
+            else np.array_equal(one[name], other[name])
+            for name in one
+        )
+    return one == other
 
 
 # What the scripts share: options, folders, tables.
