@@ -54,6 +54,13 @@ def test_leftovers_of_dead_processes_are_cleared_and_a_retired_folder_comes_back
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.mine.tmp", "out"]
 
 
+def test_writing_a_file_again_removes_what_a_killed_process_left_of_it(tmp_path):
+    (tmp_path / ".scores.json.999999999999.tmp").write_text("half")
+    (tmp_path / ".other.json.999999999999.tmp").write_text("half")
+    write_json(tmp_path / "scores.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.json.999999999999.tmp", "scores.json"]
+
+
 def test_a_kill_while_a_folder_is_removed_leaves_no_half_under_its_name(tmp_path, monkeypatch):
     (tmp_path / "step" / "deep").mkdir(parents=True)
     monkeypatch.setattr("shutil.rmtree", lambda path: 1 / 0)
@@ -117,6 +124,13 @@ def test_json_is_read_back_and_faults_name_file_and_remedy(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="missing; write it"):
         read_json(path, "write it", DataError)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_a_named_pipe_in_the_place_of_a_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=r"config.json: not readable .*not a regular file"):
+        read_json(tmp_path / "config.json", "name another", ConfigError)
 
 
 def test_the_same_work_resumes_and_other_work_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slotlab.config import changed, preset_names, run_config
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.files import read_json, replacing, write_json
+from slotlab.files import read_json, regular, replacing, write_json
 from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
 from slotlab.models.building import check_arguments
 from slotlab.models.latent_autoencoder import FAMILIES
@@ -243,7 +243,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _load_weights(model: Model, path: Path) -> None:
     try:
-        weights = load_file(path)
+        weights = load_file(regular(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
     except OSError as error:

@@ -1,6 +1,7 @@
 """Files: write then rename, JSON, checksums, and folders whose work can be resumed."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
     """Yields a temporary name beside `path`; the file or folder written there replaces `path`.
 
     If the block raises, the temporary is removed and `path` is unchanged. Parent folders are made.
-    A symbolic link is kept: its target is replaced.
+    A symbolic link is kept: its target is replaced. What killed processes left of `path` is removed.
 
     Args:
         path: a file or folder.
@@ -55,6 +56,7 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
     if path.is_mount():
         raise DataError(f"{path}: is a mount point and cannot be replaced; name a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(_left_in(path.parent), path)
     temporary = _hidden(path, "tmp")
     try:
         yield temporary
@@ -101,7 +103,17 @@ def clear_leftovers(place: Path, whole: bool = False) -> None:
         place: the file or folder; leftovers of living processes and other machines stay.
         whole: `place` is a folder that no other process writes into: all leftovers in it.
     """
-    for path in sorted(place.rglob(".*") if whole else place.parent.glob(".*")):
+    _clear(place.rglob(".*") if whole else place.parent.glob(".*"), place, whole)
+
+
+@functools.lru_cache(64)
+def _left_in(folder: Path) -> list[Path]:
+    """What killed processes left in a folder, listed once: each file of a large folder is written fast."""
+    return [path for path in folder.glob(".*") if LEFT.fullmatch(path.name)]
+
+
+def _clear(paths: Iterable[Path], place: Path, whole: bool = False) -> None:
+    for path in sorted(paths):
         found = LEFT.fullmatch(path.name)
         if found is None or not (whole or (found[1] == place.name and _is_dead(*found.group(2, 3, 4)))):
             continue
@@ -152,9 +164,16 @@ def _means_full(error: BaseException | None) -> bool:
     return False
 
 
+def regular(path: Path) -> Path:
+    """`path`, unless it is a named pipe or device: an OSError then, since reading might never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -167,7 +186,7 @@ def read_json(path: str | Path, remedy: str, error: type[SlotlabError] = Checkpo
         error: class of the error that is raised then.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(regular(Path(path)).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: missing; {remedy}") from None
     except (OSError, ValueError, RecursionError) as problem:

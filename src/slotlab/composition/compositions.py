@@ -14,7 +14,7 @@ from torch import Tensor
 from slotlab.composition.library import BACKGROUND, ConceptLibrary
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, nearest
-from slotlab.files import Workspace, replacing
+from slotlab.files import Workspace, regular, replacing
 from slotlab.models import Model, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
@@ -276,7 +276,7 @@ def read_plans(out: str | Path, count: int | None = None) -> list[Plan]:
     """The first `count` plans of the composition in `out`, or all."""
     path = Path(out) / PLANS_FILE
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+        lines = [json.loads(line) for line in regular(path).read_text(encoding="utf-8").splitlines()[:count]]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not the plans of a composition ({error}); compose again") from None
     return [Plan(line["number"], tuple(slot["row"] for slot in line["slots"]), line["wanted"]) for line in lines]

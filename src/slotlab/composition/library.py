@@ -19,7 +19,7 @@ from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract_st
 from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.files import read_json, remove, replacing, write_json
+from slotlab.files import read_json, regular, remove, replacing, write_json
 from slotlab.models import Model
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import finish
@@ -306,7 +306,7 @@ class ConceptLibrary:
             raise CheckpointError(f"{folder / LIBRARY_FILE}: {message}")
         try:
             _check_fields(content)
-            tensors = load_file(folder / SLOTS_FILE)
+            tensors = load_file(regular(folder / SLOTS_FILE))
             tensors["slots"] = tensors["slots"].astype(np.float32, copy=False)
             table = SlotTable(**{name: tensors[name] for name in COLUMNS if name in tensors}, facts=content["slots"])
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])

@@ -16,7 +16,7 @@ from slotlab.data.images import ROUNDING, decode_image, find_images
 from slotlab.data.loading import in_order
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import FeatureNet
-from slotlab.files import replacing
+from slotlab.files import regular, replacing
 from slotlab.metrics.distances import FeatureSample, FeatureStatistics
 from slotlab.progress import finish
 
@@ -88,7 +88,7 @@ class SetStatistics:
     def load(cls, path: str | Path) -> "SetStatistics":
         """Reads what `save` wrote; nothing is unpickled. DataError if it is missing or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(regular(Path(path)), allow_pickle=False) as file:
                 values = json.loads(str(file["information"]))
                 mean, scatter, sample = (torch.from_numpy(file[name]) for name in ("mean", "scatter", "sample"))
             if values.pop("format") != FORMAT:

@@ -26,7 +26,7 @@ from slotlab import checkpoints
 from slotlab.config import RunConfig
 from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError
-from slotlab.files import read_json, remove, replacing, write_json
+from slotlab.files import read_json, regular, remove, replacing, write_json
 from slotlab.models import TrainableModel
 
 if TYPE_CHECKING:  # takes seconds to load, and reports do not need it
@@ -58,7 +58,7 @@ def _bytes(state: Any) -> int:
 def read_trainer(folder: Path) -> dict[str, Any]:
     """What a checkpoint holds to resume from; CheckpointError if it is missing or damaged."""
     path = folder / TRAINER_FILE
-    with _remedy(path), ZipFile(path) as archive:
+    with _remedy(path), ZipFile(regular(path)) as archive:
         if (damaged := archive.testzip()) is not None:  # torch compares no checksums
             raise ValueError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -158,7 +158,7 @@ class History:
 def read_history(folder: Path) -> list[Row]:
     """The rows of `history.csv` in a run folder without empty cells; CheckpointError if damaged."""
     try:
-        with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
+        with regular(folder / "history.csv").open(newline="", encoding="utf-8") as file:
             rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
         if not all(math.isfinite(row.get("step", 0)) for row in rows):
             raise ValueError("a step is not finite")
