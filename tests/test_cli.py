@@ -5,6 +5,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
+import typer
+from PIL import Image
 
 import slotlab
 import slotlab.cli
@@ -127,9 +129,43 @@ def test_a_terminal_that_knows_ascii_only_gets_the_tables(monkeypatch):
     assert "scenes-64" in done.stdout
 
 
-def test_the_version_and_the_presets_are_printed(run_slotlab):
+def test_the_version_the_presets_and_the_card_of_a_model_are_printed(run_slotlab):
     assert run_slotlab("--version") == (0, f"slotlab {slotlab.__version__}\n", "")
     assert "slot-attention-clevrtex" in run_slotlab("models")[1]
+    status, card, _ = run_slotlab("models", "textured-128")
+    assert status == 0
+    assert "Apache-2.0" in card and "decoder masks" in card
+    assert "---\n" not in card and "library_name" not in card and "first.png" not in card
+
+
+def test_every_command_takes_its_model_as_an_option(run_slotlab, slots_run, squares):
+    app = typer.main.get_command(slotlab.cli.app)
+    known = [app.commands, app.commands["concepts"].commands]
+    commands = {name: command for group in known for name, command in group.items() if hasattr(command, "callback")}
+    for name in ("evaluate", "diagnose", "fit", "compose", "edit", "segment", "show", "studio", "report", "publish"):
+        assert any("--model" in parameter.opts for parameter in commands[name].params), name
+    words = ("--data", squares, "--count", 2)
+    first = run_slotlab("evaluate", slots_run, *words)
+    assert first == run_slotlab("evaluate", *words, "--model", slots_run)
+    assert first == run_slotlab("evaluate", f"--model={slots_run}", *words)
+    assert first[0] == 0
+    assert run_slotlab("evaluate", slots_run, *words, "--model", slots_run)[0] == 2
+
+
+def test_control_characters_of_file_names_are_not_printed(run_slotlab, slots_run, tmp_path):
+    folder = tmp_path / "a\x1b[31mb"
+    folder.mkdir()
+    (folder / "c\rd.png").write_bytes(b"no image")
+    Image.new("RGB", (16, 16)).save(folder / "whole.png")
+    for words in (
+        ("segment", folder, "--model", slots_run, "--out", tmp_path / "out"),
+        ("data", "check", folder),
+        ("evaluate", "x\x1b[31m", "--data", folder),
+        ("fid", folder, folder, "--features", folder),
+    ):
+        _, out, err = run_slotlab(*words)
+        assert "\\x1b" in out + err
+        assert not {"\x1b", "\r"} & {*out, *err}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["models"]], ids=" ".join)
@@ -147,7 +183,7 @@ def test_the_core_needs_neither_torchvision_nor_timm(squares, tiny_preset, tmp_p
     code = (
         "import sys; sys.modules.update(torchvision=None, timm=None); import slotlab; "
         f"slotlab.train({tiny_preset!r}, data={str(squares)!r}, out={str(tmp_path / 'run')!r}, steps=1, "
-        "accelerator='cpu', show_progress=False)"
+        "device='cpu', show_progress=False)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

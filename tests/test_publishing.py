@@ -145,7 +145,7 @@ def test_weights_beyond_float16_are_refused_and_nothing_is_left(slots_run, tmp_p
 
 
 def trained(preset, out, squares, **overrides):
-    return train(preset, out=out, data=squares, accelerator="cpu", show_progress=False, **overrides)
+    return train(preset, out=out, data=squares, device="cpu", show_progress=False, **overrides)
 
 
 def test_the_commands_of_a_run_and_of_those_before_it_make_it_again(squares, tmp_path):

@@ -20,7 +20,7 @@ def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
     """Trains two steps; evaluates, extracts, composes and scores; with odd counts."""
     torch.set_num_threads(1)
     config = run_config(preset, {"data.source": data, "steps": 2, "checkpoint_every": 1})
-    finish(train_steps(config, out / "run", accelerator="cpu"))
+    finish(train_steps(config, out / "run", device="cpu"))
     torch.manual_seed(0)
     model = slotlab.create_model(preset)
     with joined("cpu") as (_, place):
@@ -38,7 +38,7 @@ def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
 def die_in_the_middle(preset: str, data: str, out: Path) -> None:
     """The second process ends without a word after step 8."""
     config = run_config(preset, {"data.source": data})
-    for event in train_steps(config, out / "run", accelerator="cpu"):
+    for event in train_steps(config, out / "run", device="cpu"):
         if os.environ["RANK"] == "1" and event.run.step == 8:
             os._exit(9)
 

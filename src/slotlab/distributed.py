@@ -130,8 +130,27 @@ def joined(device: str) -> Iterator[tuple[str, Place]]:
             dist.destroy_process_group()
 
 
+def chosen_device(name: str) -> str:
+    """The device of that name; "auto" is "cuda" if there is one, else "cpu".
+
+    Raises:
+        ConfigError: another name, or there is no CUDA device.
+
+    Example:
+        >>> chosen_device("cpu")
+        'cpu'
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"device: must be auto, cpu or cuda, not {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("device: no CUDA device is available; use cpu, or install a CUDA build of torch")
+    return name
+
+
 def make_fabric(
-    accelerator: str,
+    device: str,
     devices: int,
     nodes: int,
     precision: Literal["auto", "fp32", "bf16"],
@@ -140,7 +159,7 @@ def make_fabric(
     """Launches Fabric: `devices` processes on `nodes` machines, or those of `torchrun` or SLURM.
 
     Args:
-        accelerator: "auto", "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
         devices: processes on this machine.
         nodes: machines.
         precision: "auto" is bfloat16 on devices where it is fast.
@@ -149,13 +168,10 @@ def make_fabric(
     from lightning_fabric import Fabric  # takes seconds to load
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator not in ("cpu", "cuda"):
-        raise ConfigError(f"accelerator: must be auto, cpu or cuda, not {accelerator!r}")
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("accelerator: no CUDA device is available; use cpu, or install a CUDA build of torch")
-    if accelerator == "cuda" and precision == "bf16" and not computes_bf16(accelerator):
+    device = chosen_device(device)
+    if ":" in device:
+        raise ConfigError(f"device: takes auto, cpu or cuda here, not {device}; set CUDA_VISIBLE_DEVICES to choose one")
+    if device == "cuda" and precision == "bf16" and not computes_bf16(device):
         remedy = "use precision=fp32, or auto, which takes bfloat16 only where it is fast"
         raise ConfigError(f"training.precision: {torch.cuda.get_device_name()} does not compute in bfloat16; {remedy}")
     if "LOCAL_WORLD_SIZE" in os.environ:
@@ -164,14 +180,14 @@ def make_fabric(
     for name, value in (("devices", devices), ("nodes", nodes)):
         if value < 1:
             raise ConfigError(f"{name}: must be 1 or more, not {value}")
-    if accelerator == "cuda" and devices > torch.cuda.device_count():
+    if device == "cuda" and devices > torch.cuda.device_count():
         present = torch.cuda.device_count()
         raise ConfigError(f"devices: {devices} processes, but {present} CUDA devices; start {present}")
-    use_bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(accelerator))
-    backend = "nccl" if accelerator == "cuda" else "gloo"
+    use_bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(device))
+    backend = "nccl" if device == "cuda" else "gloo"
     strategy = DDPStrategy(process_group_backend=backend, find_unused_parameters=parameters_without_gradient)
     fabric = Fabric(
-        accelerator=accelerator,
+        accelerator=device,
         devices=devices,
         num_nodes=nodes,
         strategy=strategy if devices * nodes > 1 else "auto",
@@ -181,8 +197,8 @@ def make_fabric(
     return fabric
 
 
-def computes_bf16(accelerator: str) -> bool:
+def computes_bf16(device: str) -> bool:
     """Whether the device has native bfloat16; emulated bfloat16 is slower than float32."""
-    if accelerator == "cuda":
+    if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

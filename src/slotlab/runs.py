@@ -13,7 +13,7 @@ def train(
     out: str | Path,
     data: str | Path | None = None,
     resume: bool = False,
-    accelerator: str = "auto",
+    device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
     show_progress: bool = True,
@@ -27,7 +27,7 @@ def train(
         out: the run folder: new or empty, or with `resume` the folder of the run.
         data: `scenes:VARIANT`, a data set folder, or `kind:PATH`; by default the preset's own.
         resume: continue from the newest checkpoint, exactly as if never interrupted.
-        accelerator: "auto", "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
         devices: processes on this machine.
         nodes: machines.
         show_progress: show a progress bar and the scores of validations.
@@ -50,7 +50,7 @@ def train(
         out,
         show_progress=show_progress,
         resume=resume,
-        accelerator=accelerator,
+        device=device,
         devices=devices,
         nodes=nodes,
         profile=profile,

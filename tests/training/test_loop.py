@@ -153,7 +153,7 @@ def test_a_resumed_run_clears_what_a_kill_left_and_keeps_what_is_not_its_own(run
 
 def test_a_run_is_trained_by_one_command_at_a_time(squares, tiny_preset, tmp_path):
     settings = config(tiny_preset, squares)
-    first = train_steps(settings, tmp_path / "run", accelerator="cpu")
+    first = train_steps(settings, tmp_path / "run", device="cpu")
     next(first)
     for resume in (True, False):
         with pytest.raises(ConfigError, match=r"run: (another command is training this run|exists and is not empty)"):

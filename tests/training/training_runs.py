@@ -9,7 +9,7 @@ TIMES = ("seconds", "images_per_second")
 
 
 def fit(config, folder, **options):
-    return finish(train_steps(config, folder, accelerator="cpu", **options))
+    return finish(train_steps(config, folder, device="cpu", **options))
 
 
 def rows(folder):

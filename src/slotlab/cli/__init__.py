@@ -12,7 +12,7 @@ from pathlib import Path
 from slotlab.cli import training, evaluation, inference, composition, data, models  # noqa: F401
 
 # isort: on
-from slotlab.cli.options import app
+from slotlab.cli.options import app, printable
 from slotlab.errors import SlotlabError
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SLOTLAB_TRACEBACK") == "1":
             raise
-        said = f"slotlab: {_sentence(error)}"
+        said = printable(f"slotlab: {_sentence(error)}")
         print(said, file=sys.stderr)
         if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun ends its traceback with it
             Path(report).write_text(json.dumps({"message": said, "timestamp": int(time.time())}))

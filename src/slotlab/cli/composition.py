@@ -1,7 +1,6 @@
 """Commands on slots of many images: concepts fit, concepts show, compose, edit."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,7 +162,7 @@ def compose(
             picture = contact_sheet(model, concepts, concepts.dataset(), out, count=min(sheet, count))
             write_png(picture, out / SHEET_PICTURE)
         except DataError as error:
-            print(f"no {SHEET_PICTURE}: {error}", file=sys.stderr)
+            say(f"no {SHEET_PICTURE}: {error}", error=True)
     if network is not None and real is not None:
         beside = None if is_released(folder.parent) else folder / SCORE_FOLDER
         steps = score_compositions_steps(model, concepts, out, real, network, beside)

@@ -1,10 +1,10 @@
 """The edits of `slotlab edit`: reads words such as `2=other.png:0` and does what they say."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from slotlab.cli.options import EditWords
+from slotlab.cli.options import FORMS, EditWords
 from slotlab.composition import edits
 from slotlab.composition.edits import EditedSlots, Scene, read_scene
 from slotlab.composition.library import load_library
@@ -13,15 +13,9 @@ from slotlab.models import Model
 from slotlab.models.randomness import seeded_generator
 
 WHOLE, NUMBER = r"(-?\d+)", r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-# The name of a file may contain colons and equals signs.
-FORMS = {
-    "swap": ("K=IMAGE:J", f"{WHOLE}=(.+):{WHOLE}"),
-    "replace": ("K=LIBRARY:CONCEPT", f"{WHOLE}=(.+):{WHOLE}"),
-    "interpolate": ("K=IMAGE:J:AMOUNT", f"{WHOLE}=(.+):{WHOLE}:{NUMBER}"),
-    "add": ("IMAGE:J", f"(.+):{WHOLE}"),
-    "move": ("K:DX,DY", f"{WHOLE}:{NUMBER},{NUMBER}"),
-    "resize": ("K:FACTOR", f"{WHOLE}:{NUMBER}"),
-}
+# The parts of a word; others are names of files, which may contain colons and equals signs.
+PARTS: dict[str, tuple[str, Callable[[str], Any]]] = dict.fromkeys(("K", "J", "CONCEPT"), (WHOLE, int))
+PARTS |= dict.fromkeys(("AMOUNT", "DX", "DY", "FACTOR"), (NUMBER, float))
 
 
 class Swapped(NamedTuple):
@@ -68,37 +62,35 @@ def edit_by_words(
     edit = edits.keep(scene, words.keep or range(len(scene.slots)))
     if words.remove:
         edit = edits.remove(edit, words.remove)
-    for word in words.swap or ():
-        slot, image, theirs = _parts("swap", word)
-        edit, swapped[image] = edits.swap(edit, swapped.get(image) or other(image), int(slot), int(theirs))
-    for number, word in enumerate(words.replace or ()):
-        slot, library, concept = _parts("replace", word)
+    for slot, image, theirs in _read(words, "swap"):
+        edit, swapped[image] = edits.swap(edit, swapped.get(image) or other(image), slot, theirs)
+    for number, (slot, library, concept) in enumerate(_read(words, "replace")):
         try:
-            member = load_library(library, model).draw(int(concept), seeded_generator(seed, number))
+            member = load_library(library, model).draw(concept, seeded_generator(seed, number))
         except ConfigError as error:
-            raise ConfigError(f"--replace {word}: {error}: slotlab concepts show {library}") from None
-        edit = edits.replace(edit, int(slot), member)
-    for word in words.interpolate or ():
-        slot, image, theirs, amount = _parts("interpolate", word)
-        vector = edits.keep(other(image), [int(theirs)]).slots[0]
-        edit = edits.interpolate(edit, int(slot), vector, float(amount))
-    for word in words.add or ():
-        image, theirs = _parts("add", word)
-        edit = edits.add(edit, other(image), int(theirs))
+            word = f"--replace {slot}={library}:{concept}"
+            raise ConfigError(f"{word}: {error}: slotlab concepts show {library}") from None
+        edit = edits.replace(edit, slot, member)
+    for slot, image, theirs, amount in _read(words, "interpolate"):
+        edit = edits.interpolate(edit, slot, edits.keep(other(image), [theirs]).slots[0], amount)
+    for image, theirs in _read(words, "add"):
+        edit = edits.add(edit, other(image), theirs)
     if words.background is not None:
         edit = edits.take_background(edit, scene, other(words.background))
-    for word in words.move or ():
-        slot, dx, dy = _parts("move", word)
-        edit = edits.move(model, edit, int(slot), float(dx), float(dy))
-    for word in words.resize or ():
-        slot, factor = _parts("resize", word)
-        edit = edits.resize(model, edit, int(slot), float(factor))
+    for slot, dx, dy in _read(words, "move"):
+        edit = edits.move(model, edit, slot, dx, dy)
+    for slot, factor in _read(words, "resize"):
+        edit = edits.resize(model, edit, slot, factor)
     return edit, [Swapped(image, scenes[image], theirs) for image, theirs in swapped.items()]
 
 
-def _parts(edit: str, word: str) -> Sequence[str]:
-    form, pattern = FORMS[edit]
-    match = re.fullmatch(pattern, word)
-    if match is None:
-        raise ConfigError(f"--{edit} {word}: not of the form {form}; see slotlab edit --help")
-    return match.groups()
+def _read(words: EditWords, edit: str) -> Iterator[list[Any]]:
+    """The parts of each word of an edit: numbers and names."""
+    names = re.findall("[A-Z]+", FORMS[edit])
+    parts = [PARTS.get(name, ("(.+)", str)) for name in names]
+    pattern = re.sub("[A-Z]+", "{}", FORMS[edit]).format(*(pattern for pattern, _ in parts))
+    for word in getattr(words, edit) or ():
+        match = re.fullmatch(pattern, word)
+        if match is None:
+            raise ConfigError(f"--{edit} {word}: not of the form {FORMS[edit]}; see slotlab edit --help")
+        yield [convert(part) for (_, convert), part in zip(parts, match.groups(), strict=True)]

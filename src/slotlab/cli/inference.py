@@ -1,7 +1,6 @@
 """Commands that apply a model to a user's own images: segment, show, studio."""
 
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,14 +58,12 @@ def segment(
     total = len(place_among_processes().share(count)) + count * len(set(formats))
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed, "batch_size": batch_size}
     listing = shown("segmenting", total, segment_steps(loaded, images, out=out, formats=formats, **more))
-    if not speaks():
-        return
-    if json is not None:
+    if json is not None and speaks():
         write_json(json, listing.to_json())
     for outcome in listing.skipped[:MOST_SHOWN]:
-        print(f"skipped {outcome.image}: {outcome.reason}", file=sys.stderr)
+        say(f"skipped {outcome.image}: {outcome.reason}", error=True)
     if len(listing.skipped) > MOST_SHOWN:
-        print(f"... and {len(listing.skipped) - MOST_SHOWN} more, see {out / 'segments.csv'}", file=sys.stderr)
+        say(f"... and {len(listing.skipped) - MOST_SHOWN} more, see {out / 'segments.csv'}", error=True)
     counts = f"{listing.count('written')} written, {listing.count('kept')} kept, {len(listing.skipped)} skipped"
     say(f"segments: {out}; {counts}; masks: {listing.protocol['mask_source']}; listed in {out / 'segments.csv'}")
 

@@ -1,21 +1,38 @@
 """Commands on trained models: models, publish."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from slotlab.cli import options
 from slotlab.cli.options import app, command, say, shown
+from slotlab.errors import CheckpointError
 
 
 @command(app)
-def models() -> None:
-    """List the trained models that come with slotlab, and the presets for training others."""
-    from slotlab.reporting.tables import preset_table, released_table
+def models(
+    name: Annotated[str | None, Argument(metavar="NAME", help="Print the card of this trained model instead.")] = None,
+) -> None:
+    """List the trained models that come with slotlab, and the presets for training others.
 
-    say(released_table())
-    say(preset_table())
+    [bold]slotlab models textured-128[/bold] prints how that model was trained, its scores, limits and licence.
+    """
+    if name is None:
+        from slotlab.reporting.tables import preset_table, released_table
+
+        say(released_table())
+        return say(preset_table())
+    from rich.markdown import Markdown
+
+    from slotlab.released import CARD_FILE, model_folder
+
+    card = model_folder(name) / CARD_FILE
+    if not card.is_file():
+        raise CheckpointError(f"{name}: has no card, which slotlab publish writes")
+    text = re.sub(r"\A---\n.*?^---\n|^!\[.*?\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    say(Markdown(text))
 
 
 @command(app)

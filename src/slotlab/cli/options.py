@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable, Generator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from slotlab import __version__
-from slotlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from slotlab.data import SlotDataset
@@ -30,28 +31,39 @@ app = typer.Typer(
 Words = list[str] | None
 
 
+FORMS = {
+    "swap": "K=IMAGE:J",
+    "replace": "K=LIBRARY:CONCEPT",
+    "interpolate": "K=IMAGE:J:AMOUNT",
+    "add": "IMAGE:J",
+    "move": "K:DX,DY",
+    "resize": "K:FACTOR",
+}
+
+
 @dataclass(frozen=True)
 class EditWords:
-    """The edits of `slotlab edit`; `slotlab.cli.edit.FORMS` has the forms of the words."""
+    """The edits of `slotlab edit`, those with several parts in the forms of `FORMS`."""
 
     keep: Annotated[list[int] | None, Option(metavar="K", help="Leave out all slots but these.")] = None
     remove: Annotated[list[int] | None, Option(metavar="K", help="Leave out a slot.")] = None
-    swap: Annotated[Words, Option(metavar="K=IMAGE:J", help="Exchange slot K for slot J of another image.")] = None
+    swap: Annotated[Words, Option(metavar=FORMS["swap"], help="Exchange slot K for slot J of another image.")] = None
     replace: Annotated[
-        Words, Option(metavar="K=LIBRARY:CONCEPT", help="Put a member of a concept in the place of slot K.")
+        Words, Option(metavar=FORMS["replace"], help="Put a member of a concept in the place of slot K.")
     ] = None
     interpolate: Annotated[
-        Words, Option(metavar="K=IMAGE:J:AMOUNT", help="Mix slot K (amount 0) with slot J of another image (1).")
+        Words, Option(metavar=FORMS["interpolate"], help="Mix slot K (amount 0) with slot J of another image (1).")
     ] = None
-    add: Annotated[Words, Option(metavar="IMAGE:J", help="Add slot J of another image; it gets the next number.")] = (
-        None
-    )
+    add: Annotated[
+        Words, Option(metavar=FORMS["add"], help="Add slot J of another image; it gets the next number.")
+    ] = None
     background: Annotated[str | None, Option(metavar="IMAGE", help="Take the background of another image.")] = None
     move: Annotated[
-        Words, Option(metavar="K:DX,DY", help="Move right and down by fractions of the side (relative frames only).")
+        Words,
+        Option(metavar=FORMS["move"], help="Move right and down by fractions of the side (relative frames only)."),
     ] = None
     resize: Annotated[
-        Words, Option(metavar="K:FACTOR", help="Make a slot larger or smaller (relative frames only).")
+        Words, Option(metavar=FORMS["resize"], help="Make a slot larger or smaller (relative frames only).")
     ] = None
 
     def __bool__(self) -> bool:
@@ -82,6 +94,7 @@ def slotlab(
 # Models and concept libraries.
 RUN_HELP = "A run folder, the name of a trained model (slotlab models), or owner/name of one on the hub."
 Run = Annotated[str, Argument(metavar="RUN|NAME", help=RUN_HELP)]
+SameModel = Annotated[str | None, Option("--model", metavar="RUN|NAME", help="Another way to give the first word.")]
 ModelOption = Annotated[str, Option("--model", metavar="RUN|NAME", help=RUN_HELP)]
 Models = Annotated[list[str] | None, Option(metavar="RUN|NAME", help=f"May be repeated. {RUN_HELP}")]
 LIBRARY_HELP = "The folder of a library, or the name of a trained model that comes with one."
@@ -141,11 +154,26 @@ Device = Annotated[str, Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int, Option(min=0, help="CPU threads per process; 0: all cores.")]
 
 
+class ModelCommand(TyperCommand):
+    """A command on one model, whose name comes first or as `--model`, as in the commands on images."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Makes `--model NAME` the first word."""
+        for place, word in enumerate(args):
+            option, _, name = word.partition("=")
+            if option == "--model" and (name or args[place + 1 :]):
+                rest = args[place + (1 if name else 2) :]
+                args = [name or args[place + 1], *args[:place], *rest]
+                break
+        return super().parse_args(ctx, args)
+
+
 def command(group: typer.Typer, name: str | None = None, *, shared: bool = False) -> Callable[[Command], Command]:
     """Adds a function as a command.
 
     A parameter whose type is a dataclass becomes one option per field. A command with `device` also gets `--threads`,
-    and the function receives a checked device ("cpu" or "cuda").
+    and the function receives a checked device ("cpu" or "cuda"). If the first parameter is `run`, it may be given as
+    `--model`.
 
     Args:
         group: the application, or a group of commands in it.
@@ -164,9 +192,14 @@ def command(group: typer.Typer, name: str | None = None, *, shared: bool = False
                 parameters.append(parameter)
             if parameter.name == "device":
                 parameters.append(Parameter("threads", Parameter.KEYWORD_ONLY, default=0, annotation=Threads))
+        on_model = parameters[:1] and parameters[0].name == "run"
+        if on_model:
+            parameters.append(Parameter("model", Parameter.KEYWORD_ONLY, default=None, annotation=SameModel))
 
         @functools.wraps(function)
         def run(**options: Any) -> None:
+            if on_model:
+                options.pop("model")  # `ModelCommand` made it `run`
             for name, kind in groups.items():
                 options[name] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
             if "threads" in options:
@@ -177,27 +210,17 @@ def command(group: typer.Typer, name: str | None = None, *, shared: bool = False
                 with joined(options["device"]) as (device, _):
                     return function(**options | {"device": device})
             if "device" in options:
-                options["device"] = _device(options["device"])
+                from slotlab.distributed import chosen_device
+
+                options["device"] = chosen_device(options["device"])
             return function(**options)
 
         ordered = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         run.__signature__ = signature(function).replace(parameters=ordered)  # pyright: ignore[reportAttributeAccessIssue]
-        group.command(name)(run)
+        group.command(name, cls=ModelCommand if on_model else None)(run)
         return function
 
     return add
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"device: must be auto, cpu or cuda, not {name!r}")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device: this machine or this build of PyTorch has no CUDA device; use cpu")
-    return name
 
 
 def _set_threads(count: int) -> None:
@@ -221,12 +244,37 @@ def speaks() -> bool:
     return _processes() == 1 or os.environ.get("RANK") == "0"
 
 
-def say(content: Any) -> None:
+def say(content: Any, error: bool = False) -> None:
     """Prints a line or a table for the user, once however many processes run."""
-    if speaks():
+    if not speaks():
+        return
+    if isinstance(content, str):
+        print(printable(content), file=sys.stderr if error else sys.stdout)
+    else:
         from rich.console import Console
 
-        print(content) if isinstance(content, str) else Console().print(content)
+        Console().print(_Printable(content))
+
+
+def printable(text: str) -> str:
+    r"""`text` with control characters as escapes, for the name of a file can hold any.
+
+    Example:
+        >>> printable("a\x1b[31m.png")
+        'a\\x1b[31m.png'
+    """
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
+class _Printable:
+    """A table of rich whose texts are printable."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self.content, options):
+            yield segment._replace(text=printable(segment.text))
 
 
 def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -> T:
@@ -247,14 +295,14 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
         'done'
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    console = Console(stderr=True)  # where it is no terminal, a bar would leave an empty line
-    with Progress(
-        *columns, transient=True, console=console, disable=not (speaks() and console.is_terminal)
-    ) as progress:
-        task = progress.add_task(description, total=total)
+    console = Console(stderr=True)
+    hidden = not (speaks() and console.is_terminal)  # where it is no terminal, a bar would leave an empty line
+    with Progress(*columns, transient=True, console=console, disable=hidden) as progress:
+        task = progress.add_task(escape(printable(description)), total=total)
         while True:
             try:
                 done = next(steps)
@@ -262,6 +310,6 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
                 return end.value
             if isinstance(done, tuple):
                 stage, finished, whole = done
-                progress.update(task, description=stage, completed=finished, total=whole)
+                progress.update(task, description=escape(printable(stage)), completed=finished, total=whole)
             else:
                 progress.advance(task, done)

@@ -61,7 +61,7 @@ def train(
         out=out,
         data=data,
         resume=resume,
-        accelerator=device,
+        device=device,
         devices=devices,
         nodes=nodes,
         profile=profile,

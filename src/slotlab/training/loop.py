@@ -82,7 +82,7 @@ def train_steps(
     folder: str | Path,
     *,
     resume: bool = False,
-    accelerator: str = "auto",
+    device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
     profile: bool = False,
@@ -97,7 +97,7 @@ def train_steps(
         config: from `run_config(preset, overrides)`.
         folder: a new or empty folder; with `resume` the folder of the run.
         resume: continue from the newest checkpoint, with the losses of an uninterrupted run.
-        accelerator: "auto", "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
         devices: processes on this machine; ignored under `torchrun` or SLURM.
         nodes: machines.
         profile: measure where the time of the first steps goes.
@@ -118,20 +118,20 @@ def train_steps(
     if "kept-memory" not in settings.without:
         keep_freed_memory()
     fabric = make_fabric(
-        accelerator, devices, nodes, settings.precision, parameters_without_gradient=settings.freezes_encoder
+        device, devices, nodes, settings.precision, parameters_without_gradient=settings.freezes_encoder
     )
-    device, first = fabric.device, fabric.is_global_zero
+    torch_device, first = fabric.device, fabric.is_global_zero
     check_folder(config, folder, resume)
 
     # Data, model, optimiser.
-    train_data, validation = open_split(config, "train", device), open_split(config, "val", device)
+    train_data, validation = open_split(config, "train", torch_device), open_split(config, "val", torch_device)
     check_data(train_data, fabric.world_size)
     torch.manual_seed(settings.seed)
     model = new_model(config)
     check_settings(model, config, fabric.world_size)
     if isinstance(model, SlotDiffusion):
         model.keeps_cross_attention = settings.cross_attention_loss > 0
-    model = arrange(model, device, settings.without)
+    model = arrange(model, torch_device, settings.without)
     average = make_average(model, settings)
     if settings.compile:
         compile_parts(model)
@@ -146,7 +146,7 @@ def train_steps(
         naming_lost_processes(lambda: f"The last checkpoint is {newest_checkpoint(folder)}: add --resume to continue"),
         noticing_stop() as stop,
         ExitStack() as stack,
-        StepProfile(model, device) if profile and first else nullcontext() as timer,
+        StepProfile(model, torch_device) if profile and first else nullcontext() as timer,
     ):
         # Begin or resume.
         message = ""
@@ -193,7 +193,7 @@ def train_steps(
             forward.train()
             if not isinstance(model, LatentAutoencoder):
                 model.encoder.slot_attention.noise = slot_noise(step, settings)
-            with explaining_out_of_memory(lambda: what_would_fit(model, device, settings, fabric.world_size)):
+            with explaining_out_of_memory(lambda: what_would_fit(model, torch_device, settings, fabric.world_size)):
                 losses = []
                 for number in range(settings.accumulate):
                     mine = slice(*(len(generators) * end // settings.accumulate for end in (number, number + 1)))
