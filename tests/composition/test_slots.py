@@ -54,6 +54,19 @@ def test_areas_centres_background_and_empty_slots(monkeypatch, model, squares):
     assert table.facts["dropped"] == 1
 
 
+def test_ignored_pixels_are_no_true_segment(monkeypatch, model, squares):
+    data = open_data(squares, resolution=16, count=1)
+    batch = data.batch([0])
+    batch["mask"] = torch.full((1, 16, 16), -1)
+    batch["mask"][0, 8:, :4] = 3  # of slot 0, an eighth
+    monkeypatch.setattr(data, "batch", lambda _: batch)
+    owners = torch.zeros(1, 16, 16, dtype=torch.int64)
+    owners[0, :, 8:] = 1
+    segmenting(model, monkeypatch, F.one_hot(owners, 4).permute(0, 3, 1, 2).float())
+    table = extract(model, data)
+    assert (table.truth.tolist(), table.truth_share.tolist()) == ([3, 0], [1, 0])
+
+
 def test_concepts_are_compared_with_true_shapes_and_materials(monkeypatch, model, tmp_path):
     scenes = open_data("scenes:plain", split="train", resolution=32, count=12, max_objects=3)
     masks = F.one_hot(scenes.batch(range(12))["mask"], 4).permute(0, 3, 1, 2).float()  # a model that sees the truth

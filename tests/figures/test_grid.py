@@ -53,6 +53,14 @@ def test_each_colour_is_given_once_and_leftovers_get_colours_the_truth_lacks():
     assert [colours[label] for label in (4, 3)] == [palette_colour(2), palette_colour(3)]  # the larger one first
 
 
+def test_ignored_pixels_are_white_and_decide_nothing():
+    ignored = labelled("00000", "01100", "01100", "00222", "00222")
+    ignored[:, :3] = -1
+    assert true_colours(ignored)[-1] == (255, 255, 255)
+    segmentation = labelled("33300", "33300", "33300", "33311", "33311")
+    assert matched_colours(segmentation, ignored) == {0: BACKGROUND, 1: palette_colour(0), 3: palette_colour(1)}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_numbering_makes_no_difference(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slotlab.figures.grid import PALETTE
-from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
+from slotlab.figures.slots import attention_grid, image_colours, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.models import SlotOutput
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -60,6 +60,14 @@ def test_empty_slots_are_marked():
     colours = {tuple(colour) for colour in pixels(picture)[:30].reshape(-1, 3).tolist()}
     assert PALETTE[1] in colours  # only the slot in use has its chip
     assert not {PALETTE[0], PALETTE[2], PALETTE[3]} & colours
+
+
+def test_a_slot_has_one_colour_in_all_figures_of_an_image():
+    output = made_output()
+    colours = image_colours(output[1], MASK[1])
+    for draw in (slot_grid, attention_grid):
+        row = map(tuple, pixels(draw(IMAGES[1], output, 1, mask=MASK[1], cell=64))[18].tolist())
+        assert [colour for colour in dict.fromkeys(row) if colour in colours.values()] == [colours[slot] for slot in range(4)], "chips"
 
 
 def test_attention_grid_has_a_row_per_iteration():

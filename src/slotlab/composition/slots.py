@@ -42,7 +42,7 @@ class SlotTable:
         background: bool [N], true for one slot of each image.
         truth: int64 [N], the id of the true segment that shares the most pixels with the slot; None
             for data without true masks.
-        truth_share: float32 [N] in (0, 1], the share of the slot's pixels inside that segment.
+        truth_share: float32 [N] in [0, 1], the share of the slot's pixels inside that segment.
         shape: int64 [N], index into `facts["names"]["shape"]` of the true object's shape, -1 for
             the background; None for data that does not describe its objects.
         material: int64 [N], its material in the same form.
@@ -199,9 +199,10 @@ def _truth(owners: Tensor, mask: Tensor, slots: int) -> tuple[Tensor, Tensor]:
     """The true id [B, K] that shares the most pixels with each slot, and their share [B, K]."""
     ids, shares = [], []
     for owner, true in zip(owners, mask, strict=True):
-        labels, places = true.unique(return_inverse=True)
-        shared = torch.bincount((owner * len(labels) + places).flatten(), minlength=slots * len(labels))
+        labels, places = true.clamp(min=0).unique(return_inverse=True)
+        cells, counted = owner * len(labels) + places, (true >= 0).double()  # below 0: ignored
+        shared = torch.bincount(cells.flatten(), counted.flatten(), slots * len(labels))
         most, place = shared.view(slots, -1).max(dim=1)
         ids.append(labels[place])
-        shares.append(most / shared.view(slots, -1).sum(dim=1).clamp(min=1))
+        shares.append((most / shared.view(slots, -1).sum(dim=1).clamp(min=1)).float())
     return torch.stack(ids), torch.stack(shares)

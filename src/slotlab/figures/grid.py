@@ -20,6 +20,7 @@ Colour = tuple[int, int, int]
 Colours = Mapping[int, Colour]
 
 BACKGROUND: Colour = (158, 158, 158)
+IGNORED: Colour = (255, 255, 255)  # true pixels below 0
 # The first seven are Okabe and Ito's. Each of the others maximises its smallest OKLab distance to
 # all before it, the background, black and white, as seen by normal, protanope and deuteranope eyes
 # (Machado et al. 2009).
@@ -45,15 +46,19 @@ def slot_colours(slots: Iterable[int]) -> dict[int, Colour]:
 
 
 def true_colours(mask: Tensor) -> dict[int, Colour]:
-    """Colours of a true mask [H, W]: grey for the background (0), then a colour per object by id.
+    """Colours of a true mask [H, W]: grey for 0, the background, then a colour per object by id.
+
+    Pixels below 0, which are ignored, are white.
 
     Example:
         >>> import torch
-        >>> true_colours(torch.tensor([[0, 7], [0, 9]]))
-        {0: (158, 158, 158), 7: (0, 114, 178), 9: (230, 159, 0)}
+        >>> true_colours(torch.tensor([[0, 7], [-1, 9]]))
+        {0: (158, 158, 158), 7: (0, 114, 178), 9: (230, 159, 0), -1: (255, 255, 255)}
     """
-    objects = [label for label in mask.unique().tolist() if label != 0]
-    return {0: BACKGROUND} | {label: palette_colour(place) for place, label in enumerate(objects)}
+    labels = mask.unique().tolist()
+    objects = enumerate(label for label in labels if label > 0)
+    ignored = {label: IGNORED for label in labels if label < 0}
+    return {0: BACKGROUND} | {label: palette_colour(place) for place, label in objects} | ignored
 
 
 def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[int] = ()) -> dict[int, Colour]:
@@ -65,7 +70,7 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
 
     Args:
         segmentation: [H, W], integers >= 0.
-        reference: true mask [H, W], integers; 0 = background.
+        reference: true mask [H, W], integers; 0 = background, below 0 = ignored.
         labels: further labels that need a colour although they own no pixel.
 
     Example:
@@ -79,12 +84,13 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
     order = np.lexsort((first, -sizes))  # the largest first; of equals, the one that comes first in the image
     names = found[order].tolist()
     true_names, true = reference.cpu().flatten().unique(return_inverse=True)
-    table = contingency(torch.from_numpy(places.reshape(1, -1)), true[None])
+    ignored = int((true_names < 0).sum())
+    table = contingency(torch.from_numpy(places.reshape(1, -1)), true[None] - ignored)
     overlap = intersection_over_union_of(table)[0].numpy()[order]
-    known, colours = true_colours(reference), {}
+    known, colours = true_colours(reference.clamp(min=0)), {}
     for row, column in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
         if overlap[row, column] > 0:
-            colours[names[row]] = known[int(true_names[column])]
+            colours[names[row]] = known[int(true_names[ignored + column])]
     left = dict.fromkeys(label for label in [*names, *labels] if label not in colours)
     return colours | {label: palette_colour(place) for place, label in enumerate(left, start=len(known) - 1)}
 

@@ -58,8 +58,8 @@ def reconstruction_grid(
     Args:
         images: [B, 3, H, W] in [0, 1].
         output: the model's output for these images.
-        mask: true masks, int64 [B, H, W], 0 = background. Predicted segments then take the colour
-            of the object they match best; without, each slot has one colour in all rows.
+        mask: true masks, int64 [B, H, W], 0 = background, below 0 = ignored; for the colours of
+            slots (`image_colours`) and scores.
         cell: longer side of a cell in pixels.
 
     Raises:
@@ -103,18 +103,19 @@ def _segments(
     """True objects and segmentations of each image by title: labels [H, W], colours and a caption."""
     if not isinstance(output, SlotOutput):
         return [{} for _ in output.reconstruction]
-    slots, segments = output.masks.shape[1], []
-    segmentations = output.cpu().segmentations()
+    segments = []
     for number in range(len(output)):
-        true = None if masks is None else masks[number].cpu()
-        found = {} if true is None else {"true objects": (true, true_colours(true), "")}
-        for title, owners in ((title, owners[number]) for title, owners in segmentations.items()):
+        one, true = output[number].cpu(), None if masks is None else masks[number].cpu()
+        colours, found = image_colours(one, true), {}
+        if true is not None:
+            found["true objects"] = (true, true_colours(true), "")
+        for title, (owners,) in one.segmentations().items():
             caption = ""
             if true is not None:
-                scores = mask_scores(owners[None], true[None], slots)
+                scores = mask_scores(owners[None], true[None], len(colours))
                 ari, fg, iou, best = (float(score) for score in scores.values())
                 caption = f"ARI {ari:z.2f}  FG-ARI {fg:z.2f}\nmIoU {iou:z.2f}  mBO {best:z.2f}"
-            found[title] = (owners, _colours(owners, true, slots), caption)
+            found[title] = (owners, colours, caption)
         segments.append(found)
     return segments
 
@@ -132,7 +133,7 @@ def slot_grid(
         image: [3, H, W] in [0, 1].
         output: the model's output for the batch that `image` is in.
         index: the image's place in that batch.
-        mask: its true mask [H, W], to match colours with.
+        mask: its true mask [H, W], for the colours of slots (`image_colours`).
         cell: longer side of a cell in pixels.
 
     Raises:
@@ -140,9 +141,8 @@ def slot_grid(
     """
     output = output[index].cpu()
     _check(image[None], output, None if mask is None else mask[None])
-    size, masks = cell_size(image, cell), output.masks[0]
+    size, masks, colours = cell_size(image, cell), output.masks[0], image_colours(output, mask)
     segmentation = output.segmentation("masks")[0]
-    colours = _colours(segmentation, mask, len(masks))
     whole = Cell(photograph(image, size), "image")
     owners = Cell(label_map(segmentation, colours, size), output.titles["masks"])
     headings = [Heading("all slots"), *_slot_headings(segmentation, colours)]
@@ -168,15 +168,13 @@ def attention_grid(
     """
     output = output[index].cpu()
     _check(image[None], output, None if mask is None else mask[None])
-    size = cell_size(image, cell)
-    last = output.segmentation("attention")[0]
-    colours = _colours(last, mask, output.masks.shape[1])
+    size, colours = cell_size(image, cell), image_colours(output, mask)
     rows = []
     for iteration in range(output.attention.shape[1]):
         maps = output.attention_masks(iteration)[0]
         owners = label_map(maps.argmax(dim=0), colours, size)
         rows.append([Cell(owners), *(Cell(glow(image, values, size)) for values in maps)])
-    headings = [Heading("strongest slot"), *_slot_headings(last, colours)]
+    headings = [Heading("strongest slot"), *_slot_headings(output.segmentation("attention")[0], colours)]
     labels = [f"iteration {number + 1}" for number in range(len(rows))]
     return grid(rows, headings, labels, Scale("attention of a slot (sums to 1 over slots)", 1.0))
 
@@ -191,8 +189,17 @@ def share_of_image(share: float) -> str:
     return "empty" if share < EMPTY_SHARE else f"{share:.{0 if share >= 0.01 else 1}%} of image"
 
 
-def _colours(segmentation: Tensor, mask: Tensor | None, slots: int) -> dict[int, Colour]:
-    return slot_colours(range(slots)) if mask is None else matched_colours(segmentation, mask.cpu(), range(slots))
+def image_colours(output: SlotOutput, mask: Tensor | None = None) -> dict[int, Colour]:
+    """The colour of each slot in all figures of one image.
+
+    With a true mask [H, W], the colour of the object that the slot matches best by the finest masks
+    (`matched_colours`); without, the same for a slot number in every image. `output` is of one
+    image.
+    """
+    slots = range(output.masks.shape[1])
+    if mask is None:
+        return slot_colours(slots)
+    return matched_colours(output.segmentation(output.finest)[0], mask, slots)
 
 
 def _slot_headings(segmentation: Tensor, colours: dict[int, Colour]) -> list[Heading]:

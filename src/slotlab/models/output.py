@@ -65,6 +65,11 @@ class SlotOutput:
         """Where masks can be taken from, of `MASK_SOURCES`."""
         return MASK_SOURCES if self.posterior is not None else MASK_SOURCES[:2]
 
+    @property
+    def finest(self) -> str:
+        """The source of masks that fits objects best."""
+        return "masks" if self.posterior is None else "posterior"
+
     def soft_masks(self, source: str = "masks") -> Tensor:
         """Masks [B, K, H, W] of a source; ValueError if it is not in `mask_sources`."""
         if source not in self.mask_sources:
@@ -163,6 +168,11 @@ class DiffusionOutput(SlotOutput):
     predicted: Tensor
     weights: Tensor
     cross_attention: Tensor | None = None
+
+    @property
+    def finest(self) -> str:
+        """The source of masks that fits objects best."""
+        return "attention"
 
     @property
     def loss(self) -> Tensor:
