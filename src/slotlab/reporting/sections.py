@@ -185,8 +185,8 @@ def image_sections(images: Tensor, output: SlotOutput | AutoencoderOutput, mask:
     over = "Predicted segments laid over the images, in the colours of the slots."
     if mask is not None:
         colours = (
-            "A predicted segment has the colour of the true object it matches best, the background is grey; segments "
-            "left over have colours that no true object has. The numbers are scores of that one image."
+            "A slot has the colour of the true object it matches best, in every figure of an image; the background is "
+            "grey. Slots left over have colours that no true object has. The numbers are scores of that one image."
         )
         over = "True and predicted segments laid over the images, in matched colours."
     slots = "the image, cut out by the slot's mask (× mask), and the pixels that it owns"
