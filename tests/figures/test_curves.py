@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from slotlab.figures.curves import figure_image, loss_curves
+from slotlab.figures.curves import SCORES, figure_image, loss_curves
 
 FIRST = {"step": 10.0, "epoch": 1.0, "seconds": 60.0, "train_loss": 8.0, "validation_loss": 7.0}
 ROWS = [
@@ -48,8 +48,11 @@ def test_gaps_and_values_that_are_not_finite_leave_a_picture(rows):
     assert len(picture.getcolors(100_000)) > 5
 
 
-def test_the_legend_of_a_model_with_three_kinds_of_masks_is_whole():
-    scores = ("ari", "fg_ari", "attention_ari", "attention_fg_ari", "posterior_ari", "posterior_fg_ari")
-    figure = loss_curves([{"step": 1, **dict.fromkeys(scores, 0.5)}], "a title")
+@pytest.mark.parametrize("scores", [SCORES, ()])
+def test_legends_of_three_kinds_of_masks_and_long_titles_are_inside_the_picture(scores):
+    figure = loss_curves([FIRST | dict.fromkeys(scores, 0.5)], "a-long-name-of-a-run-" * 9, "cross-attention masks")
     figure.draw_without_rendering()
-    assert min(axes.get_legend().get_window_extent().y0 for axes in figure.axes if axes.get_legend()) >= 0
+    texts = [axes.get_legend() for axes in figure.axes if axes.get_legend()] + figure.texts
+    for box in (text.get_window_extent() for text in texts):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.height

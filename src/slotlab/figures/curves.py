@@ -35,7 +35,7 @@ def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder mask
 
     Args:
         rows: as in `history.csv` (`slotlab.training.checkpoint.read_history`); may be empty.
-        title: above the figure.
+        title: above the figure, such as the name of the run; a long one is cut.
         masks: what the model's masks are called (`SlotOutput.titles`).
 
     Example:
@@ -58,8 +58,8 @@ def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder mask
         lowest = min(value for name in SCORES for value in _points(rows, name)[1])
         axes[1].set_ylim(min(-0.02, lowest - 0.02), 1.02)
         axes[1].axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    if title:
-        figure.suptitle(title, fontsize=11)
+    most = int(12 * width)  # characters
+    figure.suptitle(title if len(title) <= most else f"{title[: most - 1]}…", fontsize=11)
     return figure
 
 
