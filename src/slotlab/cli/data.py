@@ -1,4 +1,4 @@
-"""Commands on data sets: scenes write, data check, data pack, data samples."""
+"""Commands on data sets: scenes write, data check, data pack, data samples, data get."""
 
 import shlex
 from pathlib import Path
@@ -101,3 +101,24 @@ def samples(out: Annotated[Path, Argument(help="Folder for the photographs.")]) 
 
     copied = copy_samples(out)
     say(f"{len(copied)} photographs in {out}; who took them: {out / 'CREDITS.md'}")
+
+
+@command(data_app)
+def get(
+    name: Annotated[
+        str | None, Argument(help="coco, voc2012, clevrtex or bsds500; without a name, all are listed.")
+    ] = None,
+    out: Annotated[Path | None, Argument(help="Folder of the data set. Default: data/NAME.")] = None,
+) -> None:
+    """Download and unpack a published data set. Re-run the same command to resume.
+
+    [bold]slotlab data get bsds500[/bold]
+    """
+    from slotlab.data.published import PUBLISHED, get_steps, published
+
+    for one in PUBLISHED if name is None else (name,):
+        data = published(one)
+        say(f"{one}: {data.content}; {data.bytes / 1e9:.2g} GB\n  source: {data.site}\n  licence: {data.licence}")
+    if name is not None:
+        folder = shown(f"getting {name}", None, get_steps(name, out or Path("data") / name))
+        say(f"{folder}: complete; look at it with: slotlab data check {shlex.quote(str(folder))}")
