@@ -70,9 +70,9 @@ def test_wrong_arrays(written, arrays, message):
         open_data(written(**arrays)[0])
 
 
-@pytest.mark.parametrize("value", [-2, 2**31])
+@pytest.mark.parametrize("value", [-2, 2**31, 2**63 + 5])
 def test_ids_out_of_range_are_named(written, value):
-    mask = np.zeros((20, 16, 16), np.int64)
+    mask = np.zeros((20, 16, 16), np.uint64 if value > 2**32 else np.int64)
     mask[2, 0, 0] = value
     path, _ = written(mask=mask)
     with pytest.raises(

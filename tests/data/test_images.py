@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
-from slotlab.data import open_data
+from slotlab.data import check_data, open_data
 from slotlab.data.images import (
+    DARK,
+    FIRST_PAGE,
+    SPECKLED,
     UPLOAD_LIMITS,
     Decoded,
     check_geometry,
@@ -34,6 +37,12 @@ def decoded(tmp_path, picture, suffix=".png", **options):
     picture.save(path, **options)
     decoded = decode_image(path, str(path))
     return decoded.image, decoded.mode
+
+
+def encoded(image, kind="png", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
 
 
 ALPHA = Image.new("L", (24, 20), 10)
@@ -137,6 +146,61 @@ def test_ids_beyond_255(tmp_path):
     assert set(np.unique(small)) <= set(np.unique(mask))
 
 
+def stored_mask(ids, kind, **options):
+    return encoded(Image.fromarray(np.stack([ids] * 3, -1) if kind in ("webp", "avif") else ids), kind, **options)
+
+
+STEPS = np.kron([[0, 7], [200, 40]], np.ones((20, 24))).astype(np.uint8)
+TWO = [Image.fromarray(np.stack([STEPS] * 3, -1) + add) for add in (0, 1)]
+LOSSLESS = {
+    "webp": stored_mask(STEPS, "webp", lossless=True),
+    "webp with a profile": stored_mask(STEPS, "webp", lossless=True, icc_profile=b"x" * 7),
+    "webp of two frames": encoded(TWO[0], "webp", lossless=True, save_all=True, append_images=TWO[1:]),
+    "tiff": stored_mask(STEPS, "tiff", compression="tiff_lzw"),
+    "gif": stored_mask(STEPS, "gif", optimize=False),
+    "bmp": stored_mask(STEPS, "bmp"),
+}
+WITH_LOSS = {
+    "webp": stored_mask(STEPS, "webp"),
+    "webp with a profile": stored_mask(STEPS, "webp", icc_profile=b"x" * 7),
+    "webp of two frames": encoded(TWO[0], "webp", save_all=True, append_images=TWO[1:]),
+    "tiff with jpeg inside": stored_mask(STEPS, "tiff", compression="jpeg"),
+    "jpeg": stored_mask(STEPS, "jpeg"),
+    "jpeg 2000": stored_mask(STEPS, "jpeg2000"),
+} | ({"avif": stored_mask(STEPS, "avif")} if features.check("avif") else {})
+
+
+@pytest.mark.parametrize("content", LOSSLESS.values(), ids=LOSSLESS)
+def test_masks_of_lossless_codecs_keep_their_ids(content):
+    np.testing.assert_array_equal(decode_mask(content, "m.png"), STEPS)
+
+
+@pytest.mark.parametrize("content", WITH_LOSS.values(), ids=WITH_LOSS)
+def test_masks_of_lossy_codecs_are_refused_whatever_their_name(content):
+    with pytest.raises(DataError, match=r"m\.png: a lossy format does not keep object ids"):
+        decode_mask(content, "m.png")
+
+
+def test_notes_say_what_may_have_been_read_otherwise_than_meant(folder):
+    root, pages = folder(4), [Image.fromarray(COLOURS)] * 2
+    assert check_data(root).notes == {}
+    pages[0].resize((40, 30)).save(root / "images" / "000.tif", save_all=True, append_images=pages)
+    (root / "images" / "000.png").unlink()
+    Image.fromarray(np.full((30, 40), 3000, np.uint16)).save(root / "images" / "001.png")
+    mask = root / "masks" / "002.png"
+    lossy = encoded(Image.fromarray(np.asarray(Image.open(mask)) * 60), "jpeg")
+    Image.open(io.BytesIO(lossy)).save(mask)
+    assert check_data(root).notes == {FIRST_PAGE: 1, DARK: 1, SPECKLED: 1}
+    with pytest.warns(UserWarning, match=r"001\.png: 16-bit values below 4096 .* multiply them by 16"):
+        open_data(root, split="all", resolution=8).batch([1])
+    with pytest.warns(UserWarning, match=r"000\.tif: only the first of several pages"):
+        read_image(root / "images" / "000.tif")
+
+
+def test_grey_with_premultiplied_alpha_is_read():
+    np.testing.assert_array_equal(read_image(Image.new("LA", (2, 2), (9, 255)).convert("La")), np.full((2, 2, 3), 9))
+
+
 def test_coloured_mask_is_refused_with_the_remedy(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=r"m\.png: a mask in colours.*np\.unique"):
@@ -235,12 +299,6 @@ def test_images_are_turned_upright_unless_there_is_a_mask(tmp_path):
         stored, mask = prepared(image, np.zeros((8, 8), np.int64), resolution=8)
         assert stored.mean((0, 2)).tolist() == [1] * 4 + [0] * 4
         assert mask is not None
-
-
-def encoded(image, kind="png", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 FRAMES = [Image.new("RGB", (32, 32), (40 * number, 0, 0)) for number in range(3)]

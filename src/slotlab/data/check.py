@@ -5,13 +5,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from slotlab.data.dataset import BrokenFile, PixelDataset
 from slotlab.data.folders import ClevrTex
-from slotlab.data.images import Decoded, square, to_pixels
+from slotlab.data.images import Decoded, notes_on, square, to_pixels
 from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import Packed
@@ -32,6 +32,7 @@ class DataCheck:
         objects_cropped: the same after the crop.
         gaps: masks whose ids are not 1..n, which is allowed.
         ignored: masks with pixels to be ignored.
+        notes: images by what may have been read otherwise than was meant.
     """
 
     data: str
@@ -46,6 +47,7 @@ class DataCheck:
     objects_cropped: dict[int, int] = field(default_factory=dict)
     gaps: int = 0
     ignored: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
     broken: list[BrokenFile] = field(default_factory=list)
 
     @property
@@ -58,7 +60,16 @@ class DataCheck:
         return asdict(self) | {"broken": [file._asdict() for file in self.broken], "ok": self.ok}
 
 
-_Found = tuple[list[BrokenFile], Decoded | None, np.ndarray, np.ndarray]  # of an image: ids, ids in its crop
+class _Found(NamedTuple):
+    """What is kept of an image: images themselves would fill the memory."""
+
+    broken: list[BrokenFile]
+    size: str = ""  # "" if it cannot be read
+    mode: str = ""
+    notes: list[str] = []  # noqa: RUF012
+    ids: np.ndarray | None = None  # above 0, in the mask
+    cropped: np.ndarray = np.empty(0)  # and in its crop
+    ignored: bool = False
 
 
 def check_data(spec: str | Path, **options: Any) -> DataCheck:
@@ -88,28 +99,32 @@ def check_data_steps(spec: str | Path, **options: Any) -> Generator[Stage, None,
     result.broken += dataset.broken
     if isinstance(dataset, Packed):
         result.broken += dataset.verify()
-    sizes, modes, objects, cropped = Counter[str](), Counter[str](), Counter[int](), Counter[int]()
+    sizes, modes, notes = Counter[str](), Counter[str](), Counter[str]()
+    objects, cropped = Counter[int](), Counter[int]()
     if isinstance(dataset, PixelDataset):
+        dataset.unseen = 0  # notes are counted here, not warned of
         images = _stored(dataset)
     elif dataset.has_masks or opening["split"] != "all":
         images = _batched(dataset)
     else:  # some of its splits may have masks
         parts = (open_data(spec, **dict[str, Any](opening, split=name)) for name in splits or ["all"])
         images = chain.from_iterable(map(_batched, parts))
-    for done, (broken, decoded, ids, cropped_ids) in enumerate(images, 1):
+    for done, found in enumerate(images, 1):
         yield f"reading {spec}", done, len(dataset)
         known = {file.file for file in result.broken}
-        result.broken += [file for file in broken if file.file not in known]
-        if decoded is None:
+        result.broken += [file for file in found.broken if file.file not in known]
+        if not found.size:
             continue
-        sizes[f"{decoded.image.shape[1]}x{decoded.image.shape[0]}"] += 1
-        modes[decoded.mode] += 1
-        if decoded.mask is not None:
+        sizes[found.size] += 1
+        modes[found.mode] += 1
+        notes.update(found.notes)
+        if found.ids is not None:
             result.masks += 1
-            objects[len(ids)] += 1
-            cropped[len(cropped_ids)] += 1
-            result.gaps += int(ids.max(initial=0)) != len(ids)
-            result.ignored += bool((decoded.mask < 0).any())
+            objects[len(found.ids)] += 1
+            cropped[len(found.cropped)] += 1
+            result.gaps += int(found.ids.max(initial=0)) != len(found.ids)
+            result.ignored += found.ignored
+    result.notes = dict(notes)
     result.sizes, result.modes = dict(sizes.most_common()), dict(modes.most_common())
     result.objects, result.objects_cropped = dict(sorted(objects.items())), dict(sorted(cropped.items()))
     return result
@@ -127,8 +142,7 @@ def _stored(dataset: PixelDataset) -> Iterator[_Found]:
         try:
             return _counted(dataset.checked(row), dataset.crop, broken)
         except DataError as error:
-            nothing = np.empty(0)
-            return [*broken, BrokenFile(dataset.name(row), str(error))], None, nothing, nothing
+            return _Found([*broken, BrokenFile(dataset.name(row), str(error))])
 
     return in_order(read, range(len(dataset)))
 
@@ -141,9 +155,10 @@ def _batched(dataset: Any) -> Iterator[_Found]:
 
 
 def _counted(decoded: Decoded, crop: float, broken: list[BrokenFile]) -> _Found:
-    """Finds the ids above 0, in the image and in what the crop leaves of it."""
-    whole, inside = (
-        np.unique(mask[mask > 0]) if mask is not None else np.empty(0)
-        for mask in (decoded.mask, square(decoded, crop=crop, resolution=None).mask)
-    )
-    return broken, decoded, whole, inside
+    height, width = decoded.image.shape[:2]
+    found = _Found(broken, f"{width}x{height}", decoded.mode, notes_on(decoded))
+    if decoded.mask is None:
+        return found
+    masks = (decoded.mask, np.asarray(square(decoded, crop=crop, resolution=None).mask))
+    ids, cropped = (np.unique(mask[mask > 0]) for mask in masks)
+    return found._replace(ids=ids, cropped=cropped, ignored=bool((decoded.mask < 0).any()))

@@ -2,6 +2,7 @@
 
 import operator
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from slotlab.data.images import Decoded, check_geometry, check_ids, square, to_batch
+from slotlab.data.images import Decoded, check_geometry, check_ids, notes_on, square, to_batch
 from slotlab.data.sample import IGNORED, Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 
@@ -23,6 +24,7 @@ SPLIT_NAMES = {
 
 
 MOST_BROKEN_IN_A_ROW = 100
+EXAMINED = 16  # images of which notes become warnings; `check_data` examines all
 
 
 class BrokenFile(NamedTuple):
@@ -151,6 +153,7 @@ class PixelDataset(RowsDataset, ABC):
         self.crop = self.default_crop if crop is None else crop
         check_geometry(self.crop, resolution)
         self.resolution, self.skip_broken, self.ignore = resolution, skip_broken, ignore
+        self.unseen, self._warned = EXAMINED, set[str]()
 
     @abstractmethod
     def read(self, row: int) -> Decoded:
@@ -171,6 +174,11 @@ class PixelDataset(RowsDataset, ABC):
     def checked(self, row: int) -> Decoded:
         """`read`, whose mask holds object ids, -1 for those to ignore; DataError if it is broken."""
         image = self.read(row)
+        if self.unseen > 0:
+            self.unseen -= 1
+            for note in {*notes_on(image)} - self._warned:
+                self._warned.add(note)
+                warnings.warn(f"{self.name(row)}: {note}", stacklevel=2)
         if image.mask is not None:
             check_ids(image.mask, self.name(row))
             if self.ignore is not None:

@@ -142,7 +142,8 @@ def _scan(root: Path, variant: str | None) -> tuple[dict[int, Path], str, list[t
     return images, variant or variants.pop(), problems
 
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".webp")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jp2", ".avif")
 
 
 class ImageFolder(PixelDataset):
@@ -155,8 +156,8 @@ class ImageFolder(PixelDataset):
       without masks; training, validation, valid, dev and testing are other names for them
     * images directly in the folder, without masks
 
-    Images: any of `slotlab.data.images.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif or pgm; a
-    pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB files whose
+    Images: any of `slotlab.data.images.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif, pgm or
+    lossless webp; a    pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB files whose
     channels agree; ids may have gaps. Without split folders: CLEVRTex's rule on sorted paths.
     Images are cropped to the centred square (1.0 of the shorter side), then resized.
 
@@ -222,9 +223,9 @@ class ImageFolder(PixelDataset):
         image = self.paths[row]
         stem = self._masks / image.relative_to(self._images).with_suffix("")
         own = [image.suffix] if image.suffix.lower() in MASK_SUFFIXES else []
-        for suffix in (*own, *MASK_SUFFIXES, *map(str.upper, MASK_SUFFIXES), ".jpg", ".jpeg", ".webp"):
+        for suffix in (*own, *MASK_SUFFIXES, *map(str.upper, MASK_SUFFIXES), *LOSSY_SUFFIXES):
             path = stem.with_name(stem.name + suffix)
-            if path.is_file() and suffix in (".jpg", ".jpeg", ".webp"):
+            if path.is_file() and suffix in LOSSY_SUFFIXES:
                 raise DataError(f"{path}: {LOSSY}")
             if path.is_file():
                 return path

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +27,11 @@ IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "BMP", "TIFF"
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 ROUNDING = 1e-3  # how far outside [0, 1] the values of a tensor may be
 LOSSY = "a lossy format does not keep object ids; make the mask again as a PNG"
+LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF")
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
+FIRST_PAGE = "only the first of several pages or frames is read"
+DARK = "16-bit values below 4096 come out nearly black; if they have 12 bits, multiply them by 16"
+SPECKLED = "the mask has many isolated pixels, as if its ids came from a lossy or blended picture; make it again"
 SKIP_REMEDY = "replace the file, or pass skip_broken=True (--skip-broken) to use the next readable image instead"
 
 
@@ -48,12 +54,14 @@ class Decoded(NamedTuple):
     """A decoded image uint8 [H, W, 3], and its mask of ids [H, W] (0 = background) if it has one.
 
     `mode` and `format` are Pillow's names for how the file stores its pixels and for its kind.
+    `notes` say what may have been read otherwise than was meant.
     """
 
     image: np.ndarray
     mask: np.ndarray | None = None
     mode: str = "RGB"
     format: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 # --- finding files --------------------------------------------------------------------------------
@@ -154,17 +162,20 @@ def _opened(source: Path | bytes, name: str, limits: Limits, remedy: str) -> Ite
 
 def _check_limits(image: Image.Image, name: str, limits: Limits) -> None:
     width, height = image.size
-    frames = getattr(image, "n_frames", 1)
     if width * height > limits.pixels or max(width, height) > limits.longest:
         side = f"{limits.longest:,} on a side and " if limits.longest < limits.pixels else ""
         said = f"at most {side}{limits.pixels:,} in all can be read, make it smaller"
     elif min(width, height) < limits.shortest:
         said = f"at least {limits.shortest} on a side are needed"
-    elif frames > 1 and not limits.animations:
-        raise DataError(f"{name}: an animation of {frames} frames; save one frame as a PNG and use that")
+    elif not limits.animations and _frames(image) > 1:
+        raise DataError(f"{name}: an animation of {_frames(image)} frames; save one frame as a PNG and use that")
     else:
         return
     raise DataError(f"{name}: {width:,}x{height:,} pixels; {said}")
+
+
+def _frames(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # a photograph and its preview
 
 
 def decode_image(
@@ -186,24 +197,29 @@ def decode_image(
         DataError: the file is missing, broken, too large, or has values of unknown range.
     """
     with _opened(source, name, limits, remedy) as image:
-        return Decoded(_rgb(image, name, upright), None, image.mode, image.format)
+        notes = (FIRST_PAGE,) if _frames(image) > 1 else ()
+        decoded = _decoded(image, name, upright)
+        return decoded._replace(format=image.format, notes=notes + decoded.notes)
 
 
-def _rgb(image: Image.Image, name: str, upright: bool) -> np.ndarray:
-    """The pixels of an opened image, uint8 [H, W, 3]."""
+def _decoded(image: Image.Image, name: str, upright: bool) -> Decoded:
+    """The pixels of an opened image."""
+    mode = image.mode
     if upright:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise DataError(f"{name}: float values have no known range; save the image with 8 or 16 bits a channel")
     if image.mode in ("RGB", "RGBA"):
-        return np.asarray(image)[..., :3]
+        return Decoded(np.asarray(image)[..., :3], None, mode)
     if image.mode not in DEEP_MODES:
-        return np.asarray(image.convert("RGB"))
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow converts it no further
+        return Decoded(np.asarray(image.convert("RGB")), None, mode)
     grey = np.asarray(image)
     if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
         raise DataError(f"{name}: 32-bit values outside 0..65535; save the image with 8 or 16 bits a channel")
+    notes = (DARK,) if 0 < grey.max() < 4096 else ()
     grey = (grey // 257 + (grey % 257 > 128)).astype(np.uint8)  # round(255 * grey / 65535) in 16 bits
-    return np.repeat(grey[..., None], 3, axis=2)
+    return Decoded(np.repeat(grey[..., None], 3, axis=2), None, mode, notes=notes)
 
 
 def decode_mask(
@@ -218,7 +234,7 @@ def decode_mask(
         DataError: the file is missing, broken or too large, or holds colours instead of ids.
     """
     with _opened(source, name, LIMITS, remedy) as image:
-        if image.format in ("JPEG", "MPO"):
+        if _is_lossy(image, source):
             raise DataError(f"{name}: {LOSSY}")
         if palette_only and image.mode != "P":
             raise DataError(
@@ -240,6 +256,32 @@ def decode_mask(
                 "Convert it: np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True), background first"
             )
         return ids[..., 0]
+
+
+def _is_lossy(image: Image.Image, source: Path | bytes) -> bool:
+    """Whether the codec of an opened file changes values, whatever its name."""
+    if image.format != "WEBP":
+        return image.format in LOSSY_FORMATS or image.info.get("compression") in LOSSY_TIFF
+    content, place = source if isinstance(source, bytes) else source.read_bytes(), 12
+    while content[place : place + 4] not in (b"VP8L", b"VP8 ", b""):
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        place += 24 if content[place : place + 4] == b"ANMF" else 8 + size + size % 2  # a frame has chunks inside
+    return content[place : place + 4] != b"VP8L"
+
+
+def notes_on(decoded: Decoded) -> list[str]:
+    """What may have been read otherwise than was meant, of image and mask.
+
+    A mask that was stored with loss, or resized other than with NEAREST, has single pixels of ids
+    of their own: 1 to 10 % of its pixels were measured, and at most 0.01 % in true masks.
+    """
+    if decoded.mask is None:
+        return [*decoded.notes]
+    around = np.pad(decoded.mask, 1, mode="edge")
+    isolated = np.ones(decoded.mask.shape, bool)
+    for neighbour in (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]):
+        isolated &= neighbour != decoded.mask
+    return [*decoded.notes, *([SPECKLED] if isolated.sum() > max(10, isolated.size / 1000) else [])]
 
 
 # --- checks, crop and resize ----------------------------------------------------------------------
@@ -360,13 +402,16 @@ def read_image(
         return source
     if isinstance(source, Image.Image):
         _check_limits(source, name or "image", limits)
-        return _rgb(source, name or "image", upright)
+        return _decoded(source, name or "image", upright).image
     if not isinstance(source, bytes):
         source = Path(source)
         if not source.is_file():
             raise DataError(f"{name or source}: no such image file")
         name = name or str(source)
-    return decode_image(source, name or "image", upright=upright, limits=limits, remedy="give another file").image
+    decoded = decode_image(source, name or "image", upright=upright, limits=limits, remedy="give another file")
+    for note in decoded.notes:
+        warnings.warn(f"{name or 'image'}: {note}", stacklevel=2)
+    return decoded.image
 
 
 def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float = 1.0) -> tuple[Tensor, Tensor | None]:

@@ -179,7 +179,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], threads: int | None
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= 4 * threads:
+                if len(waiting) >= 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
