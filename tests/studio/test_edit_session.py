@@ -6,9 +6,11 @@ import torch
 from slotlab.composition import edits
 from slotlab.composition.edits import Edited, Scene
 from slotlab.errors import ConfigError
+from slotlab.figures.grid import slot_colours
 from slotlab.models import SlotOutput
 from slotlab.studio import edit_session
 from slotlab.studio.edit_session import MOST_STEPS, Editing, Painter
+from slotlab.studio.image_chooser import FIRST_EXAMPLE
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def begun():
     scene, empty = Scene(torch.zeros(3, 4, 4), output), torch.zeros(3, 4, 4)
     slots = edits.keep(scene, range(3))
     painted = Edited(empty, empty, masks[0], slots, frozenset(), empty[0].bool(), 0.0)
-    return Editing(scene, painted, ((slots, "unchanged"),))
+    return Editing(("plain", FIRST_EXAMPLE), scene, slot_colours(range(3)), painted, ((slots, "unchanged"),))
 
 
 def test_one_edit_is_painted_at_a_time_and_can_be_stopped():
@@ -34,8 +36,8 @@ def test_one_edit_is_painted_at_a_time_and_can_be_stopped():
 
 def test_starting_again_keeps_the_other_image_and_the_painter(begun):
     other = replace(begun.scene)
-    edited = edit_session.remove(replace(begun, selected=1, other=other, other_selected=2))
-    again = edit_session.begin_again(edited)
+    edited = edit_session.remove(replace(begun, selected=1, other=other, other_selected=2), None)
+    again = edit_session.begin_again(edited, None)
     assert edited.slots.numbers == (0, 2)
     assert again.slots.numbers == (0, 1, 2)
     assert again.source() == (other, 2)
@@ -45,7 +47,7 @@ def test_starting_again_keeps_the_other_image_and_the_painter(begun):
 def test_a_new_edit_drops_what_was_undone_and_the_first_step_always_stays(begun):
     now = begun
     for _ in range(MOST_STEPS + 5):
-        now = edit_session.remove(replace(now.at_step(0), selected=0))
+        now = edit_session.remove(replace(now.at_step(0), selected=0), None)
     assert len(now.steps) == 2
     for number in range(MOST_STEPS + 5):
         now = now.with_step(now.slots, f"edit {number}", None)

@@ -31,7 +31,7 @@ def test_objects_are_removed_and_brought_back(visit):
     assert removed != unedited
     name, content = download(page, "sl-save-png")
     assert name == "edited.png"
-    assert Image.open(io.BytesIO(content)).size == (16, 16)
+    assert Image.open(io.BytesIO(content)).size == (512, 512)
     name, content = download(page, "sl-save-npz")
     assert name == "slots.npz"
     arrays = np.load(io.BytesIO(content))
@@ -40,10 +40,17 @@ def test_objects_are_removed_and_brought_back(visit):
     name, content = download(page, "sl-save-all")
     files = zipfile.ZipFile(io.BytesIO(content)).namelist()
     assert sorted(files) == ["edit.png", "edited.png", "mask.png", "slots.npz"]
-    tab(page, "Look")  # the edit stays
-    expect(page.locator("#sl-look .sl-slot")).to_have_count(4)
+    choose_model(page, "posterior")
+    expect(status).to_have_text("Nothing is selected.")
+    tab(page, "Look")
+    choose_model(page, "plain")  # its edit was kept
+    expect(page.locator("#sl-look .sl-group")).to_contain_text("plain: slot autoencoder")
+    chips = "all => all.map(one => [one.nextSibling.textContent, one.style.background])"
+    looked = dict(page.locator("#sl-look .sl-chip").evaluate_all(chips))
     tab(page, "Edit")
     expect(status).to_contain_text(f"Slot {slot} removed")
+    edited = dict(page.locator("#sl-edit .sl-chip").evaluate_all(chips))
+    assert all(looked[slot] in (colour, "transparent") for slot, colour in edited.items())
     page.locator("#sl-undo").click()
     expect(page.locator("#sl-edit .sl-slot")).to_have_count(4)
     assert after.get_attribute("src") == unedited

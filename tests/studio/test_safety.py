@@ -6,6 +6,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from slotlab.studio import app, running
 from slotlab.studio.app import LOCAL
 
 
-def ask(address, path, content=None, kind="application/json"):
+def ask(address, path, content=None, kind="application/json", **headers):
     """Status and text of the answer."""
     body = json.dumps(content).encode() if isinstance(content, dict) else content
-    request = urllib.request.Request(address + path, body, {"Content-Type": kind})
+    request = urllib.request.Request(address + path, body, {"Content-Type": kind, **headers})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
@@ -39,11 +40,11 @@ def event_of(address, name, event):
     return next(one["id"] for one in found["dependencies"] if [component, event] in one["targets"])
 
 
-def upload(address, content, name="picture.png"):
+def upload(address, content, name="picture.png", **headers):
     """The path that the server gives an uploaded file."""
     body = b'--mark\r\nContent-Disposition: form-data; name="files"; filename="' + name.encode()
     body += b'"\r\nContent-Type: image/png\r\n\r\n' + content + b"\r\n--mark--\r\n"
-    status, text = ask(address, "gradio_api/upload", body, "multipart/form-data; boundary=mark")
+    status, text = ask(address, "gradio_api/upload", body, "multipart/form-data; boundary=mark", **headers)
     return status, json.loads(text)[0] if status == 200 else text
 
 
@@ -99,6 +100,32 @@ def test_an_upload_is_gone_once_it_is_read(studio):
         assert outcome(studio, session)["success"] is fine
         assert not Path(path).exists()
     assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_one_image_is_uploaded_by_a_whole_class_at_once(studio):
+    content, function = encoded(Image.new("RGB", (32, 32))), event_of(studio, "sl-upload", "upload")
+
+    def visitor(number):
+        path = upload(studio, content)[1]
+        join(studio, function, given(path), session := f"class-{number}")
+        return outcome(studio, session)["success"]
+
+    with ThreadPoolExecutor(24) as visitors:
+        assert all(visitors.map(visitor, range(24)))
+
+
+def test_only_its_own_page_is_answered(studio):
+    port = studio.rstrip("/").rpartition(":")[2]
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert ask(studio, "config", Host=host)[0] == 200
+        assert upload(studio, encoded(Image.new("RGB", (32, 32))), Host=host, Origin=f"http://{host}")[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", ""):
+        assert ask(studio, "config", Host=host)[0] in (400, 403)
+    before = sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"))
+    for origin in ("http://evil.example", "null", f"http://localhost:{port}", "http://127.0.0.1:1"):
+        status, said = upload(studio, b"theirs", Origin=origin)
+        assert (status, "its own page" in said) == (403, True)
+    assert sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*")) == before
 
 
 def test_too_large_a_file_is_not_taken(studio):

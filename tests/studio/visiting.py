@@ -47,8 +47,6 @@ def unfold(page, section, field):
 
 
 def upload(page, content, name="picture.png", field="sl-upload"):
-    if not page.locator(f"#{field} input[type=file]").is_visible() and not page.locator(f"#{field}").is_visible():
-        unfold(page, "Your image", page.locator(f"#{field}"))
     page.locator(f"#{field} input[type=file]").set_input_files(
         {"name": name, "mimeType": "image/png", "buffer": content}
     )

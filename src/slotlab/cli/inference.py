@@ -119,14 +119,12 @@ def studio(
     The page is served on this computer only (127.0.0.1). It needs the extra `studio`, which brings Gradio.
     """
     try:
-        from slotlab.studio import open_models, running
+        from slotlab.studio import bundled_models, open_models, running
     except ImportError as error:
         raise ConfigError(
             f"the studio needs Gradio ({error}); install it with: pip install 'slotlab[studio]'"
         ) from None
-    from slotlab.released import released_names
-
-    models = open_models(model or released_names(), library or [], device)
+    models = open_models(model or bundled_models(), library or [], device)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: remove what was uploaded
     with running(models, runs, port) as address:
         say(f"studio: {address} (press Ctrl-C to stop)")

@@ -1,12 +1,14 @@
 """The studio's page: the image and the model on one side, the views in tabs, served on this computer only."""
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +17,50 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 from filelock import FileLock, Timeout
+from gradio import route_utils
 from gradio.themes import Default
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slotlab.data.images import UPLOAD_LIMITS
 from slotlab.errors import ConfigError
 from slotlab.studio import components
-from slotlab.studio.components import ASSETS, AT_ONCE, WORK, with_messages
+from slotlab.studio.components import ASSETS, at_once, at_work
 from slotlab.studio.compose_view import compose_view
 from slotlab.studio.edit_view import edit_view
-from slotlab.studio.image_chooser import EXAMPLES, ChosenImage, image_choosers
+from slotlab.studio.image_chooser import FIRST_EXAMPLE, ChosenImage, image_choosers
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.look_view import compare_view, look_view
 from slotlab.studio.runs_view import runs_view
 
 LOCAL = "127.0.0.1"
+HOSTS = (LOCAL, "localhost")  # the names under which a browser may ask for the page
 WAITING = 32  # requests in the queue; further ones are refused
 SESSIONS = 64  # open pages whose state is kept
 SUMMARY = "See the objects that a model finds, edit them, and compose new images."
 PREFIX = "slotlab-studio-"
 IN_USE = "in-use"  # a file in the upload folder, locked while its studio runs
 YOUNG = 60.0  # seconds in which the lock of a new folder may still be missing
+WORDS = {
+    "Slot": "a vector that describes one part of the image, at best one object or the background.",
+    "Mask": "how much of each pixel belongs to a slot. Decoder masks come from painting the slots, attention masks "
+    "from slot attention, posterior masks from both the painted colours and the image.",
+    "Slot attention": "how slots are found: in each iteration they compete for the pixels, and take in what they won.",
+    "Reconstruction": "the image painted again from its slots alone.",
+    "ARI, FG-ARI": "agreement of two ways to divide the pixels, 1 at best, near 0 by chance; FG counts objects only.",
+    "mIoU, mBO": "overlap of true objects with the segments that match them best, 0 to 1.",
+    "Concept": "a group of slots that are alike, found in many images; a concept library holds them.",
+}
 
 
 def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
     """The page for models from `open_models`, the first of which is shown first, and a folder of training runs."""
     find = {model.name: model for model in models}.__getitem__
-    first = (models[0], next(iter(EXAMPLES.values())))
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{SUMMARY}</p></div>')
-        image, active = gr.State(first[1]), gr.State("Look")
+        image, active = gr.State(FIRST_EXAMPLE), gr.State("Look")
         refreshed = gr.State({})  # by view: the model and image that it shows
         with gr.Row():
             with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
@@ -54,7 +71,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
             with gr.Column(scale=4, min_width=320), gr.Tabs():
                 views = {}
                 for name, make in {
-                    "Look": lambda: look_view(first, image, model, find),
+                    "Look": lambda: look_view((models[0], FIRST_EXAMPLE), image, model, find),
                     "Edit": lambda: edit_view(model, find),
                     "Compose": lambda: compose_view(model, models),
                     "Compare": lambda: compare_view(models),
@@ -62,13 +79,16 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
                 }.items():
                     with gr.Tab(name) as tab:
                         views[tab] = make()
+        with gr.Accordion("What the words mean", open=False, elem_id="sl-words"):
+            words = "".join(f"<dt>{word}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
+            gr.HTML(f'<dl class="sl-glossary">{words}</dl>')
 
-        def shown(name: str, chosen: ChosenImage, now: str, before: dict[str, list[Any]]) -> list[Any]:
-            choice, values = {"model": name, "image": chosen}, []
+        def shown(name: str, chosen: ChosenImage, now: str, before: dict[str, list[Any]], *held: Any) -> list[Any]:
+            choice, values, given = {"model": name, "image": chosen}, [], iter(held)
             for view in views.values():
-                wanted = [choice[what] for what in view.of]
+                own, wanted = [next(given) for _ in view.inputs], [choice[what] for what in view.of]
                 if view.name == now and before.get(now) != wanted:
-                    values += view.refresh(find(name), chosen)
+                    values += view.refresh(find(name), chosen, *own)
                     before = {**before, now: wanted}
                 else:
                     values += [gr.skip()] * len(view.outputs)
@@ -79,14 +99,13 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
             takes_model = name != "Runs" and len(models) > 1
             return name, gr.Column(visible=takes_image or takes_model), gr.Column(visible=takes_image)
 
-        inputs = [model, image, active, refreshed]
+        inputs = [model, image, active, refreshed, *(one for view in views.values() for one in view.inputs)]
         outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
-        for made in choosers:
-            made.success(with_messages(shown), inputs, outputs, **WORK)
-        model.input(with_messages(shown), inputs, outputs, **WORK)
+        for event in (*(made.success for made in choosers), model.input):
+            at_work(event, shown, inputs, outputs)
         for tab, view in views.items():
-            selected = tab.select(partial(opened, view.name), None, [active, side, images], **AT_ONCE)
-            selected.success(with_messages(shown), inputs, outputs, **WORK)
+            selected = at_once(tab.select, partial(opened, view.name), None, [active, side, images])
+            at_work(selected.success, shown, inputs, outputs)
     return page
 
 
@@ -114,6 +133,7 @@ def running(models: Sequence[LoadedModel], runs: Path | None = None, port: int |
 
 def _launch(page: gr.Blocks, port: int | None) -> str:
     page.queue(max_size=WAITING, api_open=False)
+    route_utils.GradioUploadFile = _Upload
     font, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     try:
         _, address, _ = page.launch(
@@ -130,6 +150,7 @@ def _launch(page: gr.Blocks, port: int | None) -> str:
             max_file_size=UPLOAD_LIMITS.size,
             max_threads=8,
             state_session_capacity=SESSIONS,
+            app_kwargs={"middleware": [Middleware(_OwnPage)]},
             theme=Default(primary_hue="indigo", neutral_hue="slate", font=font, font_mono=mono),
             css=(ASSETS / "studio.css").read_text(encoding="utf-8"),
             head=components.page_head(),
@@ -137,6 +158,31 @@ def _launch(page: gr.Blocks, port: int | None) -> str:
     except OSError as error:
         raise ConfigError(f"port {port}: cannot be used ({error}); choose another with --port") from None
     return str(address)
+
+
+class _Upload(route_utils.GradioUploadFile):
+    """An upload in a folder of its own: Gradio names it by content, which several visitors may share."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sha.update(secrets.token_bytes(16))
+
+
+class _OwnPage:
+    """Refuses requests by another host name (DNS rebinding), and those that another site's page sends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "")
+            origin = headers.get("origin", f"http://{host}")
+            if host.partition(":")[0] not in HOSTS or origin.partition("://")[2] != host:
+                refusal = PlainTextResponse(f"The studio answers its own page at http://{LOCAL} only.", 403)
+                return await refusal(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 @contextmanager

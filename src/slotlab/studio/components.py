@@ -19,9 +19,6 @@ from PIL import Image
 
 from slotlab.errors import SlotlabError
 
-# Work with models: at most two tasks at a time, for all users; the rest waits in a queue of bounded length.
-WORK: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 2, "show_progress": "hidden", "api_name": False}
-AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_name": False}
 ASSETS = Path(__file__).parent / "assets"
 NO_CARDS: dict[str, Any] = {"cards": []}
 NO_GROUPS: dict[str, Any] = {"groups": []}
@@ -34,8 +31,9 @@ class View:
 
     name: str
     outputs: Sequence[Component | BlockContext]
-    refresh: Callable[..., Sequence[Any]]  # the values of `outputs` for a `LoadedModel` and a chosen image
+    refresh: Callable[..., Sequence[Any]]  # values of `outputs` for a `LoadedModel`, a chosen image, and `inputs`
     of: tuple[str, ...] = ("model", "image")  # it is refreshed only when one of these changes
+    inputs: Sequence[Component] = ()
 
 
 @contextmanager
@@ -64,6 +62,17 @@ def with_messages(act: Callable[..., Any]) -> Callable[..., Any]:
             yield from act(*arguments)
 
     return stream
+
+
+def at_work(event: Any, act: Callable[..., Any], inputs: Any, outputs: Any, progress: str = "hidden") -> Any:
+    """Has an event work with models: at most two tasks at a time, for all users; the rest waits in a queue."""
+    options = {"concurrency_id": "model", "concurrency_limit": 2, "show_progress": progress, "api_name": False}
+    return event(with_messages(act), inputs, outputs, **options)
+
+
+def at_once(event: Any, act: Callable[..., Any], inputs: Any, outputs: Any) -> Any:
+    """Has an event do what needs no model, without waiting."""
+    return event(with_messages(act), inputs, outputs, queue=False, show_progress="hidden", api_name=False)
 
 
 def png(image: Image.Image) -> bytes:
@@ -123,8 +132,8 @@ def figure(value: dict[str, Any] = NO_GROUPS, **options: Any) -> gr.HTML:
 
 
 def cards(value: dict[str, Any] = NO_CARDS, **options: Any) -> gr.HTML:
-    """Images to choose from; its events `choose` and `drop` carry the card's id."""
-    return _drawn("cards", "drop", value, **options)
+    """Images to choose from: the event `choose` carries an image's id, the event `act` a card's."""
+    return _drawn("cards", "act", value, **options)
 
 
 def download() -> gr.HTML:

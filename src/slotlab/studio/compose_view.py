@@ -2,37 +2,42 @@
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
+import numpy as np
+import torch
 from torch import Tensor
 
-from slotlab.composition.compositions import Plan, chosen, origin, paint_plans, scene
+from slotlab.composition.compositions import Plan, origin, paint_plans, scene
 from slotlab.composition.library import BACKGROUND, ConceptLibrary
-from slotlab.errors import ConfigError, SlotlabError
+from slotlab.errors import ConfigError
 from slotlab.figures import grid
-from slotlab.figures.composition import cut_outs
-from slotlab.figures.grid import data_uri
 from slotlab.models import PaintingModel
+from slotlab.models.building import evaluating
+from slotlab.models.randomness import seeded_generator
 from slotlab.studio import components
-from slotlab.studio.components import AT_ONCE, NO_CARDS, WORK, View, button, note, png, with_messages
+from slotlab.studio.components import View, at_once, at_work, button, note, png
 from slotlab.studio.edit_session import zipped
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import THUMBNAIL, photograph
+from slotlab.studio.slot_figure import THUMBNAIL, around, photograph
 
 MOST_KEPT = 60
 MOST_PARTS = 12
-MEMBERS = 4  # shown of each concept
+MEMBERS = 4  # shown of each concept at a time
 NO_LIBRARY = (
     "There is no concept library of this model. Make one with: slotlab concepts fit MODEL --data DATA --out LIBRARY, "
     "and start the studio with --library LIBRARY."
 )
-CHOOSE = "Click on a concept to add a member of it; click again for one more. Or press Surprise me."
-PAINT = "Paint draws a member of each chosen concept. A surprise is a background and objects that do not collide."
+CHOOSE = "A concept is a group of objects that are alike to the model. Click on one of its members to add it."
+PAINT = (
+    "Each part is painted where it was in its own image, so parts from one place cover each other. A surprise draws a "
+    "background and objects that do not collide."
+)
 KEEP = "The archive contains the images, and a list that says which image each part comes from."
 
 
@@ -47,61 +52,84 @@ class Composition:
 
 @dataclass(frozen=True, eq=False)
 class Composing:
-    """The chosen concepts in order (may repeat), the composition that is shown, and those kept in the tray."""
+    """What one user composes with one model.
 
-    concepts: tuple[int, ...] = ()
+    Attributes:
+        model: its name.
+        rows: the chosen slots of its library, in order; they may repeat.
+        pages: which members of a concept are shown; 0 for the most central ones.
+        shown: the composition that was painted last.
+        tray: those that were kept.
+    """
+
+    model: str
+    rows: tuple[int, ...] = ()
+    pages: Mapping[int, int] = field(default_factory=dict)
     shown: Composition | None = None
     tray: tuple[Composition, ...] = ()
 
 
 class SlotImages:
-    """Slots of a library as data URIs, each made once: cut out of their images, or painted if the data is missing."""
+    """Slots of a library as the model paints them on a background, cropped to the object; each is made once."""
 
     def __init__(self, model: PaintingModel, library: ConceptLibrary) -> None:
         self.model, self.library = model, library
+        self.background = int(library.central(BACKGROUND, 1)[0])
         self._found: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def of(self, rows: Iterable[int]) -> dict[int, str]:
-        """The images of some rows of the library."""
+    def of(self, rows: Iterable[int]) -> list[str]:
+        """The images of some rows of the library, as data URIs."""
         rows = [int(row) for row in rows]
         with self._lock:
             missing = sorted({*rows} - {*self._found})
             if missing:
-                self._found |= self._make(missing)
-        return {row: self._found[row] for row in rows}
+                self._found |= self._painted(missing)
+        return [self._found[row] for row in rows]
 
-    def _make(self, rows: list[int]) -> dict[int, str]:
-        try:
-            found = cut_outs(self.model, self.library, self.library.dataset(), rows, THUMBNAIL[0])
-            return {row: data_uri(image) for row, image in found.items()}
-        except SlotlabError:
-            painted = paint_plans(self.model, self.library, [Plan(row, (row,), 1) for row in rows])
-            return {row: photograph(image, THUMBNAIL[0]) for row, image in zip(rows, painted, strict=True)}
+    @torch.inference_mode()
+    def _painted(self, rows: list[int]) -> dict[int, str]:
+        alone = self.library.concept[rows] == BACKGROUND
+        behind = np.where(alone, rows, self.background)
+        slots = torch.from_numpy(self.library.slots[np.stack([behind, rows], axis=1)])
+        with evaluating(self.model):
+            generators = [seeded_generator(row) for row in rows]
+            images, masks = self.model.paint(slots.to(next(self.model.parameters()).device), generators)
+        owned = masks[:, 1] > masks[:, 0]
+        windows = [around(own.cpu()) for own in owned | torch.from_numpy(alone).to(owned.device)[:, None, None]]
+        return {
+            row: photograph(image[:, *window].cpu(), THUMBNAIL)
+            for row, image, window in zip(rows, images, windows, strict=True)
+        }
+
+    def members(self, concept: int, page: int) -> list[dict[str, Any]]:
+        """The members of a concept on one page, the most central ones first."""
+        pages = -(-self.library.sizes[concept] // MEMBERS)
+        start = page % pages * MEMBERS
+        rows = self.library.central(concept, start + MEMBERS)[start:]
+        return [{"id": str(row), "image": image} for row, image in zip(rows, self.of(rows), strict=True)]
 
 
 def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     """Builds the view."""
     images = {one.name: SlotImages(one.model, one.library) for one in models if one.library is not None}
-    state = gr.State(Composing())
+    state, kept = gr.State(None), gr.State({})
     missing = gr.HTML(note(NO_LIBRARY), visible=False, elem_id="sl-compose-missing")
     with gr.Column() as whole:
         components.heading("Concepts", CHOOSE)
         concepts = components.cards(elem_id="sl-concepts", elem_classes="sl-wide")
-        components.heading("Parts of the next image")
-        parts = components.cards(elem_id="sl-chosen")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=280):
+                components.heading("Parts of the next image", PAINT)
+                parts = components.cards(elem_id="sl-chosen")
+            with gr.Column(scale=2, min_width=280):
+                result = components.cards(elem_id="sl-composed", elem_classes="sl-result")
         with gr.Row(elem_classes="sl-tools"):
             paint = button("Paint these", "sl-paint", variant="primary", min_width=110)
             surprise = button("Surprise me", "sl-surprise", min_width=110)
             clear = button("Clear", "sl-choose-none")
-            info = "Which members are drawn; it grows by one each time."
+            info = "Of a surprise, and of the noise of models that sample; it grows by one each time."
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", info=info, min_width=160)
-        gr.HTML(note(PAINT))
-        with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                result = components.cards(elem_id="sl-composed", elem_classes="sl-result")
-            with gr.Column(scale=3, min_width=280):
-                origins = components.cards(elem_id="sl-origins")
         with gr.Row(elem_classes="sl-tools"):
             keep = button("Keep it in the tray", "sl-keep", min_width=130)
             save = button("Download the tray (.zip)", "sl-save-tray", min_width=150)
@@ -109,27 +137,30 @@ def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
         tray = components.cards(elem_id="sl-tray")
     download = components.download()
 
-    def with_parts(now: Composing, name: str, concepts: tuple[int, ...]) -> tuple[Any, ...]:
-        if len(concepts) > MOST_PARTS:
+    def with_rows(now: Composing, rows: tuple[int, ...]) -> tuple[Any, ...]:
+        if len(rows) > MOST_PARTS:
             raise ConfigError(f"A composition has at most {MOST_PARTS} parts here.")
-        return replace(now, concepts=concepts), _parts(concepts, images[name])
+        return replace(now, rows=rows), _parts(rows, images[now.model])
 
-    def choose(now: Composing, name: str, event: gr.EventData) -> tuple[Any, ...]:
-        return with_parts(now, name, (*now.concepts, int(event.id)))
+    def choose(now: Composing, event: gr.EventData) -> tuple[Any, ...]:
+        return with_rows(now, (*now.rows, int(event.id)))
 
-    def drop_part(now: Composing, name: str, event: gr.EventData) -> tuple[Any, ...]:
-        return with_parts(now, name, _without(now.concepts, event))
+    def drop_part(now: Composing, event: gr.EventData) -> tuple[Any, ...]:
+        return with_rows(now, _without(now.rows, event))
 
-    def painted(now: Composing, name: str, seed: float | None, surprise: bool) -> tuple[Any, ...]:
-        slots, seed = images[name], int(seed or 0)
-        if not (now.concepts or surprise):
-            raise ConfigError("Choose at least one concept first, or press Surprise me.")
-        library = slots.library
-        (plan,) = scene(library, 1, seed) if surprise else chosen(library, now.concepts, 1, seed)
-        image = paint_plans(slots.model, library, [plan], seed)[0].cpu()
-        shown = {"id": "composition", "image": photograph(image, 288), "title": f"New image, seed {seed}"}
-        now = replace(now, shown=Composition(seed, plan, image))
-        return now, {"cards": [shown]}, _origins(plan, slots), seed + 1
+    def other_members(now: Composing, event: gr.EventData) -> tuple[Any, ...]:
+        concept = int(event.id)
+        now = replace(now, pages={**now.pages, concept: now.pages.get(concept, 0) + 1})
+        return now, _concepts(images[now.model], now.pages)
+
+    def painted(now: Composing, seed: float | None, surprise: bool) -> tuple[Any, ...]:
+        slots, seed = images[now.model], int(seed or 0)
+        if not (now.rows or surprise):
+            raise ConfigError("Choose at least one part first, or press Surprise me.")
+        plan = scene(slots.library, 1, seed)[0] if surprise else Plan(0, now.rows, len(now.rows))
+        image = paint_plans(slots.model, slots.library, [plan], seed)[0].cpu()
+        now = replace(now, rows=plan.rows, shown=Composition(seed, plan, image))
+        return now, _result(now.shown), _parts(plan.rows, slots), seed + 1
 
     def keep_shown(now: Composing) -> tuple[Any, ...]:
         if now.shown is None:
@@ -144,36 +175,41 @@ def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     def with_tray(now: Composing, tray: tuple[Composition, ...]) -> tuple[Any, ...]:
         return replace(now, tray=tray), _tray(tray)
 
-    def save_tray(now: Composing, name: str) -> dict[str, str]:
+    def save_tray(now: Composing) -> dict[str, str]:
         if not now.tray:
             raise ConfigError("The tray is empty: keep a composition first.")
-        files, lines, library = {}, [], images[name].library
-        for number, kept in enumerate(now.tray):
-            height, width = kept.image.shape[1:]
-            files[f"images/{number:06d}.png"] = png(grid.photograph(kept.image, (width, height)))
-            source = origin(library, kept.plan._replace(number=number))
-            lines.append(json.dumps({**source, "seed": kept.seed}) + "\n")
+        files, lines = {}, []
+        for number, one in enumerate(now.tray):
+            side = one.image.shape[-1]
+            files[f"images/{number:06d}.png"] = png(grid.photograph(one.image, (side, side)))
+            source = origin(images[now.model].library, one.plan._replace(number=number))
+            lines.append(json.dumps({**source, "seed": one.seed}) + "\n")
         return components.file("compositions.zip", zipped({**files, "compositions.jsonl": "".join(lines)}))
 
-    concepts.choose(with_messages(choose), [state, model], [state, parts], **AT_ONCE)
-    parts.drop(with_messages(drop_part), [state, model], [state, parts], **AT_ONCE)
-    clear.click(with_messages(lambda now, name: with_parts(now, name, ())), [state, model], [state, parts], **AT_ONCE)
+    at_work(concepts.choose, choose, state, [state, parts])
+    at_work(concepts.act, other_members, state, [state, concepts])
+    at_once(parts.act, drop_part, state, [state, parts])
+    at_once(clear.click, lambda now: with_rows(now, ()), state, [state, parts])
     for clicked in (paint, surprise):
-        act = with_messages(partial(painted, surprise=clicked is surprise))
-        clicked.click(act, [state, model, seed], [state, result, origins, seed], **WORK)
-    keep.click(with_messages(keep_shown), state, [state, tray], **AT_ONCE)
-    tray.drop(with_messages(drop_kept), state, [state, tray], **AT_ONCE)
-    save.click(with_messages(save_tray), [state, model], download, **WORK)
+        act = partial(painted, surprise=clicked is surprise)
+        at_work(clicked.click, act, [state, seed], [state, result, parts, seed])
+    at_once(keep.click, keep_shown, state, [state, tray])
+    at_once(tray.act, drop_kept, state, [state, tray])
+    at_work(save.click, save_tray, state, download)
 
-    def refresh(loaded: LoadedModel, _: ChosenImage) -> tuple[Any, ...]:
-        now = Composing()
-        if loaded.library is None:
-            return now, gr.HTML(visible=True), gr.Column(visible=False), *(gr.skip() for _ in range(5))
-        slots = images[loaded.name]
-        shown = (_concepts(slots), _parts((), slots), NO_CARDS, NO_CARDS, _tray(()))
-        return now, gr.HTML(visible=False), gr.Column(visible=True), *shown
+    def refresh(
+        loaded: LoadedModel, _: ChosenImage, now: Composing | None, kept: dict[str, Composing]
+    ) -> tuple[Any, ...]:
+        kept = kept if now is None else {**kept, now.model: now}
+        slots, begun = images.get(loaded.name), Composing(loaded.name)
+        if slots is None:
+            return begun, gr.HTML(visible=True), gr.Column(visible=False), *(gr.skip() for _ in range(4)), kept
+        now = kept.get(loaded.name, replace(begun, rows=(slots.background,)))
+        cards = _concepts(slots, now.pages), _parts(now.rows, slots), _result(now.shown), _tray(now.tray)
+        return now, gr.HTML(visible=False), gr.Column(visible=True), *cards, kept
 
-    return View("Compose", [state, missing, whole, concepts, parts, result, origins, tray], refresh, of=("model",))
+    outputs = [state, missing, whole, concepts, parts, result, tray, kept]
+    return View("Compose", outputs, refresh, of=("model",), inputs=[state, kept])
 
 
 def _without(items: tuple[Any, ...], event: gr.EventData) -> tuple[Any, ...]:
@@ -182,53 +218,48 @@ def _without(items: tuple[Any, ...], event: gr.EventData) -> tuple[Any, ...]:
 
 
 def _name(concept: int) -> str:
-    return "background" if concept == BACKGROUND else f"concept {concept}"
+    return "Background" if concept == BACKGROUND else f"Concept {concept}"
 
 
-def _concepts(slots: SlotImages) -> dict[str, Any]:
-    library = slots.library
-    central = [library.central(concept, MEMBERS) for concept in range(library.concepts)]
-    found = slots.of(row for rows in central for row in rows)
+def _concepts(slots: SlotImages, pages: Mapping[int, int]) -> dict[str, Any]:
+    sizes = slots.library.sizes
+    slots.of(row for concept in range(len(sizes)) for row in slots.library.central(concept, MEMBERS))  # all at once
     cards = [
         {
             "id": str(concept),
-            "images": [found[int(row)] for row in rows],
-            "title": _name(concept).capitalize(),
-            "note": f"{library.sizes[concept]:,} members",
+            "images": slots.members(concept, pages.get(concept, 0)),
+            "title": _name(concept),
+            "note": f"{size:,} members",
         }
-        for concept, rows in enumerate(central)
-        if len(rows)
+        for concept, size in enumerate(sizes)
     ]
-    return {"cards": cards}
+    return {"cards": cards, "act": "others"}
 
 
-def _parts(concepts: Sequence[int], slots: SlotImages) -> dict[str, Any]:
-    nearest = [int(slots.library.central(concept, 1)[0]) for concept in concepts]
-    found = slots.of(nearest)
-    cards = [
-        {"id": str(place), "image": found[row], "title": _name(concept)}
-        for place, (concept, row) in enumerate(zip(concepts, nearest, strict=True))
-    ]
-    return {"cards": cards, "drop": "Leave out", "empty": "Nothing is chosen yet."}
-
-
-def _origins(plan: Plan, slots: SlotImages) -> dict[str, Any]:
-    library, found = slots.library, slots.of(plan.rows)
+def _parts(rows: Sequence[int], slots: SlotImages) -> dict[str, Any]:
+    library = slots.library
     cards = [
         {
-            "id": str(row),
-            "image": found[row],
+            "id": str(place),
+            "image": image,
             "title": _name(int(library.concept[row])),
             "note": f"image {library.table.index[row]}, slot {library.table.number[row]}",
         }
-        for row in plan.rows
+        for place, (row, image) in enumerate(zip(rows, slots.of(rows), strict=True))
     ]
-    return {"cards": cards}
+    return {"cards": cards, "act": "Leave out", "empty": "Nothing is chosen yet."}
+
+
+def _result(shown: Composition | None) -> dict[str, Any]:
+    if shown is None:
+        return components.NO_CARDS
+    image, title = photograph(shown.image, 288), f"New image of {len(shown.plan.rows)} parts, seed {shown.seed}"
+    return {"cards": [{"id": "composition", "image": image, "title": title}]}
 
 
 def _tray(tray: Sequence[Composition]) -> dict[str, Any]:
     cards = [
-        {"id": str(place), "image": photograph(kept.image, 112), "title": f"{place + 1}"}
-        for place, kept in enumerate(tray)
+        {"id": str(place), "image": photograph(one.image, 112), "title": str(place + 1)}
+        for place, one in enumerate(tray)
     ]
-    return {"cards": cards, "drop": "Take out", "empty": "Keep the good ones here."}
+    return {"cards": cards, "act": "Take out", "empty": "Keep the good ones here."}

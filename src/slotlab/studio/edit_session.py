@@ -1,6 +1,7 @@
 """One user's edits of one image: the steps that can be undone, what is selected, the figures and the files."""
 
 import io
+import math
 import tempfile
 import threading
 import zipfile
@@ -16,14 +17,17 @@ from torch import Tensor
 from slotlab.composition import edits
 from slotlab.composition.edits import Edited, EditedSlots, Scene
 from slotlab.errors import ConfigError
+from slotlab.figures import grid
 from slotlab.figures.composition import write_edit
-from slotlab.figures.grid import slot_colours
-from slotlab.models import PaintingModel
+from slotlab.figures.grid import Colours, slot_colours
 from slotlab.models.randomness import seeded_generator
+from slotlab.studio.components import png
+from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import group, pane, photograph, slot_card
+from slotlab.studio.slot_figure import group, look_colours, more_colours, pane, photograph, slot_card
 
 MOST_STEPS = 50
+LEAST_SIDE = 512  # of the image to download
 COPY_OFFSET = 0.12  # of the side: where a copy is put if the model can move it
 HINT = "Click on an object to select it. Delete removes it, Ctrl+Z undoes the last step."
 KEYS = {"Delete": "sl-remove", "Backspace": "sl-remove", "z": "sl-undo", "Z": "sl-redo", "y": "sl-redo"}
@@ -51,7 +55,9 @@ class Painter:
 class Editing:
     """The slots and a description of each step that can be undone or redone, and the selection."""
 
+    of: tuple[str, ChosenImage]  # the name of the model, and the image
     scene: Scene
+    colours: Colours  # of the scene's slots, as in the Look view
     painted: Edited  # the step that was painted last
     steps: tuple[tuple[EditedSlots, str], ...]  # the first is the scene
     at: int = 0  # the current step
@@ -93,18 +99,39 @@ class Editing:
         return replace(self, at=at, selected=kept, placing=False)
 
 
-def begin(model: PaintingModel, scene: Scene) -> Editing:
-    """A scene before the first edit."""
+def begin(loaded: LoadedModel, chosen: ChosenImage) -> Editing:
+    """An image before the first edit."""
+    image, mask = chosen.at(loaded.model.resolution)
+    scene = edits.read_scene(loaded.model, image)
     slots = edits.keep(scene, range(len(scene.slots)))
-    return Editing(scene, edits.paint_edit(model, scene, slots), ((slots, "unchanged"),))
+    painted = edits.paint_edit(loaded.model, scene, slots)
+    return Editing((loaded.name, chosen), scene, look_colours(scene, mask), painted, ((slots, "unchanged"),))
 
 
-def begin_again(now: Editing) -> Editing:
+# What the buttons do: each takes what is edited, its model, and values of fields beside the button.
+
+
+def undo(now: Editing, _: LoadedModel) -> Editing:
+    """One step back."""
+    return now.at_step(now.at - 1)
+
+
+def redo(now: Editing, _: LoadedModel) -> Editing:
+    """The step that was undone last."""
+    return now.at_step(now.at + 1)
+
+
+def begin_again(now: Editing, _: LoadedModel) -> Editing:
     """The scene before the first edit; the other image stays."""
     return replace(now, steps=now.steps[:1], at=0, selected=None, placing=False)
 
 
-def remove(now: Editing) -> Editing:
+def paint_again(now: Editing, _: LoadedModel) -> Editing:
+    """The same step, for another sample."""
+    return now
+
+
+def remove(now: Editing, _: LoadedModel) -> Editing:
     """Removes the selected slot."""
     slot = now.chosen()
     return now.with_step(edits.remove(now.slots, [slot]), f"slot {slot} removed", None)
@@ -121,14 +148,14 @@ def duplicate(now: Editing, loaded: LoadedModel) -> Editing:
     return now.with_step(slots, f"slot {slot} duplicated as slot {copy}", copy)
 
 
-def replace_by_other(now: Editing) -> Editing:
+def replace_by_other(now: Editing, _: LoadedModel) -> Editing:
     """Puts the object selected in the other scene in the place of the selected one."""
     slot, (other, theirs) = now.chosen(), now.source()
     slots = edits.replace(now.slots, slot, other.slots[theirs])
     return now.with_step(slots, f"slot {slot} replaced by slot {theirs} of the other image", slot)
 
 
-def add_other(now: Editing) -> Editing:
+def add_other(now: Editing, _: LoadedModel) -> Editing:
     """Adds the object selected in the other scene."""
     other, theirs = now.source()
     slots = edits.add(now.slots, other, theirs)
@@ -136,7 +163,7 @@ def add_other(now: Editing) -> Editing:
     return now.with_step(slots, f"slot {theirs} of the other image added as slot {added}", added)
 
 
-def take_background(now: Editing) -> Editing:
+def take_background(now: Editing, _: LoadedModel) -> Editing:
     """Takes the other scene's background."""
     if now.other is None:
         raise ConfigError("Choose another image first, whose background you want.")
@@ -176,18 +203,21 @@ def _centre(now: Editing, slot: int) -> tuple[float, float]:
 
 
 def edit_figure(now: Editing, preview: Tensor | None = None, progress: str = "") -> dict[str, Any]:
-    """Before and after with the slots of after; or a `preview` [3, R, R] of what is being painted, and its progress."""
-    scene, painted, description = now.scene, now.painted, now.steps[now.at][1]
-    panes = [pane("Before", photograph(painted.before), scene.segmentation(), note="the unedited slots, painted")]
+    """The image, before and after with the slots of after; or a `preview` [3, R, R] of what is being painted."""
+    scene, painted, owned = now.scene, now.painted, now.scene.segmentation()
+    panes = [
+        pane("Image", photograph(scene.image), owned, note="the original"),
+        pane("Before", photograph(painted.before), owned, note="the unedited slots, painted"),
+    ]
     slots = []
     if preview is not None:
         panes.append(pane("After", photograph(preview), note=progress))
     else:
         owners = painted.segmentation()
-        panes.append(pane("After", photograph(painted.image), owners, note=description))
+        panes.append(pane("After", photograph(painted.image), owners, note=now.steps[now.at][1]))
         masks = zip(now.slots.numbers, painted.masks, strict=True)
         slots = [slot_card(number, painted.image, mask, owners) for number, mask in masks]
-    colours = slot_colours(range(max(now.slots.next_number, len(scene.slots))))
+    colours = more_colours(now.colours, now.slots.next_number)
     where = f"Now click where the centre of slot {now.selected} should be."
     return {
         "groups": [group(scene.image.shape[-1], colours, panes, slots)],
@@ -214,6 +244,16 @@ def edit_files(now: Editing) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="slotlab-edit-") as folder:
         write_edit(Path(folder), now.scene, now.painted)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def edited_file(now: Editing, name: str) -> bytes:
+    """A file to download: the edited image, enlarged; one of `edit_files`; or all of them as a zip archive."""
+    image = now.painted.image
+    if name.endswith(".png"):
+        side = image.shape[-1] * math.ceil(LEAST_SIDE / image.shape[-1])
+        return png(grid.photograph(image, (side, side)))
+    files = edit_files(now)
+    return zipped(files) if name.endswith(".zip") else files[name]
 
 
 def zipped(files: Mapping[str, bytes | str]) -> bytes:

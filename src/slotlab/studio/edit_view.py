@@ -12,21 +12,25 @@ from slotlab.composition.edits import Edited, paint_edit, paint_edit_steps, read
 from slotlab.errors import ConfigError
 from slotlab.models.sampling import SAMPLERS, SamplingSettings
 from slotlab.studio import components, edit_session
-from slotlab.studio.components import AT_ONCE, WORK, View, button, note, with_messages
-from slotlab.studio.edit_session import Editing
+from slotlab.studio.components import View, at_once, at_work, button, note
+from slotlab.studio.edit_session import Editing, edit_figure
 from slotlab.studio.image_chooser import ChosenImage, image_choosers
 from slotlab.studio.loaded_models import LoadedModel
 
 MOST_SAMPLING_STEPS = 100
+MOST_KEPT = 8  # edits of other images, and by other models, that the page keeps
 BETWEEN_PREVIEWS = 0.2  # seconds, at least
 TOOLS = "Select an object first. Remove deletes it, Duplicate adds a copy. Start again undoes all edits."
-FILES = "PNG: the edited image. Slots: their vectors and numbers. All: these, masks, and a labelled figure."
+FILES = (
+    "PNG: the edited image, enlarged. Slots: their vectors and numbers. All: these, the image in its own size, masks, "
+    "and a labelled figure."
+)
 NO_LIBRARY = "No concepts: start the studio with --library FOLDER to draw objects from a concept library."
 
 
 def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     """Builds the view."""
-    state = gr.State(None)
+    state, kept = gr.State(None), gr.State({})
     with gr.Row(elem_classes="sl-tools"):
         remove, duplicate = button("Remove", "sl-remove"), button("Duplicate", "sl-duplicate")
         move = button("Move", "sl-move", visible=False)
@@ -60,97 +64,100 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another sample.")
         again = gr.Button("Paint again", min_width=100, elem_id="sl-again")
     with gr.Row(elem_classes="sl-tools"):
-        saves = {
-            "edited.png": button("Download PNG", "sl-save-png"),
-            "slots.npz": button("Download slots (.npz)", "sl-save-npz"),
-            "edit.zip": button("Download all (.zip)", "sl-save-all"),
-        }
+        save_png = button("Download PNG", "sl-save-png")
+        save_slots = button("Download slots (.npz)", "sl-save-npz")
+        save_all = button("Download all (.zip)", "sl-save-all")
     gr.HTML(note(FILES))
     download = components.download()
     settings, painting = [state, model, steps, sampler, seed], [state, figure, status, stop]
 
-    def acting(change: Callable[..., Editing]) -> Callable[..., Iterator[tuple[Any, ...]]]:
-        """A function that changes the slots and paints them, with previews if the model samples."""
+    def act(change: Callable[..., Editing], now: Editing | None, name: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Changes the slots and paints them, with previews if the model samples."""
+        now, loaded, (steps, sampler, seed, *more) = _begun(now), find(name), values
+        then = change(now, loaded, *more)
+        if loaded.sampling is None:
+            yield _finished(then, paint_edit(loaded.model, then.scene, then.slots))
+            return
+        chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
+        previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
+        shown_at = 0.0
+        with now.painter.painting():
+            while not now.painter.stopping:
+                try:
+                    done, total, images = next(previews)
+                except StopIteration as end:
+                    yield _finished(then, end.value)
+                    return
+                if monotonic() - shown_at > BETWEEN_PREVIEWS:
+                    progress = f"Painting: step {done} of {total}."
+                    yield (
+                        gr.skip(),
+                        edit_figure(then, images[0].cpu(), progress),
+                        note(progress),
+                        gr.Button(visible=True),
+                    )
+                    shown_at = monotonic()
+        yield gr.skip(), edit_figure(now), note("Stopped; nothing was changed."), gr.Button(visible=False)
 
-        def act(now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, *more: Any) -> Any:
-            now, loaded = _begun(now), find(name)
-            then = change(now, loaded, *more)
-            if loaded.sampling is None:
-                yield _finished(then, paint_edit(loaded.model, then.scene, then.slots))
-                return
-            chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
-            previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
-            shown_at = 0.0
-            with now.painter.painting():
-                while not now.painter.stopping:
-                    try:
-                        done, total, images = next(previews)
-                    except StopIteration as end:
-                        yield _finished(then, end.value)
-                        return
-                    if monotonic() - shown_at > BETWEEN_PREVIEWS:
-                        progress = f"Painting: step {done} of {total}."
-                        preview = edit_session.edit_figure(then, images[0].cpu(), progress)
-                        yield gr.skip(), preview, note(progress), gr.Button(visible=True)
-                        shown_at = monotonic()
-            stopped = note("Stopped; nothing was changed.")
-            yield gr.skip(), edit_session.edit_figure(now), stopped, gr.Button(visible=False)
-
-        return act
-
-    for clicked, change, more in (
-        (remove, lambda now, _: edit_session.remove(now), []),
-        (duplicate, edit_session.duplicate, []),
-        (undo, lambda now, _: now.at_step(now.at - 1), []),
-        (redo, lambda now, _: now.at_step(now.at + 1), []),
-        (restart, lambda now, _: edit_session.begin_again(now), []),
-        (again, lambda now, _: now, []),
-        (put, lambda now, _: edit_session.replace_by_other(now), []),
-        (add, lambda now, _: edit_session.add_other(now), []),
-        (background, lambda now, _: edit_session.take_background(now), []),
-        (resize, edit_session.resize, [size]),
-        (draw, edit_session.replace_by_concept, [concept, member]),
+    for clicked, change, *more in (
+        (remove, edit_session.remove),
+        (duplicate, edit_session.duplicate),
+        (undo, edit_session.undo),
+        (redo, edit_session.redo),
+        (restart, edit_session.begin_again),
+        (again, edit_session.paint_again),
+        (put, edit_session.replace_by_other),
+        (add, edit_session.add_other),
+        (background, edit_session.take_background),
+        (resize, edit_session.resize, size),
+        (draw, edit_session.replace_by_concept, concept, member),
     ):
-        clicked.click(with_messages(acting(change)), [*settings, *more], painting, **WORK)
+        at_work(clicked.click, partial(act, change), [*settings, *more], painting)
 
     def pointed(now: Editing | None, event: gr.EventData) -> tuple[Any, ...]:
         before = _begun(now)
         now = replace(before, selected=event.slot, placing=False)
-        return now, edit_session.edit_figure(now) if before.placing else gr.skip(), note(_status(now))
+        return now, edit_figure(now) if before.placing else gr.skip(), note(_status(now))
 
     def placed(
         now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, event: gr.EventData
-    ) -> Any:
-        x, y = ((at + 0.5) / _begun(now).scene.image.shape[-1] for at in (event.x, event.y))
-        act = acting(lambda now, loaded: edit_session.move_to(now, loaded, x, y))
-        yield from act(now, name, steps, sampler, seed)
+    ) -> Iterator[tuple[Any, ...]]:
+        side = _begun(now).scene.image.shape[-1]
+        place = [(at + 0.5) / side for at in (event.x, event.y)]
+        yield from act(edit_session.move_to, now, name, steps, sampler, seed, *place)
 
     def moving(now: Editing | None) -> tuple[Any, ...]:
         now = _begun(now)
         now.chosen()
         now = replace(now, placing=not now.placing)
-        return now, edit_session.edit_figure(now), note(_status(now))
-
-    figure.choose(with_messages(pointed), state, [state, figure, status], **AT_ONCE)
-    figure.place(with_messages(placed), settings, painting, **WORK)
-    move.click(with_messages(moving), state, [state, figure, status], **AT_ONCE)
-    stop.click(lambda now: setattr(now.painter, "stopping", True), state, None, **AT_ONCE)
+        return now, edit_figure(now), note(_status(now))
 
     def read_other(now: Editing | None, name: str, chosen: ChosenImage) -> tuple[Any, ...]:
-        scene = _scene(find(name), chosen)
+        model = find(name).model
+        scene = read_scene(model, chosen.at(model.resolution)[0])
         return replace(_begun(now), other=scene, other_selected=None), edit_session.other_figure(scene)
 
     def other_pointed(now: Editing | None, event: gr.EventData) -> Editing:
         return replace(_begun(now), other_selected=event.slot)
 
-    for made in choosers:
-        made.success(with_messages(read_other), [state, model, other_image], [state, other], **WORK)
-    other.choose(with_messages(other_pointed), state, state, **AT_ONCE)
-    for name, save in saves.items():
-        save.click(with_messages(partial(_saved, name)), state, download, **WORK)
+    def saved(name: str, now: Editing | None) -> dict[str, str]:
+        return components.file(name, edit_session.edited_file(_begun(now), name))
 
-    def refresh(loaded: LoadedModel, chosen: ChosenImage) -> tuple[Any, ...]:
-        now = edit_session.begin(loaded.model, _scene(loaded, chosen))
+    at_once(figure.choose, pointed, state, [state, figure, status])
+    at_work(figure.place, placed, settings, painting)
+    at_once(move.click, moving, state, [state, figure, status])
+    at_once(stop.click, lambda now: setattr(now.painter, "stopping", True), state, None)
+    for made in choosers:
+        at_work(made.success, read_other, [state, model, other_image], [state, other])
+    at_once(other.choose, other_pointed, state, state)
+    for clicked, name in ((save_png, "edited.png"), (save_slots, "slots.npz"), (save_all, "edit.zip")):
+        at_work(clicked.click, partial(saved, name), state, download)
+
+    def refresh(
+        loaded: LoadedModel, chosen: ChosenImage, now: Editing | None, kept: dict[Any, Editing]
+    ) -> tuple[Any, ...]:
+        kept = kept if now is None else {**kept, now.of: now}
+        now = kept.get((loaded.name, chosen)) or edit_session.begin(loaded, chosen)
         defaults = loaded.sampling or SamplingSettings()
         sizes = [] if loaded.library is None else loaded.library.sizes
         names = [
@@ -160,8 +167,8 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         ]
         return (
             now,
-            edit_session.edit_figure(now),
-            note("Nothing is selected."),
+            edit_figure(now),
+            note(_status(now)),
             gr.Button(visible=False),
             gr.Button(visible=loaded.can_move),
             gr.Row(visible=loaded.can_move),
@@ -171,15 +178,12 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
             gr.HTML(visible=not names),
             gr.Column(visible=bool(names)),
             gr.Dropdown(choices=names, value=names[-1][1] if names else None),
-            components.NO_GROUPS,
+            components.NO_GROUPS if now.other is None else edit_session.other_figure(now.other),
+            dict([*kept.items()][-MOST_KEPT:]),
         )
 
-    outputs = [*painting, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other]
-    return View("Edit", outputs, refresh)
-
-
-def _scene(loaded: LoadedModel, chosen: ChosenImage) -> edit_session.Scene:
-    return read_scene(loaded.model, chosen.at(loaded.model.resolution)[0])
+    outputs = [*painting, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other, kept]
+    return View("Edit", outputs, refresh, inputs=[state, kept])
 
 
 def _begun(now: Editing | None) -> Editing:
@@ -190,7 +194,7 @@ def _begun(now: Editing | None) -> Editing:
 
 def _finished(now: Editing, painted: Edited) -> tuple[Any, ...]:
     now = replace(now, painted=painted)
-    return now, edit_session.edit_figure(now), note(_status(now)), gr.Button(visible=False)
+    return now, edit_figure(now), note(_status(now)), gr.Button(visible=False)
 
 
 def _status(now: Editing) -> str:
@@ -201,8 +205,3 @@ def _status(now: Editing) -> str:
         return selected
     error = f"Mean squared error outside the edited region: {now.painted.outside_error:.2g}."
     return f"{selected} {now.steps[now.at][1].capitalize()}. {error}"
-
-
-def _saved(name: str, now: Editing | None) -> dict[str, str]:
-    files = edit_session.edit_files(_begun(now))
-    return components.file(name, edit_session.zipped(files) if name.endswith(".zip") else files[name])

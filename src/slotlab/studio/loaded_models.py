@@ -10,7 +10,14 @@ from slotlab.composition.library import LIBRARY_FILE
 from slotlab.errors import CheckpointError
 from slotlab.models import PaintingModel, SlotDiffusion, that_paints
 from slotlab.models.sampling import SamplingSettings
-from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder
+from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder, released_names
+
+FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page opens with
+
+
+def bundled_models() -> list[str]:
+    """Names of the bundled models, the one that the page opens with first."""
+    return sorted(released_names(), key=lambda name: name != FIRST_MODEL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +82,8 @@ def open_models(
                 f"{models[0]} --data DATA --out LIBRARY"
             )
         found[fingerprints.index(wanted)] = library
-    names = [Path(source).name or str(source) for source in models]
-    return [
-        LoadedModel(
-            f"{name} ({earlier + 1})" if (earlier := names[:at].count(name)) else name, loaded[at], found.get(at)
-        )
-        for at, name in enumerate(names)
-    ]
+    names: list[str] = []
+    for name in (Path(source).name or str(source) for source in models):
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)
+    return [LoadedModel(name, loaded[place], found.get(place)) for place, name in enumerate(names)]

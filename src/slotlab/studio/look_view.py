@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from slotlab.figures.slots import Look, look
 from slotlab.studio import components
-from slotlab.studio.components import WORK, View, note, table, with_messages
+from slotlab.studio.components import View, at_work, note, table
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import look_group
+from slotlab.studio.slot_figure import look_colours, look_group
 
 SCORES = ["ARI", "FG-ARI", "mIoU", "mBO"]
 LOOK_HINT = "Point at an object to see its slot in every pane; click to keep it selected, press Escape to clear."
@@ -34,7 +34,7 @@ def look_view(
     def saved(name: str, chosen: ChosenImage) -> dict[str, str]:
         return components.file(f"{name}.png", components.png(_seen(find(name), chosen).figure()))
 
-    save.click(with_messages(saved), [model, image], download, **WORK)
+    at_work(save.click, saved, [model, image], download)
     return View("Look", [figure, below], _look)
 
 
@@ -50,17 +50,21 @@ def compare_view(models: Sequence[LoadedModel]) -> View:
         reference = seen[0][1].segmentation()[None, None].float()
         for model, one in seen:
             rows += [[f"{model.name}, {title}", *values] for title, values in _score_rows(one)]
-            colours = F.interpolate(reference, one.image.shape[1:], mode="nearest")[0, 0].long()
-            groups.append(look_group(one, title=model.name, text=model.describe(), reference=colours))
+            nearest = F.interpolate(reference, one.image.shape[1:], mode="nearest")[0, 0].long()
+            colours = look_colours(one, nearest if one.mask is None else one.mask)
+            groups.append(look_group(one, colours, title=model.name, text=model.describe()))
         caption = (
             "Scores of this one image, at each model's resolution; 1 is best. ARI counts the background, FG-ARI does "
             "not. A dash: the true objects are unknown."
         )
-        frames = max(one.output.attention.shape[1] for _, one in seen)
-        content = {"opacity": 0.45, "frames": frames, "hint": COMPARE_HINT, "groups": groups}
+        content = _content(groups, max(one.output.attention.shape[1] for _, one in seen), COMPARE_HINT)
         return table(["", *SCORES, "MSE (mean)", "PSNR (dB)"], rows, caption), content
 
     return View("Compare", [scores, figure], refresh)
+
+
+def _content(groups: list[Any], iterations: int, hint: str) -> dict[str, Any]:
+    return {"opacity": 0.45, "frames": iterations, "hint": hint, "groups": groups}
 
 
 def _seen(model: LoadedModel, image: ChosenImage) -> Look:
@@ -69,9 +73,9 @@ def _seen(model: LoadedModel, image: ChosenImage) -> Look:
 
 def _look(model: LoadedModel, image: ChosenImage) -> tuple[dict[str, Any], str]:
     seen = _seen(model, image)
-    frames = seen.output.attention.shape[1]
-    group = look_group(seen, title=image.title.capitalize(), text=f"{model.name}: {model.describe()}")
-    content = {"opacity": 0.45, "frames": frames, "hint": LOOK_HINT, "groups": [group]}
+    title, text = image.title.capitalize(), f"{model.name}: {model.describe()}"
+    group = look_group(seen, look_colours(seen, seen.mask), title=title, text=text)
+    content = _content([group], seen.output.attention.shape[1], LOOK_HINT)
     errors = seen.errors().items()
     error = ", ".join(f"{name} {value:.{1 if value >= 10 else 4}f}" for name, value in errors)
     if seen.mask is None:

@@ -17,7 +17,7 @@ from slotlab.reporting.previews import preview_files
 from slotlab.reporting.report import REPORT_FILE, write_report
 from slotlab.reporting.run_list import RunFolder, run_folders
 from slotlab.studio import components
-from slotlab.studio.components import WORK, View, note, table, with_messages
+from slotlab.studio.components import View, at_work, note, table
 
 EVERY = 3.0  # seconds between two looks at the folder
 REPORT = "The report is one page with curves, images and settings. Make it again to include what was trained since."
@@ -79,12 +79,11 @@ def runs_view(folder: Path | None) -> View:
         page = escape(path.read_text(encoding="utf-8"), quote=True)
         return f'<iframe sandbox="" title="Report" class="sl-report" srcdoc="{page}"></iframe>'
 
-    run.input(with_messages(shown), run, outputs, **WORK)
-    pulse.pulse(with_messages(shown), [run, seen], outputs, **WORK)
-    at_step = with_messages(lambda chosen, place: _preview(run_named(chosen), int(place)))
-    step.input(at_step, [run, step], preview, **WORK)
-    show.click(with_messages(partial(report_of, make_it=False)), run, report, **WORK)
-    make.click(with_messages(partial(report_of, make_it=True)), run, report, **{**WORK, "show_progress": "minimal"})
+    at_work(run.input, shown, run, outputs)
+    at_work(pulse.pulse, shown, [run, seen], outputs)
+    at_work(step.input, lambda chosen, place: _preview(run_named(chosen), int(place)), [run, step], preview)
+    at_work(show.click, partial(report_of, make_it=False), run, report)
+    at_work(make.click, partial(report_of, make_it=True), run, report, progress="minimal")
     return View("Runs", outputs, lambda model, image: shown(None), of=())
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slotlab.composition.edits import Scene
 from slotlab.figures import grid
-from slotlab.figures.grid import Colours, data_uri, matched_colours, palette_colour, true_colours
+from slotlab.figures.grid import PALETTE, Colours, data_uri, matched_colours, slot_colours, true_colours
 from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP, Look
 
-THUMBNAIL = (96, 96)
+THUMBNAIL = 96
 
 
 def photograph(image: Tensor, side: int | None = None) -> str:
@@ -43,7 +44,7 @@ def slot_card(number: int, image: Tensor, mask: Tensor, owners: Tensor, raw: Ten
         "number": number,
         "share": "owns nothing" if empty else f"{share:.{0 if share >= 0.01 else 1}%} of the image",
         "empty": empty,
-        "picture": data_uri(grid.cut_out(image, mask, THUMBNAIL)),
+        "picture": data_uri(grid.cut_out(image, mask, (THUMBNAIL, THUMBNAIL))),
         "raw": None if raw is None else photograph(raw),
     }
 
@@ -56,12 +57,38 @@ def group(
     return {"title": title, "text": text, "size": size, "colours": codes, "panes": [*panes], "slots": [*slots]}
 
 
-def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = None) -> dict[str, Any]:
-    """An image as a model sees it, in colours that match the true objects or else the segmentation `reference`."""
-    output, size = seen.output, seen.image.shape[-1]
-    owners, titles, names = seen.segmentation(), output.titles, range(output.masks.shape[1])
-    truth = seen.mask if seen.mask is not None else reference
-    colours = matched_colours(owners, truth, names) if truth is not None else {k: palette_colour(k) for k in names}
+def around(mask: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of the smallest square with a small margin around a mask [R, R]; all if it is empty.
+
+    Example:
+        >>> mask = torch.zeros(16, 16)
+        >>> mask[3:6, 8:10] = 1
+        >>> around(mask)
+        (slice(2, 7, None), slice(6, 11, None))
+    """
+    used = [mask.any(dim=axis).nonzero().flatten().tolist() or [0, len(mask) - 1] for axis in (1, 0)]
+    longest = max(places[-1] - places[0] + 1 for places in used)
+    side = min(longest + 2 * max(1, longest // 16), len(mask))
+    starts = [min(max((places[0] + places[-1] + 1 - side) // 2, 0), len(mask) - side) for places in used]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+
+
+def look_colours(scene: Scene, reference: Tensor | None) -> Colours:
+    """Colours of slots that agree with true objects or another segmentation `reference` [R, R], if given."""
+    names = range(len(scene.slots))
+    return slot_colours(names) if reference is None else matched_colours(scene.segmentation(), reference, names)
+
+
+def more_colours(colours: Colours, count: int) -> Colours:
+    """`colours` with some that none of them has, for the slots up to `count`."""
+    free = [colour for colour in PALETTE if colour not in colours.values()] or PALETTE
+    return {slot: colours.get(slot, free[slot % len(free)]) for slot in range(count)}
+
+
+def look_group(seen: Look, colours: Colours, *, title: str, text: str) -> dict[str, Any]:
+    """An image as a model sees it."""
+    output, size, owners = seen.output, seen.image.shape[-1], seen.segmentation()
+    titles = output.titles
     error = (output.reconstruction[0].clamp(0, 1) - seen.image).abs().mean(dim=0)
     image, painted = photograph(seen.image), photograph(output.reconstruction[0])
     heat = data_uri(grid.heat_map(error, (size, size), ERROR_TOP))
@@ -75,10 +102,10 @@ def look_group(seen: Look, *, title: str, text: str, reference: Tensor | None = 
     if seen.mask is not None:
         objects = data_uri(grid.label_map(seen.mask, true_colours(seen.mask), (size, size)))
         panes.insert(1, pane("True objects", objects, note="used for scores and colours, never for learning"))
-    soft, own = seen.masks, output.slot_images
+    own = [None] * len(seen.masks) if output.slot_images is None else output.slot_images[0]
     slots = [
-        slot_card(k, seen.image if own is None else own[0, k], soft[k], owners, None if own is None else own[0, k])
-        for k in names
+        slot_card(number, seen.image if raw is None else raw, mask, owners, raw)
+        for number, (mask, raw) in enumerate(zip(seen.masks, own, strict=True))
     ]
     return group(size, colours, panes, slots, title, text)
 

@@ -1,47 +1,46 @@
-// A grid of images to choose from. value: {cards: [{id, image | images, title, note}], drop, empty}
+// A grid of images to choose from. value: {cards: [{id, title, note, image | images: [{id, image}]}], act, empty}
+// A card with `images` has a choice of its own for each, and the button `act` beside its title; others a cross.
 (() => {
   window.slotlab = window.slotlab || {};
-  window.slotlab.cards = (element, props, choose, drop, watch) => {
+  window.slotlab.cards = (element, props, choose, act, watch) => {
     const root = element.querySelector(".sl-cards");
 
+    function make(tag, className, text, fields = {}) {
+      const node = Object.assign(document.createElement(tag), { className, ...fields });
+      if (text) node.textContent = text;
+      return node;
+    }
+
+    function choice(card, { id, image }) {
+      const button = make("button", "sl-choice", "", { type: "button" });
+      button.dataset.id = id;
+      button.append(make("img", "", "", { src: image, alt: card.title, draggable: false }));
+      button.addEventListener("click", () => choose({ id }));
+      return button;
+    }
+
     function build() {
-      const { cards = [], drop: droppable, empty = "" } = props.value || {};
+      const { cards = [], act: label, empty = "" } = props.value || {};
       root.replaceChildren();
-      if (!cards.length && empty) {
-        const said = document.createElement("p");
-        said.className = "sl-note";
-        said.textContent = empty;
-        root.append(said);
-      }
+      if (!cards.length && empty) root.append(make("p", "sl-note", empty));
       for (const card of cards) {
-        const node = document.createElement("div");
-        node.className = "sl-card";
-        const button = document.createElement("button");
-        button.type = "button";
-        button.dataset.id = card.id;
-        const pictures = document.createElement("span");
-        pictures.className = "sl-card-pictures";
-        for (const source of card.images || [card.image]) {
-          const image = document.createElement("img");
-          Object.assign(image, { src: source, alt: card.title, draggable: false });
-          pictures.append(image);
-        }
-        button.append(pictures);
-        for (const [text, className] of [[card.title, "sl-card-title"], [card.note, "sl-help"]]) {
-          if (!text) continue;
-          const line = document.createElement("span");
-          line.className = className;
-          line.textContent = text;
-          button.append(line);
-        }
-        button.addEventListener("click", () => choose({ id: card.id }));
-        node.append(button);
-        if (droppable) {
-          const cross = document.createElement("button");
-          Object.assign(cross, { type: "button", className: "sl-drop", textContent: "×", title: droppable });
-          cross.setAttribute("aria-label", `${droppable}: ${card.title}`);
-          cross.addEventListener("click", () => drop({ id: card.id }));
-          node.append(cross);
+        const node = make("div", "sl-card");
+        const words = [make("span", "sl-card-title", card.title), make("span", "sl-help", card.note)];
+        const other = label && make("button", card.images ? "sl-more" : "sl-drop", card.images ? label : "×", {
+          type: "button",
+          title: label,
+          ariaLabel: `${label}: ${card.title}`,
+        });
+        other?.addEventListener("click", () => act({ id: card.id }));
+        if (card.images) {
+          const [head, row] = [make("div", "sl-card-head"), make("div", "sl-card-images")];
+          head.append(...words, ...(other ? [other] : []));
+          row.append(...card.images.map((one) => choice(card, one)));
+          node.append(head, row);
+        } else {
+          const button = choice(card, card);
+          button.append(...words.filter((word) => word.textContent));
+          node.append(button, ...(other ? [other] : []));
         }
         root.append(node);
       }

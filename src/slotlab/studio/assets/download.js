@@ -14,20 +14,12 @@
     });
   };
 
-  // Gradio removes the field from the page while its section is closed.
-  async function uploadField() {
-    const find = () => document.querySelector("#sl-upload input[type=file]");
-    if (!find()) document.querySelector("#sl-upload-section > button")?.click();
-    for (let tries = 0; !find() && tries < 20; tries++) await new Promise((resume) => setTimeout(resume, 50));
-    return find();
-  }
-
-  document.addEventListener("paste", async (event) => {
+  document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
     if (!file) return;
     event.preventDefault();
-    const field = await uploadField();
-    if (!field) return;
+    const field = document.querySelector("#sl-upload input[type=file]");
+    if (!field) return; // a view without an image
     const carried = new DataTransfer();
     carried.items.add(file);
     field.files = carried.files;

@@ -76,7 +76,7 @@
   function slider(label, help, from, to, step, value, onInput) {
     const box = make("label", "sl-slider");
     const input = make("input");
-    Object.assign(input, { type: "range", min: from, max: to, step, value });
+    Object.assign(input, { type: "range", ariaLabel: label, min: from, max: to, step, value });
     const shown = make("output", "", "");
     const tell = () => (shown.textContent = onInput(Number(input.value)));
     input.addEventListener("input", tell);
