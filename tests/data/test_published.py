@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from slotlab.data import published
-from slotlab.data.published import PUBLISHED, SAMPLES, Archive, Published, get
+from slotlab.data.published import PUBLISHED, SAMPLES, Archive, Published, download
 from slotlab.errors import ConfigError, DataError
 
 
@@ -109,7 +109,7 @@ def test_a_data_set_is_downloaded_and_unpacked_once(server, run_slotlab, tmp_pat
     assert run_slotlab("data", "get", "small", tmp_path / "small")[0] == 0
     assert len(server.asked) == asked == 3
     with pytest.raises(ConfigError, match="holds another data set; name a new folder"):
-        get("coco", tmp_path / "small")
+        download("coco", tmp_path / "small")
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -118,15 +118,15 @@ def test_a_download_that_was_cut_is_resumed(server, tmp_path, ranges):
     with pytest.raises(
         DataError, match=r"a.zip: the connection ended after 100 of .* re-run the same command to resume"
     ):
-        get("small", tmp_path)
-    get("small", tmp_path)
+        download("small", tmp_path)
+    download("small", tmp_path)
     assert server.asked[:2] == [None, "bytes=100-"]
     assert "images/b.png" in names(tmp_path)
 
 
 def test_a_file_that_was_complete_when_the_process_was_killed_is_kept(server, tmp_path):
     (tmp_path / "t_part1.tar.gz.download.part").write_bytes(server.files["t_part1.tar.gz"])
-    get("small", tmp_path)
+    download("small", tmp_path)
     assert server.asked == [None, "bytes=90-", None]
 
 
@@ -134,26 +134,26 @@ def test_a_file_that_is_not_the_published_one_is_removed(server, tmp_path):
     good = server.files["a.zip"]
     server.files["a.zip"] = good[:-1] + b"x"
     with pytest.raises(DataError, match=r"a.zip: has another checksum than published, and was removed"):
-        get("small", tmp_path)
+        download("small", tmp_path)
     server.files["a.zip"] = good + b"more"
     with pytest.raises(DataError, match=r"a.zip: has .* bytes instead of .*, and was removed"):
-        get("small", tmp_path)
+        download("small", tmp_path)
     server.files["a.zip"] = good
     server.files["t_part2.tar.gz"] = b"no tar"
     with pytest.raises(DataError, match=r"t_part1.tar.gz.download: cannot be unpacked"):
-        get("small", tmp_path)
+        download("small", tmp_path)
     assert "source.json" not in names(tmp_path)
 
 
 def test_what_cannot_be_got_is_said_in_one_sentence(server, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no data set 'coca' to get; did you mean 'coco'?"):
-        get("coca", tmp_path)
+        download("coca", tmp_path)
     del server.files["a.zip"]
     with pytest.raises(DataError, match=r"a.zip: cannot be downloaded \(HTTP Error 404"):
-        get("small", tmp_path)
+        download("small", tmp_path)
     monkeypatch.setattr(published.shutil, "disk_usage", lambda _: published.shutil._ntuple_diskusage(1, 1, 10))
     with pytest.raises(DataError, match="small needs 0.0 GB while it is unpacked, 0.0 GB are free"):
-        get("small", tmp_path)
+        download("small", tmp_path)
 
 
 def test_without_a_name_all_are_listed(run_slotlab):

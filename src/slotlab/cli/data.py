@@ -114,11 +114,11 @@ def get(
 
     [bold]slotlab data get bsds500[/bold]
     """
-    from slotlab.data.published import PUBLISHED, get_steps, published
+    from slotlab.data.published import PUBLISHED, download_steps, published
 
     for one in PUBLISHED if name is None else (name,):
         data = published(one)
         say(f"{one}: {data.content}; {data.bytes / 1e9:.2g} GB\n  source: {data.site}\n  licence: {data.licence}")
     if name is not None:
-        folder = shown(f"getting {name}", None, get_steps(name, out or Path("data") / name))
+        folder = shown(f"getting {name}", None, download_steps(name, out or Path("data") / name))
         say(f"{folder}: complete; look at it with: slotlab data check {shlex.quote(str(folder))}")

@@ -38,8 +38,8 @@ def segment(
     mask of each slot), NAME_segmentation.png (palette image: the slot that owns each pixel), NAME_overlay.png and
     NAME.npz (slots); and segments.csv, which lists what was written and skipped.
 
-    --format adds NAME_cutout_0.png, ... (each segment on a transparent ground), coco.json (run-length masks),
-    yolo/ or labelme/ (polygons). A later run of the same command with another --format adds that one.
+    --format adds other files: cutouts (NAME_cutout_0.png, ...: each segment on a transparent ground), coco (coco.json
+    with run-length masks), yolo or labelme (folders of polygons). A later run of the same command can add one.
 
     Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest
     with repeated border pixels; it gave the best masks (docs/segment.md). stretch changes the proportions. crop takes

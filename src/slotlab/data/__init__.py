@@ -10,6 +10,7 @@ from slotlab.data.open import KINDS, open_data
 from slotlab.data.packed import Packed
 from slotlab.data.packing import pack
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
+from slotlab.data.published import copy_samples, download
 from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
 from slotlab.data.tfrecords import TfRecords
@@ -36,6 +37,8 @@ __all__ = [
     "Voc",
     "VocClasses",
     "check_data",
+    "copy_samples",
+    "download",
     "evaluation_batches",
     "open_data",
     "pack",

@@ -61,7 +61,7 @@ class Archive(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A data set that `get` downloads."""
+    """A data set that `download` gets."""
 
     content: str
     site: str
@@ -118,7 +118,7 @@ RESUME = "re-run the same command to resume"
 SOURCE_FILE = "source.json"
 
 
-def get(name: str, out: str | Path) -> Path:
+def download(name: str, out: str | Path) -> Path:
     """Downloads and unpacks a published data set; re-run the same call to resume.
 
     Args:
@@ -133,7 +133,7 @@ def get(name: str, out: str | Path) -> Path:
         DataError: a file cannot be downloaded or unpacked, has another checksum than published, or
             needs more space than there is.
     """
-    return finish(get_steps(name, out))
+    return finish(download_steps(name, out))
 
 
 def published(name: str) -> Published:
@@ -143,8 +143,8 @@ def published(name: str) -> Published:
     return PUBLISHED[name]
 
 
-def get_steps(name: str, out: str | Path) -> Generator[Stage, None, Path]:
-    """The generator twin of `get`: yields stages as `slotlab.progress.stage` does, in bytes."""
+def download_steps(name: str, out: str | Path) -> Generator[Stage, None, Path]:
+    """The generator twin of `download`: yields stages as `slotlab.progress.stage` does, in bytes."""
     data, out = published(name), Path(out)
     source = {"name": name, "site": data.site, "licence": data.licence, "addresses": [a.url for a in data.archives]}
     if (out / SOURCE_FILE).is_file():
@@ -164,7 +164,7 @@ def get_steps(name: str, out: str | Path) -> Generator[Stage, None, Path]:
         for part in range(archive.parts):
             address = archive.url.format(part=part + 1)
             file = out / f"{address.rpartition('/')[2]}.download"
-            yield from _download_steps(archive._replace(url=address), file)
+            yield from _fetch_steps(archive._replace(url=address), file)
             files.append(file)
         archives.append((archive, files))
     for archive, files in archives:
@@ -176,7 +176,7 @@ def get_steps(name: str, out: str | Path) -> Generator[Stage, None, Path]:
     return out
 
 
-def _download_steps(archive: Archive, file: Path) -> Generator[Stage, None, None]:
+def _fetch_steps(archive: Archive, file: Path) -> Generator[Stage, None, None]:
     """Downloads to `file`; what an earlier call left in `file`.part is continued."""
     if file.is_file():
         return
