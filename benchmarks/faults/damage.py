@@ -439,7 +439,7 @@ def image_of(path: Path, chance: random.Random) -> str:
         try:
             content = io.BytesIO()
             there.save(content, form, **more)
-        except (OSError, ValueError, KeyError):
+        except Exception:  # Pillow raises a different kind for each
             continue
         path.write_bytes(content.getvalue())
         return kind
