@@ -49,6 +49,41 @@ def test_without_masks_and_with_other_names(written):
         open_data(path, image="frames", mask="segments")
 
 
+def test_values_from_other_files_broken_links_and_huge_images_are_refused(tmp_path, written):
+    path, _ = written()
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(256)) * 60)
+
+    def storage(file):
+        file.create_dataset("image", (20, 16, 16, 3), "u1", external=[(str(secret), 0, 15_360)])
+
+    def virtual(file):
+        layout = h5py.VirtualLayout((20, 16, 16, 3), "u1")
+        layout[...] = h5py.VirtualSource(path.name, "image", (20, 16, 16, 3))
+        file.create_virtual_dataset("image", layout)
+
+    def link(file):
+        file["image"] = h5py.ExternalLink(path.name, "image")
+
+    def broken(file):
+        file["image"] = h5py.SoftLink("/nothing")
+
+    def huge(file):
+        file.create_dataset("image", (20, 60_000, 60_000, 3), "u1", chunks=(1, 64, 64, 3))
+
+    for write, message in (
+        (storage, "'image' takes its values from another file"),
+        (virtual, "'image' takes its values from another file"),
+        (link, "'image' takes its values from another file"),
+        (broken, "'image' cannot be read"),
+        (huge, "'image': 60,000x60,000 pixels; at most"),
+    ):
+        with h5py.File(tmp_path / "other.h5", "w") as file:
+            write(file)
+        with pytest.raises(DataError, match=message):
+            open_data(tmp_path / "other.h5")
+
+
 def test_a_group_of_pictures_is_refused(tmp_path):
     with h5py.File(tmp_path / "set.h5", "w") as file:
         file["image/0"] = np.zeros((8, 8, 3), np.uint8)

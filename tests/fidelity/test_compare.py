@@ -154,7 +154,7 @@ def test_mistakes_are_found_before_the_work(folders, network_file, tmp_path):
         next(steps)
 
 
-def test_damaged_statistics(tmp_path, network_file):
+def test_damaged_statistics(tmp_path, network_file, folders):
     with pytest.raises(DataError, match=r"gone.npz: no such file"):
         SetStatistics.load(tmp_path / "gone.npz")
     damaged = tmp_path / "damaged.npz"
@@ -166,6 +166,17 @@ def test_damaged_statistics(tmp_path, network_file):
     np.savez(damaged, information=np.array(json.dumps({"format": 99})), **zeros)
     with pytest.raises(DataError, match="of another version of slotlab"):
         SetStatistics.load(damaged)
+    folder_statistics(folders[0], open_network(network_file)).save(damaged)
+    arrays = dict(np.load(damaged))
+    facts = json.loads(str(arrays["information"]))
+    for name, values, message in (
+        ("mean", np.zeros(99), "of different sizes"),
+        ("sample", arrays["sample"] * np.nan, "not finite"),
+        ("information", np.array(json.dumps(facts | {"count": "7"})), "no whole number"),
+    ):
+        np.savez(damaged, **arrays | {name: values})
+        with pytest.raises(DataError, match=rf"damaged.npz: not saved feature statistics \(.*{message}"):
+            SetStatistics.load(damaged)
 
 
 def test_pictures_in_memory_equal_their_files(folders, network_file):

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 
 from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
-from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
+from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -30,7 +30,8 @@ class Hdf5(PixelDataset):
     * `image`: uint8 (N, H, W, 3)
     * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground
 
-    Other arrays are ignored. Splits by row with CLEVRTex's rule; a mirror whose rows are in another
+    Other arrays are ignored. Links to other files, external storage and virtual arrays are refused:
+    they could read any file as pixels. Splits by row with CLEVRTex's rule; a mirror whose rows are in another
     order has another test set. Crop 1.0 of the shorter side.
     """
 
@@ -47,16 +48,14 @@ class Hdf5(PixelDataset):
         self.path, self._image, self._mask = Path(path), image, mask or "mask"
         self._file: Any = None
         self._process = -1
-        file = self._opened()
-        for name in filter(None, (image, mask)):
-            if name not in file:
-                raise DataError(f"{path}: no array {name!r}; it has {', '.join(file)}: pass image= (and mask=)")
-        images, masks = file[image], file.get(self._mask)
-        for array, name in ((images, image), (masks, self._mask)):
-            if array is not None and not hasattr(array, "shape"):
-                raise DataError(f"{path}: {name!r} is a group; write all images as one array")
+        images, masks = self._array(image), self._array(self._mask)
+        for array, name in ((images, image), (masks, mask)):
+            if array is None and name is not None:
+                names = ", ".join(self._opened())
+                raise DataError(f"{path}: no array {name!r}; it has {names}: pass image= (and mask=)")
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise DataError(f"{path}: {image!r} is {images.dtype} {images.shape}; expected uint8 (N, H, W, 3)")
+        check_pixels(images.shape[2], images.shape[1], f"{path}: {image!r}")
         if masks is not None and (
             masks.shape not in (images.shape[:3], (*images.shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
         ):
@@ -78,13 +77,29 @@ class Hdf5(PixelDataset):
         try:
             image = file[self._image][row]
             mask = file[self._mask][row] if self.has_masks else None
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise DataError(f"{self.name(row)}: cannot be read ({error}); copy the file again") from error
         return Decoded(image, mask[..., 0] if mask is not None and mask.ndim == 3 else mask, str(image.dtype))
 
     def name(self, row: int) -> str:
         """The file's path and the row."""
         return f"{self.path}[{row}]"
+
+    def _array(self, name: str) -> Any:  # an h5py.Dataset
+        """An array of the file; None if there is none of that name."""
+        file = self._opened()
+        try:
+            if file.get(name, getlink=True) is None:
+                return None
+            array, is_group = file[name], not hasattr(file[name], "shape")
+            outside = array.file.filename != file.filename or (not is_group and (array.external or array.is_virtual))
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise DataError(f"{self.path}: {name!r} cannot be read ({error}); copy the file again") from error
+        if outside:
+            raise DataError(f"{self.path}: {name!r} takes its values from another file; write them into this one")
+        if is_group:
+            raise DataError(f"{self.path}: {name!r} is a group; write all images as one array")
+        return array
 
     def _opened(self) -> Any:  # an h5py.File
         """The file, opened by this process: HDF5 handles do not survive a fork."""

@@ -161,14 +161,18 @@ def _opened(source: Path | bytes, name: str, limits: Limits, remedy: str) -> Ite
 
 
 def _check_limits(image: Image.Image, name: str, limits: Limits) -> None:
-    width, height = image.size
+    check_pixels(*image.size, name, limits)
+    if not limits.animations and _frames(image) > 1:
+        raise DataError(f"{name}: an animation of {_frames(image)} frames; save one frame as a PNG and use that")
+
+
+def check_pixels(width: int, height: int, name: str, limits: Limits = LIMITS) -> None:
+    """Raises DataError if an image has too many pixels, or too few."""
     if width * height > limits.pixels or max(width, height) > limits.longest:
         side = f"{limits.longest:,} on a side and " if limits.longest < limits.pixels else ""
         said = f"at most {side}{limits.pixels:,} in all can be read, make it smaller"
     elif min(width, height) < limits.shortest:
         said = f"at least {limits.shortest} on a side are needed"
-    elif not limits.animations and _frames(image) > 1:
-        raise DataError(f"{name}: an animation of {_frames(image)} frames; save one frame as a PNG and use that")
     else:
         return
     raise DataError(f"{name}: {width:,}x{height:,} pixels; {said}")

@@ -95,6 +95,14 @@ class SetStatistics:
                 raise ValueError("of another version of slotlab")
             size = values.pop("resolution")
             information = SetInformation(**values, resolution=tuple(size) if size else None)
+            counts = (information.count, information.jpegs, *(information.resolution or (1, 1)))
+            if len(counts) != 4 or not all(isinstance(count, int) for count in counts):
+                raise ValueError("a count or size is no whole number")
+            width, kept = len(mean), len(sample)
+            if (mean.shape, scatter.shape, sample.shape) != ((width,), (width, width), (kept, width)):
+                raise ValueError("mean, scatter and sample are of different sizes")
+            if not all(bool(torch.isfinite(values).all()) for values in (mean, scatter, sample)):
+                raise ValueError("some values are not finite")
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
         except Exception as error:  # NumPy raises a different kind for each way in which a file is damaged
