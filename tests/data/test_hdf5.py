@@ -75,7 +75,7 @@ def test_values_from_other_files_broken_links_and_huge_images_are_refused(tmp_pa
         (storage, "'image' takes its values from another file"),
         (virtual, "'image' takes its values from another file"),
         (link, "'image' takes its values from another file"),
-        (broken, "'image' cannot be read"),
+        (broken, "other.h5: cannot be read"),
         (huge, "'image': 60,000x60,000 pixels; at most"),
     ):
         with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -95,6 +95,8 @@ def test_a_group_of_pictures_is_refused(tmp_path):
     ("arrays", "message"),
     [
         ({"image": np.zeros((20, 16, 16, 3), np.float32)}, r"'image' is float32 .* expected uint8 \(N, H, W, 3\)"),
+        ({"image": h5py.Empty("u1")}, r"'image' is uint8 \(\); expected"),
+        ({"image": np.zeros((0, 16, 16, 3), np.uint8)}, r"'image' is uint8 \(0, 16, 16, 3\)"),
         ({"image": np.zeros((20, 3, 16, 16), np.uint8)}, r"'image' is uint8 \(20, 3, 16, 16\)"),
         ({"mask": np.zeros((19, 16, 16), np.uint8)}, r"'mask' is uint8 \(19, 16, 16\); expected integer ids"),
         ({"mask": np.zeros((20, 16, 16), np.float32)}, r"'mask' is float32"),
@@ -115,6 +117,22 @@ def test_ids_out_of_range_are_named(written, value):
     ):
         open_data(path, split="val", resolution=8).batch([0])
     assert [str(value) in file.reason for file in check_data(path).broken] == [True]
+
+
+def test_damaged_files_are_refused_in_one_sentence(written, tmp_path):
+    whole = written(image=np.zeros((10, 4, 4, 3), np.uint8), mask=np.zeros((10, 4, 4), np.uint8))[0].read_bytes()
+    rng, structure = np.random.default_rng(0), np.flatnonzero(np.frombuffer(whole, np.uint8))
+    refused = 0
+    for number in range(100):
+        damaged, path = bytearray(whole), tmp_path / f"{number}.h5"  # HDF5 keeps a file of one name open
+        damaged[rng.choice(structure)] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            data = open_data(path, split="all", resolution=8)
+            data.batch(range(len(data)))
+        except DataError as error:
+            refused += str(path) in str(error)
+    assert refused > 50
 
 
 def test_truncated_file(written):

@@ -31,8 +31,8 @@ class Hdf5(PixelDataset):
     * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground
 
     Other arrays are ignored. Links to other files, external storage and virtual arrays are refused:
-    they could read any file as pixels. Splits by row with CLEVRTex's rule; a mirror whose rows are in another
-    order has another test set. Crop 1.0 of the shorter side.
+    they could read any file as pixels. Splits by row with CLEVRTex's rule; a mirror whose rows are
+    in another order has another test set. Crop 1.0 of the shorter side.
     """
 
     kind = "hdf5"
@@ -48,25 +48,31 @@ class Hdf5(PixelDataset):
         self.path, self._image, self._mask = Path(path), image, mask or "mask"
         self._file: Any = None
         self._process = -1
-        images, masks = self._array(image), self._array(self._mask)
-        for array, name in ((images, image), (masks, mask)):
-            if array is None and name is not None:
-                names = ", ".join(self._opened())
-                raise DataError(f"{path}: no array {name!r}; it has {names}: pass image= (and mask=)")
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise DataError(f"{path}: {image!r} is {images.dtype} {images.shape}; expected uint8 (N, H, W, 3)")
-        check_pixels(images.shape[2], images.shape[1], f"{path}: {image!r}")
-        if masks is not None and (
-            masks.shape not in (images.shape[:3], (*images.shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
-        ):
-            raise DataError(
-                f"{path}: {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids {images.shape[:3]}"
-            )
+        try:
+            images, masks = self._array(image), self._array(self._mask)
+            for name, array in ((image, images), (mask, masks)):
+                if name is not None and array is None:
+                    found = ", ".join(map(str, self._opened()))
+                    raise DataError(f"{path}: no array {name!r}; it has {found}: pass image= (and mask=)")
+            shape = images.shape or ()
+            if len(shape) != 4 or shape[-1] != 3 or 0 in shape or images.dtype != np.uint8:
+                raise DataError(f"{path}: {image!r} is {images.dtype} {shape}; expected uint8 (N, H, W, 3)")
+            check_pixels(shape[2], shape[1], f"{path}: {image!r}")
+            if masks is not None and (
+                masks.shape not in (shape[:3], (*shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
+            ):
+                raise DataError(
+                    f"{path}: {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids {shape[:3]}"
+                )
+        except DataError:
+            raise
+        except Exception as error:  # in damaged files h5py raises OSError, RuntimeError, KeyError, ValueError ...
+            raise DataError(f"{path}: cannot be read ({error}); copy the file again") from error
         super().__init__(
             data=str(path),
             root=self.path,
-            total=len(images),
-            splits=by_order(len(images)),
+            total=shape[0],
+            splits=by_order(shape[0]),
             has_masks=masks is not None,
             **opening,
         )
@@ -77,7 +83,7 @@ class Hdf5(PixelDataset):
         try:
             image = file[self._image][row]
             mask = file[self._mask][row] if self.has_masks else None
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except Exception as error:  # see above
             raise DataError(f"{self.name(row)}: cannot be read ({error}); copy the file again") from error
         return Decoded(image, mask[..., 0] if mask is not None and mask.ndim == 3 else mask, str(image.dtype))
 
@@ -88,14 +94,11 @@ class Hdf5(PixelDataset):
     def _array(self, name: str) -> Any:  # an h5py.Dataset
         """An array of the file; None if there is none of that name."""
         file = self._opened()
-        try:
-            if file.get(name, getlink=True) is None:
-                return None
-            array, is_group = file[name], not hasattr(file[name], "shape")
-            outside = array.file.filename != file.filename or (not is_group and (array.external or array.is_virtual))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"{self.path}: {name!r} cannot be read ({error}); copy the file again") from error
-        if outside:
+        if file.get(name, getlink=True) is None:
+            return None
+        array = file[name]
+        is_group = not hasattr(array, "shape")
+        if array.file.filename != file.filename or (not is_group and (array.external or array.is_virtual)):
             raise DataError(f"{self.path}: {name!r} takes its values from another file; write them into this one")
         if is_group:
             raise DataError(f"{self.path}: {name!r} is a group; write all images as one array")
