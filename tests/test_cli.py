@@ -54,7 +54,10 @@ def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
         (["train", "scenes-32", "data=scenes:plain", "--out", "x"], "data: not a setting of a preset; options begin"),
         (["evaluate", "scenes-64", "--data", "scenes:plain", "--device", "gpu"], "device: must be auto, cpu or cuda"),
         (["train", "scenes-32", "resolution=abc", "--out", "x"], "model.resolution: must be a whole number of pixels"),
-        (["train", "scenes-32", "stepz=1", "--out", "x"], "unknown key 'stepz'; did you mean 'steps'?"),
+        (
+            ["train", "scenes-32", "stepz=1", "--out", "x"],
+            "unknown key 'stepz'; did you mean 'steps' (updates in all)?",
+        ),
         (["evaluate", "nowhere", "--data", "scenes:plain"], "nowhere: no such model folder"),
         (["data", "check", "nowhere"], "nowhere: no such file or folder"),
         (["scenes", "write", "x", "--variant", "plane"], "did you mean 'plain'"),

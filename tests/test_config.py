@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slotlab.checkpoints import create_model, list_models
-from slotlab.config import run_config
+from slotlab.config import run_config, settings_of
 from slotlab.errors import ConfigError
 
 
@@ -72,6 +72,33 @@ def test_a_key_may_be_shortened_as_long_as_it_is_unambiguous(tiny_preset):
     assert config.data.crop is None
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_every_key_of_a_preset_has_a_meaning(name):
+    config = run_config(name)
+    settings = settings_of(config.model)
+    assert not [key for key, (_, meaning) in settings.items() if not meaning]
+    for section, values in config.model.items():
+        for key in values if isinstance(values, dict) else ():
+            assert f"model.{section}.{key}" in settings
+
+
+def test_a_dry_run_prints_the_whole_config_and_trains_nothing(run_slotlab, tiny_preset, tmp_path):
+    words = ["train", tiny_preset, "slots=6", "--data", "data/own", "--out", tmp_path / "run", "--dry-run"]
+    status, printed, _ = run_slotlab(*words)
+    assert status == 0
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "model.slot_attention.slots 6 number of slots K" in lines
+    assert "data.source data/own `scenes:VARIANT`, a data set folder, or `kind:PATH`" in lines
+    assert "training.clip_norm 1.0 largest norm of the gradient; longer ones are shortened" in lines
+    assert not (tmp_path / "run").exists()
+    assert run_slotlab("train", tiny_preset, "--dry-run")[0] == 0
+    status, _, err = run_slotlab("train", tiny_preset)
+    assert (status, err) == (
+        2,
+        "slotlab: --out: missing; name the folder of the run, or add --dry-run to see its settings\n",
+    )
+
+
 def test_another_kind_of_part_forgets_the_arguments_of_the_old_one(tiny_preset):
     config = run_config(tiny_preset, {"encoder.kind": "resnet", "blocks": 1})
     assert config.model["encoder"] == {"kind": "resnet", "blocks": 1}
@@ -80,7 +107,11 @@ def test_another_kind_of_part_forgets_the_arguments_of_the_old_one(tiny_preset):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["stps=5"], "unknown key 'stps'; did you mean 'steps'"),
+        (
+            ["stps=5"],
+            r"unknown key 'stps'; did you mean 'steps' \(updates in all\) or .* slotlab train PRESET --dry-run",
+        ),
+        (["purple=5"], "unknown key 'purple'; all keys: slotlab train PRESET --dry-run"),
         (["channels=5"], "channels: could mean model.encoder.channels or model.decoder.channels"),
         (["steps"], "changes are written key=value"),
         (["steps=0"], r"training.steps: .*greater than or equal to 1 \(got 0\)"),

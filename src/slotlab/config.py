@@ -1,7 +1,9 @@
 """Settings of a training run (model, data, training), from a preset and `key=value` changes."""
 
 import ast
+import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,7 +21,10 @@ Section = TypeVar("Section", bound=BaseModel)
 SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder")  # of a model
 SUPPLIED = ("feature_dim", "slot_dim", "resolution")  # arguments that the whole model decides
 WORDS = {"true": True, "false": False, "null": None, "none": None}
-OF_PRETRAINED = ("model.autoencoder.pretrained", "model.autoencoder.subfolder")
+OF_PRETRAINED = {
+    "model.autoencoder.pretrained": "a trained autoencoder: a run folder, a name, or one of diffusers",
+    "model.autoencoder.subfolder": "where in its folder a diffusers autoencoder is, e.g. vae",
+}
 
 
 class DataSettings(BaseModel, extra="forbid", frozen=True):
@@ -40,7 +45,7 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
 
 
 Speedup = Literal["factored-convolution", "parts", "channels-last", "kept-memory", "fused-adam"]
-OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value or [])
 
 
 class TrainingSettings(BaseModel, extra="forbid", frozen=True):
@@ -85,6 +90,9 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     compile: bool = Field(default=False, description="compile the heavy parts with torch.compile")
     without: Annotated[list[Speedup], OneOrMore] = Field(
         default=[], description="speed-ups to leave out: results differ by rounding only"
+    )
+    logger: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], OneOrMore] = Field(
+        default=[], description="where rows of `history.csv` also go: tensorboard, wandb, mlflow, or a list"
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of weights, order of images, and slots")
     evaluate_every: int = Field(
@@ -174,7 +182,7 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
             raise ConfigError(f"{shown}: a section of settings, not {place[name]!r}")
     keys: list[str] = []
     for short, value in sorted(changes.items(), key=lambda change: not change[0].endswith("kind")):
-        keys.append(_full_key(short, _known_keys(model)))
+        keys.append(_full_key(short, settings_of(model)))
         *parents, last = keys[-1].split(".")
         if parents[0] not in values:
             raise ConfigError(f"{keys[-1]}: a setting of training, not of a model; leave it out")
@@ -238,8 +246,11 @@ def validated(section: type[Section], values: Mapping[str, Any]) -> Section:
         raise ConfigError("; ".join(f"{key}: {why} (got {value!r})" for key, why, value in problems)) from None
 
 
-def _known_keys(model: Mapping[str, Any]) -> list[str]:
-    """Every key of a run with this model section."""
+def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Every key of a run with this model section: its default (None if it has none) and meaning.
+
+    Meanings are the descriptions above, and those of the arguments in the docstrings of models.
+    """
     from slotlab import models  # loads torch, which listing presets need not wait for
     from slotlab.models.sampling import SamplingSettings
 
@@ -251,31 +262,50 @@ def _known_keys(model: Mapping[str, Any]) -> list[str]:
         "sampling": SamplingSettings,
     }
     registries = {"encoder": models.ENCODERS, "decoder": models.DECODERS}
-    keys = [f"data.{name}" for name in DataSettings.model_fields]
-    keys += [f"training.{name}" for name in TrainingSettings.model_fields]
-    keys.append("model.kind")
-    kind = str(model.get("kind"))
-    for name in inspect.signature(models.MODELS[kind]).parameters if kind in models.MODELS else ():
-        constructor = parts.get(name)
+    settings: dict[str, tuple[Any, str]] = {}
+    for section, fields in (("data", DataSettings.model_fields), ("training", TrainingSettings.model_fields)):
+        settings |= {f"{section}.{name}": (field.default, field.description or "") for name, field in fields.items()}
+    settings["model.kind"] = (None, f"one of {', '.join(models.MODELS)}")
+    whole = models.MODELS.get(str(model.get("kind")))
+    for name, about in _arguments(whole).items() if whole else ():
+        part = parts.get(name)
         if name in registries:
-            keys.append(f"model.{name}.kind")
-            constructor = registries[name].get(str(model.get(name, {}).get("kind")))
-        elif constructor is None:
-            keys.append(f"model.{name}")
-        if constructor is not None:
-            keys += [f"model.{name}.{key}" for key in inspect.signature(constructor).parameters if key not in SUPPLIED]
+            settings[f"model.{name}.kind"] = (None, f"one of {', '.join(registries[name])}")
+            part = registries[name].get(str(model.get(name, {}).get("kind")))
+        elif part is None:
+            settings[f"model.{name}"] = about
+        if part is not None:
+            supplied = {f"model.{name}.{key}" for key in SUPPLIED}
+            found = {f"model.{name}.{key}": about for key, about in _arguments(part).items()}
+            settings |= {key: about for key, about in found.items() if key not in supplied}
         if name == "autoencoder":
-            keys += OF_PRETRAINED
-    return keys
+            settings |= {key: (None, meaning) for key, meaning in OF_PRETRAINED.items()}
+    return settings
 
 
-def _full_key(key: str, known: list[str]) -> str:
-    matches = [full for full in known if full == key or full.endswith(f".{key}")]
+def _arguments(constructor: Callable[..., object]) -> dict[str, tuple[Any, str]]:
+    """Default of each argument, and its meaning by the docstring."""
+    text = re.split(r"^(?:Args|Attributes):$", inspect.getdoc(constructor) or "", maxsplit=1, flags=re.MULTILINE)[-1]
+    meanings = dict(re.findall(r"^    (\w+): ((?:.+|\n {8})+)", text, re.MULTILINE))
+    return {
+        name: (
+            None if argument.default is argument.empty else argument.default,
+            " ".join(meanings.get(name, "").split()).rstrip("."),
+        )
+        for name, argument in inspect.signature(constructor).parameters.items()
+    }
+
+
+def _full_key(key: str, settings: Mapping[str, tuple[Any, str]]) -> str:
+    matches = [full for full in settings if full == key or full.endswith(f".{key}")]
     if f"training.{key}" in matches:  # `steps` are training steps; sampling has `sampling.steps`
         return f"training.{key}"
     if len(matches) > 1:
         raise ConfigError(f"{key}: could mean {' or '.join(matches)}; write more of the name")
     if not matches:
-        endings = [full.rpartition(".")[2] for full in known]
-        raise ConfigError(f"unknown key {key!r}{nearest(key.rpartition('.')[2], endings)}")
+        meanings = {full.rpartition(".")[2]: meaning for full, (_, meaning) in settings.items()}
+        close = difflib.get_close_matches(key.rpartition(".")[2], meanings, n=3)
+        near = " or ".join(f"{name!r} ({meanings[name]})" for name in close)
+        hint = f"did you mean {near}? All keys" if close else "all keys"
+        raise ConfigError(f"unknown key {key!r}; {hint}: slotlab train PRESET --dry-run")
     return matches[0]

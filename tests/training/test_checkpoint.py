@@ -2,12 +2,15 @@ import re
 import sys
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slotlab.checkpoints import create_model, load
-from slotlab.errors import CheckpointError
+from slotlab.config import run_config
+from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import DiskFull
 from slotlab.training.checkpoint import (
     History,
@@ -19,6 +22,7 @@ from slotlab.training.checkpoint import (
     step_folder,
     write_checkpoint,
 )
+from slotlab.training.loggers import check_loggers
 
 
 @pytest.fixture
@@ -79,15 +83,53 @@ def test_a_damaged_trainer_state_is_refused_in_one_sentence(model, tmp_path):
             assert read | {"model": None} == state | {"model": None}
 
 
-def test_rows_after_the_checkpoint_that_is_gone_on_from_are_dropped(tmp_path):
+def test_rows_after_the_checkpoint_that_is_resumed_are_dropped(tmp_path):
     both = [{"step": 1.0, "train_loss": 2.0}, {"step": 2.0, "train_loss": 1.0}]
-    history = History(tmp_path, [])
-    history.write(both)
-    history.close()
-    History(tmp_path, both[:1]).close()
-    assert read_history(tmp_path) == both[:1]
-    History(tmp_path, []).close()
+    config = run_config("scenes-32", ["logger=tensorboard"])
+    for rows in (both, [both[0], {"step": 2.0, "train_loss": 0.5}]):
+        history = History(tmp_path, rows[:1], config)
+        assert read_history(tmp_path) == rows[:1]
+        history.write(rows)
+        history.close()
+    assert read_history(tmp_path) == rows
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train_loss")] == [(2, 0.5)]
+    History(tmp_path, [], run_config("scenes-32")).close()
     assert not (tmp_path / "history.csv").exists()
+
+
+def test_a_logger_goes_on_with_its_run_and_one_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    made = []
+
+    class WandbLogger:
+        version = "abc"
+
+        def __init__(self, **options):
+            self.options, self.experiment, self.seen = options, self, []
+            made.append(self)
+
+        def log_hyperparams(self, params):
+            self.seen.append(params["preset"])
+
+        def log_metrics(self, metrics, step):
+            self.seen.append((step, metrics))
+
+        def finalize(self, status):
+            self.seen.append(status)
+
+    config, rows = run_config("scenes-32", ["logger=wandb"]), [{"step": 1.0, "ari": 0.5}]
+    with pytest.raises(ConfigError, match=r"training.logger: wandb.* not installed; pip install 'slotlab\[wandb\]'"):
+        check_loggers(config.training.logger)
+    loggers = SimpleNamespace(WandbLogger=WandbLogger)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", SimpleNamespace(loggers=loggers))
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers", loggers)
+    for _ in range(2):
+        history = History(tmp_path / "run", [], config)
+        history.write(rows)
+        history.close()
+    assert [logger.options["id"] for logger in made] == [None, "abc"]
+    assert made[0].options["name"] == "run"
+    assert made[0].seen == ["scenes-32", (1, {"ari": 0.5}), "success"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import shlex
 from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -11,13 +11,20 @@ from slotlab.cli import options
 from slotlab.cli.options import app, command, say
 from slotlab.errors import ConfigError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from slotlab.config import RunConfig
+
 
 @command(app)
 def train(
     preset: Annotated[str, Argument(help="The name of a preset (slotlab models), or a YAML file like one.")],
-    out: Annotated[Path, Option(metavar="RUN", help="The run folder: a new one, or with --resume an existing.")],
     changes: Annotated[
         list[str] | None, Argument(metavar="[key=value]...", help="Settings to change in the preset.")
+    ] = None,
+    out: Annotated[
+        Path | None, Option(metavar="RUN", help="The run folder: a new one, or with --resume an existing.")
     ] = None,
     data: options.OptionalData = None,
     resume: Annotated[
@@ -27,6 +34,9 @@ def train(
     devices: Annotated[int, Option(help="Processes on this machine; torchrun's own count comes first.")] = 1,
     nodes: Annotated[int, Option(help="Machines.")] = 1,
     profile: Annotated[bool, Option("--profile", help="Print where the time of the first steps went.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print all settings of the run and what they mean; train nothing.")
+    ] = False,
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint; run the same command with --resume to continue.
 
@@ -43,7 +53,7 @@ def train(
     On many GPUs: [bold]slotlab train PRESET --data PATH --out RUN --devices 8[/bold]; of many machines, on each:
     [bold]torchrun --nnodes 2 --nproc-per-node 8 ... -m slotlab train PRESET --data PATH --out RUN[/bold]
     """
-    from slotlab.config import RUN_FILE, parse_overrides, read_run_config
+    from slotlab.config import RUN_FILE, parse_overrides, read_run_config, run_config
     from slotlab.distributed import place_among_processes
     from slotlab.reporting.tables import evaluate_command
     from slotlab.runs import train
@@ -54,6 +64,11 @@ def train(
         raise ConfigError(
             f"{min(mistaken)}: not a setting of a preset; options begin with --, see slotlab train --help"
         )
+    if dry_run:
+        say(settings_table(run_config(preset, {**settings, **({"data.source": data} if data else {})})))
+        return
+    if out is None:
+        raise ConfigError("--out: missing; name the folder of the run, or add --dry-run to see its settings")
     if resume and not (out / RUN_FILE).is_file():
         say(f"{out}: no run to resume; starting a new one")
     train(
@@ -71,6 +86,23 @@ def train(
         trained_on = read_run_config(out / RUN_FILE).data
         evaluation = evaluate_command(str(out), trained_on.source, trained_on.model_dump())
         say(f"trained: {out}; next: {evaluation}, then slotlab report {shlex.quote(str(out))}")
+
+
+def settings_table(config: "RunConfig") -> "Table":
+    """Every setting of a run: its key, value and meaning."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from slotlab.config import settings_of
+
+    table = Table("key", "value", "meaning", box=box.SIMPLE_HEAD)
+    for key, (default, meaning) in settings_of(config.model).items():
+        value: Any = config.model_dump()
+        for name in key.split("."):
+            value = value.get(name, default) if isinstance(value, dict) else default
+        table.add_row(key, escape("none" if value is None else str(value)), escape(meaning))
+    return table
 
 
 @command(app)

@@ -28,6 +28,7 @@ from slotlab.data import SlotDataset
 from slotlab.errors import CheckpointError
 from slotlab.files import read_json, regular, remove, replacing, write_json
 from slotlab.models import TrainableModel
+from slotlab.training.loggers import open_logger
 
 if TYPE_CHECKING:  # takes seconds to load, and reports do not need it
     from lightning_fabric import Fabric
@@ -119,19 +120,18 @@ Row = dict[str, float]
 
 
 class History:
-    """Writes the rows of a run to `history.csv` and TensorBoard.
+    """Writes the rows of a run to `history.csv` and to the loggers of its config.
 
     Args:
         folder: the run folder.
         rows: the rows of a resumed run; later rows on disk are dropped.
+        config: of the run.
     """
 
-    def __init__(self, folder: Path, rows: list[Row]) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
+    def __init__(self, folder: Path, rows: list[Row], config: RunConfig) -> None:
         self.path = folder / "history.csv"
-        purge = int(rows[-1]["step"]) + 1 if rows else 0
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        first = int(rows[-1]["step"]) + 1 if rows else 0
+        self._loggers = [open_logger(kind, folder, config, first) for kind in config.training.logger]
         if rows:
             self._write(rows)
         else:
@@ -140,13 +140,16 @@ class History:
     def write(self, rows: list[Row]) -> None:
         """Writes all rows, of which the last is new; their keys are among `COLUMNS`."""
         self._write(rows)
-        for name, value in rows[-1].items():
-            if name != "step":
-                self._board.add_scalar(name, value, int(rows[-1]["step"]))
+        for logger in self._loggers:
+            numbers = {name: value for name, value in rows[-1].items() if name != "step"}
+            logger.log_metrics(numbers, int(rows[-1]["step"]))
 
     def close(self) -> None:
-        """Writes what TensorBoard has not written yet, and ends its thread."""
-        self._board.close()
+        """Waits for what loggers have not written yet, and ends them."""
+        for logger in self._loggers:
+            logger.finalize("success")
+            if finish := getattr(logger.experiment, "finish", None):  # wandb
+                finish()
 
     def _write(self, rows: list[Row]) -> None:
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -1,5 +1,7 @@
 """The progress of a training run in the terminal."""
 
+import math
+import time
 from collections.abc import Sequence, Set
 
 from rich import box
@@ -11,9 +13,14 @@ from slotlab.training.checkpoint import Row
 from slotlab.training.loop import Event
 from slotlab.training.resources import MEASURED, WARM_UP
 
+LINE_EVERY = 60  # seconds, where there is no terminal for a bar
+
 
 class TrainingProgress:
-    """A progress bar, and a line for each validation; without a terminal only the lines."""
+    """A progress bar, and a line for each validation.
+
+    Without a terminal, a line at the first step and whenever `LINE_EVERY` seconds had none.
+    """
 
     def __init__(self, steps: int, enabled: bool = True) -> None:
         self.console = Console(quiet=not enabled)
@@ -29,6 +36,7 @@ class TrainingProgress:
             console=self.console,
             disable=not enabled or not self.console.is_terminal,
         )
+        self._spoke = -math.inf  # when the last line was printed, in seconds
         self._shown: set[str] = set()
         self._before: Set[str] = set()
         self._task = self._bar.add_task("training", total=steps, loss="-", speed="-")
@@ -46,9 +54,12 @@ class TrainingProgress:
         if event.kind == "begun":
             self._bar.reset(self._task, completed=run.step)  # a resumed run's time left counts from here
             if event.message:
-                self.console.print(event.message, highlight=False)
+                self.console.print(event.message, highlight=False, soft_wrap=True)
         elif event.kind == "step":
             self._bar.update(self._task, completed=run.step)
+            if not self.console.is_terminal and time.monotonic() - self._spoke >= LINE_EVERY:
+                done = f"step {run.step} of {run.config.training.steps}"
+                self._say(f"{done}  loss {float(run.losses[-1]):.4f}  {run.seconds:.0f} s of training")
             if run.step % 10 == 0:  # reading a loss waits for the device
                 speed = self._bar.tasks[0].speed
                 images = f"{speed * run.config.training.batch_size:.0f}" if speed else "-"
@@ -63,16 +74,19 @@ class TrainingProgress:
         scores = "  ".join(
             f"{name.upper().replace('_', '-')} {row[name]:.3f}" for name in ("ari", "fg_ari") if name in row
         )
-        self.console.print(
+        self._say(
             f"step {row['step']:.0f}  train loss {row['train_loss']:.4f}  "
-            f"validation loss {row['validation_loss']:.4f}  {scores}  {row['images_per_second']:.1f} images/s",
-            highlight=False,
+            f"validation loss {row['validation_loss']:.4f}  {scores}  {row['images_per_second']:.1f} images/s"
         )
         kinds = {warning.partition(":")[0]: warning for warning in warnings}
         for kind in (kinds.keys() & self._before) - self._shown:
             self._shown.add(kind)
-            self.console.print(f"[yellow]warning:[/yellow] {kinds[kind]}", highlight=False)
+            self._say(f"[yellow]warning:[/yellow] {kinds[kind]}")
         self._before = kinds.keys()
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+        self._spoke = time.monotonic()
 
 
 def profile_table(milliseconds: dict[str, float], images: int) -> Table | str:
@@ -84,8 +98,8 @@ def profile_table(milliseconds: dict[str, float], images: int) -> Table | str:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("part", "ms", "share"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
-    for name, time in milliseconds.items():
-        table.add_row(name, f"{time:.1f}", f"{time / whole:.0%}")
+    for name, spent in milliseconds.items():
+        table.add_row(name, f"{spent:.1f}", f"{spent / whole:.0%}")
     table.add_section()
     table.add_row("all", f"{whole:.1f}", "100%")
     return table

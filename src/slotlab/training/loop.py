@@ -89,7 +89,7 @@ def train_steps(
 ) -> Generator[Event, None, Path]:
     """Trains a model and writes its run folder; yields events, which the caller shows or ignores.
 
-    The folder holds `run.json` (the config), `history.csv`, TensorBoard logs, `checkpoints/` and
+    The folder holds `run.json` (the config), `history.csv`, `checkpoints/` and
     the trained model (`config.json`, `model.safetensors`, `training.json`) for `slotlab.load`.
     All processes yield the same events, "profiled" excepted: the first alone measures.
 
@@ -162,7 +162,7 @@ def train_steps(
                 write_json(folder / RUN_FILE, config.model_dump(mode="json"), synced=True)
             if checkpoint is not None:  # a kill may have come between the checkpoint and the model
                 run.take_model(checkpoint)
-        history = stack.enter_context(closing(History(folder, run.rows))) if first else None
+        history = stack.enter_context(closing(History(folder, run.rows, config))) if first else None
         batches = iter(
             training_batches(
                 train_data,

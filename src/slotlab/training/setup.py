@@ -15,10 +15,11 @@ from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
 from slotlab.files import differences
 from slotlab.models import FeatureGrouping, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
+from slotlab.training.loggers import check_loggers
 
 # What a resumed run may change: nothing here alters what the next steps compute.
 CHANGEABLE = {
-    "training": {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "compile"},
+    "training": {"evaluate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "compile", "logger"},
     "data": {"workers"},
 }
 LOCK_FILE = ".lock"
@@ -79,6 +80,7 @@ def new_model(config: RunConfig) -> TrainableModel:
 def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> None:
     """Raises ConfigError if training settings do not suit the kind of model, or each other."""
     settings = config.training
+    check_loggers(settings.logger)
     starts = config.model.get("slot_attention", {}).get("initialisation", "gaussian")
 
     def refuse(key: str, why: str, fault: object) -> None:
