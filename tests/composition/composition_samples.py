@@ -29,6 +29,7 @@ def made_up_table(images=20, slots=5, dim=6, seed=0, dropped=()):
         area=np.where(number == 0, 0.6, 0.02).astype(np.float32),
         centre=random.uniform(-0.9, 0.9, (len(rows), 2)).astype(np.float32),
         background=number == 0,
+        fill=random.uniform(0.3, 1, len(rows)).astype(np.float32),
         facts={
             "model": {},
             "fingerprint": "0" * 64,

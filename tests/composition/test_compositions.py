@@ -101,6 +101,19 @@ def test_scene_has_one_background_and_objects_that_do_not_collide():
     assert {len(plan.rows) for plan in compositions.scene(library, 5, 0)} == {2}, "large ones are left out"
 
 
+def test_whole_prefers_slots_that_fill_their_masks_where_the_library_knows_them():
+    library = made_up_library(images=40)
+    scene, whole = (
+        np.concatenate([library.table.fill[list(plan.rows[1:])] for plan in PROTOCOLS[name](library, 100, 0)])
+        for name in ("scene", "whole")
+    )
+    assert scene.mean() < 0.7 < 0.85 < whole.mean()
+    assert len({*whole}) > 50
+    library.table.fill = None
+    with pytest.raises(ConfigError, match="fit it again, or use scene"):
+        PROTOCOLS["whole"](library, 1, 0)
+
+
 def test_chosen_concepts_each_give_a_member():
     library = made_up_library()
     found = compositions.chosen(library, (1, 0, 1), 40, 5)

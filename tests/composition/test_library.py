@@ -9,11 +9,12 @@ from safetensors.numpy import load_file
 
 import slotlab
 from slotlab import checkpoints
-from slotlab.composition import ConceptLibrary, fingerprint, fit_library, fit_library_steps
+from slotlab.composition import PROTOCOLS, ConceptLibrary, fingerprint, fit_library, fit_library_steps
 from slotlab.composition import library as library_module
 from slotlab.composition.library import cluster
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models.randomness import seeded_generator
+from slotlab.released import released_names
 
 
 def groups_and_concepts(library):
@@ -151,6 +152,14 @@ def test_a_fingerprint_outlives_saving_and_knows_config_and_weights(tiny_preset,
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert fingerprint(model) != before
+
+
+def test_released_libraries_of_version_0_1_open_and_compose():
+    for name in released_names():
+        library = slotlab.load_library(name)
+        assert library.table.fill is None
+        for protocol in ("report", "shuffle", "scene"):
+            assert len(PROTOCOLS[protocol](library, 2, 0)[1].rows) > 1
 
 
 def test_damaged_libraries_are_refused(tmp_path):

@@ -41,12 +41,16 @@ def test_slots_are_those_of_the_model_whatever_the_batches(any_model, dataset):
     np.testing.assert_array_equal(whole.number, table.number)
 
 
-def test_areas_centres_background_and_empty_slots(monkeypatch, model, squares):
+def test_areas_centres_background_fill_and_empty_slots(monkeypatch, model, squares):
     owners = torch.zeros(1, 16, 16, dtype=torch.int64)
     owners[0, 4:8, 8:16] = 1  # the right middle; touches the border at four pixels
     owners[0, 9:15, 1:13] = 2  # larger, but away from the border; slot 3 has nothing
-    segmenting(model, monkeypatch, F.one_hot(owners, 4).permute(0, 3, 1, 2).float())
+    masks = F.one_hot(owners, 4).permute(0, 3, 1, 2).float()
+    masks[:, 0] *= 0.75
+    masks[:, 1] += 0.25 * (owners == 0)
+    segmenting(model, monkeypatch, masks)
     table = extract(model, open_data(squares, resolution=16, count=1))
+    np.testing.assert_allclose(table.fill, [1, 32 / (32 + 152 / 4), 1], rtol=1e-6)
     assert table.number.tolist() == [0, 1, 2]
     assert table.background.tolist() == [True, False, False]
     np.testing.assert_allclose(table.area[1:] * 256, [32, 72], rtol=1e-6)

@@ -106,7 +106,7 @@ def compose(
     library: options.Library,
     images: options.ImageOptions,
     out: Annotated[Path, Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
-    protocol: Annotated[str, Option(help="report, shuffle or scene.")] = "report",
+    protocol: Annotated[str, Option(help="report, shuffle, scene or whole.")] = "report",
     concept: Annotated[
         list[int] | None, Option(metavar="K", help="Instead of a protocol: a member of this concept; may be repeated.")
     ] = None,

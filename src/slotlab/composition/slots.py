@@ -40,6 +40,8 @@ class SlotTable:
         area: float32 [N] in (0, 1], the share of the image's pixels that the slot owns.
         centre: float32 [N, 2] in [-1, 1], mean x (right) and y (down) of these pixels.
         background: bool [N], true for one slot of each image.
+        fill: float32 [N] in (0, 1], the share of the slot's mask that lies on the pixels it owns:
+            near 1 for a whole object, less for a fragment; None in libraries of version 0.1.
         truth: int64 [N], the id of the true segment that shares the most pixels with the slot; None
             for data without true masks.
         truth_share: float32 [N] in [0, 1], the share of the slot's pixels inside that segment.
@@ -57,6 +59,7 @@ class SlotTable:
     area: np.ndarray
     centre: np.ndarray
     background: np.ndarray
+    fill: np.ndarray | None = None
     truth: np.ndarray | None = None
     truth_share: np.ndarray | None = None
     shape: np.ndarray | None = None
@@ -106,7 +109,7 @@ def extract_steps(
     position = first = place_among_processes().share(len(dataset)).start
     parts: list[dict[str, np.ndarray]] = []
     for batch, output in outputs(slot_model, dataset, batch_size=batch_size, seed=seed, segment_only=True):
-        parts.append(_rows(output, output.segmentation(slot_model.finer_masks), batch, position, dataset))
+        parts.append(_rows(output, output.soft_masks(slot_model.finer_masks).float(), batch, position, dataset))
         position += len(batch["index"])
         yield len(batch["index"])
     images = sum(from_all([position - first]))
@@ -150,13 +153,13 @@ def background_rank(owned: Tensor, kept: Tensor) -> Tensor:
 
 
 def _rows(
-    output: SlotOutput, owners: Tensor, batch: Batch, position: int, dataset: SlotDataset
+    output: SlotOutput, masks: Tensor, batch: Batch, position: int, dataset: SlotDataset
 ) -> dict[str, np.ndarray]:
-    """The rows of one batch, whose first image is at `position`; `owners` are int64 [B, H, W]."""
-    count, slots = output.slots.shape[:2]
-    height, width = owners.shape[1:]
+    """The rows of one batch, whose first image is at `position`; `masks` are [B, K, H, W]."""
+    count, slots, height, width = masks.shape
     if not bool(torch.isfinite(output.slots).all()):
         raise CheckpointError("the model's slots are not finite: its training diverged; use an earlier checkpoint")
+    owners = masks.argmax(dim=1)
     owned = F.one_hot(owners, slots).permute(0, 3, 1, 2)  # [B, K, H, W]
     pixels = owned.sum(dim=(2, 3))
     kept = pixels >= SMALLEST_SHARE * height * width
@@ -168,6 +171,7 @@ def _rows(
         "area": pixels / (height * width),
         "centre": _centres(owned.float()),
         "background": F.one_hot(background_rank(owned, kept).argmax(dim=1), slots).bool(),
+        "fill": (masks * owned).sum(dim=(2, 3)) / masks.sum(dim=(2, 3)).clamp(min=1e-12),
     }
     if "mask" in batch:
         columns["truth"], columns["truth_share"] = _truth(owners.cpu(), batch["mask"].cpu(), slots)

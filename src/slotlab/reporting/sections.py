@@ -30,6 +30,7 @@ PROTOCOLS = {
     "report": "one slot drawn from each concept, background included, no two from one image",
     "shuffle": "slot i of one image, slot i + 1 of the next, and so on, whatever they show",
     "scene": "one background and as many objects as a real image has, at places where they do not collide",
+    "whole": "one background and as many objects as a real image has, mostly whole ones, which do not collide",
 }
 MASK_WORDS = {"masks": "the decoder's", "attention": "the attention", "posterior": "the posterior"}
 
