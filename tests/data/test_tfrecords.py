@@ -4,16 +4,15 @@ import gzip
 import io
 import os
 import pickle
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import crc32c as reference_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from slotlab.data import open_data, pack
-from slotlab.data.tfrecords import crc32c
 from slotlab.errors import DataError
 
 
@@ -68,12 +67,6 @@ def scene(seed, height, width, entities):
     ids = random.integers(0, entities, (height, width))
     layers = (np.arange(entities)[:, None, None] == ids).astype(np.uint8) * 255  # [entities, height, width]
     return image, ids, layers
-
-
-def test_checksums_are_those_of_another_library():
-    for length in (0, 1, 63, 64, 65, 1000, 4097, 70_001):
-        content = np.random.default_rng(length).bytes(length)
-        assert crc32c(content) == reference_crc32c(content)
 
 
 def test_movi_gives_each_frame_of_its_videos(tmp_path):
@@ -157,15 +150,16 @@ def damaged(content, place):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content[:-3], "ends within record 1; copy the file again"),
+        (lambda content: content[:-3], r"it ends within record 1\); copy the file again"),
         (lambda content: content[:-40], "ends within record 1"),
-        (lambda content: content + b"12345", "ends within a record"),
-        (lambda content: damaged(content, 3), r"a checksum \(CRC-32C\) is wrong: not a TFRecord file, or damaged"),
-        (lambda content: damaged(content, 500), r"a checksum \(CRC-32C\) is wrong"),
-        (lambda content: b"", "has no records"),
+        (lambda content: content + b"12345", "a checksum"),
+        (lambda content: damaged(content, 3), "a checksum, CRC-32C, is wrong: no TFRecord file, or damaged"),
+        (lambda content: damaged(content, 500), "a checksum, CRC-32C, is wrong"),
+        (lambda content: b"", "no records in files"),
         (lambda content: os.urandom(100), "checksum"),
-        (lambda content: gzip.compress(content)[:-200], "the compressed file ends too early"),
-        (lambda content: damaged(gzip.compress(content), 300), "cannot be unpacked|checksum"),
+        (lambda content: gzip.compress(content)[:-200], "ended before the end-of-stream marker"),
+        (lambda content: damaged(gzip.compress(content), 300), "cannot be read"),
+        (lambda content: zlib.compress(content)[:-200], "it ends early, or has over 4 GiB"),
     ],
 )
 def test_damaged_files_are_said_in_one_sentence(tmp_path, change, message):
@@ -178,7 +172,7 @@ def test_damaged_files_are_said_in_one_sentence(tmp_path, change, message):
     assert "room.tfrecords" in str(raised.value)
 
 
-def test_records_of_other_data_are_refused(tmp_path):
+def test_records_of_other_data_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"tfrecords\[0\]: has image, label; expected video and segmentations \(MOVi\)"):
         open_data(records(tmp_path / "imagenet.tfrecords", [example(image=[b"jpeg"], label=[b"cat"])]))
     with pytest.raises(DataError, match=r"not a tf.train.Example"):
@@ -190,3 +184,6 @@ def test_records_of_other_data_are_refused(tmp_path):
     data = open_data(records(tmp_path / "uneven.tfrecords", frames), split="all")
     with pytest.raises(DataError, match="has 3 frames, the first record 2"):
         data.read(3)
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    with pytest.raises(DataError, match=r"pip install 'slotlab\[tfrecords\]'"):
+        open_data(tmp_path / "text.tfrecords")
