@@ -1,6 +1,6 @@
 """How long the studio takes to show its first image, an edit, and a sampled edit's preview.
 
-Starts `slotlab studio` with the bundled models, visits it with Chromium (driven by Playwright), and
+Starts `slotlab studio` with two bundled models, visits it with Chromium (driven by Playwright), and
 takes the time from the click until the page shows the answer. Prints medians and worst cases; says
 so where there is no Chromium.
 """
@@ -36,6 +36,7 @@ def main() -> None:
         print("the studio is left out: no chromium is on the PATH")
         return
     words = ["studio", "--no-browser", "--port", str(arguments.port), "--threads", str(arguments.threads)]
+    words += ["--model", "scenes-64", "--model", "scenes-64-diffusion"]
     server = subprocess.Popen([sys.executable, "-m", "slotlab", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

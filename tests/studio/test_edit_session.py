@@ -9,8 +9,7 @@ from slotlab.errors import ConfigError
 from slotlab.figures.grid import slot_colours
 from slotlab.models import SlotOutput
 from slotlab.studio import edit_session
-from slotlab.studio.edit_session import MOST_STEPS, Editing, Painter
-from slotlab.studio.image_chooser import FIRST_EXAMPLE
+from slotlab.studio.edit_session import MOST_STEPS, Editing
 
 
 @pytest.fixture
@@ -20,28 +19,17 @@ def begun():
     scene, empty = Scene(torch.zeros(3, 4, 4), output), torch.zeros(3, 4, 4)
     slots = edits.keep(scene, range(3))
     painted = Edited(empty, empty, masks[0], slots, frozenset(), empty[0].bool(), 0.0)
-    return Editing(("plain", FIRST_EXAMPLE), scene, slot_colours(range(3)), painted, ((slots, "unchanged"),))
+    return Editing(scene, slot_colours(range(3)), painted, ((slots, "unchanged"),))
 
 
-def test_one_edit_is_painted_at_a_time_and_can_be_stopped():
-    painter = Painter()
-    with painter.painting():
-        painter.stopping = True
-        with pytest.raises(ConfigError, match="still being painted"), painter.painting():
-            pass
-        assert painter.stopping, "the refused one changes nothing"
-    with painter.painting():
-        assert not painter.stopping
-
-
-def test_starting_again_keeps_the_other_image_and_the_painter(begun):
+def test_starting_again_keeps_the_other_image(begun):
     other = replace(begun.scene)
     edited = edit_session.remove(replace(begun, selected=1, other=other, other_selected=2), None)
     again = edit_session.begin_again(edited, None)
     assert edited.slots.numbers == (0, 2)
     assert again.slots.numbers == (0, 1, 2)
     assert again.source() == (other, 2)
-    assert again.painter is edited.painter is begun.painter
+    assert again.painting is edited.painting is begun.painting
 
 
 def test_a_new_edit_drops_what_was_undone_and_the_first_step_always_stays(begun):

@@ -127,6 +127,10 @@ def test_a_sampled_edit_shows_previews_and_can_be_stopped(visit, models):
     try:
         page.locator("#sl-remove").click()
         expect(page.locator("#sl-edit-status")).to_contain_text(re.compile(r"step \d+ of 100"))
+        page.locator("#sl-undo").click()
+        expect(page.locator(".toast-body")).to_contain_text("There is nothing to undo")
+        page.locator("#sl-again").click()
+        expect(page.locator(".toast-body").last).to_contain_text("The last edit is still being painted")
         page.locator("#sl-stop").click()
         expect(page.locator("#sl-edit-status")).to_contain_text("Stopped; nothing was changed")
     finally:

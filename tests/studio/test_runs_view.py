@@ -51,4 +51,4 @@ def test_the_report_is_complete_in_itself(visit, diffusion_run, tmp_path):
 def test_a_folder_that_the_first_training_makes_is_waited_for(tmp_path):
     with gr.Blocks():
         view = runs_view(tmp_path / "later")
-    assert "There is no run in" in view.refresh(None, None)[1]
+    assert "There is no run in" in str(view.refresh(None, None, None))

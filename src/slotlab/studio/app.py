@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +42,7 @@ SUMMARY = "See the objects that a model finds, edit them, and compose new images
 PREFIX = "slotlab-studio-"
 IN_USE = "in-use"  # a file in the upload folder, locked while its studio runs
 YOUNG = 60.0  # seconds in which the lock of a new folder may still be missing
-WORDS = {
-    "Slot": "a vector that describes one part of the image, at best one object or the background.",
-    "Mask": "how much of each pixel belongs to a slot. Decoder masks come from painting the slots, attention masks "
-    "from slot attention, posterior masks from both the painted colours and the image.",
-    "Slot attention": "how slots are found: in each iteration they compete for the pixels, and take in what they won.",
-    "Reconstruction": "the image painted again from its slots alone.",
-    "ARI, FG-ARI": "agreement of two ways to divide the pixels, 1 at best, near 0 by chance; FG counts objects only.",
-    "mIoU, mBO": "overlap of true objects with the segments that match them best, 0 to 1.",
-    "Concept": "a group of slots that are alike, found in many images; a concept library holds them.",
-}
+MOST_KEPT = 8  # states of a view for other images and models
 
 
 def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
@@ -61,7 +51,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{SUMMARY}</p></div>')
         image, active = gr.State(FIRST_EXAMPLE), gr.State("Look")
-        refreshed = gr.State({})  # by view: the model and image that it shows
+        refreshed = gr.State({})  # by view: the model and image that it shows, and its states for others
         with gr.Row():
             with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
                 names, info = [one.name for one in models], "The model that looks at the image."
@@ -80,26 +70,25 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
                     with gr.Tab(name) as tab:
                         views[tab] = make()
         with gr.Accordion("What the words mean", open=False, elem_id="sl-words"):
-            words = "".join(f"<dt>{word}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
-            gr.HTML(f'<dl class="sl-glossary">{words}</dl>')
+            gr.HTML((ASSETS / "glossary.html").read_text(encoding="utf-8"))
 
-        def shown(name: str, chosen: ChosenImage, now: str, before: dict[str, list[Any]], *held: Any) -> list[Any]:
-            choice, values, given = {"model": name, "image": chosen}, [], iter(held)
-            for view in views.values():
-                own, wanted = [next(given) for _ in view.inputs], [choice[what] for what in view.of]
-                if view.name == now and before.get(now) != wanted:
-                    values += view.refresh(find(name), chosen, *own)
-                    before = {**before, now: wanted}
-                else:
-                    values += [gr.skip()] * len(view.outputs)
-            return [before, *values]
+        def shown(name: str, chosen: ChosenImage, now: str, before: dict[str, Any], *states: Any) -> dict[Any, Any]:
+            choice, values = {"model": name, "image": chosen}, {}
+            for view, state in zip(views.values(), states, strict=True):
+                last, kept = before.get(view.name, (None, {}))
+                key = tuple(choice[what] for what in view.of)
+                if view.name == now and key != last:
+                    kept = {**kept, last: state}
+                    values = view.refresh(find(name), chosen, kept.get(key))
+                    before = {**before, now: (key, dict([*kept.items()][-MOST_KEPT:]))}
+            return {refreshed: before, **values}
 
         def opened(name: str) -> tuple[Any, ...]:
             takes_image = name in ("Look", "Edit", "Compare")
             takes_model = name != "Runs" and len(models) > 1
             return name, gr.Column(visible=takes_image or takes_model), gr.Column(visible=takes_image)
 
-        inputs = [model, image, active, refreshed, *(one for view in views.values() for one in view.inputs)]
+        inputs = [model, image, active, refreshed, *(view.state for view in views.values())]
         outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
         for event in (*(made.success for made in choosers), model.input):
             at_work(event, shown, inputs, outputs)

@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ class View:
 
     name: str
     outputs: Sequence[Component | BlockContext]
-    refresh: Callable[..., Sequence[Any]]  # values of `outputs` for a `LoadedModel`, a chosen image, and `inputs`
+    refresh: Callable[..., dict[Any, Any]]  # new values for a `LoadedModel`, a chosen image, and an earlier state
     of: tuple[str, ...] = ("model", "image")  # it is refreshed only when one of these changes
-    inputs: Sequence[Component] = ()
+    state: gr.State = field(default_factory=lambda: gr.State(None))  # kept for each of them
 
 
 @contextmanager

@@ -113,7 +113,7 @@ class SlotImages:
 def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     """Builds the view."""
     images = {one.name: SlotImages(one.model, one.library) for one in models if one.library is not None}
-    state, kept = gr.State(None), gr.State({})
+    state = gr.State(None)
     missing = gr.HTML(note(NO_LIBRARY), visible=False, elem_id="sl-compose-missing")
     with gr.Column() as whole:
         components.heading("Concepts", CHOOSE)
@@ -197,19 +197,16 @@ def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     at_once(tray.act, drop_kept, state, [state, tray])
     at_work(save.click, save_tray, state, download)
 
-    def refresh(
-        loaded: LoadedModel, _: ChosenImage, now: Composing | None, kept: dict[str, Composing]
-    ) -> tuple[Any, ...]:
-        kept = kept if now is None else {**kept, now.model: now}
-        slots, begun = images.get(loaded.name), Composing(loaded.name)
+    def refresh(loaded: LoadedModel, _: ChosenImage, earlier: Composing | None) -> dict[Any, Any]:
+        slots = images.get(loaded.name)
+        now = earlier or Composing(loaded.name, () if slots is None else (slots.background,))
+        shown = {state: now, missing: gr.HTML(visible=slots is None), whole: gr.Column(visible=slots is not None)}
         if slots is None:
-            return begun, gr.HTML(visible=True), gr.Column(visible=False), *(gr.skip() for _ in range(4)), kept
-        now = kept.get(loaded.name, replace(begun, rows=(slots.background,)))
-        cards = _concepts(slots, now.pages), _parts(now.rows, slots), _result(now.shown), _tray(now.tray)
-        return now, gr.HTML(visible=False), gr.Column(visible=True), *cards, kept
+            return shown
+        shown |= {concepts: _concepts(slots, now.pages), parts: _parts(now.rows, slots)}
+        return shown | {result: _result(now.shown), tray: _tray(now.tray)}
 
-    outputs = [state, missing, whole, concepts, parts, result, tray, kept]
-    return View("Compose", outputs, refresh, of=("model",), inputs=[state, kept])
+    return View("Compose", [state, missing, whole, concepts, parts, result, tray], refresh, ("model",), state)
 
 
 def _without(items: tuple[Any, ...], event: gr.EventData) -> tuple[Any, ...]:

@@ -5,8 +5,7 @@ import math
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,29 +32,10 @@ HINT = "Click on an object to select it. Delete removes it, Ctrl+Z undoes the la
 KEYS = {"Delete": "sl-remove", "Backspace": "sl-remove", "z": "sl-undo", "Z": "sl-redo", "y": "sl-redo"}
 
 
-class Painter:
-    """Paints one edit at a time for one user, who may stop it."""
-
-    def __init__(self) -> None:
-        self._busy, self.stopping = threading.Lock(), False  # stopping: after the step in progress
-
-    @contextmanager
-    def painting(self) -> Iterator[None]:
-        """Encloses one painting; ConfigError while another is in progress."""
-        if not self._busy.acquire(blocking=False):
-            raise ConfigError("The last edit is still being painted: wait, or stop it first.")
-        self.stopping = False
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-
 @dataclass(frozen=True, eq=False)
 class Editing:
     """The slots and a description of each step that can be undone or redone, and the selection."""
 
-    of: tuple[str, ChosenImage]  # the name of the model, and the image
     scene: Scene
     colours: Colours  # of the scene's slots, as in the Look view
     painted: Edited  # the step that was painted last
@@ -65,7 +45,8 @@ class Editing:
     placing: bool = False  # the next click says where the selected object goes
     other: Scene | None = None  # a second scene to take objects from
     other_selected: int | None = None
-    painter: Painter = field(default_factory=Painter)
+    painting: threading.Lock = field(default_factory=threading.Lock)  # of one step at a time
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def slots(self) -> EditedSlots:
@@ -105,30 +86,15 @@ def begin(loaded: LoadedModel, chosen: ChosenImage) -> Editing:
     scene = edits.read_scene(loaded.model, image)
     slots = edits.keep(scene, range(len(scene.slots)))
     painted = edits.paint_edit(loaded.model, scene, slots)
-    return Editing((loaded.name, chosen), scene, look_colours(scene, mask), painted, ((slots, "unchanged"),))
+    return Editing(scene, look_colours(scene, mask), painted, ((slots, "unchanged"),))
 
 
-# What the buttons do: each takes what is edited, its model, and values of fields beside the button.
-
-
-def undo(now: Editing, _: LoadedModel) -> Editing:
-    """One step back."""
-    return now.at_step(now.at - 1)
-
-
-def redo(now: Editing, _: LoadedModel) -> Editing:
-    """The step that was undone last."""
-    return now.at_step(now.at + 1)
+# What buttons do: each takes what is edited, its model, and the values of fields beside the button.
 
 
 def begin_again(now: Editing, _: LoadedModel) -> Editing:
     """The scene before the first edit; the other image stays."""
     return replace(now, steps=now.steps[:1], at=0, selected=None, placing=False)
-
-
-def paint_again(now: Editing, _: LoadedModel) -> Editing:
-    """The same step, for another sample."""
-    return now
 
 
 def remove(now: Editing, _: LoadedModel) -> Editing:
@@ -239,20 +205,15 @@ def other_figure(scene: Scene) -> dict[str, Any]:
     return {"groups": [one], "hint": "Click on the object to take.", "selected": None, "keep": True}
 
 
-def edit_files(now: Editing) -> dict[str, bytes]:
-    """The files that `slotlab edit` writes of this edit, by name."""
+def edited_file(now: Editing, name: str) -> bytes:
+    """A file to download: the edited image, enlarged; one that `slotlab edit` writes; or all of those in an archive."""
+    if name.endswith(".png"):
+        side = now.painted.image.shape[-1]
+        side *= math.ceil(LEAST_SIDE / side)
+        return png(grid.photograph(now.painted.image, (side, side)))
     with tempfile.TemporaryDirectory(prefix="slotlab-edit-") as folder:
         write_edit(Path(folder), now.scene, now.painted)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-
-
-def edited_file(now: Editing, name: str) -> bytes:
-    """A file to download: the edited image, enlarged; one of `edit_files`; or all of them as a zip archive."""
-    image = now.painted.image
-    if name.endswith(".png"):
-        side = image.shape[-1] * math.ceil(LEAST_SIDE / image.shape[-1])
-        return png(grid.photograph(image, (side, side)))
-    files = edit_files(now)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     return zipped(files) if name.endswith(".zip") else files[name]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from slotlab.composition.edits import Edited, paint_edit, paint_edit_steps, read_scene
+from slotlab.composition.edits import paint_edit, paint_edit_steps, read_scene
 from slotlab.errors import ConfigError
 from slotlab.models.sampling import SAMPLERS, SamplingSettings
 from slotlab.studio import components, edit_session
@@ -18,7 +18,6 @@ from slotlab.studio.image_chooser import ChosenImage, image_choosers
 from slotlab.studio.loaded_models import LoadedModel
 
 MOST_SAMPLING_STEPS = 100
-MOST_KEPT = 8  # edits of other images, and by other models, that the page keeps
 BETWEEN_PREVIEWS = 0.2  # seconds, at least
 TOOLS = "Select an object first. Remove deletes it, Duplicate adds a copy. Start again undoes all edits."
 FILES = (
@@ -30,7 +29,7 @@ NO_LIBRARY = "No concepts: start the studio with --library FOLDER to draw object
 
 def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     """Builds the view."""
-    state, kept = gr.State(None), gr.State({})
+    state = gr.State(None)
     with gr.Row(elem_classes="sl-tools"):
         remove, duplicate = button("Remove", "sl-remove"), button("Duplicate", "sl-duplicate")
         move = button("Move", "sl-move", visible=False)
@@ -71,41 +70,43 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     download = components.download()
     settings, painting = [state, model, steps, sampler, seed], [state, figure, status, stop]
 
-    def act(change: Callable[..., Editing], now: Editing | None, name: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def act(change: Callable[..., Editing], now: Editing | None, name: str, *values: Any) -> Iterator[dict[Any, Any]]:
         """Changes the slots and paints them, with previews if the model samples."""
         now, loaded, (steps, sampler, seed, *more) = _begun(now), find(name), values
         then = change(now, loaded, *more)
         if loaded.sampling is None:
-            yield _finished(then, paint_edit(loaded.model, then.scene, then.slots))
+            yield shown(replace(then, painted=paint_edit(loaded.model, then.scene, then.slots)))
             return
         chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
         previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
+        if not now.painting.acquire(blocking=False):
+            raise ConfigError("The last edit is still being painted: wait, or stop it first.")
+        now.stop.clear()
         shown_at = 0.0
-        with now.painter.painting():
-            while not now.painter.stopping:
-                try:
-                    done, total, images = next(previews)
-                except StopIteration as end:
-                    yield _finished(then, end.value)
-                    return
+        try:
+            while not now.stop.is_set():
+                done, total, images = next(previews)
                 if monotonic() - shown_at > BETWEEN_PREVIEWS:
-                    progress = f"Painting: step {done} of {total}."
-                    yield (
-                        gr.skip(),
-                        edit_figure(then, images[0].cpu(), progress),
-                        note(progress),
-                        gr.Button(visible=True),
-                    )
+                    said = f"Painting: step {done} of {total}."
+                    preview = edit_figure(then, images[0].cpu(), said)
+                    yield {figure: preview, status: note(said), stop: gr.Button(visible=True)}
                     shown_at = monotonic()
-        yield gr.skip(), edit_figure(now), note("Stopped; nothing was changed."), gr.Button(visible=False)
+            yield {**shown(now), status: note("Stopped; nothing was changed.")}
+        except StopIteration as end:
+            yield shown(replace(then, painted=end.value))
+        finally:
+            now.painting.release()
+
+    def shown(now: Editing) -> dict[Any, Any]:
+        return {state: now, figure: edit_figure(now), status: note(_status(now)), stop: gr.Button(visible=False)}
 
     for clicked, change, *more in (
         (remove, edit_session.remove),
         (duplicate, edit_session.duplicate),
-        (undo, edit_session.undo),
-        (redo, edit_session.redo),
+        (undo, lambda now, _: now.at_step(now.at - 1)),
+        (redo, lambda now, _: now.at_step(now.at + 1)),
         (restart, edit_session.begin_again),
-        (again, edit_session.paint_again),
+        (again, lambda now, _: now),
         (put, edit_session.replace_by_other),
         (add, edit_session.add_other),
         (background, edit_session.take_background),
@@ -114,23 +115,22 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     ):
         at_work(clicked.click, partial(act, change), [*settings, *more], painting)
 
-    def pointed(now: Editing | None, event: gr.EventData) -> tuple[Any, ...]:
+    def pointed(now: Editing | None, event: gr.EventData) -> dict[Any, Any]:
         before = _begun(now)
         now = replace(before, selected=event.slot, placing=False)
-        return now, edit_figure(now) if before.placing else gr.skip(), note(_status(now))
+        return shown(now) if before.placing else {state: now, status: note(_status(now))}
 
     def placed(
         now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, event: gr.EventData
-    ) -> Iterator[tuple[Any, ...]]:
+    ) -> Iterator[dict[Any, Any]]:
         side = _begun(now).scene.image.shape[-1]
         place = [(at + 0.5) / side for at in (event.x, event.y)]
         yield from act(edit_session.move_to, now, name, steps, sampler, seed, *place)
 
-    def moving(now: Editing | None) -> tuple[Any, ...]:
+    def moving(now: Editing | None) -> dict[Any, Any]:
         now = _begun(now)
         now.chosen()
-        now = replace(now, placing=not now.placing)
-        return now, edit_figure(now), note(_status(now))
+        return shown(replace(now, placing=not now.placing))
 
     def read_other(now: Editing | None, name: str, chosen: ChosenImage) -> tuple[Any, ...]:
         model = find(name).model
@@ -143,58 +143,44 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     def saved(name: str, now: Editing | None) -> dict[str, str]:
         return components.file(name, edit_session.edited_file(_begun(now), name))
 
-    at_once(figure.choose, pointed, state, [state, figure, status])
+    at_once(figure.choose, pointed, state, painting)
     at_work(figure.place, placed, settings, painting)
-    at_once(move.click, moving, state, [state, figure, status])
-    at_once(stop.click, lambda now: setattr(now.painter, "stopping", True), state, None)
+    at_once(move.click, moving, state, painting)
+    at_once(stop.click, lambda now: now.stop.set(), state, None)
     for made in choosers:
         at_work(made.success, read_other, [state, model, other_image], [state, other])
     at_once(other.choose, other_pointed, state, state)
     for clicked, name in ((save_png, "edited.png"), (save_slots, "slots.npz"), (save_all, "edit.zip")):
         at_work(clicked.click, partial(saved, name), state, download)
 
-    def refresh(
-        loaded: LoadedModel, chosen: ChosenImage, now: Editing | None, kept: dict[Any, Editing]
-    ) -> tuple[Any, ...]:
-        kept = kept if now is None else {**kept, now.of: now}
-        now = kept.get((loaded.name, chosen)) or edit_session.begin(loaded, chosen)
-        defaults = loaded.sampling or SamplingSettings()
+    def refresh(loaded: LoadedModel, chosen: ChosenImage, earlier: Editing | None) -> dict[Any, Any]:
+        now, defaults = earlier or edit_session.begin(loaded, chosen), loaded.sampling or SamplingSettings()
         sizes = [] if loaded.library is None else loaded.library.sizes
         names = [
             (f"{f'concept {number}' if number else 'background'}: {size:,} members", number)
             for number, size in enumerate(sizes)
-            if size
         ]
-        return (
-            now,
-            edit_figure(now),
-            note(_status(now)),
-            gr.Button(visible=False),
-            gr.Button(visible=loaded.can_move),
-            gr.Row(visible=loaded.can_move),
-            gr.Accordion(visible=loaded.sampling is not None),
-            gr.Slider(value=min(defaults.steps, MOST_SAMPLING_STEPS)),
-            gr.Dropdown(value=defaults.sampler),
-            gr.HTML(visible=not names),
-            gr.Column(visible=bool(names)),
-            gr.Dropdown(choices=names, value=names[-1][1] if names else None),
-            components.NO_GROUPS if now.other is None else edit_session.other_figure(now.other),
-            dict([*kept.items()][-MOST_KEPT:]),
-        )
+        return {
+            **shown(now),
+            move: gr.Button(visible=loaded.can_move),
+            resizing: gr.Row(visible=loaded.can_move),
+            sampling: gr.Accordion(visible=loaded.sampling is not None),
+            steps: gr.Slider(value=min(defaults.steps, MOST_SAMPLING_STEPS)),
+            sampler: gr.Dropdown(value=defaults.sampler),
+            no_library: gr.HTML(visible=not names),
+            concepts: gr.Column(visible=bool(names)),
+            concept: gr.Dropdown(choices=names, value=names[-1][1] if names else None),
+            other: components.NO_GROUPS if now.other is None else edit_session.other_figure(now.other),
+        }
 
-    outputs = [*painting, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other, kept]
-    return View("Edit", outputs, refresh, inputs=[state, kept])
+    outputs = [*painting, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other]
+    return View("Edit", outputs, refresh, state=state)
 
 
 def _begun(now: Editing | None) -> Editing:
     if now is None:
         raise ConfigError("Choose an image first.")
     return now
-
-
-def _finished(now: Editing, painted: Edited) -> tuple[Any, ...]:
-    now = replace(now, painted=painted)
-    return now, edit_figure(now), note(_status(now)), gr.Button(visible=False)
 
 
 def _status(now: Editing) -> str:

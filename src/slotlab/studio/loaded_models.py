@@ -66,24 +66,19 @@ def open_models(
         (7, False)
     """
     loaded = [that_paints(load(source, device), source) for source in models]
-    fingerprints = [fingerprint(model) for model in loaded]
-    found: dict[int, ConceptLibrary] = {}
-    for place, source in enumerate(models):
-        if (model_folder(source) / LIBRARY_FOLDER / LIBRARY_FILE).is_file():
-            library = ConceptLibrary.load(library_folder(model_folder(source)))
-            if library.table.facts["fingerprint"] == fingerprints[place]:
-                found[place] = library
-    for folder in libraries:
-        library = ConceptLibrary.load(library_folder(folder))
-        wanted = library.table.facts["fingerprint"]
-        if wanted not in fingerprints:
+    made_by, found = [fingerprint(model) for model in loaded], {}
+    own = [model_folder(source) / LIBRARY_FOLDER for source in models]
+    own = [folder for folder in own if (folder / LIBRARY_FILE).is_file()]
+    for folder in (*own, *map(library_folder, libraries)):
+        library = ConceptLibrary.load(folder)
+        found[wanted := library.table.facts["fingerprint"]] = library
+        if wanted not in made_by and folder not in own:
             raise CheckpointError(
                 f"{folder}: a library of another model than those named; fit one with: slotlab concepts fit "
                 f"{models[0]} --data DATA --out LIBRARY"
             )
-        found[fingerprints.index(wanted)] = library
     names: list[str] = []
     for name in (Path(source).name or str(source) for source in models):
         same = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({same + 1})" if same else name)
-    return [LoadedModel(name, loaded[place], found.get(place)) for place, name in enumerate(names)]
+    return [LoadedModel(name, loaded[n], found.get(made_by[n])) for n, name in enumerate(names)]

@@ -24,9 +24,9 @@ def look_view(
     first: tuple[LoadedModel, ChosenImage], image: gr.State, model: gr.Dropdown, find: Callable[[str], LoadedModel]
 ) -> View:
     """Builds the Look view, filled before the first click."""
-    content, scores = _look(*first)
+    content, table_below = _look(*first)
     figure = components.figure(content, elem_id="sl-look")
-    below = gr.HTML(scores, elem_id="sl-look-scores")
+    scores = gr.HTML(table_below, elem_id="sl-look-scores")
     save = components.button("Save as a figure (PNG)", "sl-look-save", elem_classes="sl-alone")
     gr.HTML(note("The figure contains all of this, every slot, and the attention of every iteration."))
     download = components.download()
@@ -35,7 +35,11 @@ def look_view(
         return components.file(f"{name}.png", components.png(_seen(find(name), chosen).figure()))
 
     at_work(save.click, saved, [model, image], download)
-    return View("Look", [figure, below], _look)
+
+    def refresh(model: LoadedModel, image: ChosenImage, _: None) -> dict[Any, Any]:
+        return dict(zip((figure, scores), _look(model, image), strict=True))
+
+    return View("Look", [figure, scores], refresh)
 
 
 def compare_view(models: Sequence[LoadedModel]) -> View:
@@ -44,7 +48,7 @@ def compare_view(models: Sequence[LoadedModel]) -> View:
     scores = gr.HTML(elem_id="sl-compare-scores")
     figure = components.figure(elem_id="sl-compare", elem_classes="sl-slim")
 
-    def refresh(_: LoadedModel, image: ChosenImage) -> tuple[Any, ...]:
+    def refresh(_: LoadedModel, image: ChosenImage, __: None) -> dict[Any, Any]:
         seen = [(model, _seen(model, image)) for model in models]
         rows, groups = [], []
         reference = seen[0][1].segmentation()[None, None].float()
@@ -58,7 +62,7 @@ def compare_view(models: Sequence[LoadedModel]) -> View:
             "not. A dash: the true objects are unknown."
         )
         content = _content(groups, max(one.output.attention.shape[1] for _, one in seen), COMPARE_HINT)
-        return table(["", *SCORES, "MSE (mean)", "PSNR (dB)"], rows, caption), content
+        return {scores: table(["", *SCORES, "MSE (mean)", "PSNR (dB)"], rows, caption), figure: content}
 
     return View("Compare", [scores, figure], refresh)
 

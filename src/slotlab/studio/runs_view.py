@@ -1,6 +1,5 @@
 """The Runs view: training runs in a folder, updated while they train."""
 
-from collections.abc import Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -44,25 +43,26 @@ def runs_view(folder: Path | None) -> View:
         report = gr.HTML(elem_id="sl-report")
     outputs = [seen, listed, run, curves, step, preview]
 
-    def shown(chosen: str | None, before: str = "") -> Sequence[Any]:
+    def shown(chosen: str | None, before: str = "") -> dict[Any, Any]:
         runs = {one.name: one for one in _runs(folder)}
         one = runs.get(chosen or "") or next(iter(runs.values()), None)
         written = [(each.name, each.written, len(preview_files(each.folder))) for each in runs.values()]
         now = repr((one and one.name, written))
         if folder is None or now == before:
-            return [gr.skip()] * len(outputs)
+            return {}
         if one is None:
             empty = note(f"There is no run in {folder} yet.")
-            return now, empty, gr.Dropdown(choices=[], value=None), "", gr.skip(), ""
+            return {seen: now, listed: empty, run: gr.Dropdown(choices=[], value=None), curves: "", preview: ""}
         last = max(len(preview_files(one.folder)), 1)
-        return (
-            now,
-            table(HEADINGS, [each.cells() for each in runs.values()], CAPTION, words=3),
-            gr.Dropdown(choices=[*runs], value=one.name),
-            _captioned(figure_image(loss_curves(one.rows, one.name, one.masks)), f"Losses and scores of {one.name}"),
-            gr.Slider(maximum=max(last, 2), value=last, visible=last > 1),
-            _preview(one, last),
-        )
+        drawn = figure_image(loss_curves(one.rows, one.name, one.masks))
+        return {
+            seen: now,
+            listed: table(HEADINGS, [each.cells() for each in runs.values()], CAPTION, words=3),
+            run: gr.Dropdown(choices=[*runs], value=one.name),
+            curves: _captioned(drawn, f"Losses and scores of {one.name}"),
+            step: gr.Slider(maximum=max(last, 2), value=last, visible=last > 1),
+            preview: _preview(one, last),
+        }
 
     def run_named(name: str | None) -> RunFolder:
         """The run of that name in the folder; a name from the page is never used as a path."""
@@ -84,7 +84,7 @@ def runs_view(folder: Path | None) -> View:
     at_work(step.input, lambda chosen, place: _preview(run_named(chosen), int(place)), [run, step], preview)
     at_work(show.click, partial(report_of, make_it=False), run, report)
     at_work(make.click, partial(report_of, make_it=True), run, report, progress="minimal")
-    return View("Runs", outputs, lambda model, image: shown(None), of=())
+    return View("Runs", outputs, lambda *_: shown(None), of=())
 
 
 def _runs(folder: Path | None) -> list[RunFolder]:
