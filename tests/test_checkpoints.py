@@ -1,10 +1,12 @@
 import json
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -13,7 +15,8 @@ from slotlab import checkpoints
 from slotlab.checkpoints import grown, take_parts
 from slotlab.config import run_config
 from slotlab.errors import CheckpointError
-from slotlab.models.broadcast_decoder import SpatialBroadcastDecoder
+from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
+from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.runs import fit
 
 
@@ -28,6 +31,12 @@ def edit(saved, change):
     tensors = load_file(saved / "model.safetensors")
     change(tensors)
     save_file(tensors, saved / "model.safetensors")
+
+
+def change_config(saved, change):
+    config = json.loads((saved / "config.json").read_text())
+    change(config)
+    (saved / "config.json").write_text(json.dumps(config))
 
 
 def test_what_was_saved_is_loaded(tiny_preset, tmp_path):
@@ -146,6 +155,87 @@ def test_half_the_size_is_loaded_in_float32(saved, tmp_path):
     for name, tensor in loaded.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, model.state_dict()[name].half().float())
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        torch.compile,
+        torch.nn.DataParallel,
+        lambda model: Fabric(accelerator="cpu").setup(torch.compile(model)),
+        lambda model: torch.optim.swa_utils.AveragedModel(model),
+        lambda model: setattr(model, "decoder", torch.compile(model.decoder)) or model,
+    ],
+    ids=["compiled", "parallel", "fabric", "average", "part compiled"],
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_wrapped_model_is_saved_without_its_wrapping(tiny_preset, tmp_path, wrapped, half):
+    model = slotlab.create_model(tiny_preset)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    slotlab.save(wrapped(model), tmp_path, half=half)
+    for name, tensor in slotlab.load(tmp_path).state_dict().items():
+        assert torch.equal(tensor, weights[name].half().float() if half else weights[name])
+
+
+HUGE = {
+    "slot_attention": {"dim": 30_000, "projection_dim": 30_000, "mlp_dim": 10**9},
+    "encoder": {"kind": "resnet", "blocks": 10**6, "channels": [8, 8], "strides": [2, 1]},
+    "decoder": {"kind": "broadcast", "broadcast": 4, "channels": 10**9},
+}
+
+
+@pytest.mark.parametrize("section", HUGE)
+def test_a_config_that_asks_for_a_huge_model_is_refused_at_once(saved, section):
+    change_config(saved, lambda config: config.update({section: HUGE[section], "settings": []}))
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match=r"config.json: describes a far larger model than model.safetensors"):
+        slotlab.load(saved)
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("network", [{"layers_per_block": 10**6}, {"block_out_channels": [7]}, {"latent_channels": []}])
+def test_so_is_a_huge_or_senseless_autoencoder(network, tmp_path):
+    slotlab.save(LatentAutoencoder(16, channels=[8, 8], layers=1), tmp_path)
+    slotlab.load(tmp_path)
+    kept = {"kind": "latent-autoencoder", "resolution": 16, "network": network}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    with pytest.raises(CheckpointError, match=r"config.json: "):
+        slotlab.load(tmp_path)
+
+
+def test_a_part_of_ones_own_that_needs_numbers_when_it_is_made_is_loaded(saved, monkeypatch):
+    class Own(SpatialBroadcastDecoder):
+        def __init__(self, slot_dim, resolution, broadcast, channels, kernel_size):
+            super().__init__(slot_dim, resolution, broadcast, channels, kernel_size=kernel_size)
+            self.first_weight = self.to_rgb_and_mask.bias[0].item()
+
+    monkeypatch.setitem(DECODERS, "broadcast", Own)
+    assert isinstance(slotlab.load(saved).decoder, Own)
+
+
+def test_a_saved_model_never_sends_to_the_hub(saved, no_network):
+    config = {"kind": "slot-diffusion", "resolution": 16, "autoencoder": {"pretrained": "owner/name"}}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config.json: autoencoder.pretrained: a saved model holds its own"):
+        slotlab.load(saved)
+
+
+def test_a_setting_that_was_removed_is_named(tiny_preset, tmp_path):
+    model = slotlab.create_model(tiny_preset, iterations=5, pixel_sigma=0.3)
+    slotlab.save(model, tmp_path)
+    assert slotlab.load(tmp_path).config == model.config
+    change_config(tmp_path, lambda config: (config["slot_attention"].pop("iterations"), config.pop("pixel_sigma")))
+    with pytest.raises(CheckpointError, match=r"config.json: pixel_sigma, slot_attention.iterations missing; restore"):
+        slotlab.load(tmp_path)
+    change_config(tmp_path, lambda config: config.pop("settings"))  # as configs were before
+    assert slotlab.load(tmp_path).config["slot_attention"].get("iterations") is None
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_weights_of_whole_numbers_are_refused(saved, dtype):
+    edit(saved, lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()}))
+    with pytest.raises(CheckpointError, match=rf"decoder.body.0.bias has {dtype}, the model wants torch.float32"):
+        slotlab.load(saved)
 
 
 def learned(presets, **changes):

@@ -5,15 +5,18 @@ A model folder holds `config.json` and `model.safetensors`; nothing in it is pic
 
 import inspect
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from slotlab.config import changed, preset_names, run_config
 from slotlab.errors import CheckpointError, ConfigError, nearest
@@ -60,12 +63,20 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
         return model_from_config(run_config(name, overrides).model)
     folder = model_folder(name)
     check(folder, CONFIG_FILE, WEIGHTS_FILE)
-    config = read_json(folder / CONFIG_FILE, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    config, weights = _read_config(folder / CONFIG_FILE), _read_weights(folder / WEIGHTS_FILE)
     try:
-        model = model_from_config(changed({"model": config}, overrides)["model"])
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from None
-    _load_weights(model, folder / WEIGHTS_FILE)
+        config = changed({"model": config}, overrides)["model"]
+        if "pretrained" in config.get("autoencoder", {}):
+            raise ConfigError("autoencoder.pretrained: a saved model holds its own autoencoder; leave it out")
+        with _as_large_as(weights):
+            outline = _outline(config).state_dict()
+        _check_fit(folder / WEIGHTS_FILE, weights, outline)
+        model = model_from_config(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a constructor of ours or of diffusers, which a config has led astray
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+    model.load_state_dict(weights)
     return model.eval()
 
 
@@ -91,18 +102,24 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Model:
     return create_model(str(name), pretrained=True).to(device)
 
 
-def save(model: Model, folder: str | Path, *, half: bool = False) -> None:
+def save(model: Model | nn.Module, folder: str | Path, *, half: bool = False) -> None:
     """Writes `config.json` and `model.safetensors` into `folder`, each whole or not at all.
 
+    The model may be wrapped: by `torch.compile`, `DataParallel`, DDP, Fabric or a moving average.
     With `half`, parameters, not buffers, are rounded to float16: CheckpointError if too large.
     """
-    folder = Path(folder)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for name in (name for name, _ in model.named_parameters() if half):
+    while (inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None)) is not None:
+        model = inner
+    config: dict[str, Any] = cast(Any, model).config
+    folder, compiled = Path(folder), "_orig_mod."  # in the names of compiled parts
+    weights = {
+        name.replace(compiled, ""): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    for name in (name.replace(compiled, "") for name, _ in model.named_parameters() if half):
         weights[name] = weights[name].half()
         if not bool(torch.isfinite(weights[name]).all()):
             raise CheckpointError(f"{name}: holds values that are not finite in float16; save it without half")
-    write_json(folder / CONFIG_FILE, model.config, synced=True)
+    write_json(folder / CONFIG_FILE, {**config, "settings": _names(config)}, synced=True)
     content = save_tensors(weights, metadata={"format": "pt"})
     with replacing(folder / WEIGHTS_FILE, synced=True, size=len(content)) as path:
         path.write_bytes(content)  # save_file makes files that only their owner may read
@@ -241,7 +258,56 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 
-def _load_weights(model: Model, path: Path) -> None:
+def _read_config(path: Path) -> dict[str, Any]:
+    """The config in a file; CheckpointError if a setting that was saved is gone, which a default would replace."""
+    config = read_json(path, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    saved = config.pop("settings", [])
+    gone = sorted({*saved} - {*_names(config)})
+    if gone:
+        raise CheckpointError(f"{path}: {', '.join(gone)} missing; restore the file, or save the model again")
+    return config
+
+
+def _names(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of all settings."""
+    parts = (
+        [f"{prefix}{key}"] if not isinstance(value, Mapping) else _names(value, f"{prefix}{key}.")
+        for key, value in config.items()
+    )
+    return [name for part in parts for name in part]
+
+
+@contextmanager
+def _as_large_as(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raises ConfigError as soon as models made inside have many more or larger parameters than `weights`."""
+    thread = threading.get_ident()
+    left = [100 + 4 * len(weights), 2**24 + 4 * sum(tensor.numel() for tensor in weights.values())]
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        if parameter is not None and threading.get_ident() == thread:
+            left[:] = left[0] - 1, left[1] - parameter.numel()
+            if min(left) < 0:
+                raise ConfigError(f"describes a far larger model than {WEIGHTS_FILE} holds")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _outline(config: Mapping[str, Any]) -> nn.Module:
+    """The model of a config without memory for its weights, however large."""
+    try:
+        with torch.device("meta"):
+            return model_from_config(config)
+    except (RuntimeError, TypeError) as error:
+        if "meta" not in str(error):
+            raise
+        return model_from_config(config)  # a part of the user's own that needs numbers when it is made
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(regular(path))
     except FileNotFoundError:
@@ -253,17 +319,24 @@ def _load_weights(model: Model, path: Path) -> None:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({error}); {cause}. Take another checkpoint of the run"
         ) from None
-    wanted, found = _shapes(model.state_dict()), _shapes(weights)
-    problems = []
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found or name not in wanted:
-            problems.append(f"{'extra' if name in found else 'missing'} tensor {name}")
-        elif found[name] != wanted[name]:
-            problems.append(f"{name} has shape {list(found[name])}, the config wants {list(wanted[name])}")
-    if problems:
-        raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(problems[:5])}")
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             remedy = "its training diverged; take an earlier checkpoint of the run"
             raise CheckpointError(f"{path}: tensor {name} has values that are not finite: {remedy}")
-    model.load_state_dict(weights)
+    return weights
+
+
+def _check_fit(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError unless `weights` have names, shapes and kinds of number as `wanted`."""
+    problems = []
+    for name in sorted(wanted.keys() | weights.keys()):
+        if name not in weights or name not in wanted:
+            problems.append(f"{'extra' if name in weights else 'missing'} tensor {name}")
+            continue
+        found, want = weights[name], wanted[name]
+        if found.shape != want.shape:
+            problems.append(f"{name} has shape {list(found.shape)}, the config wants {list(want.shape)}")
+        elif found.is_floating_point() != want.is_floating_point():
+            problems.append(f"{name} has {found.dtype}, the model wants {want.dtype}")
+    if problems:
+        raise CheckpointError(f"{path}: does not fit {CONFIG_FILE}: {'; '.join(problems[:5])}")
