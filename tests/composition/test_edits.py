@@ -225,7 +225,7 @@ def test_a_denoiser_does_not_see_slots_that_owned_nothing_once_an_object_has_gon
 
 
 def test_keep_outside_keeps_what_is_beyond_the_soft_edge(tiny_preset):
-    model, scene = blobs(tiny_preset, [[-0.6, -0.6, 0.1, 0.1], THING], sharpness=0.5)  # every slot shows everywhere
+    model, scene = blobs(tiny_preset, [[-0.6, -0.6, 0.1, 0.1], THING], sharpness=0.5)  # all show everywhere
     plan = edits.replace(scene, 0, scene.slots[0] + 0.1)
     free, kept = (paint_edit(model, scene, plan, keep_outside=keep) for keep in (False, True))
     assert free.region.equal(kept.region)

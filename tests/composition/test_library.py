@@ -84,7 +84,7 @@ def test_a_saved_library_is_the_same_and_knows_its_model(any_model, dataset, squ
     sources = {"model": "runs/first", "data": str(squares)}
     library = fit_library(any_model, dataset, tmp_path, concepts=2, sources=sources)
     assert {path.name for path in tmp_path.iterdir()} == {"library.json", "slots.safetensors"}
-    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who may read one may read the other
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "modes"
     loaded = ConceptLibrary.load(tmp_path, any_model)
     assert loaded.identity == library.identity
     assert loaded.facts == library.facts

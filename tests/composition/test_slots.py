@@ -73,7 +73,7 @@ def test_ignored_pixels_are_no_true_segment(monkeypatch, model, squares):
 
 def test_concepts_are_compared_with_true_shapes_and_materials(monkeypatch, model, tmp_path):
     scenes = open_data("scenes:plain", split="train", resolution=32, count=12, max_objects=3)
-    masks = F.one_hot(scenes.batch(range(12))["mask"], 4).permute(0, 3, 1, 2).float()  # a model that sees the truth
+    masks = F.one_hot(scenes.batch(range(12))["mask"], 4).permute(0, 3, 1, 2).float()
     segmenting(model, monkeypatch, masks)
     library = fit_library(model, scenes, tmp_path, concepts=3)
     table, objects = library.table, scenes.objects(scenes.batch(range(12))["index"].tolist())

@@ -50,7 +50,7 @@ def test_each_colour_is_given_once_and_leftovers_get_colours_the_truth_lacks():
     assert set(colours) == set(range(6))
     assert len(set(colours.values())) == 6
     assert [colours[label] for label in (0, 1, 2)] == [BACKGROUND, palette_colour(0), palette_colour(1)]
-    assert [colours[label] for label in (4, 3)] == [palette_colour(2), palette_colour(3)]  # the larger one first
+    assert [colours[label] for label in (4, 3)] == [palette_colour(2), palette_colour(3)]
 
 
 def test_ignored_pixels_are_white_and_decide_nothing():

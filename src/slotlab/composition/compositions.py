@@ -62,7 +62,7 @@ def shuffle(library: ConceptLibrary, count: int, seed: int = 0) -> list[Plan]:
             "fit the library to more images"
         )
     row_of = {(image, number): row for row, (image, number) in enumerate(zip(places, table.number, strict=True))}
-    largest = {places[row]: int(row) for row in np.argsort(table.area, kind="stable")}  # the last one remains
+    largest = {places[row]: int(row) for row in np.argsort(table.area, kind="stable")}
     plans, order = [], np.empty(0)
     for number in range(count):
         round_, b = divmod(number, len(images))
@@ -258,7 +258,7 @@ def compose_steps(
     for start in range(place.rank * batch_size, count, place.count * batch_size):
         together = plans[start : start + batch_size]
         missing = [plan for plan in together if not image_path(out, plan.number).is_file()]
-        sizes = {len(plan.rows) for plan in missing}  # paint whole groups, for the same last digits as without a stop
+        sizes = {len(plan.rows) for plan in missing}  # whole groups have the same last digits
         painted = [plan for plan in together if len(plan.rows) in sizes]
         for plan, image in zip(painted, paint_plans(model, library, painted, seed), strict=True):
             if plan in missing:
@@ -270,7 +270,7 @@ def compose_steps(
 
 @torch.inference_mode()
 def paint_plans(model: Model, library: ConceptLibrary, plans: Sequence[Plan], seed: int = 0) -> list[Tensor]:
-    """The image [3, R, R] in [0, 1] of each plan; those with the same number of slots are painted together."""
+    """The image [3, R, R] in [0, 1] of each plan; as many slots are painted together."""
     slot_model, device = that_paints(model), next(model.parameters()).device
     images: dict[int, Tensor] = {}
     with evaluating(model):

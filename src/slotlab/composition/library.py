@@ -95,7 +95,7 @@ def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
         options = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
     estimator = kind(count, random_state=seed, **options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # too few different slots: the error below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of slots too much alike
         estimator.fit(slots)
     labels = np.asarray(estimator.labels_)
     sizes = np.bincount(labels, minlength=count)
@@ -272,7 +272,7 @@ class ConceptLibrary:
             raise DataError("the library does not say where its data is")
         try:
             return open_data(spec, resolution=self.table.facts["data"]["resolution"], **self.sources.get("opening", {}))
-        except (DataError, TypeError) as error:  # TypeError: arguments that `open_data` does not have
+        except (DataError, TypeError) as error:  # TypeError: an unknown argument
             raise DataError(f"{error}. The library was fitted to {spec}, which is needed to show its slots") from error
 
     def rounded(self) -> "ConceptLibrary":
@@ -290,7 +290,7 @@ class ConceptLibrary:
             tensors["slots"] = halves
         content = {"format": FORMAT, "version": VERSION, "identity": self.identity, "sources": self.sources}
         content |= {"sizes": self.sizes, "clusters": self.facts, "slots": self.table.facts}
-        write_json(folder / LIBRARY_FILE, content)  # first: a folder that holds it is a library's, even if unfinished
+        write_json(folder / LIBRARY_FILE, content)  # first: it marks the folder as a library's
         with replacing(folder / SLOTS_FILE) as path:
             path.write_bytes(save(tensors))  # save_file would make it readable by its owner only
 
@@ -400,7 +400,7 @@ def fit_library_steps(
     if place_among_processes().is_first:
         library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
         library.sources = sources or {}
-        for path in (*leftovers, out / PICTURE_FILE):  # of a killed process, and of the library that this one replaces
+        for path in (*leftovers, out / PICTURE_FILE):  # the picture is of the replaced library
             remove(path)
         library.save(out)
     wait_for_all()
@@ -408,7 +408,7 @@ def fit_library_steps(
 
 
 def _check_fields(content: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names it, if a field of `library.json` is missing or of another type."""
+    """Raises ValueError if a field of `library.json` is missing or of another type."""
     for kinds, names in FIELDS.items():
         for name in names:
             value: Any = content

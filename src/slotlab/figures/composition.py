@@ -151,7 +151,7 @@ def edit_figure(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image
 
 
 def write_slots(folder: Path, scene: Scene, cell: int = EDIT_CELL) -> Path:
-    """Writes `slots.png`, an image with its slots' numbers and a cut-out of each; returns its path."""
+    """Writes `slots.png`, an image with its slots' numbers and a cut-out of each; its path."""
     write_png(_with_slots({}, scene, cell_size(scene.image, cell)), folder / "slots.png")
     return folder / "slots.png"
 
@@ -160,7 +160,7 @@ def write_edit(folder: Path, scene: Scene, edited: Edited, prefix: str = "") -> 
     """Writes the files of an edit into `folder`, each whole or not at all, named after `prefix`.
 
     `edited.png`, the image; `mask.png`, a palette image whose values are slot numbers (16-bit grey
-    from slot 256 on); `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, the figure.
+    from slot 256 on); `slots.npz` with slots [J, D], numbers [J] and changed; `edit.png`, a figure.
     """
     size = (edited.image.shape[2], edited.image.shape[1])
     write_png(photograph(edited.image, size), folder / f"{prefix}edited.png")

@@ -81,7 +81,7 @@ def matched_colours(segmentation: Tensor, reference: Tensor, labels: Iterable[in
     """
     labelled = segmentation.cpu().numpy()
     found, first, places, sizes = np.unique(labelled, return_index=True, return_inverse=True, return_counts=True)
-    order = np.lexsort((first, -sizes))  # the largest first; of equals, the one that comes first in the image
+    order = np.lexsort((first, -sizes))  # the largest first, of equals the first in the image
     names = found[order].tolist()
     true_names, true = reference.cpu().flatten().unique(return_inverse=True)
     ignored = int((true_names < 0).sum())

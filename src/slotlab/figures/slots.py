@@ -41,7 +41,7 @@ from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
 DEFAULT_MODEL = "scenes-64"
-EMPTY_SHARE = 0.002  # of the image; the smallest object that data sets call visible has 20 of 64x64 pixels: 0.005
+EMPTY_SHARE = 0.002  # of the image; the smallest visible objects of data sets have 0.005
 ERROR_TOP = 0.5
 OPACITY = 0.55  # of segments over an image
 THRESHOLD = 0.5  # above which a mask shows its slot
@@ -100,7 +100,7 @@ def segmentation_grid(
 def _segments(
     output: SlotOutput | AutoencoderOutput, masks: Tensor | None
 ) -> list[dict[str, tuple[Tensor, dict[int, Colour], str]]]:
-    """True objects and segmentations of each image by title: labels [H, W], colours and a caption."""
+    """True objects and segmentations of each image by title: labels [H, W], colours, a caption."""
     if not isinstance(output, SlotOutput):
         return [{} for _ in output.reconstruction]
     segments = []
