@@ -2,8 +2,9 @@
 
 A trial starts as a fork of a process that has imported slotlab and done nothing else, which saves
 the two seconds of the imports; it ends as the command itself does, by leaving the interpreter.
-With `cold` a trial starts as a new process. Each trial has one thread, 60 seconds and 4 GiB of
-resident memory (sampled every 10 ms, and the kernel's peak at the end).
+With `cold` a trial starts as a new process. Each trial has one thread, and 4 GiB of resident memory
+(sampled every 10 ms, and the kernel's peak at the end). It hangs if it takes 60 seconds of its
+processor, or after 60 seconds of the clock does nothing for 10: other programs may slow it down.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-SECONDS, MEMORY = 60.0, 4 * 2**30
+SECONDS, IDLE, MEMORY = 60.0, 10.0, 4 * 2**30
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 QUIET = {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 RESULTS = Path(__file__).parents[1] / "results" / "faults"
@@ -57,7 +58,7 @@ class Ended:
         kind: "fine" (status 0); "sentence" (another status and one line that names the fault);
             "unforeseen" (the line of an error that no one foresaw); "traceback" (or several lines,
             no line, a signal); "hang"; "memory"; "killed" (on purpose).
-        said: the last lines on stderr.
+        said: on stderr.
         out: stdout.
     """
 
@@ -91,7 +92,7 @@ class Runner:
                 raise RuntimeError("the warm process has ended")
             found = json.loads(answer)
             out, errors = (_text(Path(place) / name) for name in ("out", "errors"))
-        said = "\n".join(errors.strip().splitlines()[-4:])
+        said = errors.strip()
         return Ended(_judged(found, errors), said, out, found["seconds"], found["peak"])
 
     def close(self) -> None:
@@ -143,13 +144,15 @@ def serve(cold: bool) -> None:
         started, child = time.monotonic(), os.fork()
         if child == 0:
             _become(request, cold)
-        peak, stopped = 0, False
+        peak, stopped, spent, busy = 0, False, 0.0, started
         while True:
             ended, status, usage = os.wait4(child, os.WNOHANG)
             if ended:
                 break
             peak = max(peak, _resident(child))
-            if not stopped and (peak > MEMORY or time.monotonic() - started > SECONDS):
+            now, before, spent = time.monotonic(), spent, _processor_seconds(child)
+            busy = now if spent > before else busy
+            if not stopped and (peak > MEMORY or spent > SECONDS or (now - started > SECONDS and now - busy > IDLE)):
                 stopped = True
                 os.killpg(child, signal.SIGKILL)
             time.sleep(0.01)
@@ -170,6 +173,14 @@ def _resident(process: int) -> int:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError):
         return 0
+
+
+def _processor_seconds(process: int) -> float:
+    try:
+        numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _become(request: dict[str, Any], cold: bool) -> None:
