@@ -67,9 +67,9 @@ PICTURES = (
 OF_MASKS = PICTURES[0], PICTURES[2]
 FID = "fid real.npz ../inputs/photos --features ../inputs/net.pt --json found.json > found.json"
 KINDS = {
-    "config.json": Kind(("run",), ("run/config.json",), (damage.json_of,), (EVALUATE, REPORT)),
+    "config.json": Kind(("run",), ("run/config.json",), (damage.json_of,), (EVALUATE, EVALUATE, EVALUATE, REPORT)),
     "model.safetensors": Kind(
-        ("run",), ("run/model.safetensors",), (damage.safetensors_of,), (EVALUATE, EVALUATE, EVALUATE, PUBLISH)
+        ("run",), ("run/model.safetensors",), (damage.safetensors_of,), (*[EVALUATE] * 6, PUBLISH)
     ),
     "trainer state": Kind(
         ("half",),
@@ -81,10 +81,10 @@ KINDS = {
         ("run",),
         ("run/run.json",),
         (damage.json_of,),
-        (REPORT, "runs .", f"train ../inputs/tiny.yaml --out run --resume {TRAIN.format('run')}", PUBLISH),
+        (REPORT, f"train ../inputs/tiny.yaml --out run --resume {TRAIN.format('run')}", *["runs ."] * 3, PUBLISH),
     ),
-    "training.json": Kind(("run",), ("run/training.json",), (damage.json_of,), (REPORT, EVALUATE, PUBLISH)),
-    "history.csv": Kind(("run",), ("run/history.csv",), (damage.csv_of,), ("runs .", REPORT)),
+    "training.json": Kind(("run",), ("run/training.json",), (damage.json_of,), (*[EVALUATE] * 3, REPORT, PUBLISH)),
+    "history.csv": Kind(("run",), ("run/history.csv",), (damage.csv_of,), ("runs .", "runs .", "runs .", REPORT)),
     "metrics.json": Kind(("run",), ("run/metrics.json",), (damage.json_of,), (REPORT,)),
     "released": Kind(
         ("released",),
