@@ -84,27 +84,77 @@ def test_values_from_other_files_broken_links_and_huge_images_are_refused(tmp_pa
             open_data(tmp_path / "other.h5")
 
 
-def test_a_group_of_pictures_is_refused(tmp_path):
-    with h5py.File(tmp_path / "set.h5", "w") as file:
-        file["image/0"] = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(DataError, match=r"set.h5: 'image' is a group; write all images as one array"):
-        open_data(tmp_path / "set.h5")
+LAYOUTS = {
+    "channels first": lambda image, mask: (image.transpose(0, 3, 1, 2), mask[:, None]),
+    "floats": lambda image, mask: ((image / 255).astype(np.float32), mask.astype(np.float32)),
+    "alpha": lambda image, mask: (np.concatenate([image, image[..., :1]], axis=3), mask[..., None]),
+    "layers": lambda image, mask: (image, (mask[:, None] == np.arange(5)[:, None, None]).astype(np.uint8) * 255),
+    "layers last": lambda image, mask: (image, mask[..., None] == np.arange(5)),
+}
 
 
+@pytest.mark.parametrize("kind", ["hdf5", "groups", "groups of images", "npz", "npy"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_give_the_same_samples(tmp_path, kind, layout):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (12, 14, 16, 3), dtype=np.uint8), rng.integers(0, 5, (12, 14, 16))
+    images, masks = LAYOUTS[layout](image, mask)
+    path = tmp_path / "set"
+    if kind == "npz":
+        path = tmp_path / "set.npz"
+        np.savez_compressed(path, images=images, masks=masks)
+    elif kind == "npy":
+        path.mkdir()
+        np.save(path / "images.npy", images)
+        np.save(path / "masks.npy", masks)
+    else:
+        path = tmp_path / "set.h5"
+        with h5py.File(path, "w") as file:
+            if kind == "hdf5":
+                file["image"], file["mask"] = images, masks
+            for row in range(12) if kind != "hdf5" else ():  # 10 after 9
+                names = ("image/{}", "mask/{}") if kind == "groups" else ("{}/image", "{}/mask")
+                file[names[0].format(row)], file[names[1].format(row)] = images[row], masks[row]
+    data = open_data(path, split="all")
+    assert (data.has_masks, len(data)) == (True, 12)
+    assert data.describe()["kind"] == ("npz" if kind in ("npz", "npy") else "hdf5")
+    data = pickle.loads(pickle.dumps(data))
+    for row in (0, 2, 11):
+        assert (data.read(row).image == image[row]).all() and (data.read(row).mask == mask[row]).all()
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"image": np.zeros((20, 16, 16, 3), np.float32)}, r"'image' is float32 .* expected uint8 \(N, H, W, 3\)"),
-        ({"image": h5py.Empty("u1")}, r"'image' is uint8 \(\); expected"),
-        ({"image": np.zeros((0, 16, 16, 3), np.uint8)}, r"'image' is uint8 \(0, 16, 16, 3\)"),
-        ({"image": np.zeros((20, 3, 16, 16), np.uint8)}, r"'image' is uint8 \(20, 3, 16, 16\)"),
-        ({"mask": np.zeros((19, 16, 16), np.uint8)}, r"'mask' is uint8 \(19, 16, 16\); expected integer ids"),
-        ({"mask": np.zeros((20, 16, 16), np.float32)}, r"'mask' is float32"),
+        ({"image": np.full((20, 16, 16, 3), 9.0)}, r"'image': floats from 9 to 9; expected \[0, 1\]"),
+        ({"image": np.zeros((20, 16, 16, 3), np.int16)}, "'image': values of type int16; expected uint8"),
+        ({"image": np.zeros((20, 16, 16, 5), np.uint8)}, r"'image': an image of shape \[16, 16, 5\]; expected"),
+        ({"image": np.zeros((0, 16, 16, 3), np.uint8)}, "'image' is empty"),
+        ({"mask": np.zeros((19, 16, 16), np.uint8)}, "'mask' has 19 rows, 'image' 20"),
+        ({"mask": np.zeros((20, 8, 16), np.uint8)}, r"'mask': a mask of shape \[8, 16\], its image has 16x16 pixels"),
+        ({"mask": np.full((20, 16, 16), 0.5)}, "'mask': a mask of type float64; expected whole numbers"),
+        ({"mask": np.zeros((20, 4, 16, 16), np.uint8)}, "'mask': pixels in none of 4 layers; the first has to be"),
+        ({"image": None}, "no array 'image'; it has mask"),
     ],
 )
-def test_wrong_arrays(written, arrays, message):
-    with pytest.raises(DataError, match=rf"set\.hdf5: {message}"):
-        open_data(written(**arrays)[0])
+def test_wrong_arrays(written, tmp_path, kind, arrays, message):
+    path, arrays = written(**arrays)
+    if kind == "npz":
+        path = tmp_path / "set.npz"
+        np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(DataError, match=rf"set\.{kind}.*{message}"):
+        open_data(path)
+
+
+def test_damaged_numpy_files_and_pickles_are_refused(tmp_path):
+    path = tmp_path / "set.npz"
+    np.savez(path, image=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match=r"set.npz: cannot be read \(Object arrays cannot be loaded"):
+        open_data(path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="set.npz: cannot be read"):
+        open_data(path)
 
 
 @pytest.mark.parametrize("value", [-2, 2**31, 2**63 + 5])

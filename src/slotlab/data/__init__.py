@@ -1,6 +1,6 @@
 """Reading pictures and masks: one reader per on-disk format, one sample type, one packed cache."""
 
-from slotlab.data.arrays import Hdf5, Hub
+from slotlab.data.arrays import Hdf5, Hub, Npz
 from slotlab.data.check import DataCheck, check_data
 from slotlab.data.coco import Coco, CocoPanoptic
 from slotlab.data.dataset import BrokenFile
@@ -28,6 +28,7 @@ __all__ = [
     "Hdf5",
     "Hub",
     "ImageFolder",
+    "Npz",
     "Packed",
     "Sample",
     "Scenes",

@@ -1,6 +1,8 @@
-"""Readers of HDF5 files (extra `hdf5`) and of the `datasets` library (extra `hub`)."""
+"""Readers of HDF5 files (extra `hdf5`), NumPy files, and the `datasets` library (extra `hub`)."""
 
 import os
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -9,6 +11,7 @@ from torch.utils.data import ConcatDataset
 
 from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
 from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
+from slotlab.data.layouts import ids_of, pixels_of
 from slotlab.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -22,17 +25,84 @@ def is_hdf5(path: Path) -> bool:
         return file.read(8) == SIGNATURE or path.suffix.lower() in (".h5", ".hdf5")
 
 
-class Hdf5(PixelDataset):
+class Arrays(PixelDataset):
+    """Arrays of images and masks in a file; each format gives `stored`."""
+
+    def __init__(self, path: str | Path, image: str, mask: str | None, **opening: Unpack[Opening]) -> None:
+        self.path, self._image, self._mask = Path(path), image, mask or "mask"
+        try:
+            images, masks = self.stored(image), self.stored(self._mask)
+            for name, array in ((image, images), (mask, masks)):
+                if name is not None and array is None:
+                    found = ", ".join(self.names())
+                    raise DataError(f"{path}: no array {name!r}; it has {found}: pass image= (and mask=)")
+            if images is None or not len(images):
+                raise DataError(f"{path}: {image!r} is empty")
+            if masks is not None and len(masks) != len(images):
+                raise DataError(f"{path}: {self._mask!r} has {len(masks)} rows, {image!r} {len(images)}")
+            _check_size(getattr(images, "shape", ())[1:] or images[0].shape, f"{path}: {image!r}")
+        except DataError:
+            raise
+        except Exception as error:  # in damaged files h5py raises OSError, RuntimeError, KeyError, ValueError ...
+            raise DataError(f"{path}: cannot be read ({error}); copy the file again") from error
+        super().__init__(
+            data=str(path),
+            root=self.path,
+            total=len(images),
+            splits=by_order(len(images)),
+            has_masks=masks is not None,
+            **opening,
+        )
+        if not self.skip_broken:
+            self.read(0)
+
+    @abstractmethod
+    def stored(self, name: str) -> Any:
+        """The images or masks of this name, a sequence of arrays; None if there is none."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names that `stored` knows."""
+
+    def read(self, row: int) -> Decoded:
+        """Reads one row of both arrays."""
+        try:
+            image = np.asarray(self.stored(self._image)[row])
+            mask = np.asarray(self.stored(self._mask)[row]) if self.has_masks else None
+        except DataError:
+            raise
+        except Exception as error:  # see above
+            raise DataError(f"{self.name(row)}: cannot be read ({error}); copy the file again") from error
+        pixels = pixels_of(image, f"{self.name(row)}, {self._image!r}")
+        size = (pixels.shape[0], pixels.shape[1])
+        ids = None if mask is None else ids_of(mask, size, f"{self.name(row)}, {self._mask!r}")
+        return Decoded(pixels, ids, str(image.dtype))
+
+    def name(self, row: int) -> str:
+        """The file's path and the row."""
+        return f"{self.path}[{row}]"
+
+
+def _check_size(shape: Sequence[int], name: str) -> None:
+    """DataError if an image of this shape, in any layout, has too many pixels."""
+    *_, height, width = sorted((1, 1, *shape))
+    check_pixels(width, height, name)
+
+
+class Hdf5(Arrays):
     """An HDF5 file of images.
 
     Dataset format:
 
-    * `image`: uint8 (N, H, W, 3)
-    * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground
+    * `image`: (N, H, W, 3), (N, 3, H, W) or (N, H, W), uint8, or floats in [0, 1]
+    * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground; or
+      a layer per object, (N, K, H, W) or (N, H, W, K), the ground first
 
-    Other arrays are ignored. Links to other files, external storage and virtual arrays are refused:
-    they could read any file as pixels. Splits by row with CLEVRTex's rule; a mirror whose rows are
-    in another order has another test set. Crop 1.0 of the shorter side.
+    Instead of an array, a name may be a group with one array per image; or each image has a group
+    that holds its `image` and `mask`. Other arrays are ignored. Links to other files, external
+    storage and virtual arrays are refused: they could read any file as pixels. Splits by row with
+    CLEVRTex's rule; a mirror whose rows are in another order has another test set. Crop 1.0 of the
+    shorter side.
     """
 
     kind = "hdf5"
@@ -45,64 +115,36 @@ class Hdf5(PixelDataset):
         mask: str | None = None,
         **opening: Unpack[Opening],
     ) -> None:
-        self.path, self._image, self._mask = Path(path), image, mask or "mask"
         self._file: Any = None
         self._process = -1
-        try:
-            images, masks = self._array(image), self._array(self._mask)
-            for name, array in ((image, images), (mask, masks)):
-                if name is not None and array is None:
-                    found = ", ".join(map(str, self._opened()))
-                    raise DataError(f"{path}: no array {name!r}; it has {found}: pass image= (and mask=)")
-            shape = images.shape or ()
-            if len(shape) != 4 or shape[-1] != 3 or 0 in shape or images.dtype != np.uint8:
-                raise DataError(f"{path}: {image!r} is {images.dtype} {shape}; expected uint8 (N, H, W, 3)")
-            check_pixels(shape[2], shape[1], f"{path}: {image!r}")
-            if masks is not None and (
-                masks.shape not in (shape[:3], (*shape[:3], 1)) or not np.issubdtype(masks.dtype, np.integer)
-            ):
-                raise DataError(
-                    f"{path}: {self._mask!r} is {masks.dtype} {masks.shape}; expected integer ids {shape[:3]}"
-                )
-        except DataError:
-            raise
-        except Exception as error:  # in damaged files h5py raises OSError, RuntimeError, KeyError, ValueError ...
-            raise DataError(f"{path}: cannot be read ({error}); copy the file again") from error
-        super().__init__(
-            data=str(path),
-            root=self.path,
-            total=shape[0],
-            splits=by_order(shape[0]),
-            has_masks=masks is not None,
-            **opening,
-        )
+        self._lists: dict[str, list[str]] = {}
+        super().__init__(path, image, mask, **opening)
 
-    def read(self, row: int) -> Decoded:
-        """Reads one row of both arrays."""
+    def stored(self, name: str) -> Any:
+        """An array, or the arrays of a group, or those of this name in the groups of images."""
         file = self._opened()
-        try:
-            image = file[self._image][row]
-            mask = file[self._mask][row] if self.has_masks else None
-        except Exception as error:  # see above
-            raise DataError(f"{self.name(row)}: cannot be read ({error}); copy the file again") from error
-        return Decoded(image, mask[..., 0] if mask is not None and mask.ndim == 3 else mask, str(image.dtype))
+        if name not in self._lists:
+            found = None if file.get(name, getlink=True) is None else self._own(name)
+            if hasattr(found, "shape"):
+                return found
+            keys = [f"{key}/{name}" for key in _in_order(file)]
+            if found is not None:
+                keys = [f"{name}/{key}" for key in _in_order(found)]
+            self._lists[name] = [key for key in keys if file.get(key, getlink=True) is not None]
+        return _Rows(self, self._lists[name]) if self._lists[name] else None
 
-    def name(self, row: int) -> str:
-        """The file's path and the row."""
-        return f"{self.path}[{row}]"
+    def names(self) -> list[str]:
+        """The names of arrays and groups."""
+        return list(map(str, self._opened()))
 
-    def _array(self, name: str) -> Any:  # an h5py.Dataset
-        """An array of the file; None if there is none of that name."""
+    def _own(self, name: str) -> Any:  # an h5py.Dataset or h5py.Group
+        """An array or group whose values are in this file."""
         file = self._opened()
-        if file.get(name, getlink=True) is None:
-            return None
-        array = file[name]
-        is_group = not hasattr(array, "shape")
-        if array.file.filename != file.filename or (not is_group and (array.external or array.is_virtual)):
+        found = file[name]
+        array = found if hasattr(found, "shape") else None
+        if found.file.filename != file.filename or (array is not None and (array.external or array.is_virtual)):
             raise DataError(f"{self.path}: {name!r} takes its values from another file; write them into this one")
-        if is_group:
-            raise DataError(f"{self.path}: {name!r} is a group; write all images as one array")
-        return array
+        return found
 
     def _opened(self) -> Any:  # an h5py.File
         """The file, opened by this process: HDF5 handles do not survive a fork."""
@@ -119,6 +161,76 @@ class Hdf5(PixelDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None, "_process": -1}
+
+
+class _Rows(Sequence[Any]):
+    """Arrays of an HDF5 file, one per image."""
+
+    def __init__(self, data: Hdf5, names: list[str]) -> None:
+        self._data, self._names = data, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        array = self._data._own(self._names[row])
+        if not hasattr(array, "shape"):
+            raise DataError(f"{self._data.path}: {self._names[row]!r} is a group; expected an image or mask")
+        _check_size(array.shape, f"{self._data.path}: {self._names[row]!r}")
+        return array[()]
+
+
+def _in_order(group: Any) -> list[str]:
+    """The names in a group: numbers by value, others by the alphabet."""
+    return sorted(group, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+
+
+class Npz(Arrays):
+    """NumPy files of images.
+
+    Dataset format: a `.npz` file with the arrays `image` and, optionally, `mask`, in the layouts of
+    `Hdf5`; or a folder with `image.npy` and `mask.npy`, which are not read into memory. `images` and
+    `masks` are known too, and `image=` and `mask=` give other names. Splits as for `Hdf5`. Crop 1.0.
+    """
+
+    kind = "npz"
+
+    def __init__(
+        self, path: str | Path, *, image: str = "image", mask: str | None = None, **opening: Unpack[Opening]
+    ) -> None:
+        self._read: dict[str, Any] = {}
+        super().__init__(path, image, mask, **opening)
+
+    def stored(self, name: str) -> Any:
+        """An array of the file or folder."""
+        if name not in self._read:
+            known = self.names()
+            found = next((one for one in (name, f"{name}s") if one in known), None)
+            if found is None:
+                return None
+            if self.path.is_dir():
+                self._read[name] = np.load(self.path / f"{found}.npy", mmap_mode="r", allow_pickle=False)
+            else:
+                with np.load(self.path, allow_pickle=False) as arrays:
+                    self._read[name] = arrays[found]
+        return self._read[name]
+
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        if self.path.is_dir():
+            return sorted(file.stem for file in self.path.glob("*.npy"))
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return list(arrays.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_read": {}}
+
+
+def holds_numpy(path: Path) -> bool:
+    """Whether `path` is a `.npz` file, or a folder with images in a `.npy` file."""
+    if path.is_file():
+        return path.suffix.lower() == ".npz"
+    return any((path / name).is_file() for name in ("image.npy", "images.npy"))
 
 
 def holds_saved_dataset(root: Path) -> bool:

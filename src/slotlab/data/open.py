@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from slotlab.data.arrays import Hdf5, Hub, holds_saved_dataset, is_hdf5
+from slotlab.data.arrays import Hdf5, Hub, Npz, holds_numpy, holds_saved_dataset, is_hdf5
 from slotlab.data.coco import Coco, CocoPanoptic, holds_coco
 from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
 from slotlab.data.images import image_files
@@ -28,6 +28,7 @@ KINDS: dict[str, type] = {
     "bsds": Bsds,
     "tfrecords": TfRecords,
     "hdf5": Hdf5,
+    "npz": Npz,
     "hub": Hub,
     "packed": Packed,
     "scenes": Scenes,
@@ -36,8 +37,8 @@ WITHOUT_PATH = ("scenes", "hub")
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
-    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, TFRecords, or "
-    "scenes:<variant> (docs/data.md)"
+    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, TFRecords, NumPy files, "
+    "or scenes:<variant> (docs/data.md)"
 )
 
 
@@ -64,7 +65,7 @@ def open_data(
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
         ignore: the id of pixels that scores leave out, such as 255; they become -1 in masks.
-        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, hub),
+        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub),
             `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
 
@@ -120,11 +121,15 @@ def recognise(spec: str | Path) -> tuple[str, str]:
             return "coco", text
         if ".tfrecord" in path.name:
             return "tfrecords", text
-        raise DataError(f"{path}: a file, but not HDF5, JSON or *.tfrecord*; {ACCEPTED}")
+        if holds_numpy(path):
+            return "npz", text
+        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz or *.tfrecord*; {ACCEPTED}")
     if (path / SETTINGS).is_file():
         return "packed", text
     if holds_saved_dataset(path):
         return "hub", text
+    if holds_numpy(path):
+        return "npz", text
     for kind, of_kind in (("coco", Coco), ("coco-panoptic", CocoPanoptic)):
         if holds_coco(path, of_kind.task):
             return kind, text
