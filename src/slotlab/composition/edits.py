@@ -131,8 +131,8 @@ def keep(scene: Scene | EditedSlots, slots: Collection[int]) -> EditedSlots:
 def remove(scene: Scene | EditedSlots, slots: Collection[int]) -> EditedSlots:
     """Leaves slots out, but not all. `paint_edit` says what shows in their place."""
     edit = _edited(scene)
-    gone = {edit.row(slot) for slot in slots}
-    return keep(edit, [number for row, number in enumerate(edit.numbers) if row not in gone])
+    gone = {edit.numbers[edit.row(slot)] for slot in slots}
+    return keep(edit, {*edit.numbers} - gone)
 
 
 def add(scene: Scene | EditedSlots, other: Scene | EditedSlots, slot: int) -> EditedSlots:

@@ -61,11 +61,7 @@ def reconstruction_grid(
         mask: true masks, int64 [B, H, W], 0 = background, below 0 = ignored; for the colours of
             slots (`image_colours`) and scores.
         cell: longer side of a cell in pixels.
-
-    Raises:
-        ValueError: `images`, `output` and `mask` differ in shape.
     """
-    _check(images, output, mask)
     size = cell_size(images, cell)
     painted = {"image": images, output.titles["reconstruction"]: output.reconstruction}
     if isinstance(output, SlotOutput) and output.ceiling is not None:
@@ -86,9 +82,8 @@ def segmentation_grid(
 ) -> Image.Image:
     """A row per image: the image, then true objects (if given) and each segmentation laid over it.
 
-    Arguments and errors are as in `reconstruction_grid`.
+    Arguments are as in `reconstruction_grid`.
     """
-    _check(images, output, mask)
     size = cell_size(images, cell)
     rows, segments = [], _segments(output, mask)
     for image, found in zip(images, segments, strict=True):
@@ -135,12 +130,8 @@ def slot_grid(
         index: the image's place in that batch.
         mask: its true mask [H, W], for the colours of slots (`image_colours`).
         cell: longer side of a cell in pixels.
-
-    Raises:
-        ValueError: `image` or `mask` does not fit `output`.
     """
     output = output[index].cpu()
-    _check(image[None], output, None if mask is None else mask[None])
     size, masks, colours = cell_size(image, cell), output.masks[0], image_colours(output, mask)
     segmentation = output.segmentation("masks")[0]
     whole = Cell(photograph(image, size), "image")
@@ -164,10 +155,9 @@ def attention_grid(
 ) -> Image.Image:
     """Slot attention over the dimmed image: a row per iteration, a column per slot.
 
-    Arguments and errors are as in `slot_grid`.
+    Arguments are as in `slot_grid`.
     """
     output = output[index].cpu()
-    _check(image[None], output, None if mask is None else mask[None])
     size, colours = cell_size(image, cell), image_colours(output, mask)
     rows = []
     for iteration in range(output.attention.shape[1]):
@@ -219,15 +209,6 @@ def mask_scores(predicted: Tensor, mask: Tensor, slots: int) -> dict[str, Tensor
         "mIoU": mean_iou(predicted, mask, slots=slots),
         "mBO": mean_best_overlap(predicted, mask),
     }
-
-
-def _check(images: Tensor, output: SlotOutput | AutoencoderOutput, mask: Tensor | None) -> None:
-    """Raises a ValueError unless images and masks fit `output`."""
-    expected = [*output.reconstruction.shape]
-    if [*images.shape] != expected:
-        raise ValueError(f"images: {[*images.shape]} does not fit the output's {expected}")
-    if mask is not None and [*mask.shape] != (expected := [expected[0], *expected[2:]]):
-        raise ValueError(f"mask: {[*mask.shape]} does not fit the output's {expected}")
 
 
 @dataclass(frozen=True, eq=False)
