@@ -12,7 +12,7 @@ import torch
 from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.distributed import from_all, place_among_processes
 from slotlab.files import write_json
-from slotlab.models import LatentAutoencoder, Model, SlotModel
+from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel
 from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
@@ -31,7 +31,7 @@ class Evaluation:
     masks: "dict[str, Score]" = field(default_factory=dict)  # ari, fg_ari, miou, mbo; empty without true masks
     attention: "dict[str, Score]" = field(default_factory=dict)  # of the last iteration, resized bilinearly
     posterior: "dict[str, Score]" = field(default_factory=dict)  # if the model has posterior masks
-    reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp to [0, 1]
+    reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp; or feature_error
     loss: float  # the training objective, mean over images
     slots_used: float = math.nan  # mean number of slots that own more than 0.5 % of an image; NaN without slots
     diagnostics: dict[str, Any] = field(default_factory=dict)  # of `mask_source`, the masks that fit objects best
@@ -116,8 +116,11 @@ class Evaluator:
         scores = SegmentationScores(slots=self.protocol.get("slots"))
         self.segmentation = {source: scores.clone().to(device) for source in self.protocol.get("mask_sources", ())}
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
-        errors = ReconstructionError("sum"), ReconstructionError("mean"), PeakSignalToNoiseRatio()
-        self.errors = {name: error.to(device) for name, error in zip(("mse_sum", "mse", "psnr"), errors, strict=True)}
+        mean = ReconstructionError("mean")
+        errors = {"mse_sum": ReconstructionError("sum"), "mse": mean, "psnr": PeakSignalToNoiseRatio()}
+        if isinstance(model, FeatureGrouping):
+            errors = {"feature_error": mean}
+        self.errors = {name: error.to(device) for name, error in errors.items()}
         self.finer_masks = getattr(model, "finer_masks", "")
         self.loss = MeanMetric(nan_strategy="disable").to(device)
 
@@ -131,8 +134,11 @@ class Evaluator:
         if target is not None:
             for source, scores in self.segmentation.items():
                 scores.update(output.segmentation(source), target)
+        pair = output.reconstruction.clamp(0, 1), images
+        if isinstance(output, FeatureOutput):
+            pair = tuple(one.transpose(1, 2)[..., None] for one in (output.predicted, output.features))
         for error in self.errors.values():
-            error.update(output.reconstruction.clamp(0, 1), images)
+            error.update(*pair)
         self.loss.update(self.model.losses(output, images))
 
     def compute(self) -> Evaluation:
@@ -141,7 +147,7 @@ class Evaluator:
         described = self.dataset.describe()
         if "broken" in described:
             described["broken"] = len(set(from_all([file.file for file in getattr(self.dataset, "broken", [])])))
-        protocol = {**described, "images": reconstruction["mse"].count, **self.protocol}
+        protocol = {**described, "images": next(iter(reconstruction.values())).count, **self.protocol}
         found: dict[str, Any] = {}
         if self.diagnostics is not None:
             protocol |= {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}

@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(0)
 def test_of_a_square_image_the_model_sees_what_the_readers_of_data_sets_give(fit, side):
     pixels = RANDOM.integers(0, 256, (side, side, 3), dtype=np.uint8)
     expected = square(Decoded(pixels), resolution=16).image
-    np.testing.assert_array_equal(fitting(fit, (side, side), 16).into_square(pixels), expected)
+    np.testing.assert_array_equal(fitting(fit, (side, side), 16).shown(pixels), expected)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -21,7 +21,7 @@ def test_of_a_square_image_the_model_sees_what_the_readers_of_data_sets_give(fit
 def test_any_size_goes_into_the_square_and_back(fit, size):
     width, height = size
     fitted = fitting(fit, size, 16)
-    inside = fitted.into_square(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    inside = fitted.shown(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8))
     assert inside.shape == (16, 16, 3)
     assert inside.dtype == np.uint8
     assert fitted.onto_image(torch.rand(16, 16)).shape == (height, width)
@@ -36,7 +36,7 @@ def test_what_the_model_finds_lies_where_it_is_in_the_image(fit, size):
     block = np.s_[height // 4 : height // 2 + 1, width // 2 : width // 2 + width // 4 + 1]
     image[block] = 255
     fitted = fitting(fit, size, 32)
-    found = fitted.onto_image(torch.from_numpy(fitted.into_square(image)[..., 0] / 255)) > 0.5
+    found = fitted.onto_image(torch.from_numpy(fitted.shown(image)[..., 0] / 255)) > 0.5
     left, top, right, bottom = fitted.seen
     true = torch.zeros(height, width, dtype=torch.bool)
     true[block] = True
@@ -48,7 +48,7 @@ def test_what_the_model_finds_lies_where_it_is_in_the_image(fit, size):
 def test_letterbox_repeats_the_border_pixels_in_the_bars():
     image = np.zeros((8, 16, 3), dtype=np.uint8)
     image[0], image[-1] = 10, 200
-    inside = fitting("letterbox", (16, 8), 16).into_square(image)
+    inside = fitting("letterbox", (16, 8), 16).shown(image)
     assert (inside[:5] == 10).all()
     assert (inside[11:] == 200).all()
     np.testing.assert_array_equal(inside[4:12], image)

@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -338,13 +338,19 @@ def square(decoded: Decoded, *, crop: float = 1.0, resolution: int | None) -> De
     top, left = (height - side) // 2, (width - side) // 2
     window = np.s_[top : top + side, left : left + side]
     image, mask = image[window], None if mask is None else mask[window]
-    if resolution is not None and resolution != side:
-        size = (resolution, resolution)
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        if mask is not None:
-            ids = Image.fromarray(mask if mask.dtype == np.uint8 else mask.astype(np.int32))
-            mask = np.asarray(ids.resize(size, Image.Resampling.NEAREST))
-    return decoded._replace(image=image, mask=mask)
+    cut = decoded._replace(image=image, mask=mask)
+    return cut if resolution is None else resized(cut, resolution, resolution)
+
+
+def resized(decoded: Decoded, height: int, width: int) -> Decoded:
+    """The image resized with Pillow's BILINEAR and the mask with NEAREST, if they have another size."""
+    image, mask, size = decoded.image, decoded.mask, (width, height)
+    if image.shape[:2] == (height, width):
+        return decoded
+    if mask is not None:
+        ids = Image.fromarray(mask if mask.dtype == np.uint8 else mask.astype(np.int32))
+        mask = np.asarray(ids.resize(size, Image.Resampling.NEAREST))
+    return decoded._replace(image=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)), mask=mask)
 
 
 def to_batch(images: np.ndarray, masks: np.ndarray | None, indices: Sequence[int] | np.ndarray) -> Batch:
@@ -418,7 +424,13 @@ def read_image(
     return decoded.image
 
 
-def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float = 1.0) -> tuple[Tensor, Tensor | None]:
+def prepared(
+    image: AnyImage,
+    mask: Any = None,
+    *,
+    resolution: int | Callable[[int, int], tuple[int, int]],
+    crop: float = 1.0,
+) -> tuple[Tensor, Tensor | None]:
     """The image as a model takes it, float32 [3, R, R] in [0, 1], and its mask int64 [R, R].
 
     Args:
@@ -426,7 +438,8 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
             tensor [3, R, R] with a mask [R, R] or none is used unchanged, whatever `crop` is.
         mask: its true mask: integers [H, W] or a mask file, of the image's size; 0 = background.
             With a mask the image is not turned upright, because the mask has no EXIF orientation.
-        resolution: side R.
+        resolution: side R; or the size (height, width) to which an image of a height and width is
+            resized, which is then used whole.
         crop: side of the square as a fraction of the shorter side, above 0, at most 1.
 
     Raises:
@@ -440,7 +453,7 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
         >>> tuple(image.shape), tuple(mask.shape), mask.dtype
         ((3, 16, 16), (16, 16), torch.int64)
     """
-    check_geometry(crop, resolution)
+    check_geometry(crop, None if callable(resolution) else resolution)
     decoded = Decoded(read_image(image, upright=mask is None))
     if mask is not None:
         names = [str(one) if isinstance(one, str | Path) else kind for one, kind in ((image, "image"), (mask, "mask"))]
@@ -448,7 +461,10 @@ def prepared(image: AnyImage, mask: Any = None, *, resolution: int, crop: float 
         check_ids(ids, names[1])
         decoded = with_mask(decoded, ids, *names)
     exact = image if isinstance(image, Tensor) and image.shape == (3, resolution, resolution) else None
-    cut = decoded if exact is not None else square(decoded, crop=crop, resolution=resolution)
+    if callable(resolution):
+        cut = resized(decoded, *resolution(*decoded.image.shape[:2]))
+    else:
+        cut = decoded if exact is not None else square(decoded, crop=crop, resolution=resolution)
     sample = only(to_batch(cut.image[None], None if cut.mask is None else cut.mask[None], [0]))
     return sample["image"] if exact is None else exact.detach().cpu().float(), sample.get("mask")
 

@@ -36,7 +36,7 @@ from slotlab.metrics.functional import (
     peak_signal_to_noise_ratio,
     squared_error,
 )
-from slotlab.models import AutoencoderOutput, Model, SlotOutput, with_slots
+from slotlab.models import AutoencoderOutput, FeatureGrouping, FeatureOutput, Model, SlotOutput, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
@@ -52,6 +52,8 @@ def reconstruction_grid(
 ) -> Image.Image:
     """A row per image: image, ceiling, reconstruction, error, true objects, segmentations.
 
+    Frozen features, which show the colours of no image, have no error here.
+
     Below each segmentation are its scores on that one image: ARI, FG-ARI, mIoU ("clevrtex") and
     mBO. An output without slots has no segmentations.
 
@@ -66,15 +68,17 @@ def reconstruction_grid(
     painted = {"image": images, output.titles["reconstruction"]: output.reconstruction}
     if isinstance(output, SlotOutput) and output.ceiling is not None:
         painted = {"image": images, "autoencoder": output.ceiling, **painted}
-    rows, segments = [], _segments(output, mask)
+    rows, segments, paints = [], _segments(output, mask), not isinstance(output, FeatureOutput)
     for number, (image, found) in enumerate(zip(images, segments, strict=True)):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)
         row = [Cell(photograph(shown[number], size)) for shown in painted.values()]
-        row.append(Cell(heat_map(error, size, ERROR_TOP)))
+        if paints:
+            row.append(Cell(heat_map(error, size, ERROR_TOP)))
         row += [Cell(label_map(labels, colours, size), caption) for labels, colours, caption in found.values()]
         rows.append(row)
-    headings = [Heading(title) for title in [*painted, "error", *segments[0]]]
-    return grid(rows, headings, scale=Scale("error: mean absolute difference of the channels", ERROR_TOP))
+    headings = [Heading(title) for title in [*painted, *(["error"] if paints else []), *segments[0]]]
+    scale = Scale("error: mean absolute difference of the channels", ERROR_TOP)
+    return grid(rows, headings, scale=scale if paints else None)
 
 
 def segmentation_grid(
@@ -230,7 +234,9 @@ class Look(Scene):
         return {title: {name: float(score) for name, score in scores.items()} for title, scores in found.items()}
 
     def errors(self) -> dict[str, float]:
-        """Error of the reconstruction: MSE (sum and mean) and PSNR in dB."""
+        """Error of the reconstruction: MSE (sum and mean) and PSNR in dB; of frozen features the feature error."""
+        if isinstance(self.output, FeatureOutput):
+            return {"feature error": float(self.output.feature_errors())}
         painted, image = self.output.reconstruction.clamp(0, 1), self.image[None]
         return {
             "MSE (sum)": float(squared_error(painted, image)),
@@ -278,10 +284,11 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
         (torch.Size([64, 64]), ['ARI', 'FG-ARI', 'mIoU', 'mBO'])
     """
     model = with_slots(model)
-    square, true = prepared(image, mask, resolution=model.resolution, crop=crop)
+    whole = isinstance(model, FeatureGrouping) and crop == 1
+    seen, true = prepared(image, mask, resolution=model.working_size if whole else model.resolution, crop=crop)
     with evaluating(model):
-        output = model(square[None].to(next(model.parameters()).device), seeded_generator(seed))
-    return Look(square, output.cpu(), model.finer_masks, true)
+        output = model(seen[None].to(next(model.parameters()).device), seeded_generator(seed))
+    return Look(seen, output.cpu(), model.finer_masks, true)
 
 
 def show(

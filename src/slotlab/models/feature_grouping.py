@@ -165,7 +165,7 @@ class FeatureGrouping(nn.Module):
         return self(images, generator).attention
 
     def losses(self, output: FeatureOutput, images: Tensor) -> Tensor:
-        """Squared distance of features from what their slots predict, mean over features: float32 [B]."""
+        """Squared error of what the slots predict of the features, mean over values: float32 [B]."""
         return output.feature_errors()
 
     def _grouped(self, features: Tensor, grid: tuple[int, int]) -> Tensor:

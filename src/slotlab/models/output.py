@@ -203,5 +203,5 @@ class FeatureOutput(SlotOutput):
     predicted: Tensor
 
     def feature_errors(self) -> Tensor:
-        """Squared distance of the features from what the slots predict, mean over features: float32 [B]."""
-        return (self.predicted.float() - self.features.float()).square().sum(dim=2).mean(dim=1)
+        """Squared error of what the slots predict, mean over N and C: float32 [B]."""
+        return (self.predicted.float() - self.features.float()).square().mean(dim=(1, 2))

@@ -130,7 +130,7 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
     """Every score with standard error and number of images; the protocol is the caption."""
     titles = mask_titles(evaluation.protocol)
     columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"} if titles else {"mean": ""}
-    errors = {"MSE (sum)": "mse_sum", "MSE (mean)": "mse", "PSNR (dB)": "psnr"}
+    errors = {"mse_sum": "MSE (sum)", "mse": "MSE (mean)", "psnr": "PSNR (dB)", "feature_error": "feature error"}
     caption = {"caption": protocol_line(evaluation.protocol), "caption_justify": "left", "caption_style": "dim"}
     table = table_of("", *columns, "n", **caption)
     for source, scores in evaluation.segmentation.items():
@@ -139,9 +139,9 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
     if titles and not evaluation.masks:
         table.add_row("no true masks", *["-"] * len(columns), "0")
     table.add_section()
-    for heading, name in errors.items():
-        score = evaluation.reconstruction[name]
-        table.add_row(heading, _cell(score, 4 if name == "mse" else 2), *[""] * (len(columns) - 1), str(score.count))
+    for name, score in evaluation.reconstruction.items():
+        mean = _cell(score, 4 if name in ("mse", "feature_error") else 2)
+        table.add_row(errors[name], mean, *[""] * (len(columns) - 1), str(score.count))
     return table
 
 

@@ -4,7 +4,7 @@ import csv
 import itertools
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -20,11 +20,21 @@ from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
-from slotlab.models import Model, with_slots
+from slotlab.models import FeatureGrouping, Model, with_slots
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import finish
 from slotlab.segmenting.formats import FORMATS, Photo, check_formats
-from slotlab.segmenting.image import NO_SLOT, Fitting, checked_source, drawn, fitting, owners_of, take_apart
+from slotlab.segmenting.image import (
+    FITS,
+    NO_SLOT,
+    WHOLE,
+    Fitting,
+    checked_source,
+    drawn,
+    fitting_of,
+    owners_of,
+    take_apart,
+)
 
 Images = str | Path | Iterable[str | Path]
 Status = Literal["written", "kept", "skipped"]
@@ -68,7 +78,7 @@ def segment(
     images: Images,
     *,
     out: str | Path,
-    fit: str = "letterbox",
+    fit: str | None = None,
     mask_source: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -86,8 +96,8 @@ def segment(
         out: a new or empty folder, or one written before from the same input folder, with the same
             model and options. It gets `segments.json` (input folder, model, options),
             `segments.csv` (what became of each image), and the files of `docs/segment.md`.
-        fit: how an image becomes a square: "letterbox", "stretch" or "crop", see
-            `slotlab.segmenting.fitting`.
+        fit: how an image becomes a square: "letterbox" (the default), "stretch" or "crop", see
+            `slotlab.segmenting.fitting`. `photos` sees the whole image and takes none.
         mask_source: "masks", "attention" or "posterior"; by default the model's finest.
         seed: of the initial slots, and of the noise of samples; the same for each image.
         batch_size: images at a time.
@@ -118,7 +128,7 @@ def segment_steps(
     images: Images,
     *,
     out: str | Path,
-    fit: str = "letterbox",
+    fit: str | None = None,
     mask_source: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -134,6 +144,7 @@ def segment_steps(
     found, common = find_inputs(given)
     _check_places(given, found, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
+    fit = fit or (WHOLE if isinstance(slot_model, FeatureGrouping) else FITS[0])
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source, "seed": seed, "model": described}
     settings = {"format": "slotlab-segments", "version": 1, "input folder": str(common), **protocol}
     workspace = Workspace(out, "segments.json", settings, "segments")
@@ -147,10 +158,10 @@ def segment_steps(
     threads, outcomes = torch.get_num_threads(), []
 
     def taken_apart() -> Iterator[Work]:
-        read = in_order(lambda one: _read(*one, out, fit, slot_model.resolution), mine, threads)
+        read = in_order(lambda one: _read(*one, out, lambda size: fitting_of(slot_model, fit, size)), mine, threads)
         while some := list(itertools.islice(read, batch_size)):
-            squares = [square for _, fitted, square in some if fitted]
-            parts = iter(take_apart(slot_model, np.stack(squares), source, seed) if squares else ())
+            seen = [pixels for _, fitted, pixels in some if fitted]
+            parts = iter(take_apart(slot_model, seen, source, seed) if seen else ())
             yield from ((outcome, fitted, next(parts) if fitted else None) for outcome, fitted, _ in some)
 
     with warnings.catch_warnings():
@@ -222,10 +233,10 @@ def _check_places(given: Sequence[Path], found: dict[Path, str], out: Path, slot
             raise ConfigError(f"{other} and {file}: both would write {name}.png; rename one, or use two output folders")
 
 
-Work = tuple[Outcome, Fitting | None, Any]  # None: nothing left to do; the pixels of its square, later its parts
+Work = tuple[Outcome, Fitting | None, Any]  # None: nothing left to do; the pixels that the model sees, later its parts
 
 
-def _read(image: Path, name: str, out: Path, fit: str, resolution: int) -> Work:
+def _read(image: Path, name: str, out: Path, fit: Callable[[tuple[int, int]], Fitting]) -> Work:
     outcome = Outcome(str(image), name, "written")
     try:
         if len(os.fsencode((out / name).name)) > LONGEST_NAME:
@@ -237,8 +248,8 @@ def _read(image: Path, name: str, out: Path, fit: str, resolution: int) -> Work:
         pixels = read_image(image)
     except (DataError, OSError) as error:
         return _skipped(outcome, error), None, None
-    fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), resolution)
-    return outcome, fitted, fitted.into_square(pixels)
+    fitted = fit((pixels.shape[1], pixels.shape[0]))
+    return outcome, fitted, fitted.shown(pixels)
 
 
 def _write(outcome: Outcome, fitted: Fitting | None, parts: Any, out: Path) -> Outcome:
@@ -262,7 +273,8 @@ def _write(outcome: Outcome, fitted: Fitting | None, parts: Any, out: Path) -> O
     owners = owners_of(written_masks())
     for kind, picture in zip(("segmentation", "overlay"), drawn(pixels, owners), strict=True):
         write_png(picture, Path(f"{stem}_{kind}.png"))
-    write_png(Image.merge("RGB", [_grey(fitted.onto_image(plane)) for plane in painted]), Path(f"{stem}.png"))
+    if painted is not None:
+        write_png(Image.merge("RGB", [_grey(fitted.onto_image(plane)) for plane in painted]), Path(f"{stem}.png"))
     share = np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(slots)] / owners.size
     with replacing(f"{stem}.npz") as temporary, temporary.open("wb") as file:
         # The name of the image's file tells it from an image of another suffix.

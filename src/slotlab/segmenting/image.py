@@ -1,6 +1,6 @@
 """Segments one image of any size, in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,26 +14,27 @@ from slotlab.checkpoints import load
 from slotlab.data.images import AnyImage, read_image, to_batch
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.figures.grid import laid_over, palette_map
-from slotlab.models import Model, SlotModel, with_slots
+from slotlab.models import FeatureGrouping, FeatureOutput, Model, SlotModel, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
 
 FITS = ("letterbox", "stretch", "crop")
+WHOLE = "whole"  # of models for images of any size
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How an image fits into a model's square. Boxes are (left, top, right, bottom)."""
+    """How an image fits into what a model takes. Boxes are (left, top, right, bottom)."""
 
     size: tuple[int, int]  # (width, height) of the image
-    resolution: int  # side of the square
+    shape: tuple[int, int]  # (height, width) of what the model takes: a square, but for models of any size
     seen: Box  # of the image: what the model sees
-    place: Box  # of that in the square; around it the outermost pixels are repeated
+    place: Box  # of that in `shape`; around it the outermost pixels are repeated
 
-    def into_square(self, pixels: np.ndarray) -> np.ndarray:
-        """The square uint8 [R, R, 3] that the model sees of an image's pixels uint8 [H, W, 3].
+    def shown(self, pixels: np.ndarray) -> np.ndarray:
+        """What the model sees, uint8 [*shape, 3], of an image's pixels uint8 [H, W, 3].
 
         Resized with Pillow's BILINEAR, as data sets are read: a square image gives the same pixels.
         """
@@ -41,11 +42,11 @@ class Fitting:
         shown = pixels[top:bottom, left:right]
         left, top, right, bottom = self.place
         resized = Image.fromarray(shown).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-        around = ((top, self.resolution - bottom), (left, self.resolution - right), (0, 0))
+        around = ((top, self.shape[0] - bottom), (left, self.shape[1] - right), (0, 0))
         return np.pad(np.asarray(resized), around, mode="edge")
 
     def onto_image(self, plane: Tensor) -> Tensor:
-        """Values [R, R] of the square resized to the image's [H, W]; 0 where it was not seen."""
+        """Values [*shape] resized to the image's [H, W]; 0 where it was not seen."""
         left, top, right, bottom = self.place
         width, height = self.seen[2] - self.seen[0], self.seen[3] - self.seen[1]
         placed = plane[None, None, top:bottom, left:right].float()
@@ -86,7 +87,20 @@ def fitting(fit: str, size: tuple[int, int], resolution: int) -> Fitting:
         wide, high = (max(1, round(one * resolution / max(size))) for one in size)
         left, top = (resolution - wide) // 2, (resolution - high) // 2
         place = (left, top, left + wide, top + high)
-    return Fitting(size, resolution, seen, place)
+    return Fitting(size, (resolution, resolution), seen, place)
+
+
+def fitting_of(model: SlotModel, fit: str | None, size: tuple[int, int]) -> Fitting:
+    """How an image of `size` (width, height) goes into a model: "letterbox" is the default of squares.
+
+    A model for images of any size sees the whole image; ConfigError for another fit.
+    """
+    if not isinstance(model, FeatureGrouping):
+        return fitting(fit or FITS[0], size, model.resolution)
+    if fit not in (None, WHOLE):
+        raise ConfigError(f"fit: {fit} makes squares, and this model takes the whole image; leave it out")
+    height, width = model.working_size(size[1], size[0])
+    return Fitting(size, (height, width), (0, 0, *size), (0, 0, width, height))
 
 
 NO_SLOT = 255  # of pixels that the model did not see
@@ -98,7 +112,7 @@ class SegmentedImage:
 
     masks: Tensor  # float32 [K, H, W] in [0, 1]; sums to 1 over K, or to 0 where the model saw nothing
     segmentation: Tensor  # int64 [H, W], the slot that owns each pixel; 255 where the model saw nothing
-    reconstruction: Tensor  # float32 [3, H, W] in [0, 1], black where the model saw nothing
+    reconstruction: Tensor | None  # float32 [3, H, W] in [0, 1], black where the model saw nothing, if it paints
     overlay: Image.Image  # the upright image with the slots' colours laid over it
     slots: Tensor  # [K, D]
 
@@ -107,7 +121,7 @@ def segment_image(
     model: Model | str | Path,
     image: AnyImage,
     *,
-    fit: str = "letterbox",
+    fit: str | None = None,
     mask_source: str | None = None,
     seed: int = 0,
 ) -> SegmentedImage:
@@ -117,7 +131,8 @@ def segment_image(
         model: any model with slots, or the name or folder of one, as `slotlab.load` takes it.
         image: a file or its bytes, a PIL image, or an array or tensor as `slotlab.show` takes it, of
             any size. It is turned upright by its EXIF orientation.
-        fit: how it becomes a square: "letterbox", "stretch" or "crop", see `fitting`.
+        fit: how it becomes a square: "letterbox" (the default), "stretch" or "crop", see `fitting`.
+            `photos` sees the whole image and takes none.
         mask_source: "masks" (of the decoder; cross-attention for slot diffusion), "attention" (of
             slot attention) or "posterior"; by default the model's finest, `model.finer_masks`.
         seed: of the initial slots, and of the noise of samples.
@@ -137,34 +152,37 @@ def segment_image(
     slot_model = with_slots(model if isinstance(model, torch.nn.Module) else load(model))
     source = checked_source(slot_model, mask_source, fit)
     pixels = read_image(image)
-    fitted = fitting(fit, (pixels.shape[1], pixels.shape[0]), slot_model.resolution)
-    ((slots, soft, painted),) = take_apart(slot_model, fitted.into_square(pixels)[None], source, seed)
+    fitted = fitting_of(slot_model, fit, (pixels.shape[1], pixels.shape[0]))
+    ((slots, soft, painted),) = take_apart(slot_model, [fitted.shown(pixels)], source, seed)
     masks = torch.stack([fitted.onto_image(mask) for mask in soft])
     owners = owners_of(masks)
-    reconstruction = torch.stack([fitted.onto_image(plane) for plane in painted])
+    reconstruction = None if painted is None else torch.stack([fitted.onto_image(plane) for plane in painted])
     return SegmentedImage(masks, torch.from_numpy(owners).long(), reconstruction, drawn(pixels, owners)[1], slots)
 
 
 @torch.no_grad()
 def take_apart(
-    model: SlotModel, squares: np.ndarray, mask_source: str, seed: int
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Slots [K, D], masks [K, R, R] and reconstruction [3, R, R] in [0, 1] of each square.
+    model: SlotModel, shown: Sequence[np.ndarray], mask_source: str, seed: int
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Slots [K, D], masks [K, H, W] and reconstruction [3, H, W] in [0, 1], if the model paints, of each image.
 
-    The squares are uint8 [B, R, R, 3]; what is random in one depends on `seed` alone.
+    The images are uint8 [H, W, 3]; what is random in one depends on `seed` alone.
     """
-    images = to_batch(squares, None, range(len(squares)))["image"].to(next(model.parameters()).device)
+    if len({one.shape for one in shown}) > 1:
+        return [parts for one in shown for parts in take_apart(model, [one], mask_source, seed)]
+    images = to_batch(np.stack(shown), None, range(len(shown)))["image"].to(next(model.parameters()).device)
     with evaluating(model):
         output = model(images, [seeded_generator(seed) for _ in images])
     if not bool(torch.isfinite(output.slots).all()):
         raise CheckpointError("the model's slots are not finite; its training diverged, take an earlier checkpoint")
     masks, painted = output.soft_masks(mask_source).float().cpu(), output.reconstruction.clamp(0, 1).cpu()
-    return list(zip(output.slots.cpu(), masks, painted, strict=True))
+    paints = not isinstance(output, FeatureOutput)
+    return list(zip(output.slots.cpu(), masks, painted if paints else [None] * len(masks), strict=True))
 
 
-def checked_source(model: SlotModel, mask_source: str | None, fit: str) -> str:
+def checked_source(model: SlotModel, mask_source: str | None, fit: str | None) -> str:
     """The source of masks to use; ConfigError for an unknown one, or an unknown fit."""
-    fitting(fit, (1, 1), 1)
+    fitting_of(model, fit, (1, 1))
     if fit == "crop" and model.slots > NO_SLOT:
         raise ConfigError(f"fit: crop leaves pixels without a slot, and {model.slots} slots leave no number for them")
     return chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
