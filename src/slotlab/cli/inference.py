@@ -13,14 +13,15 @@ from slotlab.cli.options import app, command, say, shown, speaks
 from slotlab.errors import ConfigError
 
 MOST_SHOWN = 20
+PHOTOS = "photos"  # the default model, which takes images of any size
 
 
 @command(app, shared=True)
 def segment(
     images: Annotated[list[Path], Argument(help="Image files, or folders with images at any depth.")],
-    model: options.ModelOption,
     out: Annotated[Path, Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
-    fit: Annotated[str, Option(help="letterbox, stretch or crop: how to make an image square.")] = "letterbox",
+    model: options.ModelOption = PHOTOS,
+    fit: Annotated[str | None, Option(help="letterbox (default), stretch or crop; photos takes any shape.")] = None,
     mask_source: options.MaskSource = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 32,
@@ -32,18 +33,22 @@ def segment(
 ) -> None:
     """Segment images of any size and number into objects.
 
-    [bold]slotlab segment photos --model runs/first --out segments[/bold]
+    [bold]slotlab segment photos --out segments[/bold]
 
-    For each image it writes, at the image's own size: NAME.png (reconstruction), NAME_0.png, NAME_1.png, ... (grey
-    mask of each slot), NAME_segmentation.png (palette image: the slot that owns each pixel), NAME_overlay.png and
-    NAME.npz (slots); and segments.csv, which lists what was written and skipped.
+    For each image it writes, at the image's own size: NAME_segmentation.png (palette image: the slot that owns each
+    pixel), NAME_overlay.png, NAME_0.png, NAME_1.png, ... (grey mask of each slot), NAME.npz (slots) and, if the model
+    paints, NAME.png (reconstruction); and segments.csv, which lists what was written and skipped.
+
+    The default model, photos, is for photographs of any size. It groups what looks or means alike and names no
+    classes. Its network, EfficientNet-Lite0, comes with the extra `vision` and was trained with ImageNet's labels.
+    Trained models of slotlab know rendered scenes: --model textured-128, or a run folder.
 
     --format adds other files: cutouts (NAME_cutout_0.png, ...: each segment on a transparent ground), coco (coco.json
     with run-length masks), yolo or labelme (folders of polygons). A later run of the same command can add one.
 
-    Models take squares. Images are first turned upright (EXIF). letterbox resizes the longer side and fills the rest
-    with repeated border pixels; it gave the best masks (docs/segment.md). stretch changes the proportions. crop takes
-    the centred square; pixels outside it belong to no slot (255, black). Masks are returned at the image's size.
+    Images are first turned upright (EXIF). Other models than photos take squares. letterbox resizes the longer side
+    and fills the rest with repeated border pixels; it gave the best masks (docs/segment.md). stretch changes the
+    proportions. crop takes the centred square; pixels outside it belong to no slot (255, black).
 
     NAME is the image's path below the common folder of all IMAGES, without suffix. Images that cannot be read, or have
     more than 67 million pixels, are skipped and listed.
@@ -79,13 +84,15 @@ def show(
 ) -> None:
     """Draw what a model makes of images: reconstruction, error, masks, every slot, and attention by iteration.
 
-    [bold]slotlab show photo.png --model runs/first --out figures[/bold]
+    [bold]slotlab show photo.jpg --out figures[/bold]
+
+    [bold]slotlab show scene.png --model textured-128 --model runs/first --out figures[/bold]
     """
     from slotlab.checkpoints import load
     from slotlab.figures.grid import write_png
-    from slotlab.figures.slots import DEFAULT_MODEL, show
+    from slotlab.figures.slots import show
 
-    names = model or [DEFAULT_MODEL]
+    names = model or [PHOTOS]
     figures = {(name, image): out / f"{image.stem}-{Path(name).name}.png" for name in names for image in images}
     if len(set(figures.values())) < len(figures):
         raise ConfigError("two figures would have the same name; use two output folders")

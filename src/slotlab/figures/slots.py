@@ -40,7 +40,6 @@ from slotlab.models import AutoencoderOutput, FeatureGrouping, FeatureOutput, Mo
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 
-DEFAULT_MODEL = "scenes-64"
 EMPTY_SHARE = 0.002  # of the image; the smallest visible objects of data sets have 0.005
 ERROR_TOP = 0.5
 OPACITY = 0.55  # of segments over an image
@@ -293,7 +292,7 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
 
 def show(
     image: AnyImage,
-    model: Model | str | Path = DEFAULT_MODEL,
+    model: Model | str | Path = "photos",
     mask: Any = None,
     *,
     seed: int = 0,
@@ -304,7 +303,7 @@ def show(
 
     Args:
         image: as in `look`.
-        model: a model with slots, or what `slotlab.load` takes.
+        model: a model with slots, or what `slotlab.load` takes; photos is for photographs.
         mask: the true mask, if known: colours are then matched to it, and the scores are shown.
         seed: of the initial slots, and of the noise of samples.
         crop: side of the centred square as a fraction of the shorter side.
@@ -316,7 +315,7 @@ def show(
 
     Example:
         >>> import slotlab
-        >>> slotlab.show(slotlab.render([0], variant="plain").image[0], cell=32).mode
+        >>> slotlab.show(slotlab.render([0], variant="plain").image[0], "scenes-64", cell=32).mode
         'RGB'
     """
     if isinstance(model, (str, Path)):
