@@ -22,7 +22,7 @@ def scene() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> FeatureGrouping:
-    return FeatureGrouping(resolution=128, slots=3, groupings=[3])
+    return FeatureGrouping(resolution=128, slots=3)
 
 
 def test_masks_follow_edges_and_sum_to_one(model):

@@ -1,6 +1,5 @@
 """Objects in photographs: features of a network trained on photographs, grouped by how alike they are."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError
-from slotlab.models.building import Positive, configured
+from slotlab.models.building import configured
 from slotlab.models.efficientnet import open_efficientnet
 from slotlab.models.output import FeatureOutput
 from slotlab.models.randomness import Generators
@@ -51,11 +50,10 @@ class FrozenFeatures(nn.Module):
 class FeatureGrouping(nn.Module):
     """Takes photographs apart without any training of its own: groups frozen features, then superpixels.
 
-    Features of nearby places that point in one direction are strongly linked; normalised cuts of that
-    graph give groups (Shi and Malik 2000; with self-supervised features: TokenCut, Wang et al. 2022,
-    arXiv 2202.11539). Cuts into several numbers of groups vote on which places belong together, and a
-    last cut of the votes gives the slots. Superpixels (Felzenszwalb and Huttenlocher 2004) then give
-    the masks the edges of the image.
+    Features of nearby places that point in one direction are strongly linked, and normalised cuts of
+    that graph give the groups (Shi and Malik 2000; with self-supervised features: TokenCut, Wang et al.
+    2022, arXiv 2202.11539). Superpixels (Felzenszwalb and Huttenlocher 2004) then give the masks the
+    edges of the image.
 
     The groups are things that look or mean alike: two zebras side by side are one group. There are no
     classes. Nothing is random. It takes images of any size whose sides are multiples of 32
@@ -64,7 +62,6 @@ class FeatureGrouping(nn.Module):
     Args:
         resolution: side of the square images of data sets; other images have as many pixels.
         slots: number of groups K, some of which may own no pixel in the end.
-        groupings: numbers of groups of the cuts that vote.
         temperature: how fast a link falls with the angle between features: exp((cos - 1) / temperature).
         spread: how fast it falls with distance, as a fraction of the side: exp(-d^2 / (2 spread^2)).
 
@@ -72,7 +69,7 @@ class FeatureGrouping(nn.Module):
         CheckpointError: the package with the network's weights is not installed.
 
     Example:
-        >>> model = FeatureGrouping(resolution=64, slots=2, groupings=[2])
+        >>> model = FeatureGrouping(resolution=64, slots=2)
         >>> output = model(torch.rand(1, 3, 64, 96))
         >>> output.masks.shape, output.slots.shape
         (torch.Size([1, 2, 64, 96]), torch.Size([1, 2, 192]))
@@ -85,8 +82,7 @@ class FeatureGrouping(nn.Module):
     def __init__(
         self,
         resolution: Annotated[int, Field(ge=STRIDE, le=4096, multiple_of=STRIDE)] = 448,
-        slots: Annotated[int, Field(ge=1, le=64)] = 9,
-        groupings: Sequence[Positive] = (7, 10, 13),
+        slots: Annotated[int, Field(ge=1, le=64)] = 8,
         temperature: Annotated[float, Field(gt=0)] = 0.05,
         spread: Annotated[float, Field(gt=0)] = 0.3,
     ) -> None:
@@ -95,11 +91,10 @@ class FeatureGrouping(nn.Module):
             "kind": self.kind,
             "resolution": resolution,
             "slots": slots,
-            "groupings": list(groupings),
             "temperature": temperature,
             "spread": spread,
         }
-        self.resolution, self.slots, self.groupings = resolution, slots, tuple(groupings)
+        self.resolution, self.slots = resolution, slots
         self.temperature, self.spread = temperature, spread
         self.encoder = FrozenFeatures()
 
@@ -174,12 +169,7 @@ class FeatureGrouping(nn.Module):
         places = torch.stack([rows.flatten(), columns.flatten()], dim=1) * STRIDE / self.resolution
         near = torch.exp(-torch.cdist(places, places).square() / (2 * self.spread**2))
         alike = torch.exp((features @ features.T - 1) / self.temperature)
-        vectors = leading_vectors(near * alike, max(self.groupings))
-        votes = torch.zeros(len(features), len(features))
-        for count in self.groupings:
-            members = memberships(vectors, count)
-            votes += members @ members.T
-        shares = memberships(leading_vectors(votes, self.slots), self.slots)
+        shares = memberships(leading_vectors(near * alike, self.slots))
         return F.pad(shares, (0, self.slots - shares.shape[1])).T
 
 
@@ -189,12 +179,12 @@ def leading_vectors(links: Tensor, count: int) -> Tensor:
     return torch.linalg.eigh((scale[:, None] * links * scale).double()).eigenvectors[:, -count:].flip(1).float()
 
 
-def memberships(vectors: Tensor, count: int) -> Tensor:
-    """Soft K-means memberships [N, count], fewer for fewer places, of the first `count` of `vectors`."""
+def memberships(vectors: Tensor) -> Tensor:
+    """Soft K-means memberships [N, K] of places with `vectors` [N, K]; fewer than K if few places differ."""
     from sklearn.cluster import KMeans  # takes a second to import
 
-    rows = F.normalize(vectors[:, :count], dim=1).numpy()
-    count = min(count, len(np.unique(rows.round(4), axis=0)))
+    rows = F.normalize(vectors, dim=1).numpy()
+    count = min(rows.shape[1], len(np.unique(rows.round(4), axis=0)))
     means: Any = KMeans(count, n_init=3, random_state=0)  # type: ignore[arg-type]  # typed as a word
     return torch.softmax(-SHARPNESS * torch.from_numpy(means.fit(rows).transform(rows)).float().square(), dim=1)
 
