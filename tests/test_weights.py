@@ -30,6 +30,15 @@ def test_they_load_without_a_network_and_are_whole(name):
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
 
 
+def test_photos_takes_a_photograph_of_any_size_apart():
+    check(model_folder("photos"))
+    found = slotlab.segment_image("photos", model_folder("photos").parents[1] / "samples" / "bus.jpg")
+    assert found.masks.shape == (8, 427, 640)
+    body, road, sky = (int(found.segmentation[place]) for place in ((250, 250), (400, 500), (40, 320)))
+    assert len({body, road, sky}) == 3
+    assert found.masks[body, 220:260, 200:500].mean() > 0.8  # the side of the bus is one object
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_their_library_is_of_these_weights_and_composes(name, run_slotlab, tmp_path):
     library = slotlab.load_library(name, slotlab.load(name))

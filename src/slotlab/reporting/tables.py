@@ -218,9 +218,10 @@ def released_table() -> Group:
             scores = [f"{metrics[source][key]:.3f}" for key in ("ari", "fg_ari")]
             table.add_row(*first, title, *scores)
             first = ("", "", "")
+        made = "trained" if any("steps" in run for run in training["runs"]) else "not trained; statistics taken"
         lines.append(
             f"{name}: scored on {protocol['data']}, {protocol['images']:,} images of split {protocol['split']}; "
-            f"trained in {training['seconds'] / 60:.0f} minutes in all on {machines_of(training)}; {folder / CARD_FILE}"
+            f"{made} in {training['seconds'] / 60:.0f} minutes in all on {machines_of(training)}; {folder / CARD_FILE}"
         )
     lines.append("licence of the weights: Apache-2.0, as slotlab")
     return _above(table, lines)
