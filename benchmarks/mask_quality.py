@@ -113,14 +113,14 @@ def score(model: SlotModel, data: slotlab.data.SlotDataset, width: int, height: 
     for first in range(0, len(data), BATCH):
         pixels, truth = to_pixels(data.batch(range(first, min(first + BATCH, len(data)))))
         assert truth is not None
-        squares = np.stack([fitted.into_square(image) for image in pixels[window]])
+        squares = np.stack([fitted.shown(image) for image in pixels[window]])
         if fit == BLACK:
             x, y, right, bottom = fitted.place
             bars = np.ones(squares.shape[1:3], dtype=bool)
             bars[y:bottom, x:right] = False
             squares[:, bars] = 0
         for (_, masks, _), true in zip(
-            take_apart(model, squares, model.finer_masks, seed=0), truth[window], strict=True
+            take_apart(model, list(squares), model.finer_masks, seed=0), truth[window], strict=True
         ):
             owners = owners_of(fitted.onto_image(mask) for mask in masks)
             scores.update(torch.from_numpy(owners)[None], torch.from_numpy(true)[None])

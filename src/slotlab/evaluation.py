@@ -127,6 +127,7 @@ class Evaluator:
     @torch.inference_mode()
     def update(self, batch: Batch, output: Any) -> None:
         """Adds a batch and the model's output for it, as `outputs` yields them."""
+        model: Any = self.model
         images, target = batch["image"], batch.get("mask")
         if self.diagnostics is not None:
             masks = output.soft_masks(self.finer_masks)
@@ -136,10 +137,10 @@ class Evaluator:
                 scores.update(output.segmentation(source), target)
         pair = output.reconstruction.clamp(0, 1), images
         if isinstance(output, FeatureOutput):
-            pair = tuple(one.transpose(1, 2)[..., None] for one in (output.predicted, output.features))
+            pair = output.predicted.transpose(1, 2)[..., None], output.features.transpose(1, 2)[..., None]
         for error in self.errors.values():
             error.update(*pair)
-        self.loss.update(self.model.losses(output, images))
+        self.loss.update(model.losses(output, images))
 
     def compute(self) -> Evaluation:
         """The scores of all images added so far, of all processes."""

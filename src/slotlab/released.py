@@ -16,6 +16,7 @@ from slotlab.files import read_json, sha256_of, write_json
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST_FILE, CARD_FILE, LIBRARY_FOLDER = "manifest.json", "card.md", "concepts"
 HUB_PREFIX = "hf:"
+PHOTOS = "photos"  # the bundled model that finds objects in photographs and cannot paint
 HUB_FILES = ["*.json", "*.safetensors", "*.md", "*.png"]
 FORMAT, VERSION = "slotlab-release", 1
 

@@ -13,14 +13,13 @@ from slotlab.cli.options import app, command, say, shown, speaks
 from slotlab.errors import ConfigError
 
 MOST_SHOWN = 20
-PHOTOS = "photos"  # the default model, which takes images of any size
 
 
 @command(app, shared=True)
 def segment(
     images: Annotated[list[Path], Argument(help="Image files, or folders with images at any depth.")],
     out: Annotated[Path, Option(metavar="DIR", help="Output folder. Re-run the same command to resume.")],
-    model: options.ModelOption = PHOTOS,
+    model: options.ModelOption = "photos",
     fit: Annotated[str | None, Option(help="letterbox (default), stretch or crop; photos takes any shape.")] = None,
     mask_source: options.MaskSource = None,
     seed: options.Seed = 0,
@@ -92,7 +91,7 @@ def show(
     from slotlab.figures.grid import write_png
     from slotlab.figures.slots import show
 
-    names = model or [PHOTOS]
+    names = model or ["photos"]
     figures = {(name, image): out / f"{image.stem}-{Path(name).name}.png" for name in names for image in images}
     if len(set(figures.values())) < len(figures):
         raise ConfigError("two figures would have the same name; use two output folders")

@@ -283,8 +283,8 @@ def look(model: Model, image: AnyImage, mask: Any = None, *, seed: int = 0, crop
         (torch.Size([64, 64]), ['ARI', 'FG-ARI', 'mIoU', 'mBO'])
     """
     model = with_slots(model)
-    whole = isinstance(model, FeatureGrouping) and crop == 1
-    seen, true = prepared(image, mask, resolution=model.working_size if whole else model.resolution, crop=crop)
+    resolution = model.working_size if isinstance(model, FeatureGrouping) and crop == 1 else model.resolution
+    seen, true = prepared(image, mask, resolution=resolution, crop=crop)
     with evaluating(model):
         output = model(seen[None].to(next(model.parameters()).device), seeded_generator(seed))
     return Look(seen, output.cpu(), model.finer_masks, true)

@@ -10,14 +10,14 @@ from slotlab.composition.library import LIBRARY_FILE
 from slotlab.errors import CheckpointError
 from slotlab.models import PaintingModel, SlotDiffusion, that_paints
 from slotlab.models.sampling import SamplingSettings
-from slotlab.released import LIBRARY_FOLDER, library_folder, model_folder, released_names
+from slotlab.released import LIBRARY_FOLDER, PHOTOS, library_folder, model_folder, released_names
 
 FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page opens with
 
 
 def bundled_models() -> list[str]:
-    """Names of the bundled models, the one that the page opens with first."""
-    return sorted(released_names(), key=lambda name: name != FIRST_MODEL)
+    """Names of the bundled models that paint, the one that the page opens with first."""
+    return sorted((name for name in released_names() if name != PHOTOS), key=lambda name: name != FIRST_MODEL)
 
 
 @dataclass(frozen=True, eq=False)
