@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from slotlab.data import open_data
+from slotlab.data.images import find_images
 from slotlab.errors import DataError
 
 
@@ -109,4 +110,37 @@ def test_images_that_share_a_mask_are_refused(folder):
     root = folder(10)
     Image.open(root / "images" / "003.png").save(root / "images" / "003.jpg")
     with pytest.raises(DataError, match=r"003.png: shares its mask with 003.jpg"):
+        open_data(root)
+
+
+@pytest.mark.parametrize("mask", ["{}_mask_00", "{}_mask_01", "{}_mask", "{}_seg", "{}_segment", "{}-Label"])
+@pytest.mark.parametrize("image", ["{}", "{}_image"])
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_masks_beside_their_images_are_not_read_as_images(folder, image, mask, inside):
+    root = folder(10)
+    (root / inside).mkdir(exist_ok=True)
+    for path in [*(root / "images").iterdir()]:
+        path.rename(root / inside / f"{image.format(path.stem)}.jpg")
+        (root / "masks" / path.name).rename(root / inside / f"{mask.format(path.stem)}.png")
+    (root / "masks").rmdir()
+    if not inside:
+        (root / "images").rmdir()
+    for read in (open_data, find_images):
+        with pytest.raises(DataError, match=rf"{mask.format('000')}.png: a mask, not an image \(10 of 20 files"):
+            read(root)
+
+
+@pytest.mark.parametrize("name", ["labels", "Masks", "annotations"])
+def test_masks_in_a_folder_of_another_name_are_not_passed_over(folder, name):
+    root = folder(10)
+    (root / "masks").rename(root / name)
+    with pytest.raises(DataError, match=rf"{name}: holds masks by its name, but masks are read from masks/ beside"):
+        open_data(root)
+    with pytest.raises(DataError, match=f"{name}/000.png: a mask, not an image"):
+        find_images(root)
+    assert len(open_data(root / "images", split="all")) == 10
+    for path in (root / "images").iterdir():
+        path.rename(root / path.name)
+    (root / "images").rmdir()
+    with pytest.raises(DataError, match=f"{name}: holds masks"):
         open_data(root)

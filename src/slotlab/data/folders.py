@@ -10,7 +10,9 @@ from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset,
 from slotlab.data.images import (
     IMAGE_SUFFIXES,
     LOSSY,
+    MASK_FOLDERS,
     Decoded,
+    check_no_masks,
     decode_image,
     decode_mask,
     folders_below,
@@ -157,9 +159,10 @@ class ImageFolder(PixelDataset):
     * images directly in the folder, without masks
 
     Images: any of `slotlab.data.images.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif, pgm or
-    lossless webp; a    pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB files whose
-    channels agree; ids may have gaps. Without split folders: CLEVRTex's rule on sorted paths.
-    Images are cropped to the centred square (1.0 of the shorter side), then resized.
+    lossless webp; a pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB
+    files whose channels agree; ids may have gaps. Without split folders: CLEVRTex's rule on sorted
+    paths. Images are cropped to the centred square (1.0 of the shorter side), then resized. Masks
+    that lie elsewhere by their names (`0_mask.png` beside `0.png`, `labels/`) are an error.
 
     Example:
         >>> import tempfile
@@ -189,6 +192,14 @@ class ImageFolder(PixelDataset):
         if not self.paths:
             raise DataError(f"{images}: no image file here ({', '.join(IMAGE_SUFFIXES)}); name another folder")
         self._images, self._masks = images, base / "masks"
+        check_no_masks(self.paths)
+        for folder in sorted(base.iterdir()):
+            expected = images != base and folder.name == "masks"
+            if folder.name.lower() in MASK_FOLDERS and not expected and folder.is_dir() and image_files(folder):
+                raise DataError(
+                    f"{folder}: holds masks by its name, but masks are read from masks/ beside images/; arrange them "
+                    "so (pixel = object id), or move the folder away to use the images without masks"
+                )
         folders = list(named.values()) or [""]
         self._masked = [folder for folder in folders if images != base and (self._masks / folder).is_dir()]
         if self._masked:

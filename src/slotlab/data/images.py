@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,12 @@ IMAGE_SUFFIXES = (
 )
 # By content, whatever the name says: Pillow knows others, and for EPS it starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "TGA", "PPM")
+# Folders and files that hold masks, by name: labels/0.png, 0_mask.png or 0_seg_01.png beside 0.png or 0_image.png.
+MASK_FOLDERS = (
+    *("masks", "mask", "labels", "label", "segmentations", "segmentation", "segments", "seg"),
+    *("annotations", "instances", "groundtruth", "gt"),
+)
+MASK_NAME = re.compile(r"(.+?)[_-](?:(?:mask|seg|segment|segmentation|label|instance)s?|gt|flat)(?:[_-]?\d+)?", re.I)
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 ROUNDING = 1e-3  # how far outside [0, 1] the values of a tensor may be
 LOSSY = "a lossy format does not keep object ids; make the mask again as a PNG"
@@ -100,6 +107,22 @@ def image_files(folder: Path, *, nested: bool = True) -> list[Path]:
     )
 
 
+def check_no_masks(paths: Sequence[Path]) -> None:
+    """Raises a DataError if files are masks of others beside them by name: 0_mask_00.png, 0_image.png."""
+    known = {path.with_suffix("") for path in paths}
+    masks = [
+        path
+        for path in paths
+        if (found := MASK_NAME.fullmatch(path.stem))
+        and any(path.with_name(f"{found[1]}{end}") in known for end in ("", "_image", "_img", "_rgb"))
+    ]
+    if masks:
+        raise DataError(
+            f"{masks[0]}: a mask, not an image ({len(masks):,} of {len(paths):,} files by their names); move "
+            "the images to images/, and one mask each (pixel = object id) to masks/ beside it, named as its image"
+        )
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """The image files in a folder of images alone and below it, sorted, without hidden ones.
 
@@ -122,12 +145,13 @@ def find_images(folder: str | Path) -> list[Path]:
         raise DataError(f"{folder}: no image file in this folder or below it ({', '.join(IMAGE_SUFFIXES)})")
     beside = (folder / "images").is_dir()
     for path in found:
-        if path.name.endswith("_flat.png") or (beside and path.relative_to(folder).parts[0] == "masks"):
+        if path.name.endswith("_flat.png") or (beside and path.relative_to(folder).parts[0].lower() in MASK_FOLDERS):
             raise DataError(
                 f"{path}: a mask, not an image; name a folder of images alone, such as images/ beside masks/"
             )
         if path.name.endswith("_segmentation.png") and path.with_name(f"{path.name[:-17]}_overlay.png").is_file():
             raise DataError(f"{path}: a mask that `slotlab segment` wrote; name a folder of images alone")
+    check_no_masks(found)
     return found
 
 
