@@ -124,6 +124,14 @@ def _clear(paths: Iterable[Path], place: Path, whole: bool = False) -> None:
             remove(path)
 
 
+def is_free(folder: Path, *known: str) -> bool:
+    """Whether a folder is new, or holds only files named `known` and what killed processes left."""
+    if not folder.is_dir():
+        return not folder.exists()
+    named = [(path.name in known, LEFT.fullmatch(path.name)) for path in folder.iterdir()]
+    return all(is_known or (left and _is_dead(*left.group(2, 3, 4))) for is_known, left in named)
+
+
 def _hidden(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{MACHINE}-{MARK}.{ending}")
 
@@ -249,7 +257,7 @@ class Workspace:
         """
         path = self.folder / self.file
         if not path.is_file():
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if not is_free(self.folder):
                 raise ConfigError(f"{self.folder}: not empty and does not hold {self.holds}; name a new folder")
             return False
         found = read_json(path, "name a new folder", ConfigError)

@@ -17,6 +17,7 @@ from slotlab.progress import finish
 from slotlab.training import checkpoint
 from slotlab.training.checkpoint import newest_checkpoint, read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, train_steps
+from slotlab.training.setup import check_folder
 
 
 def config(preset, data, *changes):
@@ -121,6 +122,11 @@ def test_a_folder_with_something_in_it_is_left_alone(run, squares, tiny_preset, 
     with pytest.raises(ConfigError, match="exists and is not empty; give another --out"):
         fit(config(tiny_preset, squares), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "all my work"
+
+
+def test_a_run_that_was_killed_before_its_settings_were_written_begins_again(squares, tiny_preset, tmp_path):
+    (tmp_path / ".run.json.999999999999.tmp").write_text("half")
+    check_folder(config(tiny_preset, squares), tmp_path, resume=True)
 
 
 def test_resuming_with_other_settings_is_refused(run, squares, tiny_preset):

@@ -13,7 +13,7 @@ from slotlab.config import RUN_FILE, RunConfig, TrainingSettings, read_run_confi
 from slotlab.data import Scenes, ScenesInMemory, SlotDataset, open_data
 from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
-from slotlab.files import differences
+from slotlab.files import differences, is_free
 from slotlab.models import FeatureGrouping, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 from slotlab.training.loggers import check_loggers
 
@@ -35,7 +35,7 @@ def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
         if changed := differences(before, now):
             remedy = "use the run's own values, or start a new run with another --out"
             raise ConfigError(f"{folder}: cannot resume with other settings: {'; '.join(changed)}; {remedy}")
-    elif folder.exists() and (not folder.is_dir() or any(path.name != LOCK_FILE for path in folder.iterdir())):
+    elif not is_free(folder, LOCK_FILE):
         remedy = "add --resume to continue, or give another --out" if run_file.is_file() else "give another --out"
         raise ConfigError(f"{folder}: exists and is not empty; {remedy}")
 
