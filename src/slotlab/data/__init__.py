@@ -13,6 +13,7 @@ from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.published import copy_samples, download
 from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
+from slotlab.data.shards import Shards
 from slotlab.data.tfrecords import TfRecords
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Sample",
     "Scenes",
     "ScenesInMemory",
+    "Shards",
     "SlotDataset",
     "TfRecords",
     "Voc",

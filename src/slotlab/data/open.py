@@ -14,6 +14,7 @@ from slotlab.data.packed import SETTINGS, Packed
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses, holds_photographs
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
+from slotlab.data.shards import Shards, holds_shards
 from slotlab.data.tfrecords import TfRecords, tfrecord_files
 from slotlab.errors import ConfigError, DataError, nearest
 
@@ -27,6 +28,7 @@ KINDS: dict[str, type] = {
     "davis": Davis,
     "bsds": Bsds,
     "tfrecords": TfRecords,
+    "shards": Shards,
     "hdf5": Hdf5,
     "npz": Npz,
     "hub": Hub,
@@ -38,7 +40,7 @@ ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
     "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, TFRecords, NumPy files, "
-    "or scenes:<variant> (docs/data.md)"
+    "shards *.tar, or scenes:<variant> (docs/data.md)"
 )
 
 
@@ -65,7 +67,7 @@ def open_data(
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
         ignore: the id of pixels that scores leave out, such as 255; they become -1 in masks.
-        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub),
+        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
             `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
 
@@ -123,7 +125,9 @@ def recognise(spec: str | Path) -> tuple[str, str]:
             return "tfrecords", text
         if holds_numpy(path):
             return "npz", text
-        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz or *.tfrecord*; {ACCEPTED}")
+        if holds_shards(path):
+            return "shards", text
+        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz, *.tar or *.tfrecord*; {ACCEPTED}")
     if (path / SETTINGS).is_file():
         return "packed", text
     if holds_saved_dataset(path):
@@ -145,6 +149,8 @@ def recognise(spec: str | Path) -> tuple[str, str]:
         return "images", text
     if tfrecord_files(path):
         return "tfrecords", text
+    if holds_shards(path):
+        return "shards", text
     inside = sorted(found.name for found in path.iterdir())
     said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
     raise DataError(f"{path}: the folder {said}; {ACCEPTED}")
