@@ -213,13 +213,13 @@ def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, ti
 
 
 def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
+    (tmp_path / ".first.999999999.tmp").mkdir()  # left by a kill
     status, out, err = run_slotlab("publish", slots_run, "--to", tmp_path / "first")
     assert status == 0, err
     assert "published: " in out and "card.md" in out
     check(tmp_path / "first")
     assert slotlab.load(tmp_path / "first").slots == 4
     before = (tmp_path / "first" / "manifest.json").read_text()
-    (tmp_path / ".first.999999999.tmp").mkdir()  # left by a kill
     assert run_slotlab("publish", slots_run, "--to", tmp_path / "first")[0] == 0
     assert (tmp_path / "first" / "manifest.json").read_text() == before, "the same run gives the same release"
     assert [path.name for path in tmp_path.iterdir()] == ["first"]

@@ -56,7 +56,7 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
     if path.is_mount():
         raise DataError(f"{path}: is a mount point and cannot be replaced; name a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(_left_in(path.parent), path)
+    _clear(_left_in(path.parent), path.name)
     temporary = _hidden(path, "tmp")
     try:
         yield temporary
@@ -76,10 +76,10 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
             raise
         written = sum(file.stat().st_size for file in [*temporary.rglob("*"), temporary] if file.is_file())
         remove(temporary)
-        needs = f"{size / 1e6:.1f} MB" if size else f"more than {written / 1e6:.1f} MB"
+        needs = f"{size / 1e6:,.2f} MB" if size else f"more than {written / 1e6:,.2f} MB"
         free = shutil.disk_usage(path.parent).free / 1e6
         raise DiskFull(
-            f"{path}: the disk is full: it needs {needs}, {free:.1f} MB are free; free some space, then run the "
+            f"{path}: the disk is full: it needs {needs}, {free:,.2f} MB are free; free some space, then run the "
             "command again (training: with --resume)"
         ) from error
     finally:
@@ -94,28 +94,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def clear_leftovers(place: Path, whole: bool = False) -> None:
-    """Removes what killed processes left of `replacing(place)`.
-
-    A folder whose successor did not get its name comes back.
-
-    Args:
-        place: the file or folder; leftovers of living processes and other machines stay.
-        whole: `place` is a folder that no other process writes into: all leftovers in it.
-    """
-    _clear(place.rglob(".*") if whole else place.parent.glob(".*"), place, whole)
+def clear_leftovers(folder: Path) -> None:
+    """Removes all that `replacing` left in a folder that no other process writes into."""
+    _clear(folder.rglob(".*"))
 
 
 @functools.lru_cache(64)
 def _left_in(folder: Path) -> list[Path]:
-    """What killed processes left in a folder, listed once: each file of a large folder is written fast."""
+    """What processes left in a folder, listed once: each file of a large folder is written fast."""
     return [path for path in folder.glob(".*") if LEFT.fullmatch(path.name)]
 
 
-def _clear(paths: Iterable[Path], place: Path, whole: bool = False) -> None:
+def _clear(paths: Iterable[Path], name: str | None = None) -> None:
+    """Removes leftovers, but brings back a folder whose successor did not get its name.
+
+    With a `name`, only those of that file or folder, by processes that are surely gone.
+    """
     for path in sorted(paths):
         found = LEFT.fullmatch(path.name)
-        if found is None or not (whole or (found[1] == place.name and _is_dead(*found.group(2, 3, 4)))):
+        if found is None or not (name is None or (found[1] == name and _is_dead(*found.group(2, 3, 4)))):
             continue
         visible = path.with_name(found[1])
         if found[5] == "old" and path.exists() and not visible.exists():
@@ -269,5 +266,5 @@ class Workspace:
 
     def begin(self) -> None:
         """Makes the folder, removes leftovers of a killed process, writes the settings."""
-        clear_leftovers(self.folder, whole=True)
+        clear_leftovers(self.folder)
         write_json(self.folder / self.file, self.settings)

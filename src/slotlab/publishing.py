@@ -29,7 +29,7 @@ from slotlab.evaluation import Evaluator, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
-from slotlab.files import clear_leftovers, read_json, replacing, write_json
+from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
 from slotlab.models import LatentAutoencoder, Model, SlotModel
 from slotlab.progress import Stage, finish, stage
@@ -258,7 +258,6 @@ def prepare_steps(
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
-    clear_leftovers(out)
     if is_released(run):
         check(run)
         with replacing(out) as folder:

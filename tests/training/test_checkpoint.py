@@ -50,7 +50,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_and_says_how_much_is_needed
     monkeypatch.setattr(Path, "open", full)
     trainer = {"optimizer": {"state": [torch.zeros(1_000_000)]}}
     needed = (weights + 4_000_000) / 1e6
-    with pytest.raises(DiskFull, match=rf"/best: the disk is full: it needs {needed:.1f} MB, [\d.]+ MB are free; free"):
+    with pytest.raises(
+        DiskFull, match=rf"/best: the disk is full: it needs {needed:.2f} MB, [\d.,]+ MB are free; free"
+    ):
         write_checkpoint(tmp_path / "best", model, {"steps": 2}, trainer)
     assert load(tmp_path / "best").slots == 4
     assert '"steps": 1' in (tmp_path / "best" / "training.json").read_text()

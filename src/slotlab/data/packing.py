@@ -16,7 +16,7 @@ from slotlab.data.packed import FORMAT, SETTINGS, VERSION
 from slotlab.data.sample import IGNORED, LatentEncoder, SlotDataset
 from slotlab.data.scenes import MOST
 from slotlab.errors import ConfigError, DataError, nearest
-from slotlab.files import clear_leftovers, replacing, sha256_of, write_json
+from slotlab.files import replacing, sha256_of, write_json
 from slotlab.progress import Stage, finish, stage
 
 AT_ONCE = 64  # scenes rendered, or images encoded
@@ -84,7 +84,6 @@ def pack_steps(
         parts = {facts["split"]: source}
     else:
         raise ConfigError("resolution, crop, count and options belong to a spec; open the data set with them")
-    clear_leftovers(out)
     try:
         with replacing(out) as folder:
             folder.mkdir()

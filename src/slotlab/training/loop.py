@@ -157,7 +157,7 @@ def train_steps(
             message = start_from(settings.start_from, model, settings, None if average is None else run.model)
         fabric.barrier()  # all have checked the folder before the first writes to it
         if first:
-            clear_leftovers(folder, whole=True)
+            clear_leftovers(folder)
             if not (folder / RUN_FILE).is_file():
                 write_json(folder / RUN_FILE, config.model_dump(mode="json"), synced=True)
             if checkpoint is not None:  # a kill may have come between the checkpoint and the model
