@@ -172,7 +172,7 @@ class PixelDataset(RowsDataset, ABC):
         return square(self.checked(row), crop=self.crop, resolution=self.resolution)
 
     def checked(self, row: int) -> Decoded:
-        """`read`, whose mask holds object ids, -1 for those to ignore; DataError if it is broken."""
+        """`read`, whose mask holds ids, -1 for those to ignore; DataError if it is broken."""
         image = self.read(row)
         if self.unseen > 0:
             self.unseen -= 1

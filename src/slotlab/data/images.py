@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (
 )
 # By content, whatever the name says: Pillow knows others, and for EPS it starts Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "TGA", "PPM")
-# Folders and files that hold masks, by name: labels/0.png, 0_mask.png or 0_seg_01.png beside 0.png or 0_image.png.
+# Folders and files that hold masks, by name: labels/0.png; 0_mask.png or 0_seg_01.png beside 0.png.
 MASK_FOLDERS = (
     *("masks", "mask", "labels", "label", "segmentations", "segmentation", "segments", "seg"),
     *("annotations", "instances", "groundtruth", "gt"),
@@ -108,7 +108,7 @@ def image_files(folder: Path, *, nested: bool = True) -> list[Path]:
 
 
 def check_no_masks(paths: Sequence[Path]) -> None:
-    """Raises a DataError if files are masks of others beside them by name: 0_mask_00.png, 0_image.png."""
+    """DataError if files are masks of others by name, such as 0_mask_00.png beside 0_image.png."""
     known = {path.with_suffix("") for path in paths}
     masks = [
         path
@@ -316,7 +316,7 @@ def notes_on(decoded: Decoded) -> list[str]:
 
 
 def with_mask(decoded: Decoded, mask: np.ndarray, image_name: str, mask_name: str) -> Decoded:
-    """The image with its mask; a DataError names both unless they have the same height and width."""
+    """The image with its mask; a DataError names both if they differ in height or width."""
     (height, width), (mask_height, mask_width) = decoded.image.shape[:2], mask.shape
     if (height, width) != (mask_height, mask_width):
         raise DataError(

@@ -47,7 +47,8 @@ class Packed(RowsDataset):
     * `packed.json`: source, resolution, crop, splits as ranges of rows; shape, dtype, size and
       SHA-256 of each array
     * `images.npy`: uint8 [N, S, S, 3]
-    * `masks.npy`, if a split has masks: uint8 ids [N, S, S], int16 if an id exceeds 255 or is -1 (ignored)
+    * `masks.npy`, if a split has masks: uint8 ids [N, S, S], int16 if an id exceeds 255 or is -1
+      (ignored)
     * `indices.npy`: int64 [N], each sample's number in the source
     * `latents.npy`, if packed with an autoencoder: float32 [N, C, h, w]
 
