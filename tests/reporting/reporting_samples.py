@@ -36,9 +36,9 @@ def write_data(folder: Path, *, masks: bool = True) -> Path:
     return folder
 
 
-def tiny_model() -> SlotAutoencoder:
+def tiny_model(kind: type[SlotAutoencoder] = SlotAutoencoder) -> SlotAutoencoder:
     torch.manual_seed(0)
-    return SlotAutoencoder(
+    return kind(
         resolution=16,
         encoder={"kind": "cnn", "channels": 4, "strides": [1, 2, 1, 1]},
         slot_attention={"slots": 3, "dim": 8, "projection_dim": 8, "mlp_dim": 8, "iterations": 2},
@@ -61,16 +61,15 @@ def metrics_json() -> dict:
     }
 
 
-def write_run(
-    folder: Path, data: Path, preset: str = "tiny", command: str = "slotlab train tiny", *, history: bool = False
-) -> Path:
-    model = tiny_model()
+def write_run(folder: Path, data: Path, preset: str = "tiny", command: str = "slotlab train tiny", **options) -> Path:
+    """A run folder; `history` gives it a history.csv, `kind` a model of another kind."""
+    model = tiny_model(options.get("kind", SlotAutoencoder))
     checkpoints.save(model, folder)
     config = RunConfig(preset=preset, model=model.config, data=DataSettings(source=str(data)))
     (folder / "run.json").write_text(config.model_dump_json())
     (folder / "training.json").write_text(json.dumps({"preset": preset, "steps": 1200, "command": command}))
     (folder / "metrics.json").write_text(json.dumps(metrics_json()))
-    if history:
+    if options.get("history"):
         (folder / "history.csv").write_text(
             "step,epoch,seconds,train_loss,validation_loss,ari,fg_ari\n100,1,10,0.9,0.8,0.1,0.2\n200,2,20,0.5,0.4,,0.3\n"
         )

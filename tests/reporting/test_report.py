@@ -12,6 +12,7 @@ from reporting_samples import metrics_json, write_data, write_run
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
 from slotlab.metrics import Score
+from slotlab.models.relative_frames import RelativeSlotAutoencoder
 from slotlab.reporting.report import write_report
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -90,6 +91,11 @@ def test_report_says_how_good_and_how_made(run):
     said += ["slots tile the picture", "slotlab train tiny", "1,200 steps", '"learning_rate": 0.0004']
     for part in (*said, "Step 100", "Step 300", "Step 400"):
         assert part in text, part
+
+
+def test_a_model_with_relative_frames_is_reported(tmp_path, data):
+    run = write_run(tmp_path / "run", data, kind=RelativeSlotAutoencoder)
+    assert "Each slot is painted on its own" in page(write_report(run, images=1)).text
 
 
 def test_scores_may_be_given(run):

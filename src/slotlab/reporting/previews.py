@@ -64,5 +64,5 @@ def preview_files(folder: Path) -> dict[int, Path]:
 def _never_failing(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever goes wrong, hours of training are worth more than a figure
+    except Exception as error:  # hours of training are worth more than a figure
         warnings.warn(f"{what} could not be drawn: {error}", RuntimeWarning, stacklevel=3)

@@ -16,7 +16,7 @@ from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluation
 from slotlab.figures.grid import data_uri
 from slotlab.files import read_json, replacing
-from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, SlotOutput
+from slotlab.models import SlotOutput
 from slotlab.models.fingerprint import fingerprint
 from slotlab.reporting.previews import batch_output
 from slotlab.reporting.sections import (
@@ -34,31 +34,6 @@ from slotlab.reporting.tables import evaluate_command
 from slotlab.training.checkpoint import TRAINING_FILE
 from slotlab.training.setup import open_split
 
-_SLOTS = (
-    "The model was shown images without any labels. It describes each with a few slots: vectors that compete for the "
-    "pixels. "
-)
-_WELL = "If training went well, each object has its own slot, and so does the background.\n\n"
-_TRUE = "True masks, where the data has them, were used for scores and for colours, never for training. "
-HOW_TO_READ = {
-    SlotAutoencoder.kind: (
-        f"{_SLOTS}Each slot is painted on its own; the masks say which slot owns which pixel, and all slots together "
-        f"give back the image. {_WELL}{_TRUE}Decoder masks come from the painted slots, attention masks from slot "
-        "attention while the slots are found: two answers of one model, so they are scored apart."
-    ),
-    SlotDiffusion.kind: (
-        f"{_SLOTS}A denoiser that looks at the slots paints them: it begins with noise, so that the picture is a "
-        "sample, one of many that the slots allow. It paints in the latents of an autoencoder, whose own picture of "
-        f"the image is shown beside as the best that could be reached. {_WELL}{_TRUE}Cross-attention masks say which "
-        "slot the denoiser looks at for each place, attention masks come from slot attention while the slots are "
-        "found: two answers of one model, so they are scored apart."
-    ),
-    LatentAutoencoder.kind: (
-        "This is the first stage of slot diffusion: an autoencoder that packs images into small latents and unpacks "
-        "them again. It knows nothing of objects; the second stage learns to paint slots in these latents, and can "
-        "never paint better than what is shown here."
-    ),
-}
 REPORT_FILE = "report.html"
 MOST_IMAGES = 64
 
@@ -125,7 +100,7 @@ def write_report(
     facts += [f"trained on {config.data.source}", f"{model.resolution}×{model.resolution}"]
     facts += [f"{model.slots} slots"] if isinstance(output, SlotOutput) else []
     shown = [section for section in sections if section]
-    html = render_report(run.resolve().name, facts, HOW_TO_READ[model.kind], shown)
+    html = render_report(run.resolve().name, facts, model.kind, shown)
     with replacing(run / REPORT_FILE) as path:
         path.write_text(html, encoding="utf-8")
     return run / REPORT_FILE
@@ -140,14 +115,14 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
         raise CheckpointError(f"{path}: damaged ({error!r}); {remedy}") from error
 
 
-def render_report(title: str, facts: Sequence[str], introduction: str, sections: Sequence[Section]) -> str:
-    """The HTML of a report: complete in itself, without scripts; all text is escaped."""
-    environment = templates(Path(__file__).parent, autoescape=True)  # by name it would not be: it ends in .jinja
+def render_report(title: str, facts: Sequence[str], kind: str, sections: Sequence[Section]) -> str:
+    """The HTML of a report of a `kind` of model: complete, without scripts; all text is escaped."""
+    environment = templates(Path(__file__).parent, autoescape=True)  # its name ends in .jinja
     environment.filters |= {
         "data_uri": data_uri,
         "paragraphs": lambda text: [p for p in text.split("\n\n") if p.strip()],
     }
-    content = {"title": title, "facts": facts, "introduction": introduction, "sections": sections}
+    content = {"title": title, "facts": facts, "kind": kind, "sections": sections}
     return environment.get_template("report.html.jinja").render(content, version=slotlab.__version__)
 
 

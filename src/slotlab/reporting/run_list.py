@@ -81,7 +81,7 @@ def read_run_folder(folder: Path) -> RunFolder | None:
     except CheckpointError:
         return None
     try:
-        written = (folder / "history.csv").stat().st_mtime  # first: rows written meanwhile count as new
+        written = (folder / "history.csv").stat().st_mtime  # first: later rows count as new
         rows = read_history(folder)
     except FileNotFoundError:
         pass

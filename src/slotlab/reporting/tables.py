@@ -108,7 +108,7 @@ def composition_table(scores: "CompositionScores") -> Group:
     for name, result in scores.results.items():
         kernel = f"{result.kernel:.4g} ± {result.kernel_deviation:.2g}"
         table.add_row(name, f"{result.distance:.4g}", f"{result.chance:.3g}", kernel, f"{result.generated.count:,}")
-        for note in result.notes:  # of notes that differ only in the distance by chance, which the table has, the first
+        for note in result.notes:  # the first of those that differ in the chance only
             notes.setdefault(note.partition(", here by about")[0], f"note: {note}")
     return _above(table, [line, *notes.values()])
 

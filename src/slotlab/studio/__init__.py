@@ -1,4 +1,4 @@
-"""The studio: a page in the browser to see the objects that a model finds, edit them, and compose new images."""
+"""A page in the browser to see the objects that a model finds, edit them, and compose images."""
 
 from slotlab.studio.app import build, running
 from slotlab.studio.loaded_models import LoadedModel, bundled_models, open_models

@@ -1,4 +1,4 @@
-"""The studio's page: the image and the model on one side, the views in tabs, served on this computer only."""
+"""The studio's page: image and model on one side, views in tabs, served on this computer only."""
 
 import os
 import secrets
@@ -46,12 +46,12 @@ MOST_KEPT = 8  # states of a view for other images and models
 
 
 def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
-    """The page for models from `open_models`, the first of which is shown first, and a folder of training runs."""
+    """The page for models from `open_models`, which opens with the first, and a folder of runs."""
     find = {model.name: model for model in models}.__getitem__
     with gr.Blocks(title="slotlab studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(f'<div class="sl-title"><h1>slotlab studio</h1><p>{SUMMARY}</p></div>')
         image, active = gr.State(FIRST_EXAMPLE), gr.State("Look")
-        refreshed = gr.State({})  # by view: the model and image that it shows, and its states for others
+        refreshed = gr.State({})  # by view: the model and image shown, and states for others
         with gr.Row():
             with gr.Column(scale=1, min_width=270, elem_classes="sl-side") as side:
                 names, info = [one.name for one in models], "The model that looks at the image."
@@ -150,7 +150,7 @@ def _launch(page: gr.Blocks, port: int | None) -> str:
 
 
 class _Upload(route_utils.GradioUploadFile):
-    """An upload in a folder of its own: Gradio names it by content, which several visitors may share."""
+    """An upload in its own folder: Gradio names it by content, which several visitors may share."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -158,7 +158,7 @@ class _Upload(route_utils.GradioUploadFile):
 
 
 class _OwnPage:
-    """Refuses requests by another host name (DNS rebinding), and those that another site's page sends."""
+    """Refuses requests by another host name (DNS rebinding), and those of other sites' pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -176,7 +176,7 @@ class _OwnPage:
 
 @contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A temporary folder while the block runs; also removes those that killed studios of this user left."""
+    """A temporary folder while the block runs; removes those that killed studios left."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, FileLock(Path(name) / IN_USE):
         user = Path(name).stat().st_uid
         for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):

@@ -1,4 +1,4 @@
-"""Elements and events of the page: figures of slots, cards to choose from, tables, downloads, error messages."""
+"""Elements and events of the page: figures of slots, cards, tables, downloads, error messages."""
 
 import base64
 import functools
@@ -31,7 +31,7 @@ class View:
 
     name: str
     outputs: Sequence[Component | BlockContext]
-    refresh: Callable[..., dict[Any, Any]]  # new values for a `LoadedModel`, a chosen image, and an earlier state
+    refresh: Callable[..., dict[Any, Any]]  # new values for a model, an image, and an earlier state
     of: tuple[str, ...] = ("model", "image")  # it is refreshed only when one of these changes
     state: gr.State = field(default_factory=lambda: gr.State(None))  # kept for each of them
 
@@ -52,7 +52,7 @@ def _messages() -> Iterator[None]:
 
 
 def with_messages(act: Callable[..., Any]) -> Callable[..., Any]:
-    """An event's function (or generator) whose errors reach the page as a sentence; unexpected ones are logged."""
+    """An event's function or generator whose errors reach the page; unexpected ones are logged."""
     if not inspect.isgeneratorfunction(act):
         return _messages()(act)
 
@@ -65,7 +65,7 @@ def with_messages(act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def at_work(event: Any, act: Callable[..., Any], inputs: Any, outputs: Any, progress: str = "hidden") -> Any:
-    """Has an event work with models: at most two tasks at a time, for all users; the rest waits in a queue."""
+    """Has an event work with models: at most two at a time, for all users; the rest waits."""
     options = {"concurrency_id": "model", "concurrency_limit": 2, "show_progress": progress, "api_name": False}
     return event(with_messages(act), inputs, outputs, **options)
 
@@ -98,13 +98,12 @@ def heading(text: str, below: str = "") -> gr.HTML:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str, *, words: int = 1) -> str:
-    """A table as HTML, whose first `words` columns hold words and the others numbers; all text is escaped."""
+    """A table as escaped HTML, whose first `words` columns hold words, the others numbers."""
 
     def line(cells: Sequence[str], first: str, others: str) -> str:
-        tags = [first] + [others] * (len(cells) - 1)
-        kinds = [' class="sl-words"'] * words + [""] * (len(cells) - words)
-        parts = zip(tags, kinds, cells, strict=True)
-        return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for tag, kind, cell in parts) + "</tr>"
+        tags = [f'{first} class="sl-words"', *[f'{others} class="sl-words"'] * (words - 1)]
+        tags += [others] * (len(cells) - words)
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}' for tag, cell in zip(tags, cells, strict=True))}</tr>"
 
     body = "".join(line(row, "th", "td") for row in rows)
     whole = f"<table><thead>{line(headings, 'th', 'th')}</thead><tbody>{body}</tbody></table>"
@@ -124,7 +123,7 @@ def _drawn(kind: str, other: str, value: dict[str, Any], **options: Any) -> gr.H
 
 
 def figure(value: dict[str, Any] = NO_GROUPS, **options: Any) -> gr.HTML:
-    """Images whose slots can be selected; its event `choose` carries slot, pane, group, and x, y in pixels.
+    """Images whose slots can be selected; its event `choose` carries slot, pane, group, and x, y.
 
     While its value says `placing`, a click in a pane is the event `place` instead, with x and y.
     """

@@ -1,6 +1,7 @@
 """The Compose view: new images of objects that come from many images."""
 
 import json
+import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,25 +53,17 @@ class Composition:
 
 @dataclass(frozen=True, eq=False)
 class Composing:
-    """What one user composes with one model.
-
-    Attributes:
-        model: its name.
-        rows: the chosen slots of its library, in order; they may repeat.
-        pages: which members of a concept are shown; 0 for the most central ones.
-        shown: the composition that was painted last.
-        tray: those that were kept.
-    """
+    """What one user composes with the model of this name."""
 
     model: str
-    rows: tuple[int, ...] = ()
-    pages: Mapping[int, int] = field(default_factory=dict)
+    rows: tuple[int, ...] = ()  # the chosen slots of its library, in order; they may repeat
+    pages: Mapping[int, int] = field(default_factory=dict)  # which members of a concept are shown
     shown: Composition | None = None
     tray: tuple[Composition, ...] = ()
 
 
 class SlotImages:
-    """Slots of a library as the model paints them on a background, cropped to the object; each is made once."""
+    """Slots of a library as the model paints them on a background, cropped; each is made once."""
 
     def __init__(self, model: PaintingModel, library: ConceptLibrary) -> None:
         self.model, self.library = model, library
@@ -89,25 +82,16 @@ class SlotImages:
 
     @torch.inference_mode()
     def _painted(self, rows: list[int]) -> dict[int, str]:
-        alone = self.library.concept[rows] == BACKGROUND
-        behind = np.where(alone, rows, self.background)
+        behind = np.where(self.library.concept[rows] == BACKGROUND, rows, self.background)
         slots = torch.from_numpy(self.library.slots[np.stack([behind, rows], axis=1)])
         with evaluating(self.model):
             generators = [seeded_generator(row) for row in rows]
             images, masks = self.model.paint(slots.to(next(self.model.parameters()).device), generators)
-        owned = masks[:, 1] > masks[:, 0]
-        windows = [around(own.cpu()) for own in owned | torch.from_numpy(alone).to(owned.device)[:, None, None]]
-        return {
-            row: photograph(image[:, *window].cpu(), THUMBNAIL)
-            for row, image, window in zip(rows, images, windows, strict=True)
-        }
-
-    def members(self, concept: int, page: int) -> list[dict[str, Any]]:
-        """The members of a concept on one page, the most central ones first."""
-        pages = -(-self.library.sizes[concept] // MEMBERS)
-        start = page % pages * MEMBERS
-        rows = self.library.central(concept, start + MEMBERS)[start:]
-        return [{"id": str(row), "image": image} for row, image in zip(rows, self.of(rows), strict=True)]
+        found = {}
+        for row, image, mask in zip(rows, images.cpu(), masks.cpu(), strict=True):
+            window = around(mask[1] >= mask[0])  # all of a background, whose masks are equal
+            found[row] = photograph(image[:, *window], THUMBNAIL)
+        return found
 
 
 def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
@@ -219,16 +203,20 @@ def _name(concept: int) -> str:
 
 
 def _concepts(slots: SlotImages, pages: Mapping[int, int]) -> dict[str, Any]:
-    sizes = slots.library.sizes
-    slots.of(row for concept in range(len(sizes)) for row in slots.library.central(concept, MEMBERS))  # all at once
+    library, rows = slots.library, []
+    for concept, size in enumerate(library.sizes):
+        start = pages.get(concept, 0) % math.ceil(size / MEMBERS) * MEMBERS
+        rows.append(library.central(concept, start + MEMBERS)[start:].tolist())
+    every = [row for members in rows for row in members]
+    found = dict(zip(every, slots.of(every), strict=True))
     cards = [
         {
             "id": str(concept),
-            "images": slots.members(concept, pages.get(concept, 0)),
+            "images": [{"id": str(row), "image": found[row]} for row in members],
             "title": _name(concept),
             "note": f"{size:,} members",
         }
-        for concept, size in enumerate(sizes)
+        for concept, (size, members) in enumerate(zip(library.sizes, rows, strict=True))
     ]
     return {"cards": cards, "act": "others"}
 

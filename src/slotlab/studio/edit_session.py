@@ -1,4 +1,4 @@
-"""One user's edits of one image: the steps that can be undone, what is selected, the figures and the files."""
+"""One user's edits of one image: steps that can be undone, the selection, figures and files."""
 
 import io
 import math
@@ -140,8 +140,7 @@ def take_background(now: Editing, _: LoadedModel) -> Editing:
 def replace_by_concept(now: Editing, loaded: LoadedModel, concept: int, seed: float | None) -> Editing:
     """Puts a member of a concept, drawn by the seed, in the place of the selected slot."""
     slot = now.chosen()
-    if loaded.library is None:
-        raise ConfigError("There is no concept library of this model; start the studio with --library.")
+    assert loaded.library is not None
     slots = edits.replace(now.slots, slot, loaded.library.draw(concept, seeded_generator(int(seed or 0))))
     return now.with_step(slots, f"slot {slot} replaced by a member of concept {concept}", slot)
 
@@ -169,7 +168,7 @@ def _centre(now: Editing, slot: int) -> tuple[float, float]:
 
 
 def edit_figure(now: Editing, preview: Tensor | None = None, progress: str = "") -> dict[str, Any]:
-    """The image, before and after with the slots of after; or a `preview` [3, R, R] of what is being painted."""
+    """The image, before and after; or for after a `preview` [3, R, R] of what is painted."""
     scene, painted, owned = now.scene, now.painted, now.scene.segmentation()
     panes = [
         pane("Image", photograph(scene.image), owned, note="the original"),
@@ -206,7 +205,7 @@ def other_figure(scene: Scene) -> dict[str, Any]:
 
 
 def edited_file(now: Editing, name: str) -> bytes:
-    """A file to download: the edited image, enlarged; one that `slotlab edit` writes; or all of those in an archive."""
+    """The edited image, enlarged; or a file that `slotlab edit` writes; or all of those, zipped."""
     if name.endswith(".png"):
         side = now.painted.image.shape[-1]
         side *= math.ceil(LEAST_SIDE / side)

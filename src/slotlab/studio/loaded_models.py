@@ -52,11 +52,12 @@ def open_models(
 
     Args:
         models: what `slotlab.load` takes.
-        libraries: folders, or names of trained models; a library in a model's own folder needs no mention.
+        libraries: folders, or names of trained models, besides those in the models' own folders.
         device: of the models.
 
     Raises:
-        CheckpointError: a model or library is missing or damaged, a model has no slots, or a library fits no model.
+        CheckpointError: a model or library is missing or damaged, a model has no slots, or a
+            library fits no model.
 
     Example:
         >>> [loaded] = open_models(["scenes-64"])

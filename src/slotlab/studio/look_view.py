@@ -92,11 +92,11 @@ def _look(model: LoadedModel, image: ChosenImage) -> tuple[dict[str, Any], str]:
 
 
 def _score_rows(seen: Look) -> list[tuple[str, list[str]]]:
-    """For each source of masks its title, four scores, and in the first row the errors of the reconstruction."""
+    """For each source of masks its title, four scores, and first the reconstruction's errors."""
     scores, errors = seen.scores(), seen.errors()
+    painted = [f"{errors['MSE (mean)']:.4f}", f"{errors['PSNR (dB)']:.1f}"]
     rows = []
-    for place, title in enumerate(seen.output.segmentations()):
+    for title in seen.output.segmentations():
         values = [f"{scores[title][score]:z.3f}" for score in SCORES] if scores else ["–"] * len(SCORES)
-        painted = [f"{errors['MSE (mean)']:.4f}", f"{errors['PSNR (dB)']:.1f}"] if place == 0 else ["", ""]
-        rows.append((title, [*values, *painted]))
+        rows.append((title, [*values, *(["", ""] if rows else painted)]))
     return rows

@@ -1,4 +1,4 @@
-"""What the page's figures show: panes of one image and a card per slot, as the JSON that `assets/figure.js` draws."""
+"""Figures of the page: panes of one image and a card per slot, as JSON for `assets/figure.js`."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -31,13 +31,13 @@ def levels(values: Tensor) -> str:
 
 
 def pane(title: str, image: str, labels: Tensor | None = None, *, note: str = "", tint: bool = False) -> dict[str, Any]:
-    """An image whose pixels belong to the slots in `labels` [R, R]; `tint` draws the slots' colours over it."""
+    """An image whose pixels belong to the slots in `labels` [R, R]; `tint` colours it by them."""
     frames = [{"labels": None if labels is None else levels(labels)}]
     return {"title": title, "note": note, "image": image, "tint": tint, "frames": frames}
 
 
 def slot_card(number: int, image: Tensor, mask: Tensor, owners: Tensor, raw: Tensor | None = None) -> dict[str, Any]:
-    """A slot cut out of `image` [3, R, R] by its `mask` [R, R]; `owners` [R, R] holds the numbers of all slots."""
+    """A slot cut out of `image` [3, R, R] by its `mask`; `owners` [R, R] are slot numbers."""
     share = float((owners == number).float().mean())
     empty = share < EMPTY_SHARE
     return {
@@ -58,7 +58,7 @@ def group(
 
 
 def around(mask: Tensor) -> tuple[slice, slice]:
-    """Rows and columns of the smallest square with a small margin around a mask [R, R]; all if it is empty.
+    """Rows and columns of a square close around a mask [R, R]; all if the mask is empty.
 
     Example:
         >>> mask = torch.zeros(16, 16)
@@ -74,7 +74,7 @@ def around(mask: Tensor) -> tuple[slice, slice]:
 
 
 def look_colours(scene: Scene, reference: Tensor | None) -> Colours:
-    """Colours of slots that agree with true objects or another segmentation `reference` [R, R], if given."""
+    """Colours of slots that agree with a segmentation `reference` [R, R], if given."""
     names = range(len(scene.slots))
     return slot_colours(names) if reference is None else matched_colours(scene.segmentation(), reference, names)
 
