@@ -39,6 +39,17 @@ def test_saved_data_set(tmp_path):
     assert sample["index"] == 3
 
 
+def test_a_column_may_have_a_list_of_masks_the_smaller_on_top(tmp_path):
+    large, small = np.zeros((12, 16), np.uint8), np.zeros((12, 16), np.uint8)
+    large[2:10, 2:14], small[4:6, 4:6] = 255, 1
+    columns = {"image": table(2)["image"], "mask": [[Image.fromarray(m) for m in (small, large)], []]}
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Sequence(datasets.Image())})
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "set"))
+    data = open_data(tmp_path / "set", split="all")
+    assert (data.read(0).mask == np.where(small, 1, np.where(large, 2, 0))).all()
+    assert (data.read(1).mask == 0).all()
+
+
 def test_named_splits(tmp_path):
     datasets.DatasetDict({"train": table(6, masks=False), "validation": table(3)}).save_to_disk(str(tmp_path / "set"))
     train, val = (open_data(tmp_path / "set", split=split) for split in ("train", "val"))

@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset
 
 from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
 from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
-from slotlab.data.layouts import ids_of, pixels_of
+from slotlab.data.layouts import ids_of, pixels_of, stacked
 from slotlab.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -248,7 +248,8 @@ class Hub(PixelDataset):
     * a folder written by `save_to_disk`, or `owner/name` on the hub, which is downloaded
     * column `image`: feature `Image`
     * column `mask`, optional unless named by `mask=`: feature `Image`, a palette or grey image of
-      object ids, 0 = background
+      object ids, 0 = background; or a list of those, one per object, 0 = outside: where objects
+      overlap, the smaller one is on top
 
     Splits by their names (train; val, validation, valid or dev; test); a data set with one part is
     split by row with CLEVRTex's rule. Crop 1.0 of the shorter side.
@@ -288,8 +289,12 @@ class Hub(PixelDataset):
         decoded = decode_image(_content(record[self._image], name), name)
         if self._mask not in record:
             return decoded
-        mask = f"{name}, column {self._mask!r}"
-        return with_mask(decoded, decode_mask(_content(record[self._mask], mask), mask), name, mask)
+        value, mask = record[self._mask], f"{name}, column {self._mask!r}"
+        if not isinstance(value, list):
+            return with_mask(decoded, decode_mask(_content(value, mask), mask), name, mask)
+        found = [with_mask(decoded, decode_mask(_content(one, mask), mask), name, mask).mask for one in value]
+        height, width = decoded.image.shape[:2]
+        return decoded._replace(mask=stacked([ids > 0 for ids in found if ids is not None], (height, width)))
 
     def name(self, row: int) -> str:
         """The data set and the row."""
@@ -328,11 +333,11 @@ def _undecoded(part: Any, image: str, mask: str, source: str | Path) -> Any:
         raise DataError(f"{source}: no column {image!r}; it has {', '.join(part.column_names)}: pass image=")
     wanted = [name for name in (image, mask) if name in part.column_names]
     for name in wanted:
-        if not isinstance(part.features[name], datasets.Image):
-            raise DataError(
-                f"{source}: column {name!r} is {part.features[name]}; use cast_column({name!r}, datasets.Image())"
-            )
-        part = part.cast_column(name, datasets.Image(decode=False))
+        feature, one = part.features[name], datasets.Image(decode=False)
+        inside = getattr(feature, "feature", None) if name == mask else None
+        if not isinstance(inside or feature, datasets.Image):
+            raise DataError(f"{source}: column {name!r} is {feature}; use cast_column({name!r}, datasets.Image())")
+        part = part.cast_column(name, datasets.Sequence(one) if inside else one)
     return part.select_columns(wanted)
 
 

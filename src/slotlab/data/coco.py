@@ -1,5 +1,6 @@
 """Reader of COCO and of data sets in its JSON formats (instances: extra `vision`)."""
 
+import itertools
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from slotlab.data.dataset import Opening, PixelDataset, by_order, in_a_row, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
+from slotlab.data.layouts import stacked
 from slotlab.data.sample import IGNORED
 from slotlab.errors import DataError
 from slotlab.files import read_json
@@ -97,17 +99,13 @@ class Coco(PixelDataset):
         from pycocotools import mask as rle
 
         image = self._images[row]
-        height, width = image["height"], image["width"]
-        layers: list[tuple[float, int, Any]] = []
-        number = 0
-        for annotation in self._found.get(image["id"], []):
-            encoded: Any = self._encoded(annotation, height, width, row)
-            number += not annotation["iscrowd"]
-            crowd = bool(annotation["iscrowd"])
-            layers.append((np.inf if crowd else float(rle.area(encoded)), IGNORED if crowd else number, encoded))
-        mask = np.zeros((height, width), np.int32)
-        for _, label, encoded in sorted(layers, key=lambda layer: -layer[0]):
-            mask[rle.decode(encoded) > 0] = label
+        size: tuple[int, int] = (image["height"], image["width"])
+        found = self._found.get(image["id"], [])
+        layers = [rle.decode(self._encoded(annotation, *size, row)) > 0 for annotation in found]
+        crowd = [bool(annotation["iscrowd"]) for annotation in found]
+        mask = stacked([layer for layer, of_crowd in zip(layers, crowd, strict=True) if not of_crowd], size)
+        for layer in itertools.compress(layers, crowd):
+            mask[layer & (mask == 0)] = IGNORED
         return mask
 
     def _encoded(self, annotation: dict[str, Any], height: int, width: int, row: int) -> Any:

@@ -1,5 +1,7 @@
 """Arrays of images and masks in the layouts that others use: channels first, floats, layers of objects."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from slotlab.errors import DataError
@@ -76,3 +78,18 @@ def ids_of(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
             raise DataError(f"{name}: a mask of type {mask.dtype}; expected whole numbers, or a layer per object")
         return mask.astype(np.int64)
     return mask
+
+
+def stacked(objects: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """The ids int32 [H, W] of objects given as bool masks [H, W]: 1, 2, ... in their order.
+
+    Pixels in none are 0; where objects overlap, the smaller one is on top.
+
+    Example:
+        >>> stacked([np.array([[True, False, False]]), np.array([[True, True, False]])], (1, 3)).tolist()
+        [[1, 2, 0]]
+    """
+    ids = np.zeros(size, np.int32)
+    for number in sorted(range(len(objects)), key=lambda number: -objects[number].sum()):
+        ids[objects[number]] = number + 1
+    return ids
