@@ -183,6 +183,7 @@ def test_damaged_libraries_are_refused(tmp_path):
     [
         ("sources", "data", 3),
         ("clusters", "purity", "much"),
+        ("clusters", "attributes", {"shape": {"purity": 1.0}}),
         ("clusters", "concepts", 9),
         ("slots", "fingerprint", None),
         ("slots", "slots_per_image", "five"),
@@ -198,7 +199,7 @@ def test_damaged_settings_of_a_library_are_named(part, key, value, tmp_path):
         ConceptLibrary.load(tmp_path)
     del content[part]
     (tmp_path / "library.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=f"{part}.*: missing"):
+    with pytest.raises(CheckpointError, match=f"{part}.*: Input should be a valid"):
         ConceptLibrary.load(tmp_path)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
@@ -34,19 +34,29 @@ PICTURE_FILE = "concepts.png"  # drawn by `slotlab concepts show`
 FORMAT, VERSION = "slotlab-concepts", 1
 BACKGROUND = 0  # the concept of the background slots
 
-FIELDS: dict[tuple[type, ...], tuple[str, ...]] = {  # what must be in library.json, by type
-    (str,): (
+
+class _Attribute(BaseModel):
+    purity: float
+    one_concept: float = Field(alias="one concept")
+    most_common: list[str | None] = Field(alias="most common")
+
+
+FIELDS: dict[Any, tuple[str, ...]] = {  # what must be in library.json, by type
+    str: (
         *("identity", "clusters.chosen_by", "clusters.algorithm", "clusters.scaling"),
         *("slots.fingerprint", "slots.data.data", "slots.data.split", "slots.rules.dropped"),
     ),
-    (int,): (
+    int: (
         *("clusters.seed", "clusters.concepts", "slots.seed", "slots.slots_per_image"),
         *("slots.images", "slots.dropped", "slots.data.resolution"),
     ),
-    (int, float): ("clusters.inertia", "slots.data.crop"),
-    (dict,): ("sources", "slots.model"),
-    (dict, NoneType): ("clusters.purity", "clusters.attributes", "sources.opening", "slots.names"),
-    (str, NoneType): ("sources.model", "sources.data"),
+    float: ("clusters.inertia", "slots.data.crop"),
+    dict[str, Any]: ("sources", "slots.model"),
+    # these may be missing
+    str | None: ("sources.model", "sources.data"),
+    dict[str, Any] | None: ("sources.opening", "slots.names"),
+    dict[str, float] | None: ("clusters.purity", "clusters.silhouettes"),
+    dict[str, _Attribute] | None: ("clusters.attributes",),
 }
 
 Concepts = int | Literal["silhouette"] | None
@@ -409,13 +419,15 @@ def fit_library_steps(
 
 def _check_fields(content: Mapping[str, Any]) -> None:
     """Raises ValueError if a field of `library.json` is missing or of another type."""
-    for kinds, names in FIELDS.items():
+    for kind, names in FIELDS.items():
         for name in names:
             value: Any = content
             for key in name.split("."):
                 value = value.get(key) if isinstance(value, dict) else None
-            if not isinstance(value, kinds):
-                raise ValueError(f"{LIBRARY_FILE}: {name}: {'missing' if value is None else f'not {value!r}'}")
+            try:
+                TypeAdapter(kind).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise ValueError(f"{LIBRARY_FILE}: {name}: {error.errors()[0]['msg']}") from None
 
 
 def _check_number(concepts: Concepts) -> None:

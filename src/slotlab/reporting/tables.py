@@ -77,9 +77,9 @@ def concept_table(library: "ConceptLibrary") -> Group:
     ]
     if tried := facts.get("silhouettes"):
         lines.append("silhouette: " + ", ".join(f"{score:.3f} with {count}" for count, score in tried.items()))
-    if facts["purity"]:
+    if facts.get("purity"):
         lines.append("; ".join(f"{name}: {value:.1%}" for name, value in facts["purity"].items()))
-    for name, found in facts.get("attributes", {}).items():
+    for name, found in (facts.get("attributes") or {}).items():
         lines.append(
             f"purity of concepts in {name}: {found['purity']:.1%} (in one concept: {found['one concept']:.1%})"
         )
