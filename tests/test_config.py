@@ -6,6 +6,8 @@ import torch
 from slotlab.checkpoints import create_model, list_models
 from slotlab.config import run_config, settings_of
 from slotlab.errors import ConfigError
+from slotlab.models import DECODERS
+from slotlab.models.building import build
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -183,6 +185,11 @@ def test_sections_may_be_left_empty(tmp_path):
     assert config.model["slot_attention"] == {"slots": 4}
 
 
+def test_a_kind_that_is_no_word_is_unknown():
+    with pytest.raises(ConfigError, match=r"decoder.kind: unknown kind \[\]"):
+        build("decoder", DECODERS, {"kind": []})
+
+
 def test_unknown_presets_suggest_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match="unknown preset 'slot-atention-clevrtex'; did you mean 'slot-attention-cl"):
         run_config("slot-atention-clevrtex")
@@ -197,6 +204,7 @@ def test_unknown_presets_suggest_the_nearest(tmp_path):
         (b"training: {steps: 3}", no_model),
         (b"model: " + b"[" * 5000, not_yaml),
         (f"{bomb}model: *j".encode(), "an alias"),
+        (b"model: {kind: " + b"9" * 5000 + b"}", not_yaml),
     )
     for content, message in contents:
         broken.write_bytes(content)

@@ -139,7 +139,7 @@ def read_preset(name: str) -> dict[str, Any]:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{path}: an alias (*name) may stand for very much; write what it stands for")
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, a number of 5,000 digits
         raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: not readable as YAML: nested too deeply") from None

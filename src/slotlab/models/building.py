@@ -39,7 +39,7 @@ def build(role: str, registry: Mapping[str, Callable[..., Part]], spec: Mapping[
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
-    if kind not in registry:
+    if not isinstance(kind, str) or kind not in registry:
         raise ConfigError(f"{role}.kind: unknown kind {kind!r}{nearest(str(kind), list(registry))}")
     check_arguments(role, registry[kind], arguments, reserved=set(supplied))
     return registry[kind](**arguments, **supplied)
