@@ -18,7 +18,8 @@ FOLDER = Path(__file__).parent / "presets"
 RUN_FILE = "run.json"
 Section = TypeVar("Section", bound=BaseModel)
 
-SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder")  # of a model
+# Sections of a model.
+SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder")
 SUPPLIED = ("feature_dim", "slot_dim", "resolution")  # arguments that the whole model decides
 WORDS = {"true": True, "false": False, "null": None, "none": None}
 OF_PRETRAINED = {

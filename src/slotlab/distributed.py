@@ -120,7 +120,7 @@ def noticing_stop() -> Iterator[threading.Event]:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[str, Place]]:
-    """Joins the processes of `torchrun`, if it runs; yields the device and place of this process."""
+    """Joins the processes of `torchrun`, if it runs; yields device and place of this process."""
     fabric = make_fabric(device, 1, 1, "fp32")
     try:
         with naming_lost_processes(lambda: "Run the command again"):

@@ -33,7 +33,8 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
     """Yields a temporary name beside `path`; the file or folder written there replaces `path`.
 
     If the block raises, the temporary is removed and `path` is unchanged. Parent folders are made.
-    A symbolic link is kept: its target is replaced. What killed processes left of `path` is removed.
+    A symbolic link is kept: its target is replaced. What killed processes left of `path` is
+    removed.
 
     Args:
         path: a file or folder.
@@ -87,7 +88,7 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it exists; a kill leaves no half of it under its name."""
+    """Removes a file or a whole folder, if it exists; a kill leaves no half under its name."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path if path.name.startswith(".") else path.rename(_hidden(path, "tmp")))
     else:
@@ -170,7 +171,7 @@ def _means_full(error: BaseException | None) -> bool:
 
 
 def regular(path: Path) -> Path:
-    """`path`, unless it is a named pipe or device: an OSError then, since reading might never end."""
+    """`path`; OSError if it is a named pipe or device, whose reading might never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return path

@@ -260,8 +260,9 @@ def prepare_steps(
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
     if is_released(run):
         check(run)
-        with replacing(out) as folder:
-            shutil.copytree(run, folder, ignore=shutil.ignore_patterns("README.md"))  # the hub's copy of the old card
+        with replacing(out, synced=True) as folder:
+            of_hub = shutil.ignore_patterns("README.md")  # its copy of the old card
+            shutil.copytree(run, folder, ignore=of_hub)
             write_card(folder, name)
             write_manifest(folder)
         return out
@@ -270,7 +271,7 @@ def prepare_steps(
     rendering = {"min_objects", "max_objects", "supersample"} if source.startswith("scenes:") else set()
     opening: dict[str, Any] = settings.model_dump(include={"crop", "skip_broken"} | rendering)
     shown = portable(source, "data")
-    with replacing(out) as folder:
+    with replacing(out, synced=True) as folder:
         folder.mkdir()
         model = checkpoints.load(run)
         checkpoints.save(model, folder, half=True)
@@ -377,7 +378,7 @@ def publish_steps(
         yield from prepare_steps(folder, out, name=out.resolve().name, data=data, device=device)
         return str(out)
     repository = str(to).removeprefix(HUB_PREFIX)
-    with _hub(repository) as hub:  # first: it shows whether the user is logged in and may write there
+    with _hub(repository) as hub:  # first: it shows whether the user may write there
         hub.create_repo(repository, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "release"
@@ -392,7 +393,7 @@ def publish_steps(
 def _hub(repository: str) -> Iterator[HfApi]:
     try:
         yield HfApi()
-    except Exception as error:  # offline, no login, no right to write, no such owner: errors of several libraries
+    except Exception as error:  # offline, no login, no right to write: errors of several libraries
         reason = str(error).strip().partition("\n")[0]
         remedy = "log in with: hf auth login, as someone who may write there, or publish to a folder"
         raise CheckpointError(f"{HUB_PREFIX}{repository}: not published ({reason}); {remedy}") from None

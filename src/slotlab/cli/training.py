@@ -46,12 +46,13 @@ def train(
 
     [bold]slotlab train slot-attention-clevrtex --data data/clevrtex --out runs/clevrtex[/bold]
 
-    Slot diffusion is trained in two stages: [bold]slotlab train scenes-64-latents --out runs/latents[/bold], then
-    [bold]slotlab train scenes-64-diffusion --out runs/diffusion start_from=scenes-64
-    autoencoder.pretrained=runs/latents[/bold]
+    Slot diffusion is trained in two stages: [bold]slotlab train scenes-64-latents --out
+    runs/latents[/bold], then [bold]slotlab train scenes-64-diffusion --out runs/diffusion
+    start_from=scenes-64 autoencoder.pretrained=runs/latents[/bold]
 
-    On many GPUs: [bold]slotlab train PRESET --data PATH --out RUN --devices 8[/bold]; of many machines, on each:
-    [bold]torchrun --nnodes 2 --nproc-per-node 8 ... -m slotlab train PRESET --data PATH --out RUN[/bold]
+    On many GPUs: [bold]slotlab train PRESET --data PATH --out RUN --devices 8[/bold]; of many
+    machines, on each:
+    [bold]torchrun --nnodes 2 --nproc-per-node 8 ... -m slotlab train PRESET --out RUN[/bold]
     """
     from slotlab.config import RUN_FILE, parse_overrides, read_run_config, run_config
     from slotlab.distributed import place_among_processes

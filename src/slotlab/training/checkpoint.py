@@ -47,7 +47,7 @@ def write_checkpoint(
         checkpoints.save(model, temporary)
         write_json(temporary / TRAINING_FILE, training)
         if trainer is not None:
-            with (temporary / TRAINER_FILE).open("wb") as file:  # by path, torch hides why it failed
+            with (temporary / TRAINER_FILE).open("wb") as file:  # given a path, torch hides faults
                 torch.save(trainer, file)
 
 
@@ -187,10 +187,9 @@ class Run:
     best_loss: float = math.inf  # lowest of the validations
     rows: list[Row] = field(default_factory=list)  # of the history
     losses: list[Tensor] = field(default_factory=list)  # of training, since the last row
-    gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last update, before clipping
-
-    def __post_init__(self) -> None:
-        self.provenance = provenance()  # once: the source tree may change while the run trains
+    gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # before clipping
+    # Once: the source tree may change while the run trains.
+    provenance: dict[str, Any] = field(default_factory=lambda: provenance())
 
     @property
     def model(self) -> TrainableModel:
@@ -207,10 +206,10 @@ class Run:
             trainer |= {"losses": losses, "model": self.trained.state_dict(), "optimizer": self.optimizer.state_dict()}
             if self.average is not None:
                 trainer["average"] = self.average.state_dict()
-            write_checkpoint(step_folder(self.folder, self.step), self.model, self.facts(), trainer)
+            checkpoint = step_folder(self.folder, self.step)
+            write_checkpoint(checkpoint, self.model, self.facts(), trainer)
+            self.take_model(checkpoint)
             prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
-            checkpoints.save(self.model, self.folder)
-            write_json(self.folder / TRAINING_FILE, self.facts(), synced=True)
         self.fabric.barrier()
 
     def restore(self, checkpoint: Path) -> None:
@@ -228,7 +227,7 @@ class Run:
             self.losses = list(saved["losses"].to(self.fabric.device).unbind())
 
     def take_model(self, checkpoint: Path) -> None:
-        """Writes the restored model, and how the checkpoint says it was made, to the run folder."""
+        """Writes the model, and how a checkpoint says it was made, to the run folder."""
         checkpoints.save(self.model, self.folder)
         with replacing(self.folder / TRAINING_FILE, synced=True) as path:
             shutil.copyfile(checkpoint / TRAINING_FILE, path)
@@ -283,7 +282,7 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # take no lock from someone who commits meanwhile
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # which someone may need meanwhile
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):

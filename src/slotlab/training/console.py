@@ -52,7 +52,7 @@ class TrainingProgress:
         """Shows one event of `train_steps`."""
         run = event.run
         if event.kind == "begun":
-            self._bar.reset(self._task, completed=run.step)  # a resumed run's time left counts from here
+            self._bar.reset(self._task, completed=run.step)  # the time left counts from here
             if event.message:
                 self.console.print(event.message, highlight=False, soft_wrap=True)
         elif event.kind == "step":
@@ -90,7 +90,7 @@ class TrainingProgress:
 
 
 def profile_table(milliseconds: dict[str, float], images: int) -> Table | str:
-    """Wall time of each part of a training step and its share; a sentence if nothing was measured."""
+    """Wall time of each part of a training step and its share; a sentence if there is none."""
     if not milliseconds:
         return f"profile: nothing measured; train for at least {WARM_UP + MEASURED} steps"
     whole = sum(milliseconds.values())

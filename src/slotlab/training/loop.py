@@ -187,7 +187,7 @@ def train_steps(
             set_learning_rate(run.optimizer, learning_rate(step, settings))
             if settings.encoder_steps is not None and step >= settings.encoder_steps:
                 cast(torch.nn.Module, model.encoder).requires_grad_(False)
-            place = fabric.global_rank * len(batch["index"])  # of this process's images in the whole batch
+            place = fabric.global_rank * len(batch["index"])  # in the whole batch
             generators = [seeded_generator(settings.seed, step, place + n) for n in range(len(batch["index"]))]
             torch.manual_seed(seeded_generator(settings.seed, step, place, OF_LAYERS).initial_seed())
             forward.train()

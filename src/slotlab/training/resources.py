@@ -19,7 +19,7 @@ from slotlab.config import TrainingSettings
 from slotlab.errors import SlotlabError
 from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 
-OVERHEAD = 1.6  # memory of a step over what it keeps for the gradient; slot-attention-clevrtex on a CPU
+OVERHEAD = 1.6  # memory of a step over what it keeps for the gradient: of a CLEVRTex model on a CPU
 WARM_UP, MEASURED = 3, 10  # steps of a profile
 PREFIX = "slotlab: "  # of the names of parts in a trace
 
@@ -63,7 +63,7 @@ def explaining_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
 def what_would_fit(model: TrainableModel, device: torch.device, settings: TrainingSettings, processes: int) -> str:
     """How much memory a step needs by estimate, how much there is, and settings that would fit."""
     present, batch_size = memory_of(device), settings.batch_size
-    state = 5 * sum(parameter.nbytes for parameter in model.parameters())  # gradient, two moments, average
+    state = 5 * sum(parameter.nbytes for parameter in model.parameters())  # optimiser, average
     try:
         each = OVERHEAD * bytes_for_gradient(model, device)
     except (RuntimeError, MemoryError):

@@ -157,7 +157,7 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
 def start_from(
     source: str, model: TrainableModel, settings: TrainingSettings, average: TrainableModel | None = None
 ) -> str:
-    """Copies parts of another model into a model and its average; returns a sentence that names them.
+    """Copies parts of another model into a model and its average; returns a sentence on them.
 
     ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are untrained; see
     also `checkpoints.take_parts`.
