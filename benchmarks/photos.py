@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 import slotlab
-from slotlab.data.images import find_images, prepared
+from slotlab.data.finding import find_images
+from slotlab.data.images import prepared
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
 from slotlab.models.feature_grouping import WIDTH, FeatureGrouping
 from slotlab.progress import finish

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, features
 
 from slotlab.data import check_data, open_data
+from slotlab.data.finding import find_images
 from slotlab.data.images import (
     DARK,
     FIRST_PAGE,
@@ -19,7 +20,6 @@ from slotlab.data.images import (
     check_geometry,
     decode_image,
     decode_mask,
-    find_images,
     prepared,
     read_image,
     square,

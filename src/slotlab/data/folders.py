@@ -7,18 +7,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset, by_order, in_a_row
-from slotlab.data.images import (
-    IMAGE_SUFFIXES,
-    LOSSY,
-    MASK_FOLDERS,
-    Decoded,
-    check_no_masks,
-    decode_image,
-    decode_mask,
-    folders_below,
-    image_files,
-    with_mask,
-)
+from slotlab.data.finding import IMAGE_SUFFIXES, MASK_FOLDERS, check_no_masks, folders_below, image_files
+from slotlab.data.images import LOSSY, Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 from slotlab.files import read_json
 
@@ -158,7 +148,7 @@ class ImageFolder(PixelDataset):
       without masks; training, validation, valid, dev and testing are other names for them
     * images directly in the folder, without masks
 
-    Images: any of `slotlab.data.images.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif, pgm or
+    Images: any of `slotlab.data.finding.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif, pgm or
     lossless webp; a pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB
     files whose channels agree; ids may have gaps. Without split folders: CLEVRTex's rule on sorted
     paths. Images are cropped to the centred square (1.0 of the shorter side), then resized. Masks

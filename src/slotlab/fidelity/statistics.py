@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.images import ROUNDING, decode_image, find_images
+from slotlab.data.finding import find_images
+from slotlab.data.images import ROUNDING, decode_image
 from slotlab.data.loading import in_order
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import FeatureNet
