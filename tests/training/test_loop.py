@@ -80,9 +80,10 @@ def test_a_resumed_run_has_the_model_of_its_newest_checkpoint(squares, tiny_pres
             shutil.copyfile(run / "checkpoints" / "step-00000006" / name, run / name)
     if left == "older":
         assert any(not torch.equal(tensor, last[name]) for name, tensor in weights(run).items())
-    fit(settings, run, resume=True)
+    fit(config(tiny_preset, squares, "keep_checkpoints=1"), run, resume=True)
     assert all(torch.equal(tensor, last[name]) for name, tensor in weights(run).items())
     assert (run / "training.json").read_text() == facts
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "step-00000012"]
 
 
 def test_each_checkpoint_is_validated_if_an_epoch_is_longer(squares, tiny_preset, tmp_path):

@@ -227,10 +227,11 @@ class Run:
             self.losses = list(saved["losses"].to(self.fabric.device).unbind())
 
     def take_model(self, checkpoint: Path) -> None:
-        """Writes the model, and how a checkpoint says it was made, to the run folder."""
+        """Completes what follows a checkpoint: the model in the run folder, no older checkpoints."""
         checkpoints.save(self.model, self.folder)
         with replacing(self.folder / TRAINING_FILE, synced=True) as path:
             shutil.copyfile(checkpoint / TRAINING_FILE, path)
+        prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
 
     def facts(self) -> dict[str, Any]:
         """The content of `training.json`: how the weights were made."""
