@@ -50,7 +50,14 @@ def coco(tmp_path):
         (285, run_lengths(np.roll(blob, 6, axis=0)), 1),  # a crowd
     ]
     annotations = [
-        {"id": 7 + place, "image_id": image, "category_id": 1, "segmentation": shape, "iscrowd": crowd, "area": 1}
+        {
+            "id": 7 + place,
+            "image_id": image,
+            "category_id": 1 + place % 2 * 17,
+            "segmentation": shape,
+            "iscrowd": crowd,
+            "area": 1,
+        }
         for place, (image, shape, crowd) in enumerate(shapes)
     ]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
@@ -75,6 +82,9 @@ def test_masks_are_those_of_pycocotools_with_the_smaller_on_top_and_crowds_ignor
     thing, crowd = (tool.annToMask(annotation).astype(bool) for annotation in tool.loadAnns([9, 10]))
     assert (data.read(1).mask == np.where(thing, 1, np.where(crowd, -1, 0))).all()
     assert (data.read(2).mask == 0).all()  # no annotations
+    classes = open_data(f"coco-classes:{coco}", split="val")
+    assert (classes.read(0).mask == np.where(small, 1, np.where(large, 18, 0))).all()
+    assert (classes.read(1).mask == np.where(thing, 1, np.where(crowd, -1, 0))).all()
     sample = data[1]
     assert sample["index"] == 285
     assert (sample["mask"].numpy() == data.read(1).mask[:, 5:35]).all()

@@ -2,7 +2,7 @@
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
 from slotlab.data.check import DataCheck, check_data
-from slotlab.data.coco import Coco, CocoPanoptic
+from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
 from slotlab.data.dataset import BrokenFile
 from slotlab.data.folders import ClevrTex, ImageFolder
 from slotlab.data.loading import evaluation_batches, shuffled_positions, training_batches
@@ -23,6 +23,7 @@ __all__ = [
     "Bsds",
     "ClevrTex",
     "Coco",
+    "CocoClasses",
     "CocoPanoptic",
     "DataCheck",
     "Davis",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, by_order, in_a_row, split_of
+from slotlab.data.dataset import Opening, PixelDataset, in_a_row, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
 from slotlab.data.layouts import stacked
 from slotlab.data.sample import IGNORED
@@ -72,12 +72,11 @@ class Coco(PixelDataset):
             self._folders += [folder] * len(content["images"])
             self._files += [file] * len(content["images"])
             self._add(file, content)
-        total = len(self._images)
         super().__init__(
             data=str(root),
             root=path,
-            total=total,
-            splits=by_order(total) if set(sizes) == {"all"} else in_a_row(sizes),
+            total=len(self._images),
+            splits=in_a_row(sizes),
             has_masks=True,
             **opening,
         )
@@ -85,7 +84,7 @@ class Coco(PixelDataset):
     def _add(self, file: Path, content: dict[str, Any]) -> None:
         """Keeps what `mask` needs of the annotations, by image."""
         for annotation in content["annotations"]:
-            kept = {key: annotation.get(key) for key in ("id", "segmentation", "iscrowd")}
+            kept = {key: annotation.get(key) for key in ("id", "segmentation", "iscrowd", "category_id")}
             self._found.setdefault(annotation["image_id"], []).append(kept)
 
     def read(self, row: int) -> Decoded:
@@ -138,6 +137,21 @@ class Coco(PixelDataset):
     def number(self, row: int) -> int:
         """COCO's image id."""
         return self._images[row]["id"]
+
+
+class CocoClasses(Coco):
+    """COCO instances with the class of each pixel, COCO's category id, in place of its object.
+
+    Dataset format: as `Coco`.
+    """
+
+    kind = "coco-classes"
+
+    def mask(self, row: int) -> np.ndarray:
+        """The classes int32 [H, W] of a row's annotations."""
+        mask, found = super().mask(row), self._found.get(self.number(row), [])
+        classes = [0, *(annotation["category_id"] for annotation in found if not annotation["iscrowd"])]
+        return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
 
 
 class CocoPanoptic(Coco):

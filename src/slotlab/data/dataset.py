@@ -56,13 +56,23 @@ def split_of(name: str) -> str:
     return next((split for split, names in SPLIT_NAMES.items() if words & {*names}), "all")
 
 
+def files_by_split(files: Sequence[Path], split: str) -> dict[str, list[Path]]:
+    """The files of each split by their names, or of `split` alone if it has some; one file is "all"."""
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(split_of(file.stem) if len(files) > 1 else "all", []).append(file)
+    return {split: found[split]} if split in found else found
+
+
 def in_a_row(sizes: Mapping[str, int]) -> dict[str, range]:
-    """The rows of splits of these sizes that follow one another.
+    """The rows of splits of these sizes that follow one another; "all" alone is split by order.
 
     Example:
         >>> in_a_row({"train": 3, "val": 2})
         {'train': range(0, 3), 'val': range(3, 5)}
     """
+    if set(sizes) == {"all"}:
+        return by_order(sizes["all"])
     ends = accumulate(sizes.values())
     return {name: range(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 

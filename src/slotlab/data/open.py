@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, Npz, holds_numpy, holds_saved_dataset, is_hdf5
-from slotlab.data.coco import Coco, CocoPanoptic, holds_coco
+from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic, holds_coco
 from slotlab.data.finding import image_files
 from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
 from slotlab.data.packed import SETTINGS, Packed
@@ -22,6 +22,7 @@ KINDS: dict[str, type] = {
     "clevrtex": ClevrTex,
     "images": ImageFolder,
     "coco": Coco,
+    "coco-classes": CocoClasses,
     "coco-panoptic": CocoPanoptic,
     "voc": Voc,
     "voc-classes": VocClasses,
@@ -68,7 +69,7 @@ def open_data(
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
         ignore: the id of pixels that scores leave out, such as 255; they become -1 in masks.
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
-            `images` (coco, coco-panoptic: the folder of the images), `stuff` (coco-panoptic),
+            `images` (of coco: the folder of the images), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, by_order, in_a_row, split_of
+from slotlab.data.dataset import Opening, PixelDataset, files_by_split, in_a_row
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.data.layouts import ids_of, pixels_of
 from slotlab.errors import DataError
@@ -50,13 +50,7 @@ class Shards(PixelDataset):
     def __init__(
         self, root: str | Path, *, image: str | None = None, mask: str | None = None, **opening: Unpack[Opening]
     ) -> None:
-        path, files = Path(root), shard_files(Path(root))
-        named: dict[str, list[Path]] = {}
-        for file in files:
-            named.setdefault(split_of(file.stem) if len(files) > 1 else "all", []).append(file)
-        split = opening.get("split", "train")
-        if split in named:
-            named = {split: named[split]}
+        named = files_by_split(shard_files(Path(root)), opening.get("split", "train"))
         wanted = (image,) if image else IMAGE_FIELDS, (mask,) if mask else MASK_FIELDS
         self._samples: list[tuple[Stored, Stored | None]] = []
         sizes: dict[str, int] = {}
@@ -72,12 +66,11 @@ class Shards(PixelDataset):
         has_masks = all(found is not None for _, found in self._samples)
         if mask and not has_masks:
             raise DataError(f"{root}: samples without KEY.{mask}; pass another mask=, or none")
-        total = len(self._samples)
         super().__init__(
             data=str(root),
-            root=path,
-            total=total,
-            splits=by_order(total) if "all" in sizes else in_a_row(sizes),
+            root=Path(root),
+            total=len(self._samples),
+            splits=in_a_row(sizes),
             has_masks=has_masks,
             **opening,
         )

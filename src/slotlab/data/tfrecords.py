@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, by_order, in_a_row, split_of
+from slotlab.data.dataset import Opening, PixelDataset, files_by_split, in_a_row
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 
@@ -52,27 +52,18 @@ class TfRecords(PixelDataset):
     kind = "tfrecords"
 
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
-        path, files = Path(root), tfrecord_files(Path(root))
-        named: dict[str, list[Path]] = {}
-        for file in files:
-            named.setdefault(split_of(file.name), []).append(file)
-        split = opening.get("split", "train")
-        if len(files) > 1 and split in named:
-            named = {split: named[split]}
+        named = files_by_split(tfrecord_files(Path(root)), opening.get("split", "train"))
         found = {name: [(file, start) for file in some for start in starts(file)] for name, some in named.items()}
         self._records = [record for some in found.values() for record in some]
         if not self._records:
             raise DataError(f"{root}: no records in files *.tfrecord*; name another folder, or copy the files again")
         self._forget()
         self.frames = len(self._record(0).images)
-        total = len(self._records) * self.frames
         super().__init__(
             data=str(root),
-            root=path,
-            total=total,
-            splits=by_order(total)
-            if len(files) == 1 or set(named) == {"all"}
-            else in_a_row({name: len(some) * self.frames for name, some in found.items()}),
+            root=Path(root),
+            total=len(self._records) * self.frames,
+            splits=in_a_row({name: len(some) * self.frames for name, some in found.items()}),
             has_masks=True,
             **opening,
         )
