@@ -7,8 +7,7 @@ from playwright.sync_api import expect
 from visiting import tab
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_views_fit_their_window(visit, pictures_folder, width, dark):
     page = visit(width=width, dark=dark)
     upload = page.locator("#sl-upload").bounding_box()
@@ -27,8 +26,7 @@ def test_views_fit_their_window(visit, pictures_folder, width, dark):
         shade = "dark" if dark else "light"
         page.screenshot(path=pictures_folder / f"{name.lower()}-{width}-{shade}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        sliders = page.locator("input[type=range]:visible").all()
-        for slider in sliders:
+        for slider in page.locator("input[type=range]:visible").all():
             expect(slider).to_have_accessible_name(re.compile(r"\w"))
         shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", shown)[:3])) < 200) == dark

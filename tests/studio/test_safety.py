@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from visiting import encoded
+from visiting import noise
 
 from slotlab.data.images import UPLOAD_LIMITS
 from slotlab.studio import app, running
@@ -40,10 +39,10 @@ def event_of(address, name, event):
     return next(one["id"] for one in found["dependencies"] if [component, event] in one["targets"])
 
 
-def upload(address, content, name="picture.png", **headers):
+def upload(address, content, **headers):
     """The path that the server gives an uploaded file."""
-    body = b'--mark\r\nContent-Disposition: form-data; name="files"; filename="' + name.encode()
-    body += b'"\r\nContent-Type: image/png\r\n\r\n' + content + b"\r\n--mark--\r\n"
+    body = b'--mark\r\nContent-Disposition: form-data; name="files"; filename="picture.png"\r\n'
+    body += b"Content-Type: image/png\r\n\r\n" + content + b"\r\n--mark--\r\n"
     status, text = ask(address, "gradio_api/upload", body, "multipart/form-data; boundary=mark", **headers)
     return status, json.loads(text)[0] if status == 200 else text
 
@@ -92,7 +91,7 @@ def test_a_path_from_the_page_is_never_read(studio, squares):
 def test_an_upload_is_gone_once_it_is_read(studio):
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     function = event_of(studio, "sl-upload", "upload")
-    for content, fine in ((encoded(Image.new("RGB", (32, 32))), True), (b"no picture", False)):
+    for content, fine in ((noise(), True), (b"no picture", False)):
         status, path = upload(studio, content)
         assert status == 200
         assert folder in Path(path).parents
@@ -103,7 +102,7 @@ def test_an_upload_is_gone_once_it_is_read(studio):
 
 
 def test_one_image_is_uploaded_by_a_whole_class_at_once(studio):
-    content, function = encoded(Image.new("RGB", (32, 32))), event_of(studio, "sl-upload", "upload")
+    content, function = noise(), event_of(studio, "sl-upload", "upload")
 
     def visitor(number):
         path = upload(studio, content)[1]
@@ -118,7 +117,7 @@ def test_only_its_own_page_is_answered(studio):
     port = studio.rstrip("/").rpartition(":")[2]
     for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
         assert ask(studio, "config", Host=host)[0] == 200
-        assert upload(studio, encoded(Image.new("RGB", (32, 32))), Host=host, Origin=f"http://{host}")[0] == 200
+        assert upload(studio, noise(), Host=host, Origin=f"http://{host}")[0] == 200
     for host in ("evil.example", f"evil.example:{port}", ""):
         assert ask(studio, "config", Host=host)[0] in (400, 403)
     before = sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"))

@@ -1,9 +1,9 @@
 """How a test goes through the studio in a browser, as a user would."""
 
-import io
-
 import numpy as np
 from PIL import Image
+
+from slotlab.studio.components import png
 
 
 def tab(page, name):
@@ -46,10 +46,9 @@ def unfold(page, section, field):
     return field
 
 
-def upload(page, content, name="picture.png", field="sl-upload"):
-    page.locator(f"#{field} input[type=file]").set_input_files(
-        {"name": name, "mimeType": "image/png", "buffer": content}
-    )
+def upload(page, content):
+    file = {"name": "picture.png", "mimeType": "image/png", "buffer": content}
+    page.locator("#sl-upload input[type=file]").set_input_files(file)
 
 
 def download(page, button):
@@ -60,11 +59,5 @@ def download(page, button):
 
 
 def noise(side=32, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
-
-
-def encoded(image):
-    """An image as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return buffer.getvalue()
+    """A PNG file."""
+    return png(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)))

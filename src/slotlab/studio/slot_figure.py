@@ -85,7 +85,7 @@ def more_colours(colours: Colours, count: int) -> Colours:
     return {slot: colours.get(slot, free[slot % len(free)]) for slot in range(count)}
 
 
-def look_group(seen: Look, colours: Colours, *, title: str, text: str) -> dict[str, Any]:
+def look_group(seen: Look, colours: Colours, title: str, text: str) -> dict[str, Any]:
     """An image as a model sees it."""
     output, size, owners = seen.output, seen.image.shape[-1], seen.segmentation()
     titles = output.titles
