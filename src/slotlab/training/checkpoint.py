@@ -209,7 +209,6 @@ class Run:
             checkpoint = step_folder(self.folder, self.step)
             write_checkpoint(checkpoint, self.model, self.facts(), trainer)
             self.take_model(checkpoint)
-            prune_checkpoints(self.folder, self.config.training.keep_checkpoints)
         self.fabric.barrier()
 
     def restore(self, checkpoint: Path) -> None:
