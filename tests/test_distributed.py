@@ -151,3 +151,11 @@ def test_a_gpu_without_bfloat16_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     with pytest.raises(ConfigError, match=r"training.precision: Tesla T4 does not compute in bfloat16; use .*fp32"):
         make_fabric("cuda", 1, 1, "bf16")
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "50000"), ("7", "7")])
+def test_threads_give_busy_cores_away_unless_the_user_chose(before, after):
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {} if before is None else {"GOMP_SPINCOUNT": before}
+    command = [sys.executable, "-c", "import os, slotlab; print(os.environ['GOMP_SPINCOUNT'])"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == after

@@ -1,9 +1,14 @@
 """slotlab: learn objects (slots) from unlabelled images, score them, edit them."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Threads that wait for each other give the core away after so many turns (libgomp's own default: billions, which beside
+# other busy processes makes training tens of times slower). It counts only if set before torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 
 if TYPE_CHECKING:
     from slotlab.checkpoints import create_model, list_models, load, save
