@@ -47,7 +47,12 @@ def test_stage_1_trains_the_other_families_as_well(presets, squares, tmp_path, f
     assert model.decode(model.encode(images)).shape == images.shape
 
 
-def test_stage_1_is_scored_and_reported_without_masks(latents_run, squares):
+def test_reports_name_the_masks_that_there_are(latents_run, diffusion_run, squares):
+    html = write_report(diffusion_run, images=2).read_text()
+    assert "cross-attention masks" in html.lower()
+    assert "decoder masks" not in html.lower()
+    assert "sample" in html
+
     evaluation = evaluate(slotlab.load(latents_run), open_data(squares, split="val"))
     assert evaluation.masks == evaluation.attention == {}
     assert evaluation.reconstruction["psnr"].mean > 5
@@ -57,9 +62,13 @@ def test_stage_1_is_scored_and_reported_without_masks(latents_run, squares):
     assert "PSNR" in html
 
 
-def test_stage_2_takes_the_autoencoder_along_and_leaves_it_as_it_was(diffusion_run, latents_run):
+def test_stage_2_takes_the_autoencoder_along_and_another_takes_it_from_there(
+    tiny_diffusion, diffusion_run, latents_run
+):
     model = slotlab.load(diffusion_run)
     assert isinstance(model, SlotDiffusion)
+    again = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(diffusion_run)})
+    assert again.autoencoder.fingerprint() == model.autoencoder.fingerprint()
     assert model.autoencoder.fingerprint() == checkpoints.load_autoencoder(latents_run, 16).fingerprint()
     assert model.config["autoencoder"]["source"] == str(latents_run)
     assert len(losses(diffusion_run)) == 2
@@ -73,13 +82,6 @@ def test_stage_2_is_scored_with_both_kinds_of_masks_named(diffusion_run, squares
     assert (content["protocol"]["sampler"], content["protocol"]["sampling_steps"]) == ("dpm-solver++", 2)
     assert content["protocol"]["weights"] == "moving average"
     assert content["masks"].keys() == content["attention"].keys() == {"ari", "fg_ari", "miou", "mbo"}
-
-
-def test_stage_2_report_shows_ceiling_and_sample(diffusion_run):
-    html = write_report(diffusion_run, images=2).read_text()
-    assert "cross-attention masks" in html.lower()
-    assert "decoder masks" not in html.lower()
-    assert "sample" in html
 
 
 @pytest.mark.parametrize("changes", [(), ("denoiser.dropout=0.5",)])
@@ -121,25 +123,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
         assert parts == pytest.approx(whole, rel=1e-4)
 
 
-def test_without_an_autoencoder_the_remedy_is_told(tiny_diffusion, squares, tmp_path):
-    with pytest.raises(ConfigError, match="slotlab train scenes-64-latents --out runs/latents"):
-        fit(run_config(tiny_diffusion, {"data.source": str(squares)}), tmp_path / "run")
-
-
-def test_a_checkpoint_of_another_kind_is_no_autoencoder(tiny_diffusion, slots_run, squares, tmp_path):
-    with pytest.raises(CheckpointError, match="holds a slot-autoencoder, not a latent-autoencoder"):
-        fit(config(tiny_diffusion, slots_run, squares), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_autoencoder_of_slot_diffusion_is_taken(tiny_diffusion, diffusion_run, latents_run):
-    models = [
-        slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(run)})
-        for run in (diffusion_run, latents_run)
-    ]
-    assert models[0].autoencoder.fingerprint() == models[1].autoencoder.fingerprint()
-
-
 def test_latents_without_unit_variance_are_refused(presets, tiny_diffusion, squares, tmp_path):
     wide = slotlab.create_model(str(presets / "tiny-latents.yaml"), scale=1000.0)
     slotlab.save(wide, tmp_path / "wide")
@@ -168,11 +151,21 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_
         ("tiny-latents", "colour_loss=0.1", "needs the decoder of a slot autoencoder"),
         ("tiny", "slot_noise_steps=3", "only bi-level slot starts take noise"),
         ("tiny", "accumulate=3", "batch_size=4 does not divide into 3 equal parts"),
+        ("tiny-diffusion", "steps=3", "slotlab train scenes-64-latents --out runs/latents"),
+        ("tiny-diffusion", "pretrained={slots}", "holds a slot-autoencoder, not a latent-autoencoder"),
+        (
+            "tiny-diffusion",
+            "pretrained={latents} cross_attention_loss=0.1 slot_dropout=0.1",
+            "would learn to look at empty slots",
+        ),
     ],
 )
-def test_settings_that_do_not_suit_the_model_are_refused(presets, squares, tmp_path, preset, change, message):
-    settings = run_config(str(presets / f"{preset}.yaml"), [change, f"data.source={squares}"])
-    with pytest.raises(ConfigError, match=message):
+def test_settings_that_do_not_suit_the_model_are_refused(
+    presets, squares, slots_run, latents_run, tmp_path, preset, change, message
+):
+    changes = change.format(slots=slots_run, latents=latents_run).split()
+    settings = run_config(str(presets / f"{preset}.yaml"), [*changes, f"data.source={squares}"])
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         fit(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -184,12 +177,6 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
     images = open_data(squares, split="val").batch(range(2))["image"]
     before, after = (slotlab.load(folder).encode(images, torch.Generator().manual_seed(0)) for folder in (slots, run))
     torch.testing.assert_close(before, after)
-
-
-def test_dropped_slots_and_a_loss_of_cross_attention_do_not_go_together(tiny_diffusion, latents_run, squares, tmp_path):
-    settings = config(tiny_diffusion, latents_run, squares, "cross_attention_loss=0.1", "slot_dropout=0.1")
-    with pytest.raises(ConfigError, match="would learn to look at empty slots"):
-        fit(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
