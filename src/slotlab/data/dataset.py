@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -104,8 +104,21 @@ class RowsDataset(SlotDataset):
     """
 
     kind: str
+    default_crop = 1.0
 
-    def __init__(self, data: str, splits: dict[str, range], total: int, split: str, count: int | None = None) -> None:
+    def __init__(
+        self,
+        data: str,
+        splits: dict[str, range],
+        total: int,
+        *,
+        split: str = "train",
+        resolution: int | None = None,
+        crop: float | None = None,
+        count: int | None = None,
+        skip_broken: bool = False,
+        ignore: int | None = None,
+    ) -> None:
         if split not in (*SPLITS, "all"):
             raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
         if count is not None and (not isinstance(count, int) or count < 1):
@@ -117,6 +130,9 @@ class RowsDataset(SlotDataset):
             problem = "is empty" if split in splits else "does not exist"
             raise DataError(f"{data}: split {split!r} {problem} ({found}); add images, or take another split or 'all'")
         self.rows = rows[:count]
+        self.crop = self.default_crop if crop is None else crop
+        check_geometry(self.crop, resolution)
+        self.resolution, self.skip_broken, self.ignore = resolution, skip_broken, ignore
         self.broken: list[BrokenFile] = []
 
     def __len__(self) -> int:
@@ -131,7 +147,9 @@ class RowsDataset(SlotDataset):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
-        return {"data": self.data, "kind": self.kind, "split": self.split, "count": len(self)}
+        facts = {"data": self.data, "kind": self.kind, "split": self.split, "crop": self.crop}
+        facts |= {"resolution": self.resolution, "count": len(self)}
+        return facts | ({} if self.ignore is None else {"ignore": self.ignore})
 
 
 class PixelDataset(RowsDataset, ABC):
@@ -141,8 +159,6 @@ class PixelDataset(RowsDataset, ABC):
         has_masks: whether every sample has a mask.
     """
 
-    default_crop = 1.0
-
     def __init__(
         self,
         *,
@@ -151,18 +167,10 @@ class PixelDataset(RowsDataset, ABC):
         total: int,
         splits: dict[str, range],
         has_masks: bool,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
-        ignore: int | None = None,
+        **opening: Unpack[Opening],
     ) -> None:
-        super().__init__(data, splits, total, split, count)
+        super().__init__(data, splits, total, **opening)
         self.root, self.has_masks = root, has_masks
-        self.crop = self.default_crop if crop is None else crop
-        check_geometry(self.crop, resolution)
-        self.resolution, self.skip_broken, self.ignore = resolution, skip_broken, ignore
         self.unseen, self._warned = EXAMINED, set[str]()
 
     @abstractmethod
@@ -215,9 +223,7 @@ class PixelDataset(RowsDataset, ABC):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
-        facts = super().describe() | {"crop": self.crop, "resolution": self.resolution}
-        facts |= {} if self.ignore is None else {"ignore": self.ignore}
-        return facts | ({"broken": len(self.broken)} if self.skip_broken else {})
+        return super().describe() | ({"broken": len(self.broken)} if self.skip_broken else {})
 
     def _readable(self, row: int) -> tuple[int, Decoded]:
         """The row and its image; with `skip_broken` the next readable one, cyclically."""

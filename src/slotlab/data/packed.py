@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from pydantic import BaseModel, Field, ValidationError
 
-from slotlab.data.dataset import BrokenFile, RowsDataset
+from slotlab.data.dataset import BrokenFile, Opening, RowsDataset
 from slotlab.data.images import to_batch
 from slotlab.data.sample import IGNORED, Batch
 from slotlab.errors import DataError
@@ -63,25 +63,19 @@ class Packed(RowsDataset):
 
     kind = "packed"
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
-        ignore: int | None = None,
-    ) -> None:
-        self.root, self.ignore = Path(root), ignore
+    def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
+        self.root = Path(root)
         self.settings = _settings(self.root)
-        for key, wanted in (("resolution", resolution), ("crop", crop)):
-            if wanted not in (None, getattr(self.settings, key)):
-                said = f"packed with {key} {getattr(self.settings, key)}, not {wanted}"
-                raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
         splits = {name: range(*bounds) for name, bounds in self.settings.splits.items()}
-        super().__init__(str(root), splits, self.settings.count, split, count)
+        super().__init__(str(root), splits, self.settings.count, **opening)
+        for key in ("resolution", "crop"):
+            packed, wanted = getattr(self.settings, key), opening.get(key)
+            if wanted not in (None, packed):
+                said = f"packed with {key} {packed}, not {wanted}"
+                raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
+            setattr(self, key, packed)
+        if self.ignore is None:
+            self.ignore = self.settings.source.get("ignore")
         masked = self.settings.masked_splits
         self.has_masks = self.split in masked if self.split != "all" else set(masked) == {*(self.splits or ["all"])}
         self._open()
@@ -108,9 +102,7 @@ class Packed(RowsDataset):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs; `source` describes the source, `latents` its autoencoder."""
-        facts = super().describe() | self.settings.model_dump(include={"crop", "resolution", "source"})
-        ignore = self.settings.source.get("ignore") if self.ignore is None else self.ignore
-        facts |= {} if ignore is None else {"ignore": ignore}
+        facts = super().describe() | {"source": self.settings.source}
         return facts | ({} if self._latents is None else {"latents": self.settings.latents})
 
     def _open(self) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 from PIL import Image
 
-from slotlab.data.dataset import RowsDataset, in_a_row
+from slotlab.data.dataset import Opening, RowsDataset, in_a_row
 from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
@@ -49,29 +49,25 @@ class Scenes(RowsDataset):
         self,
         variant: str,
         *,
-        split: str = "train",
-        resolution: int | None = None,
-        crop: float | None = None,
-        count: int | None = None,
-        skip_broken: bool = False,
-        ignore: int | None = None,
         seed: int = 0,
         min_objects: int = 3,
         max_objects: int = 10,
         supersample: int = 1,
         device: str | torch.device = "cpu",
+        **opening: Unpack[Opening],
     ) -> None:
-        if crop not in (None, 1, 1.0):
-            raise ConfigError(f"crop={crop}: scenes are rendered at their resolution; leave crop out")
-        if ignore is not None:
-            raise ConfigError(f"ignore={ignore}: every id in rendered masks is an object; leave ignore out")
+        count = opening.pop("count", None)
         sizes = {name: usual if count is None else count for name, usual in DEFAULT_COUNT.items()}
         for name, size in sizes.items():
-            if split in (name, "all") and not 1 <= size <= MOST[name]:
+            if opening.get("split", "train") in (name, "all") and not 1 <= size <= MOST[name]:
                 raise ConfigError(f"count={size}: split {name!r} of scenes holds 1 to {MOST[name]:,} scenes")
-        super().__init__(f"scenes:{variant}", in_a_row(sizes), sum(sizes.values()), split)
-        self.variant = variant
-        self.resolution, self.device = 64 if resolution is None else resolution, torch.device(device)
+        super().__init__(f"scenes:{variant}", in_a_row(sizes), sum(sizes.values()), **opening)
+        if self.crop != 1:
+            raise ConfigError(f"crop={self.crop}: scenes are rendered at their resolution; leave crop out")
+        if self.ignore is not None:
+            raise ConfigError(f"ignore={self.ignore}: every id in rendered masks is an object; leave ignore out")
+        self.variant, self.device = variant, torch.device(device)
+        self.resolution = 64 if self.resolution is None else self.resolution
         self._options: dict[str, Any] = {"resolution": self.resolution, "variant": variant, "seed": seed}
         self._options |= {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
         self._rendered([])  # checks the arguments
@@ -97,7 +93,7 @@ class Scenes(RowsDataset):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with all that decides the images."""
-        return super().describe() | {"crop": 1.0} | self._options
+        return super().describe() | self._options
 
 
 RENDERED_TOGETHER = 128
