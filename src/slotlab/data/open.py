@@ -3,6 +3,7 @@
 import inspect
 import operator
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic, holds_coco
 from slotlab.data.finding import image_files
 from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
 from slotlab.data.packed import SETTINGS, Packed
-from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses, holds_photographs
+from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
 from slotlab.data.shards import Shards, holds_shards
-from slotlab.data.tfrecords import TfRecords, tfrecord_files
+from slotlab.data.tfrecords import TfRecords, holds_tfrecords
 from slotlab.errors import ConfigError, DataError, nearest
 
 KINDS: dict[str, type] = {
@@ -37,6 +38,34 @@ KINDS: dict[str, type] = {
     "scenes": Scenes,
 }
 WITHOUT_PATH = ("scenes", "hub")
+
+
+def _is_clevrtex(path: Path) -> bool:
+    if (path / "images").is_dir():  # it may be unpacked there
+        return not (path / "masks").is_dir() and holds_clevrtex(path / "images", with_masks=True)
+    return path.is_dir() and holds_clevrtex(path)
+
+
+def _is_image_folder(path: Path) -> bool:
+    return (path / "images").is_dir() or (path.is_dir() and bool(image_files(path, nested=False)))
+
+
+# How files and folders are recognised; the first that fits is it.
+SIGNS: dict[str, Callable[[Path], bool]] = {
+    "packed": lambda path: (path / SETTINGS).is_file(),
+    "hub": holds_saved_dataset,
+    "hdf5": is_hdf5,
+    "npz": holds_numpy,
+    "coco": holds_coco,
+    "coco-panoptic": lambda path: holds_coco(path, CocoPanoptic.task),
+    "voc": Voc.is_in,
+    "davis": Davis.is_in,
+    "bsds": Bsds.is_in,
+    "clevrtex": _is_clevrtex,
+    "images": _is_image_folder,
+    "tfrecords": holds_tfrecords,
+    "shards": holds_shards,
+}
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
@@ -117,41 +146,11 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     if not path.exists():
         hint = f" (did you mean {text}:textured?)" if text == "scenes" else ""
         raise DataError(f"{path}: no such file or folder{hint}; {ACCEPTED}")
-    if path.is_file():
-        if is_hdf5(path):
-            return "hdf5", text
-        if holds_coco(path):
-            return "coco", text
-        if ".tfrecord" in path.name:
-            return "tfrecords", text
-        if holds_numpy(path):
-            return "npz", text
-        if holds_shards(path):
-            return "shards", text
-        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz, *.tar or *.tfrecord*; {ACCEPTED}")
-    if (path / SETTINGS).is_file():
-        return "packed", text
-    if holds_saved_dataset(path):
-        return "hub", text
-    if holds_numpy(path):
-        return "npz", text
-    for kind, of_kind in (("coco", Coco), ("coco-panoptic", CocoPanoptic)):
-        if holds_coco(path, of_kind.task):
+    for kind, fits in SIGNS.items():
+        if fits(path):
             return kind, text
-    known = holds_photographs(path)
-    if known is not None:
-        return known, text
-    if (path / "images").is_dir():
-        unpacked_there = not (path / "masks").is_dir() and holds_clevrtex(path / "images", with_masks=True)
-        return "clevrtex" if unpacked_there else "images", text
-    if holds_clevrtex(path):
-        return "clevrtex", text
-    if image_files(path, nested=False):
-        return "images", text
-    if tfrecord_files(path):
-        return "tfrecords", text
-    if holds_shards(path):
-        return "shards", text
+    if path.is_file():
+        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz, *.tar or *.tfrecord*; {ACCEPTED}")
     inside = sorted(found.name for found in path.iterdir())
     said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
     raise DataError(f"{path}: the folder {said}; {ACCEPTED}")

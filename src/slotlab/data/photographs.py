@@ -13,16 +13,43 @@ from slotlab.errors import ConfigError, DataError
 VOID = 255  # in masks of VOC and DAVIS: borders, and what annotators left open
 
 
-class Listed(PixelDataset):
-    """Photographs that the text files of a folder assign to splits, each with a palette mask."""
+class Photographs(PixelDataset):
+    """Photographs whose data set is recognised by the folder `lists` in it."""
 
-    lists: ClassVar[str]  # folders
-    images: ClassVar[str]
+    lists: ClassVar[str]
+    unpacked: ClassVar[str]  # where its archive puts it, as a pattern
+
+    @classmethod
+    def base(cls, root: Path) -> Path:
+        """The folder that has `lists`: `root` or, as unpacked, one below it; `root` if none has.
+
+        Raises:
+            DataError: several have.
+        """
+        parts = cls.unpacked.split("/")
+        patterns = ["/".join(parts[start:]) for start in range(len(parts))]
+        found = [path for pattern in patterns for path in sorted(root.glob(pattern)) if (path / cls.lists).is_dir()]
+        if (root / cls.lists).is_dir() or not found:
+            return root
+        if len(found) > 1:
+            raise DataError(f"{root}: has {' and '.join(path.name for path in found)}; name one of these folders")
+        return found[0]
+
+    @classmethod
+    def is_in(cls, root: Path) -> bool:
+        """Whether a folder holds this data set."""
+        return (cls.base(root) / cls.lists).is_dir()
+
+
+class Listed(Photographs):
+    """Photographs that the text files in `lists` assign to splits, each with a palette mask."""
+
+    images: ClassVar[str]  # folders
     masks: ClassVar[str]
     largest = VOID - 1  # id in a mask
 
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
-        self._base = _base(Path(root), self.lists)
+        self._base = self.base(Path(root))
         found = {split: self._lines(split) for split in SPLITS}
         lists = {split: self.expanded(lines) for split, lines in found.items() if lines}
         if not lists:
@@ -73,6 +100,7 @@ class Voc(Listed):
     """
 
     kind = "voc"
+    unpacked = "VOCdevkit/VOC*"
     lists, images, masks = "ImageSets/Segmentation", "JPEGImages", "SegmentationObject"
 
 
@@ -101,6 +129,7 @@ class Davis(Listed):
     """
 
     kind = "davis"
+    unpacked = "DAVIS*"
     lists, images, masks = "ImageSets/2017", "JPEGImages/480p", "Annotations/480p"
 
     def expanded(self, lines: list[str]) -> list[str]:
@@ -115,7 +144,7 @@ class Davis(Listed):
         return names
 
 
-class Bsds(PixelDataset):
+class Bsds(Photographs):
     """BSDS500: the regions that one of several annotators saw in each photograph.
 
     Dataset format: `BSR/BSDS500/data` or a folder above it, with
@@ -132,11 +161,12 @@ class Bsds(PixelDataset):
     """
 
     kind = "bsds"
+    lists, unpacked = "groundTruth", "BSR/BSDS500/data"
 
     def __init__(self, root: str | Path, *, annotator: int = 0, **opening: Unpack[Opening]) -> None:
         if annotator < 0:
             raise ConfigError(f"annotator={annotator}: expected 0 or more")
-        self.annotator, self._base = annotator, _base(Path(root), "groundTruth")
+        self.annotator, self._base = annotator, self.base(Path(root))
         lists = {split: sorted((self._base / "images" / split).glob("*.jpg")) for split in SPLITS}
         lists = {split: images for split, images in lists.items() if images}
         self._paths = [path for images in lists.values() for path in images]
@@ -188,28 +218,3 @@ def regions(path: Path) -> list[np.ndarray]:
     except Exception as error:  # SciPy raises a different kind for each way in which a file is damaged
         reason = "the file is missing" if not path.is_file() else f"not a ground truth of BSDS500 ({error})"
         raise DataError(f"{path}: {reason}; take the published file") from error
-
-
-# Folders by which a data set is known, and where its archive puts them.
-KNOWN_BY = {
-    "ImageSets/Segmentation": ("voc", "VOCdevkit/VOC*"),
-    "ImageSets/2017": ("davis", "DAVIS*"),
-    "groundTruth": ("bsds", "BSR/BSDS500/data"),
-}
-
-
-def holds_photographs(root: Path) -> str | None:
-    """The kind of data that a folder holds, if it is one of VOC, DAVIS and BSDS500."""
-    return next((kind for inside, (kind, _) in KNOWN_BY.items() if (_base(root, inside) / inside).is_dir()), None)
-
-
-def _base(root: Path, inside: str) -> Path:
-    """The folder that has `inside`: `root` or, as unpacked, one below it; `root` if none has."""
-    parts = KNOWN_BY[inside][1].split("/")
-    patterns = ["/".join(parts[start:]) for start in range(len(parts))]
-    found = [path for pattern in patterns for path in sorted(root.glob(pattern)) if (path / inside).is_dir()]
-    if (root / inside).is_dir() or not found:
-        return root
-    if len(found) > 1:
-        raise DataError(f"{root}: has {' and '.join(path.name for path in found)}; name one of these folders")
-    return found[0]

@@ -109,6 +109,11 @@ class TfRecords(PixelDataset):
         return self.__dict__ | {"_lock": None, "_kept": {}, "_open": {}, "_process": -1}
 
 
+def holds_tfrecords(path: Path) -> bool:
+    """Whether `path` is or holds TFRecord files, by their names."""
+    return ".tfrecord" in path.name if path.is_file() else bool(tfrecord_files(path))
+
+
 def tfrecord_files(path: Path) -> list[Path]:
     """The TFRecord files that `path` is or holds, sorted."""
     return [path] if path.is_file() else sorted(file for file in path.rglob("*.tfrecord*") if file.is_file())
