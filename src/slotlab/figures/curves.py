@@ -177,5 +177,7 @@ def _draw_use(used: Axes, use: Axes, counts: Sequence[int], shares: Sequence[flo
 def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=8.5)
     axes.set_ylabel(y, fontsize=8.5)
+    if y == "images":
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
     axes.spines[["right", "top"]].set_visible(False)

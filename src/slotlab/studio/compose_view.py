@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slotlab.composition.compositions import Plan, origin, paint_plans, scene
+from slotlab.composition.compositions import PROTOCOLS, Plan, origin, paint_plans
 from slotlab.composition.library import BACKGROUND, ConceptLibrary
 from slotlab.errors import ConfigError
 from slotlab.figures import grid
@@ -141,7 +141,8 @@ def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
         slots, seed = images[now.model], int(seed or 0)
         if not (now.rows or surprise):
             raise ConfigError("Choose at least one part first, or press Surprise me.")
-        plan = scene(slots.library, 1, seed)[0] if surprise else Plan(0, now.rows, len(now.rows))
+        protocol = PROTOCOLS["scene" if slots.library.table.fill is None else "whole"]
+        plan = protocol(slots.library, 1, seed)[0] if surprise else Plan(0, now.rows, len(now.rows))
         image = paint_plans(slots.model, slots.library, [plan], seed)[0].cpu()
         now = replace(now, rows=plan.rows, shown=Composition(seed, plan, image))
         return now, _result(now.shown), _parts(plan.rows, slots), seed + 1
