@@ -229,6 +229,9 @@ def test_a_setting_that_was_removed_is_named(tiny_preset, tmp_path):
         slotlab.load(tmp_path)
     change_config(tmp_path, lambda config: config.pop("settings"))  # as configs were before
     assert slotlab.load(tmp_path).config["slot_attention"].get("iterations") is None
+    change_config(tmp_path, lambda config: config.update(settings=["kind", 1.5]))
+    with pytest.raises(CheckpointError, match=r"config.json: settings: not a list of names; restore"):
+        slotlab.load(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool])

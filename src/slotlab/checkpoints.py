@@ -262,6 +262,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     """The config in a file; CheckpointError if a setting that was saved is gone, which a default would replace."""
     config = read_json(path, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     saved = config.pop("settings", [])
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise CheckpointError(f"{path}: settings: not a list of names; restore the file, or save the model again")
     gone = sorted({*saved} - {*_names(config)})
     if gone:
         raise CheckpointError(f"{path}: {', '.join(gone)} missing; restore the file, or save the model again")
