@@ -1,13 +1,17 @@
+import functools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from slotlab import publishing
 from slotlab.checkpoints import list_models
+from slotlab.config import parse_overrides, run_config
 from slotlab.released import model_folder
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +62,51 @@ def test_the_commands_of_a_page_have_the_options_it_names(page):
         command, words = found["words"].split(), found["rest"].partition("#")[0].split()
         missing = {word for word in words if word.startswith("--")} - options_of(command)
         assert not missing, f"{found[0]}: no option {missing}"
+
+
+# Pages whose commands run in order; the others train for days, or on data sets that are downloaded.
+RUN_IN_ORDER = ("README", "quick-start", "own-images", "segment", "weights", "edits", "composition", "diagnostics")
+# But for those that need a browser, an account or hours.
+NOT_RUN = re.compile(r"slotlab studio|hf:|runs/relative|--out runs/(scenes|textured)-")
+COUNTED = {"evaluate": "4", "diagnose": "4", "fit": "8", "compose": "2", "pack": "6"}
+
+
+def commands(page):
+    """The commands of a page in order, as lists of words."""
+    for found in COMMAND.finditer("\n".join(blocks(page, "", "bash")).replace("\\\n", " ")):
+        yield shlex.split(found[0], comments=True)[1:]
+
+
+def smaller(words):
+    """A command with fewer images, steps, and without a download."""
+    words, name = [*words], next(word for word in words if word not in ("data", "concepts"))
+    if name in COUNTED:
+        at = words.index("--count") if "--count" in words else len(words)
+        words[at : at + 2] = ["--count", COUNTED[name]]
+    if "--steps" in words:
+        words[words.index("--steps") + 1] = "2"
+    return words + (["steps=1", "batch_size=2", "validation_count=2"] if name == "train" else [])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem in RUN_IN_ORDER], ids=lambda page: page.name)
+def test_the_commands_of_a_page_run_in_order(page, run_slotlab, tmp_path, monkeypatch):
+    """In an empty folder but for runs/first, the run of the quick start."""
+    monkeypatch.chdir(tmp_path)
+    prepare = functools.partial(publishing.prepare_steps, images=8, library_images=8)
+    monkeypatch.setattr(publishing, "prepare_steps", prepare)
+    told = [words for words in commands(page) if not NOT_RUN.search(shlex.join(["slotlab", *words]))]
+    if page.stem in ("segment", "composition", "diagnostics"):
+        told.insert(0, ["train", "scenes-32", "--out", "runs/first"])
+    for words in map(smaller, told):
+        status, out, err = run_slotlab(*(path for word in words for path in sorted(Path().glob(word)) or [word]))
+        assert status == 0, f"slotlab {shlex.join(words)}: {err or out}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_presets_and_settings_of_a_page_are_known(page):
+    for words in commands(page):
+        if words[0] == "train" and words[1].islower():
+            run_config(words[1], parse_overrides([word for word in words[2:] if "=" in word]))
 
 
 @pytest.mark.parametrize("name", list_models())
