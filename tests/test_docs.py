@@ -95,7 +95,7 @@ def test_the_commands_of_a_page_run_in_order(page, run_slotlab, tmp_path, monkey
     prepare = functools.partial(publishing.prepare_steps, images=8, library_images=8)
     monkeypatch.setattr(publishing, "prepare_steps", prepare)
     told = [words for words in commands(page) if not NOT_RUN.search(shlex.join(["slotlab", *words]))]
-    if page.stem in ("segment", "composition", "diagnostics"):
+    if page.stem in ("composition", "diagnostics"):
         told.insert(0, ["train", "scenes-32", "--out", "runs/first"])
     for words in map(smaller, told):
         status, out, err = run_slotlab(*(path for word in words for path in sorted(Path().glob(word)) or [word]))
