@@ -85,6 +85,8 @@ def smaller(words):
         words[at : at + 2] = ["--count", COUNTED[name]]
     if "--steps" in words:
         words[words.index("--steps") + 1] = "2"
+    if "--score" in words:
+        words += ["--real-count", "8"]
     return words + (["steps=1", "batch_size=2", "validation_count=2"] if name == "train" else [])
 
 

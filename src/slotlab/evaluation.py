@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.distributed import from_all, place_among_processes
 from slotlab.files import write_json
+from slotlab.metrics.functional import squared_error
 from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel
 from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
@@ -33,6 +35,7 @@ class Evaluation:
     posterior: "dict[str, Score]" = field(default_factory=dict)  # if the model has posterior masks
     reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp; or feature_error
     loss: float  # the training objective, mean over images
+    usual_error: float = math.nan  # 99th percentile over images of the reconstruction's mse; NaN if it paints none
     slots_used: float = math.nan  # mean number of slots that own more than 0.5 % of an image; NaN without slots
     diagnostics: dict[str, Any] = field(default_factory=dict)  # of `mask_source`, the masks that fit objects best
     warnings: list[str] = field(default_factory=list)  # what the diagnostics show to be wrong, with what to try
@@ -48,7 +51,7 @@ class Evaluation:
         groups["reconstruction"] = self.reconstruction
         details = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()}
         means = {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
-        rest = {name: getattr(self, name) for name in ("loss", "slots_used", "diagnostics", "warnings")}
+        rest = {name: getattr(self, name) for name in ("loss", "usual_error", "slots_used", "diagnostics", "warnings")}
         content = {"protocol": self.protocol, **means, "details": details, **rest}
         return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
@@ -121,6 +124,7 @@ class Evaluator:
         if isinstance(model, FeatureGrouping):
             errors = {"feature_error": mean}
         self.errors = {name: error.to(device) for name, error in errors.items()}
+        self.squared_errors: list[float] = []
         self.finer_masks = getattr(model, "finer_masks", "")
         self.loss = MeanMetric(nan_strategy="disable").to(device)
 
@@ -138,6 +142,8 @@ class Evaluator:
         pair = output.reconstruction.clamp(0, 1), images
         if isinstance(output, FeatureOutput):
             pair = output.predicted.transpose(1, 2)[..., None], output.features.transpose(1, 2)[..., None]
+        else:
+            self.squared_errors += squared_error(*pair, "mean").tolist()
         for error in self.errors.values():
             error.update(*pair)
         self.loss.update(model.losses(output, images))
@@ -150,10 +156,12 @@ class Evaluator:
             described["broken"] = len(set(from_all([file.file for file in getattr(self.dataset, "broken", [])])))
         protocol = {**described, "images": next(iter(reconstruction.values())).count, **self.protocol}
         found: dict[str, Any] = {}
+        if errors := from_all(self.squared_errors):
+            found["usual_error"] = float(np.quantile(errors, 0.99))
         if self.diagnostics is not None:
             protocol |= {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}
             diagnosis = self.diagnostics.compute()
-            found = {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings()}
+            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings()}
             found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
             if self.dataset.has_masks:
                 found |= {source: scores.compute() for source, scores in self.segmentation.items()}

@@ -1,8 +1,12 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import slotlab
+from slotlab.figures.grid import write_png
 
 
 def test_a_folder_is_segmented_from_the_shell(run_slotlab, model_folder, squares, tmp_path):
@@ -31,6 +35,37 @@ def test_slot_diffusion_is_segmented_too(run_slotlab, diffusion_run, squares, tm
     assert status == 0, err
     assert "masks: attention" in printed
     assert np.asarray(Image.open(tmp_path / "out" / "000.png")).std() > 0
+
+
+def test_images_unlike_the_test_images_of_the_model_are_named(run_slotlab, slots_run, squares, tmp_path):
+    run = shutil.copytree(slots_run, tmp_path / "run")
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    shutil.copy(squares / "images" / "000.png", tmp_path / "in" / "usual.png")
+    noise = random.integers(0, 2, (16, 16, 3), dtype=np.uint8) * 255
+    Image.fromarray(noise).save(tmp_path / "in" / "odd.png")
+    words = ("segment", tmp_path / "in", "--model", run, "--out", tmp_path / "out")
+    assert "note:" not in run_slotlab(*words)[1]  # not known before the model is scored
+    assert run_slotlab("evaluate", run, "--data", squares, "--split", "all")[0] == 0
+    scores = json.loads((run / "metrics.json").read_text())
+    assert scores["reconstruction"]["mse"] < scores["usual_error"] < 0.2
+    for _ in range(2):  # also of images that were kept
+        status, printed, err = run_slotlab(*words)
+        assert status == 0, err
+        assert "note: 1 of 2 images are unlike those that" in printed
+        assert "odd.png" in printed and "usual.png" not in printed
+
+
+@pytest.mark.parametrize("name", ["scenes-64", "textured-128"])
+def test_photographs_are_unlike_the_scenes_of_the_bundled_models(run_slotlab, tmp_path, name):
+    assert run_slotlab("data", "samples", tmp_path / "in")[0] == 0
+    rendered = slotlab.render(
+        [3], variant="plain" if name == "scenes-64" else "textured", resolution=128, max_objects=6
+    )
+    write_png(Image.fromarray((rendered.image[0].permute(1, 2, 0) * 255).byte().numpy()), tmp_path / "in" / "scene.png")
+    printed = run_slotlab("segment", tmp_path / "in", "--model", name, "--out", tmp_path / "out")[1]
+    assert f"images are unlike those that {name} was trained on" in printed
+    assert "scene.png" not in printed
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from slotlab.cli import options
 from slotlab.cli.options import app, command, say, shown, speaks
 from slotlab.errors import ConfigError
 
-MOST_SHOWN = 20
+MOST_SHOWN, MOST_NAMED = 20, 3
 
 
 @command(app, shared=True)
@@ -55,7 +55,9 @@ def segment(
     from slotlab.checkpoints import load
     from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
+    from slotlab.released import model_folder
     from slotlab.segmenting import find_inputs, segment_steps
+    from slotlab.segmenting.usual import unusual, usual_of
 
     loaded = load(model, device)
     count, formats = len(find_inputs(images)[0]), format or []
@@ -68,6 +70,11 @@ def segment(
         say(f"skipped {outcome.image}: {outcome.reason}", error=True)
     if len(listing.skipped) > MOST_SHOWN:
         say(f"... and {len(listing.skipped) - MOST_SHOWN} more, see {out / 'segments.csv'}", error=True)
+    usual = usual_of(model_folder(model)) if speaks() else None
+    if usual is not None and (odd := unusual(listing, out, usual)):
+        named = ", ".join(odd[:MOST_NAMED]) + (", ..." if len(odd) > MOST_NAMED else "")
+        remedy = "do not trust its masks there; try the model photos, or train on images like these"
+        say(f"note: {len(odd)} of {count} images are unlike those that {model} was trained on ({named}): {remedy}")
     counts = f"{listing.count('written')} written, {listing.count('kept')} kept, {len(listing.skipped)} skipped"
     say(f"segments: {out}; {counts}; masks: {listing.protocol['mask_source']}; listed in {out / 'segments.csv'}")
 

@@ -274,12 +274,15 @@ def _write(outcome: Outcome, fitted: Fitting | None, parts: Any, out: Path) -> O
     owners = owners_of(written_masks())
     for kind, picture in zip(("segmentation", "overlay"), drawn(pixels, owners), strict=True):
         write_png(picture, Path(f"{stem}_{kind}.png"))
+    arrays = {"slots": slots.numpy(), "size": np.array(fitted.size)}
+    arrays["share"] = np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(slots)] / owners.size
     if painted is not None:
+        seen = torch.from_numpy(fitted.shown(pixels)).permute(2, 0, 1) / 255
+        arrays["error"] = (painted - seen).square().mean().numpy()
         write_png(Image.merge("RGB", [_grey(fitted.onto_image(plane)) for plane in painted]), Path(f"{stem}.png"))
-    share = np.bincount(owners.ravel(), minlength=NO_SLOT + 1)[: len(slots)] / owners.size
     with replacing(f"{stem}.npz") as temporary, temporary.open("wb") as file:
         # The name of the image's file tells it from an image of another suffix.
-        np.savez(file, slots=slots.numpy(), share=share, size=np.array(fitted.size), image=np.array(image.name))
+        np.savez(file, image=np.array(image.name), **arrays)
     return outcome
 
 
