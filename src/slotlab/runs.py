@@ -45,16 +45,8 @@ def train(
     """
     if data is not None:
         overrides["data.source"] = str(data)
-    return fit(
-        run_config(preset, overrides),
-        out,
-        show_progress=show_progress,
-        resume=resume,
-        device=device,
-        devices=devices,
-        nodes=nodes,
-        profile=profile,
-    )
+    options = {"resume": resume, "device": device, "devices": devices, "nodes": nodes, "profile": profile}
+    return fit(run_config(preset, overrides), out, show_progress=show_progress, **options)
 
 
 def fit(config: RunConfig, folder: str | Path, *, show_progress: bool = True, **options: Any) -> Path:

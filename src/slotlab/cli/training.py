@@ -57,32 +57,21 @@ def train(
     from slotlab.config import RUN_FILE, parse_overrides, read_run_config, run_config
     from slotlab.distributed import place_among_processes
     from slotlab.reporting.tables import evaluate_command
-    from slotlab.runs import train
+    from slotlab.runs import fit, train
 
     settings = parse_overrides(changes or [])
-    mistaken = settings.keys() & signature(train).parameters.keys()
-    if mistaken:
-        raise ConfigError(
-            f"{min(mistaken)}: not a setting of a preset; options begin with --, see slotlab train --help"
-        )
+    if mistaken := settings.keys() & signature(train).parameters.keys():
+        remedy = "options begin with --, see slotlab train --help"
+        raise ConfigError(f"{min(mistaken)}: not a setting of a preset; {remedy}")
+    config = run_config(preset, settings | ({} if data is None else {"data.source": data}))
     if dry_run:
-        say(settings_table(run_config(preset, {**settings, **({"data.source": data} if data else {})})))
+        say(settings_table(config))
         return
     if out is None:
         raise ConfigError("--out: missing; name the folder of the run, or add --dry-run to see its settings")
     if resume and not (out / RUN_FILE).is_file():
         say(f"{out}: no run to resume; starting a new one")
-    train(
-        preset,
-        out=out,
-        data=data,
-        resume=resume,
-        device=device,
-        devices=devices,
-        nodes=nodes,
-        profile=profile,
-        **settings,
-    )
+    fit(config, out, resume=resume, device=device, devices=devices, nodes=nodes, profile=profile)
     if place_among_processes().is_first:  # of the processes that --devices started
         trained_on = read_run_config(out / RUN_FILE).data
         evaluation = evaluate_command(str(out), trained_on.source, trained_on.model_dump())
