@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows ASCII only
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except KeyboardInterrupt:

@@ -55,7 +55,7 @@ def data_table(found: "DataCheck") -> Group:
     for row in rows.items():
         table.add_row(*row)
     table.add_row("broken", Text(str(len(found.broken)), style="bold red" if found.broken else "green"))
-    lines = [Text(f"{count} images: {note}", style="yellow") for note, count in found.notes.items()]
+    lines = [Text(f"{count} of {found.count} images: {note}", style="yellow") for note, count in found.notes.items()]
     lines += [Text(file.reason) for file in found.broken[:MOST_BROKEN]]
     if len(found.broken) > MOST_BROKEN:
         lines.append(Text(f"... and {len(found.broken) - MOST_BROKEN} more"))
