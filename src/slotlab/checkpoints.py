@@ -74,7 +74,7 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
         model = model_from_config(config)
     except CheckpointError:
         raise
-    except Exception as error:  # of a constructor of ours or of diffusers, which a config has led astray
+    except Exception as error:  # of any constructor that a config has led astray
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
     model.load_state_dict(weights)
     return model.eval()
@@ -259,7 +259,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The config in a file; CheckpointError if a setting that was saved is gone, which a default would replace."""
+    """The config in a file; CheckpointError if a setting is gone, which a default would replace."""
     config = read_json(path, f"a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     saved = config.pop("settings", [])
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
@@ -281,7 +281,7 @@ def _names(config: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 @contextmanager
 def _as_large_as(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Raises ConfigError as soon as models made inside have many more or larger parameters than `weights`."""
+    """Raises ConfigError as soon as what is made inside has far more parameters than `weights`."""
     thread = threading.get_ident()
     left = [100 + 4 * len(weights), 2**24 + 4 * sum(tensor.numel() for tensor in weights.values())]
 
@@ -306,7 +306,7 @@ def _outline(config: Mapping[str, Any]) -> nn.Module:
     except (RuntimeError, TypeError) as error:
         if "meta" not in str(error):
             raise
-        return model_from_config(config)  # a part of the user's own that needs numbers when it is made
+        return model_from_config(config)  # a part of the user's own needs numbers when it is made
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -329,7 +329,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _check_fit(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError unless `weights` have names, shapes and kinds of number as `wanted`."""
+    """CheckpointError unless `weights` have the names, shapes and sort of numbers `wanted`."""
     problems = []
     for name in sorted(wanted.keys() | weights.keys()):
         if name not in weights or name not in wanted:

@@ -1,8 +1,8 @@
-"""Commands on trained models: models, publish."""
+"""Commands on trained models: models, publish, export."""
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -61,3 +61,28 @@ def publish(
     if folder.is_dir():
         say(f"published: {folder}, {size_of(folder) / 1e6:.1f} MB; read {folder / CARD_FILE}")
     say(f'from Python: slotlab.load("{name}")')
+
+
+@command(app)
+def export(
+    run: options.Run,
+    to: Annotated[Literal["onnx"], Option(help="The format.")] = "onnx",
+    out: Annotated[
+        Path | None, Option(metavar="FILE", help="Default: the model's name with the format's ending.")
+    ] = None,
+) -> None:
+    r"""Write a model in another format, and check that it gives the same numbers.
+
+    The ONNX file takes images [B, 3, R, R] in [0, 1] and gives slots, attention, masks and more.
+    This needs [bold]pip install 'slotlab\[onnx]'[/bold].
+
+    [bold]slotlab export textured-128 --to onnx --out textured-128.onnx[/bold]
+    """
+    from slotlab.checkpoints import load
+    from slotlab.exporting import export
+
+    path = out or Path(f"{Path(run).name}.{to}")
+    differences = export(load(run), path)
+    say(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; largest difference in onnxruntime {max(differences.values()):.1g}"
+    )

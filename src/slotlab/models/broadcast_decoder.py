@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import KernelSize, Positive, check_slots, configured
+from slotlab.models.building import KernelSize, Positive, check_slots, configured, full_precision
 from slotlab.models.position import PositionEmbedding, direction_grid
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
@@ -54,11 +54,11 @@ class BroadcastConvolution(nn.Module):
         """
         transposed = isinstance(convolution, nn.ConvTranspose2d)
         by_input = convolution.weight if transposed else convolution.weight.transpose(0, 1)
-        with torch.autocast(vectors.device.type, enabled=False):  # sums of few and small products
+        with full_precision(vectors):  # sums of few and small products
             taps = torch.einsum("mbd,dcij->mbijc", vectors, by_input[: vectors.shape[2]])
             across = torch.einsum("mbijc,bxj->mbixc", taps, self.columns).flatten(1, 2).flatten(2)
         same = shared.permute(0, 2, 3, 1).flatten(2)
-        cells = torch.baddbmm(same, self.rows.expand(len(vectors), -1, -1), across)
+        cells = torch.baddbmm(same, self.rows.expand(vectors.shape[0], -1, -1), across)
         return (cells.relu_() if rectify else cells).unflatten(2, (-1, convolution.out_channels)).permute(0, 3, 1, 2)
 
 
@@ -188,10 +188,9 @@ class SpatialBroadcastDecoder(nn.Module):
                 return cast(Tensor, again(lambda part: end(begin(part)), part))
             return end(cast(Tensor, again(begin, part)) if self.factored and len(parts) > 1 else begin(part))
 
-        many = len(slots)
+        parts = (placed,)
         if self.in_parts and not torch.compiler.is_compiling():
-            many = max(1, PIXELS_AT_ONCE["cpu" if slots.is_cpu else "gpu"] // self.pixels)
-        parts = placed.split(many)
+            parts = placed.split(max(1, PIXELS_AT_ONCE["cpu" if slots.is_cpu else "gpu"] // self.pixels))
         return torch.cat([paint(part) for part in parts])
 
     def _vectors(self, slots: Tensor) -> Tensor:

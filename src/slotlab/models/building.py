@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -108,7 +108,7 @@ SLACK = 1e-3  # beyond [0, 1], which interpolation may reach
 
 
 def check_images(images: Tensor, side: int, dtype: torch.dtype, values: bool) -> None:
-    """Raises ValueError unless `images` are [B, 3, side, side] of `dtype` and, with `values`, in [0, 1].
+    """ValueError unless `images` are [B, 3, side, side] of `dtype`; with `values`, in [0, 1].
 
     Under autocast any float of at most 32 bits will do. Values are not looked at in compiled or
     exported models.
@@ -141,6 +141,12 @@ def check_slots(slots: Tensor, dim: int) -> None:
             f"slots: expected [B, K, {dim}], got {list(slots.shape)}; take them from the encoder that "
             f"this model was trained with"
         )
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of `like`, where there is any: without, models can be exported."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import Positive, Resolution, check_images, configured
+from slotlab.models.building import Positive, Resolution, check_images, configured, full_precision
 from slotlab.models.fingerprint import weights_hash
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import draw_normal
@@ -89,6 +89,9 @@ class AutoencoderOutput:
     reconstruction: Tensor
     latents: Tensor
     regulariser: Tensor
+
+
+torch.export.register_dataclass(AutoencoderOutput, serialized_type_name="slotlab.AutoencoderOutput")
 
 
 @configured("autoencoder")
@@ -191,14 +194,14 @@ class LatentAutoencoder(nn.Module):
         return self.resolution // self.downsampling
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents, float32 [B, C, h, w], of images [B, 3, R, R] in [0, 1]; ValueError for others."""
+        """Latents, float32 [B, C, h, w], of images [B, 3, R, R] in [0, 1]."""
         self._check(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images):
             return (self._posterior(images.float())[0] - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images, float32 [B, 3, R, R], nominally in [0, 1] (not clamped), of such latents."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents):
             return self._decode(latents.float() / self.scale + self.shift)[0]
 
     def forward(self, images: Tensor, generator: Generators = None) -> AutoencoderOutput:

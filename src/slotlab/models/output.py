@@ -205,3 +205,7 @@ class FeatureOutput(SlotOutput):
     def feature_errors(self) -> Tensor:
         """Squared error of what the slots predict, mean over N and C: float32 [B]."""
         return (self.predicted.float() - self.features.float()).square().mean(dim=(1, 2))
+
+
+for made in (SlotOutput, DiffusionOutput, FeatureOutput):
+    torch.export.register_dataclass(made, serialized_type_name=f"slotlab.{made.__name__}")

@@ -26,4 +26,5 @@ def draw(
     """
     if isinstance(generator, Sequence):
         return torch.stack([distribution(tuple(shape), generator=one) for one in generator])
-    return distribution((batch, *shape), generator=generator)
+    chosen = {} if generator is None else {"generator": generator}  # a None cannot be exported
+    return distribution((batch, *shape), **chosen)

@@ -113,7 +113,7 @@ class NoiseSchedule(nn.Module):
 
 def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
     """Standard normal noise like `like` [B, ...]; for `generator` see `randomness.draw`."""
-    return draw(len(like), like.shape[1:], generator).to(like)
+    return draw(like.shape[0], like.shape[1:], generator).to(like)
 
 
 Sampler = Literal["ddpm", "ddim", "dpm-solver++"]

@@ -1,12 +1,13 @@
 """Slot Attention (Locatello et al. 2020, arXiv 2006.15055, algorithm 1), with proven options."""
 
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from slotlab.models.building import Positive, configured
+from slotlab.models.building import Positive, configured, full_precision
 from slotlab.models.randomness import Generators, draw
 
 
@@ -94,15 +95,16 @@ class SlotAttention(nn.Module):
         """
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features):
             keys, values = keys.to(self.start.dtype), values.to(self.start.dtype)
-            start = slots = self.initial_slots(len(features), generator)
+            start = slots = self.initial_slots(features.shape[0], generator)
             maps = []
             for iteration in range(self.iterations):
-                last = iteration == self.iterations - 1
-                if self.gradient == "last-iteration" and last:
+                last, short = iteration == self.iterations - 1, self.gradient == "last-iteration"
+                if short and last:
                     slots = slots.detach() + start - start.detach()
-                with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.gradient == "full")):
+                skipped = short and not last and not torch.compiler.is_exporting()
+                with torch.no_grad() if skipped else nullcontext():
                     slots, attention = self.iterate(slots, keys, values)
                 maps.append(attention)
         return slots, torch.stack(maps, dim=1)

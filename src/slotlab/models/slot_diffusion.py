@@ -176,7 +176,7 @@ class SlotDiffusion(SlotModelBase):
         sampling: SamplingSettings | None = None,
         previews: bool = True,
     ) -> Generator[Step, None, tuple[Tensor, Tensor]]:
-        """`paint` as a generator: yields (steps done, steps, images as they may become) after each step."""
+        """`paint` as a generator: yields (steps done, steps, expected images) after each step."""
         images = yield from self._image_steps(slots, generator, sampling, previews)
         return images, self._resized(self.cross_attention_masks(self.latents(images), slots, generator))
 
@@ -265,7 +265,7 @@ class SlotDiffusion(SlotModelBase):
             attention=attention,
             attention_grid=self.encoder.grid,
             masks=self._resized(attention[:, -1].unflatten(2, self.encoder.grid)),
-            reconstruction=attention.new_empty(len(images), 3, 0, 0),
+            reconstruction=attention.new_empty(images.shape[0], 3, 0, 0),
         )
 
     def _resized(self, soft: Tensor) -> Tensor:

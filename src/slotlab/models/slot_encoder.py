@@ -182,7 +182,7 @@ class SlotModelBase(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R] in [0, 1] and masks [B, K, R, R] of any slots [B, K, D].
 
-        Slot diffusion samples: `generator` decides the noise, `sampling` is the config's by default.
+        Slot diffusion samples: `generator` decides the noise; `sampling` is by default its own.
         """
         return finish(cast(Any, self).paint_steps(slots, generator, sampling, previews=False))
 
