@@ -126,6 +126,12 @@ def test_json_is_read_back_and_faults_name_file_and_remedy(tmp_path):
         read_json(path, "write it", DataError)
 
 
+def test_a_link_to_itself_is_replaced(tmp_path):
+    (tmp_path / "scores.json").symlink_to(tmp_path / "scores.json")
+    write_json(tmp_path / "scores.json", {"count": 1})
+    assert read_json(tmp_path / "scores.json", "") == {"count": 1}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
 def test_a_named_pipe_in_the_place_of_a_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "config.json")

@@ -53,7 +53,7 @@ def replacing(path: str | Path, *, synced: bool = False, size: int = 0) -> Itera
         ...     print([path.name for path in Path(folder).iterdir()])
         ['notes.txt']
     """
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))  # no error for a link to itself, which is replaced
     if path.is_mount():
         raise DataError(f"{path}: is a mount point and cannot be replaced; name a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)

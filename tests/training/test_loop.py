@@ -136,12 +136,24 @@ def test_resuming_with_other_settings_is_refused(run, squares, tiny_preset):
 
 
 @pytest.mark.parametrize(
-    "damage", [{"step": "six"}, {"rows": None}, {"model": {}}, {"optimizer": {"state": {}}}, {"losses": [1]}, "no dict"]
+    "damage",
+    [
+        {"step": "six"},
+        {"rows": None},
+        {"model": {}},
+        {"optimizer": {"state": {}}},
+        {"losses": [1]},
+        "a moment",
+        "no dict",
+    ],
 )
 def test_a_trainer_state_that_does_not_fit_names_the_remedy(run, squares, tiny_preset, tmp_path, damage):
     folder = shutil.copytree(run, tmp_path / "run")
     newest = newest_checkpoint(folder)
     state = torch.load(newest / "trainer.pt", weights_only=True)
+    if damage == "a moment":
+        state["optimizer"]["state"][0]["exp_avg"] = 2
+        damage = state
     torch.save(state | damage if isinstance(damage, dict) else damage, newest / "trainer.pt")
     with pytest.raises(CheckpointError, match=r"trainer.pt: damaged .*; remove .*step-00000012 to resume from"):
         fit(config(tiny_preset, squares), folder, resume=True)

@@ -217,6 +217,10 @@ class Run:
         with _remedy(checkpoint / TRAINER_FILE):
             self.trained.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            for parameter, state in self.optimizer.state.items():
+                shapes = {name: getattr(value, "shape", None) for name, value in state.items()}
+                if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+                    raise TypeError("optimizer")
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
             for name in RESUMED:
