@@ -259,7 +259,7 @@ def grid(
     wanted = [text_width(heading.title, TEXT) + (16 if heading.chip else 0) for heading in headings]
     wanted += [text_width(heading.note, SMALL) for heading in headings]
     wanted += [text_width(line, SMALL) for cell in cells for line in cell.caption.split("\n")]
-    column = max([width, *wanted]) + GAP
+    column = max(width, max(wanted) + GAP) + GAP
     left = MARGIN + (max(text_width(label, TEXT) for label in labels) + 2 * GAP if labels else 0)
     top = MARGIN + LINE * (2 if any(heading.note for heading in headings) else 1) + GAP
     line = height + caption + GAP
