@@ -30,7 +30,7 @@ from slotlab.studio.components import ASSETS, at_once, at_work
 from slotlab.studio.compose_view import compose_view
 from slotlab.studio.edit_view import edit_view
 from slotlab.studio.image_chooser import FIRST_EXAMPLE, ChosenImage, image_choosers
-from slotlab.studio.loaded_models import LoadedModel
+from slotlab.studio.loaded_models import LoadedModel, model_of_uploads
 from slotlab.studio.look_view import compare_view, look_view
 from slotlab.studio.runs_view import runs_view
 
@@ -90,6 +90,10 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
 
         inputs = [model, image, active, refreshed, *(view.state for view in views.values())]
         outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
+        if uploads := model_of_uploads(models):
+            *choosers, read = choosers
+            chosen = lambda now: gr.Dropdown(value=uploads) if now == "Look" else gr.skip()  # noqa: E731
+            choosers.append(at_once(read.success, chosen, active, model))
         for event in (*(made.success for made in choosers), model.input):
             at_work(event, shown, inputs, outputs)
         for tab, view in views.items():

@@ -22,7 +22,7 @@ from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.studio import components
 from slotlab.studio.components import View, at_once, at_work, button, note, png
-from slotlab.studio.edit_session import zipped
+from slotlab.studio.edit_session import CANNOT_PAINT, zipped
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.slot_figure import THUMBNAIL, around, photograph
@@ -96,7 +96,7 @@ class SlotImages:
 
 def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     """Builds the view."""
-    images = {one.name: SlotImages(one.model, one.library) for one in models if one.library is not None}
+    images = {one.name: SlotImages(one.painting, one.library) for one in models if one.painting and one.library}
     state = gr.State(None)
     missing = gr.HTML(note(NO_LIBRARY), visible=False, elem_id="sl-compose-missing")
     with gr.Column() as whole:
@@ -185,7 +185,8 @@ def compose_view(model: gr.Dropdown, models: Sequence[LoadedModel]) -> View:
     def refresh(loaded: LoadedModel, _: ChosenImage, earlier: Composing | None) -> dict[Any, Any]:
         slots = images.get(loaded.name)
         now = earlier or Composing(loaded.name, () if slots is None else (slots.background,))
-        shown = {state: now, missing: gr.HTML(visible=slots is None), whole: gr.Column(visible=slots is not None)}
+        why = note(NO_LIBRARY if loaded.painting else CANNOT_PAINT)
+        shown = {state: now, missing: gr.HTML(why, visible=slots is None), whole: gr.Column(visible=slots is not None)}
         if slots is None:
             return shown
         shown |= {concepts: _concepts(slots, now.pages), parts: _parts(now.rows, slots)}

@@ -28,6 +28,7 @@ from slotlab.studio.slot_figure import group, look_colours, more_colours, pane, 
 MOST_STEPS = 50
 LEAST_SIDE = 512  # of the image to download
 COPY_OFFSET = 0.12  # of the side: where a copy is put if the model can move it
+CANNOT_PAINT = "This model finds objects but cannot paint them. Choose another one, such as textured-128."
 HINT = "Click on an object to select it. Delete removes it, Ctrl+Z undoes the last step."
 KEYS = {"Delete": "sl-remove", "Backspace": "sl-remove", "z": "sl-undo", "Z": "sl-redo", "y": "sl-redo"}
 
@@ -82,6 +83,8 @@ class Editing:
 
 def begin(loaded: LoadedModel, chosen: ChosenImage) -> Editing:
     """An image before the first edit."""
+    if loaded.painting is None:
+        raise ConfigError(CANNOT_PAINT)
     image, mask = chosen.at(loaded.model.resolution)
     scene = edits.read_scene(loaded.model, image)
     slots = edits.keep(scene, range(len(scene.slots)))

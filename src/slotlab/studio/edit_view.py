@@ -30,43 +30,45 @@ NO_LIBRARY = "No concepts: start the studio with --library FOLDER to draw object
 def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
     """Builds the view."""
     state = gr.State(None)
-    with gr.Row(elem_classes="sl-tools"):
-        remove, duplicate = button("Remove", "sl-remove"), button("Duplicate", "sl-duplicate")
-        move = button("Move", "sl-move", visible=False)
-        undo, redo = button("Undo", "sl-undo", min_width=80), button("Redo", "sl-redo", min_width=80)
-        restart = button("Start again", "sl-restart", min_width=100)
-        stop = button("Stop painting", "sl-stop", variant="stop", min_width=110, visible=False)
-    gr.HTML(note(TOOLS))
-    status = gr.HTML(note(""), elem_id="sl-edit-status")
-    figure = components.figure(elem_id="sl-edit")
-    with gr.Row(elem_classes="sl-tools", visible=False) as resizing:
-        size = gr.Slider(0.5, 2.0, value=1.25, step=0.05, label="Size", info="Factor.", elem_id="sl-size")
-        resize = button("Resize", "sl-resize")
-    with gr.Accordion("Objects from elsewhere", open=False, elem_id="sl-elsewhere"), gr.Row():
-        with gr.Column(min_width=240):
-            choosers = image_choosers("sl-other-upload", other_image := gr.State(None))
-        with gr.Column(min_width=260):
-            other = components.figure(elem_id="sl-other", elem_classes="sl-small")
-            put = button("Replace the selected object by it", "sl-put")
-            add = button("Add it to the scene", "sl-add")
-            background = button("Take this image's background", "sl-background")
-        with gr.Column(min_width=220):
-            no_library = gr.HTML(note(NO_LIBRARY), elem_id="sl-no-library")
-            with gr.Column(visible=False) as concepts:
-                info = "One of its members replaces the selected object."
-                concept = gr.Dropdown([], label="Concept", info=info)
-                member = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another member.")
-                draw = button("Replace the selected object", "sl-draw")
-    with gr.Accordion("Sampling", open=False, visible=False, elem_id="sl-sampling") as sampling, gr.Row():
-        steps = gr.Slider(1, MOST_SAMPLING_STEPS, value=5, step=1, label="Steps", info="More take longer.")
-        sampler = gr.Dropdown(list(SAMPLERS), value="dpm-solver++", label="Sampler", info="How noise is removed.")
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another sample.")
-        again = gr.Button("Paint again", min_width=100, elem_id="sl-again")
-    with gr.Row(elem_classes="sl-tools"):
-        save_png = button("Download PNG", "sl-save-png")
-        save_slots = button("Download slots (.npz)", "sl-save-npz")
-        save_all = button("Download all (.zip)", "sl-save-all")
-    gr.HTML(note(FILES))
+    cannot = gr.HTML(note(edit_session.CANNOT_PAINT), visible=False, elem_id="sl-cannot-paint")
+    with gr.Column() as whole:
+        with gr.Row(elem_classes="sl-tools"):
+            remove, duplicate = button("Remove", "sl-remove"), button("Duplicate", "sl-duplicate")
+            move = button("Move", "sl-move", visible=False)
+            undo, redo = button("Undo", "sl-undo", min_width=80), button("Redo", "sl-redo", min_width=80)
+            restart = button("Start again", "sl-restart", min_width=100)
+            stop = button("Stop painting", "sl-stop", variant="stop", min_width=110, visible=False)
+        gr.HTML(note(TOOLS))
+        status = gr.HTML(note(""), elem_id="sl-edit-status")
+        figure = components.figure(elem_id="sl-edit")
+        with gr.Row(elem_classes="sl-tools", visible=False) as resizing:
+            size = gr.Slider(0.5, 2.0, value=1.25, step=0.05, label="Size", info="Factor.", elem_id="sl-size")
+            resize = button("Resize", "sl-resize")
+        with gr.Accordion("Objects from elsewhere", open=False, elem_id="sl-elsewhere"), gr.Row():
+            with gr.Column(min_width=240):
+                choosers = image_choosers("sl-other-upload", other_image := gr.State(None))
+            with gr.Column(min_width=260):
+                other = components.figure(elem_id="sl-other", elem_classes="sl-small")
+                put = button("Replace the selected object by it", "sl-put")
+                add = button("Add it to the scene", "sl-add")
+                background = button("Take this image's background", "sl-background")
+            with gr.Column(min_width=220):
+                no_library = gr.HTML(note(NO_LIBRARY), elem_id="sl-no-library")
+                with gr.Column(visible=False) as concepts:
+                    info = "One of its members replaces the selected object."
+                    concept = gr.Dropdown([], label="Concept", info=info)
+                    member = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another member.")
+                    draw = button("Replace the selected object", "sl-draw")
+        with gr.Accordion("Sampling", open=False, visible=False, elem_id="sl-sampling") as sampling, gr.Row():
+            steps = gr.Slider(1, MOST_SAMPLING_STEPS, value=5, step=1, label="Steps", info="More take longer.")
+            sampler = gr.Dropdown(list(SAMPLERS), value="dpm-solver++", label="Sampler", info="How noise is removed.")
+            seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed, another sample.")
+            again = gr.Button("Paint again", min_width=100, elem_id="sl-again")
+        with gr.Row(elem_classes="sl-tools"):
+            save_png = button("Download PNG", "sl-save-png")
+            save_slots = button("Download slots (.npz)", "sl-save-npz")
+            save_all = button("Download all (.zip)", "sl-save-all")
+        gr.HTML(note(FILES))
     download = components.download()
     settings, painting = [state, model, steps, sampler, seed], [state, figure, status, stop]
 
@@ -154,6 +156,8 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         at_work(clicked.click, partial(saved, name), state, download)
 
     def refresh(loaded: LoadedModel, chosen: ChosenImage, earlier: Editing | None) -> dict[Any, Any]:
+        if loaded.painting is None:
+            return {state: None, cannot: gr.HTML(visible=True), whole: gr.Column(visible=False)}
         now, defaults = earlier or edit_session.begin(loaded, chosen), loaded.sampling or SamplingSettings()
         sizes = [] if loaded.library is None else loaded.library.sizes
         names = [
@@ -162,6 +166,8 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         ]
         return {
             **shown(now),
+            cannot: gr.HTML(visible=False),
+            whole: gr.Column(visible=True),
             move: gr.Button(visible=loaded.can_move),
             resizing: gr.Row(visible=loaded.can_move),
             sampling: gr.Accordion(visible=loaded.sampling is not None),
@@ -173,7 +179,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
             other: components.NO_GROUPS if now.other is None else edit_session.other_figure(now.other),
         }
 
-    outputs = [*painting, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other]
+    outputs = [*painting, cannot, whole, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other]
     return View("Edit", outputs, refresh, state=state)
 
 

@@ -1,6 +1,7 @@
 """Choosing an image: an upload, an example, or a new scene with its true objects."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class RenderedScene:
         """What the page calls it."""
         return f"{self.variant} scene {self.seed}, {self.objects} objects"
 
+    @lru_cache(maxsize=32)  # noqa: B019 (they are few and small)
     def at(self, resolution: int) -> tuple[Tensor, Tensor | None]:
         """The image [3, R, R] in [0, 1] and its true mask, int64 [R, R].
 

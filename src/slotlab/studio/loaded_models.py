@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
 from slotlab.composition.library import LIBRARY_FILE
 from slotlab.errors import CheckpointError
-from slotlab.models import PaintingModel, SlotDiffusion, that_paints
+from slotlab.models import FeatureGrouping, PaintingModel, SlotDiffusion, SlotModel, with_slots
+from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, PHOTOS, library_folder, model_folder, released_names
 
@@ -16,8 +18,14 @@ FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page ope
 
 
 def bundled_models() -> list[str]:
-    """Names of the bundled models that paint, the one that the page opens with first."""
-    return sorted((name for name in released_names() if name != PHOTOS), key=lambda name: name != FIRST_MODEL)
+    """Names of the bundled models, the one that the page opens with first."""
+    names = (name for name in released_names() if name != PHOTOS or find_spec(PACKAGE))
+    return sorted(names, key=lambda name: name != FIRST_MODEL)
+
+
+def model_of_uploads(models: Sequence["LoadedModel"]) -> str | None:
+    """The name of the model that first looks at an uploaded image; None for the one in use."""
+    return next((one.name for one in models if one.name == PHOTOS), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +33,7 @@ class LoadedModel:
     """A model under the name that the page shows, and its concept library, if it has one."""
 
     name: str
-    model: PaintingModel
+    model: SlotModel
     library: ConceptLibrary | None = None
 
     @property
@@ -34,15 +42,22 @@ class LoadedModel:
         return self.model.sampling if isinstance(self.model, SlotDiffusion) else None
 
     @property
+    def painting(self) -> PaintingModel | None:
+        """The model, if it paints images from slots."""
+        return None if isinstance(self.model, FeatureGrouping) else self.model
+
+    @property
     def can_move(self) -> bool:
         """Whether objects can be moved and resized."""
         return hasattr(self.model, "move")
 
     def describe(self) -> str:
         """One line on the model."""
-        kind = "slot diffusion" if self.sampling else "slot autoencoder"
         iterations, side = self.model.describe()["iterations"], self.model.resolution
-        return f"{kind}, {side} × {side} pixels, {self.model.slots} slots, {iterations} iterations"
+        size = f"{side} × {side} pixels, {self.model.slots} slots"
+        if self.painting is None:
+            return f"groups of frozen features, {size}; it finds objects but cannot paint them"
+        return f"{'slot diffusion' if self.sampling else 'slot autoencoder'}, {size}, {iterations} iterations"
 
 
 def open_models(
@@ -66,7 +81,7 @@ def open_models(
         >>> loaded.library.concepts, loaded.can_move
         (7, False)
     """
-    loaded = [that_paints(load(source, device), source) for source in models]
+    loaded = [with_slots(load(source, device), source) for source in models]
     made_by, found = [fingerprint(model) for model in loaded], {}
     own = [model_folder(source) / LIBRARY_FOLDER for source in models]
     own = [folder for folder in own if (folder / LIBRARY_FILE).is_file()]

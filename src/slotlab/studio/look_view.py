@@ -20,7 +20,7 @@ COMPARE_HINT = "Point at a place to see which slot each model has there; click t
 ONE_MODEL = "Only one model is loaded. To compare several: slotlab studio --model runs/first --model runs/second"
 CAPTION = (
     "Scores of this one image, at the model's resolution; 1 is best. ARI counts the background, FG-ARI does not: read "
-    "them together. A dash: the true objects are unknown."
+    "them together. A dash: the true objects are unknown, or the model cannot paint."
 )
 
 
@@ -63,7 +63,8 @@ def _seen_by(models: Sequence[LoadedModel], image: ChosenImage, hint: str) -> tu
     reference, rows, groups = seen[0].segmentation()[None, None].float(), [], []
     for model, one in zip(models, seen, strict=True):
         scores = one.scores()
-        errors = [f"{one.errors()[name]:{digits}}" for name, digits in ERRORS.items()]
+        found = one.errors()  # none of these if it does not paint
+        errors = [f"{found[name]:{digits}}" if name in found else "–" for name, digits in ERRORS.items()]
         for title in one.output.segmentations():
             values = [f"{scores[title][name]:z.3f}" if scores else "–" for name in SCORES]
             rows.append([title if len(models) == 1 else f"{model.name}, {title}", *values, *errors])

@@ -11,6 +11,7 @@ from slotlab.composition.edits import Scene
 from slotlab.figures import grid
 from slotlab.figures.grid import PALETTE, Colours, data_uri, matched_colours, slot_colours, true_colours
 from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP, Look
+from slotlab.models import FeatureOutput
 
 THUMBNAIL = 96
 
@@ -99,6 +100,8 @@ def look_group(seen: Look, colours: Colours, title: str, text: str) -> dict[str,
         pane("Error", heat, owners, note=f"black: none, yellow: {ERROR_TOP:g} or more of the range"),
         _attention_pane(seen, image),
     ]
+    if isinstance(output, FeatureOutput):
+        del panes[2]  # it shows features, not the image
     if seen.mask is not None:
         objects = data_uri(grid.label_map(seen.mask, true_colours(seen.mask), (size, size)))
         panes.insert(1, pane("True objects", objects, note="used for scores and colours, never for learning"))
@@ -118,4 +121,5 @@ def _attention_pane(seen: Look, image: str) -> dict[str, Any]:
         labels = levels(output.attention_masks(iteration)[0].argmax(dim=0))
         frames.append({"labels": labels, "heat": {"side": maps.shape[-1], "maps": heat}})
     note = "the slot with the most attention; select a slot to see its attention alone"
-    return {**pane("Slot attention", image, note=note, tint=True), "frames": frames}
+    title = "Feature masks" if isinstance(output, FeatureOutput) else "Slot attention"
+    return {**pane(title, image, note=note, tint=True), "frames": frames}
