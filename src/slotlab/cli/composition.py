@@ -33,7 +33,8 @@ def fit(
 ) -> None:
     """Make a concept library: group the slots of a data set by K-means.
 
-    [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out runs/first/concepts[/bold]
+    [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out
+    runs/first/concepts[/bold]
     """
     from slotlab.checkpoints import load
     from slotlab.composition import fit_library_steps
@@ -126,11 +127,13 @@ def compose(
 ) -> None:
     """Compose new images from slots of many images.
 
-    [bold]slotlab compose runs/first runs/first/concepts --protocol scene --count 100 --out new[/bold]
+    [bold]slotlab compose runs/first runs/first/concepts --protocol scene --count 100 --out
+    new[/bold]
 
     [bold]slotlab compose scenes-64 scenes-64 --concept 0 --concept 3 --concept 3 --out two[/bold]
 
-    [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features efficientnet-lite0[/bold]
+    [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features
+    efficientnet-lite0[/bold]
     """
     from slotlab.checkpoints import load
     from slotlab.composition import ConceptLibrary, compose_steps, score_compositions_steps

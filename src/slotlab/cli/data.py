@@ -32,8 +32,8 @@ def write(
 
     [bold]slotlab scenes write data/scenes --variant textured --count 200 --size 128[/bold]
 
-    These are the first test scenes of scenes:VARIANT with the same seed (whose default is 0). Do not train on
-    scenes:VARIANT with the seed that you test on.
+    These are the first test scenes of scenes:VARIANT with the same seed (whose default is 0). Do
+    not train on scenes:VARIANT with the seed that you test on.
     """
     from slotlab.data.scenes import write_scenes_steps
 
@@ -71,12 +71,13 @@ def pack(
         str | None, Option(metavar="RUN|NAME", help="Also pack the latents of this autoencoder.")
     ] = None,
 ) -> None:
-    """Pack a data set, cropped and resized, into a memory-mapped cache that is read without decoding.
+    """Pack a data set, cropped and resized, into a memory-mapped cache.
 
     [bold]slotlab data pack data/clevrtex data/clevrtex-128 --resolution 128[/bold]
 
-    For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count 10000
-    --max-objects 6 --latents runs/latents[/bold]; training then skips the autoencoder's encoder.
+    For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count
+    10000 --max-objects 6 --latents runs/latents[/bold]; training then skips the autoencoder's
+    encoder.
     """
     from slotlab.data.packing import pack_steps
 

@@ -25,7 +25,8 @@ def evaluate(
 
     The scores of a run are also written to metrics.json in its folder.
 
-    [bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] (the data of scenes-32)
+    [bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] (the data of
+    scenes-32)
 
     [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
@@ -68,10 +69,11 @@ def diagnose(
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
-    """Find out what is wrong with a model's slots, which setting to try, and where each slot owns the pixels.
+    """Find out what is wrong with a model's slots, which setting to try, and where slots own pixels.
 
-    Detects collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background in pieces, soft
-    masks, and attention that does not settle. Some of it needs true masks. docs/diagnostics.md explains each number.
+    Detects collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background
+    in pieces, soft masks, and attention that does not settle. Some of it needs true masks.
+    docs/diagnostics.md explains each number.
 
     [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
     """
@@ -117,7 +119,7 @@ def report(
         list[Path] | None, Option("--composition", metavar="DIR", help="Output of `compose`; may be repeated.")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML file with a run's images, scores, protocol, curves and settings.
+    """Write one HTML file with a run's images, scores, protocol, curves and settings.
 
     The images are those of the run's own data, or of --data.
 
@@ -140,7 +142,7 @@ def fid(
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
-    """Compare two folders of images: Frechet distance (clean-FID) and kernel distance (KID), with their protocol.
+    """Compare two folders of images: Frechet (clean-FID) and kernel distance (KID).
 
     [bold]slotlab fid data/val generated --features efficientnet-lite0[/bold]
     """

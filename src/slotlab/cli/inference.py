@@ -34,23 +34,27 @@ def segment(
 
     [bold]slotlab segment photos --out segments[/bold]
 
-    For each image it writes, at the image's own size: NAME_segmentation.png (palette image: the slot that owns each
-    pixel), NAME_overlay.png, NAME_0.png, NAME_1.png, ... (grey mask of each slot), NAME.npz (slots) and, if the model
-    paints, NAME.png (reconstruction); and segments.csv, which lists what was written and skipped.
+    For each image it writes, at the image's own size: NAME_segmentation.png (palette image: the
+    slot that owns each pixel), NAME_overlay.png, NAME_0.png, NAME_1.png, ... (grey mask of each
+    slot), NAME.npz (slots) and, if the model paints, NAME.png (reconstruction); and segments.csv,
+    which lists what was written and skipped.
 
-    The default model, photos, is for photographs of any size. It groups what looks or means alike and names no
-    classes. Its network, EfficientNet-Lite0, comes with the extra `vision` and was trained with ImageNet's labels.
-    Trained models of slotlab know rendered scenes: --model textured-128, or a run folder.
+    The default model, photos, is for photographs of any size. It groups what looks or means alike
+    and names no classes. Its network, EfficientNet-Lite0, comes with the extra `vision` and was
+    trained with ImageNet's labels. Trained models of slotlab know rendered scenes: --model
+    textured-128, or a run folder.
 
-    --format adds other files: cutouts (NAME_cutout_0.png, ...: each segment on a transparent ground), coco (coco.json
-    with run-length masks), yolo or labelme (folders of polygons). A later run of the same command can add one.
+    --format adds other files: cutouts (NAME_cutout_0.png, ...: each segment on a transparent
+    ground), coco (coco.json with run-length masks), yolo or labelme (folders of polygons). A later
+    run of the same command can add one.
 
-    Images are first turned upright (EXIF). Other models than photos take squares. letterbox resizes the longer side
-    and fills the rest with repeated border pixels; it gave the best masks (docs/segment.md). stretch changes the
-    proportions. crop takes the centred square; pixels outside it belong to no slot (255, black).
+    Images are first turned upright (EXIF). Other models than photos take squares. letterbox resizes
+    the longer side and fills the rest with repeated border pixels; it gave the best masks
+    (docs/segment.md). stretch changes the proportions. crop takes the centred square; pixels
+    outside it belong to no slot (255, black).
 
-    NAME is the image's path below the common folder of all IMAGES, without suffix. Images that cannot be read, or have
-    more than 67 million pixels, are skipped and listed.
+    NAME is the image's path below the common folder of all IMAGES, without suffix. Images that
+    cannot be read, or have more than 67 million pixels, are skipped and listed.
     """
     from slotlab.checkpoints import load
     from slotlab.distributed import place_among_processes
@@ -88,7 +92,7 @@ def show(
     seed: options.Seed = 0,
     device: options.Device = "auto",
 ) -> None:
-    """Draw what a model makes of images: reconstruction, error, masks, every slot, and attention by iteration.
+    """Draw what a model makes of images: reconstruction, error, masks, slots, and attention.
 
     [bold]slotlab show photo.jpg --out figures[/bold]
 
@@ -121,15 +125,17 @@ def studio(
     browser: Annotated[bool, Option(help="Open the page in a browser.")] = True,
     device: options.Device = "auto",
 ) -> None:
-    """Open the studio in a browser: see the objects that a model finds, edit them, and compose new images.
+    """Open the studio in a browser: see the objects that a model finds, edit and compose them.
 
-    It shows the bundled models unless --model names others, each with the concept library in its folder.
+    It shows the bundled models unless --model names others, each with the concept library in its
+    folder.
 
     [bold]slotlab studio[/bold]
 
     [bold]slotlab studio --model runs/first --library runs/first/concepts --runs runs[/bold]
 
-    The page is served on this computer only (127.0.0.1). It needs the extra `studio`, which brings Gradio.
+    The page is served on this computer only (127.0.0.1). It needs the extra `studio`, which brings
+    Gradio.
     """
     try:
         from slotlab.studio import bundled_models, open_models, running

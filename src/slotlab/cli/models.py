@@ -17,7 +17,8 @@ def models(
 ) -> None:
     """List the trained models that come with slotlab, and the presets for training others.
 
-    [bold]slotlab models textured-128[/bold] prints how that model was trained, its scores, limits and licence.
+    [bold]slotlab models textured-128[/bold] prints how that model was trained, its scores, limits
+    and licence.
     """
     if name is None:
         from slotlab.reporting.tables import preset_table, released_table
@@ -43,7 +44,7 @@ def publish(
     private: Annotated[bool, Option("--private", help="Make a new repository on the hub private.")] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Release a model: float16 weights, scores, images, concept library and a card, in a folder or on the hub.
+    """Release a model, in a folder or on the hub: float16 weights, scores, images, library and card.
 
     --data says where the run's data set is now, if it was moved.
 

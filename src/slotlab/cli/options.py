@@ -1,11 +1,12 @@
-"""What the commands share: the application, each common option declared once, progress bars and messages."""
+"""What the commands share: the application, common options, progress bars and messages."""
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from inspect import Parameter, signature
+from inspect import Parameter, cleandoc, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -155,7 +156,7 @@ Threads = Annotated[int, Option(min=0, help="CPU threads per process; 0: all cor
 
 
 class ModelCommand(TyperCommand):
-    """A command on one model, whose name comes first or as `--model`, as in the commands on images."""
+    """A command on one model, whose name comes first or as `--model`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Makes `--model NAME` the first word."""
@@ -171,9 +172,9 @@ class ModelCommand(TyperCommand):
 def command(group: typer.Typer, name: str | None = None, *, shared: bool = False) -> Callable[[Command], Command]:
     """Adds a function as a command.
 
-    A parameter whose type is a dataclass becomes one option per field. A command with `device` also gets `--threads`,
-    and the function receives a checked device ("cpu" or "cuda"). If the first parameter is `run`, it may be given as
-    `--model`.
+    A parameter whose type is a dataclass becomes one option per field. A command with `device` also
+    gets `--threads`, and the function receives a checked device ("cpu" or "cuda"). If the first
+    parameter is `run`, it may be given as `--model`.
 
     Args:
         group: the application, or a group of commands in it.
@@ -217,7 +218,8 @@ def command(group: typer.Typer, name: str | None = None, *, shared: bool = False
 
         ordered = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         run.__signature__ = signature(function).replace(parameters=ordered)  # pyright: ignore[reportAttributeAccessIssue]
-        group.command(name, cls=ModelCommand if on_model else None)(run)
+        text = re.sub(r"(?<!\n)\n(?!\n)", " ", cleandoc(function.__doc__ or ""))  # for terminals of any width
+        group.command(name, cls=ModelCommand if on_model else None, help=text)(run)
         return function
 
     return add
@@ -240,7 +242,7 @@ def _processes() -> int:
 
 
 def speaks() -> bool:
-    """Whether this process prints and writes: it is alone or the first of those torchrun started."""
+    """Whether this process prints and writes: the only or first of those torchrun started."""
     return _processes() == 1 or os.environ.get("RANK") == "0"
 
 
@@ -283,8 +285,8 @@ def shown(description: str, total: int | None, steps: Generator[Any, None, T]) -
     Args:
         description: of the work, such as "evaluating".
         total: number of items, if it is known.
-        steps: yields the number of items done since the last yield; or, for work in stages, tuples of the stage's
-            description, the number of items done in it, and its total (or None).
+        steps: yields the number of items done since the last yield; or, for work in stages, tuples
+            of the stage's description, the number of items done in it, and its total (or None).
 
     Example:
         >>> def work():

@@ -164,7 +164,7 @@ def segment_image(
 def take_apart(
     model: SlotModel, shown: Sequence[np.ndarray], mask_source: str, seed: int
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """Slots [K, D], masks [K, H, W] and reconstruction [3, H, W] in [0, 1], if the model paints, of each image.
+    """Slots [K, D], masks [K, H, W], any reconstruction [3, H, W] in [0, 1], of each image.
 
     The images are uint8 [H, W, 3]; what is random in one depends on `seed` alone.
     """
@@ -201,6 +201,6 @@ def owners_of(masks: Iterable[Tensor]) -> np.ndarray:
 
 
 def drawn(pixels: np.ndarray, owners: np.ndarray) -> tuple[Image.Image, Image.Image]:
-    """The slots `owners` uint8 [H, W] as a palette image (255 is black), and over the pixels [H, W, 3]."""
+    """The slots `owners` uint8 [H, W] as a palette image (255 is black), and over the pixels."""
     segmentation = palette_map(owners, {NO_SLOT: (0, 0, 0)})
     return segmentation, laid_over(Image.fromarray(pixels), owners, segmentation.convert("RGB"))

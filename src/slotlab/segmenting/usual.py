@@ -24,7 +24,7 @@ class Usual:
     """What 99 % of a model's own test images stay below."""
 
     error: float  # mean squared error of the reconstruction, in [0, 1] colours
-    distance: float = float("inf")  # of an image's slots from the nearest of `slots`, mean over slots
+    distance: float = float("inf")  # of slots from the nearest of `slots`, mean over an image
     slots: Tensor | None = None  # [N, D] of the model's concept library
 
     def covers(self, error: float, slots: Tensor) -> bool:
