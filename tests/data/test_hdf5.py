@@ -71,7 +71,12 @@ def test_values_from_other_files_broken_links_and_huge_images_are_refused(tmp_pa
     def huge(file):
         file.create_dataset("image", (20, 60_000, 60_000, 3), "u1", chunks=(1, 64, 64, 3))
 
+    def huge_mask(file):
+        file["image"] = np.zeros((20, 16, 16, 3), np.uint8)
+        file.create_dataset("mask", (20, 60_000, 60_000), "u1", chunks=(1, 64, 64))
+
     for write, message in (
+        (huge_mask, "'mask': 60,000x60,000 pixels; at most"),
         (storage, "'image' takes its values from another file"),
         (virtual, "'image' takes its values from another file"),
         (link, "'image' takes its values from another file"),

@@ -40,7 +40,9 @@ class Arrays(PixelDataset):
                 raise DataError(f"{path}: {image!r} is empty")
             if masks is not None and len(masks) != len(images):
                 raise DataError(f"{path}: {self._mask!r} has {len(masks)} rows, {image!r} {len(images)}")
-            _check_size(getattr(images, "shape", ())[1:] or images[0].shape, f"{path}: {image!r}")
+            for name, array in ((image, images), (self._mask, masks)):
+                if array is not None:
+                    _check_size(getattr(array, "shape", ())[1:] or array[0].shape, f"{path}: {name!r}")
         except DataError:
             raise
         except Exception as error:  # in damaged files h5py raises OSError, RuntimeError, KeyError, ValueError ...
