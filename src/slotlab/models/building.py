@@ -107,18 +107,19 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 SLACK = 1e-3  # beyond [0, 1], which interpolation may reach
 
 
-def check_images(images: Tensor, side: int, dtype: torch.dtype, values: bool) -> None:
+def check_images(images: Tensor, side: int, dtype: torch.dtype, values: bool, multiples: bool = False) -> None:
     """ValueError unless `images` are [B, 3, side, side] of `dtype`; with `values`, in [0, 1].
 
-    Under autocast any float of at most 32 bits will do. Values are not looked at in compiled or
-    exported models.
+    With `multiples` the sides need only be multiples of `side`. Under autocast any float of at most
+    32 bits will do. Values are not looked at in compiled or exported models.
     """
+    form = f"[B, 3, H, W], sides multiples of {side}," if multiples else f"[B, 3, {side}, {side}]"
     got, remedy = type(images).__name__, ""
     if not isinstance(images, Tensor):
         remedy = "make a tensor of them, e.g. torch.from_numpy(array)"
-    elif images.shape[1:] != (3, side, side) or images.ndim != 4:
+    elif images.ndim != 4 or images.shape[1] != 3 or not _fit(images.shape[2:], side, multiples):
         got, remedy = str(list(images.shape)), "resize them, or load a model of that resolution"
-        if images.shape == (3, side, side):
+        if images.ndim == 3 and images.shape[0] == 3 and _fit(images.shape[1:], side, multiples):
             remedy = "add a dimension for the batch: images[None]"
         elif images.ndim == 4 and images.shape[3] == 3:
             remedy = "put the channels second: images.permute(0, 3, 1, 2)"
@@ -131,7 +132,11 @@ def check_images(images: Tensor, side: int, dtype: torch.dtype, values: bool) ->
         if not (low >= -SLACK and high <= 1 + SLACK):  # NaN is neither
             got, remedy = f"values from {low:.3g} to {high:.3g}", "scale or clamp them, and remove NaN"
     if remedy:
-        raise ValueError(f"images: expected [B, 3, {side}, {side}] of {dtype} in [0, 1], got {got}; {remedy}")
+        raise ValueError(f"images: expected {form} of {dtype} in [0, 1], got {got}; {remedy}")
+
+
+def _fit(sides: torch.Size, side: int, multiples: bool) -> bool:
+    return all(n > 0 and n % side == 0 for n in sides) if multiples else sides == (side, side)
 
 
 def check_slots(slots: Tensor, dim: int) -> None:

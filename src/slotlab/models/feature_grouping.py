@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError
-from slotlab.models.building import configured
+from slotlab.models.building import check_images, configured
 from slotlab.models.efficientnet import open_efficientnet
 from slotlab.models.output import FeatureOutput
 from slotlab.models.randomness import Generators
@@ -128,10 +128,9 @@ class FeatureGrouping(nn.Module):
 
         The `generator` is not used: nothing is random.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % STRIDE or images.shape[3] % STRIDE:
-            raise ValueError(f"images: expected [B, 3, H, W], sides multiples of {STRIDE}, got {list(images.shape)}")
+        check_images(images, STRIDE, self.encoder.mean.dtype, values=True, multiples=True)
         grid = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
-        features = self.encoder(images.float())
+        features = self.encoder(images)
         shares = torch.stack([self._grouped(one, grid) for one in features.cpu()])
         maps = F.interpolate(shares.unflatten(2, grid), images.shape[2:], mode="bilinear")
         masks = torch.stack([snapped(soft, image) for soft, image in zip(maps, images.cpu(), strict=True)])
