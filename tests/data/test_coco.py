@@ -1,6 +1,7 @@
 """COCO in a miniature of its layout, compared with pycocotools."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -176,6 +177,20 @@ def test_bad_annotations_are_said_in_one_sentence(coco, change, message):
     edited(coco, change)
     with pytest.raises(DataError, match=message):
         open_data(coco, split="val").read(0)
+
+
+def test_damaged_run_lengths_never_reach_pycocotools(coco):
+    """It would end the process."""
+    random = np.random.default_rng(0)
+    good = json.loads((coco / "annotations" / "instances_val2017.json").read_text())["annotations"][2]["segmentation"]
+    data = open_data(coco, split="val")
+    for _ in range(300):
+        counts = list(good["counts"])
+        for place in random.integers(0, len(counts), 3):
+            counts[place] = chr(random.integers(48, 112))
+        data._found[285][0]["segmentation"] = good | {"counts": "".join(counts)}
+        with suppress(DataError):
+            assert data.read(1).mask.shape == (HEIGHT, WIDTH)
 
 
 def test_a_split_that_is_not_there_is_named(coco):

@@ -90,8 +90,10 @@ class Coco(PixelDataset):
     def read(self, row: int) -> Decoded:
         """Decodes the image and draws its annotations."""
         path = self._folders[row] / self._images[row]["file_name"]
-        image = decode_image(path, str(path))
-        return with_mask(image, self.mask(row), str(path), f"{self._files[row]}, image {self.number(row)}")
+        image, mask_name = decode_image(path, str(path)), f"{self._files[row]}, image {self.number(row)}"
+        size = (self._images[row]["height"], self._images[row]["width"])
+        with_mask(image, np.broadcast_to(0, size), str(path), mask_name)  # before a mask of that size is drawn
+        return with_mask(image, self.mask(row), str(path), mask_name)
 
     def mask(self, row: int) -> np.ndarray:
         """The ids int32 [H, W] of a row's annotations; DataError if one is broken."""
@@ -116,16 +118,18 @@ class Coco(PixelDataset):
         try:
             if not shape or not isinstance(shape, list | dict):
                 raise ValueError("polygons or an RLE are expected")
+            # pycocotools crashes on damaged lengths, and takes memory by the coordinates of polygons.
             if isinstance(shape, list):
+                least, most = -max(height, width), 2 * max(height, width)
+                if any(len(polygon) < 6 or not all(least <= at <= most for at in polygon) for polygon in shape):
+                    raise ValueError("a polygon of fewer than 3 points, or far outside the image")
                 return rle.merge(rle.frPyObjects(shape, height, width))
             if list(shape["size"]) != [height, width]:
                 raise ValueError(f"its RLE is of size {shape['size']}, the image {[height, width]}")
-            if isinstance(shape["counts"], list):
-                if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
-                    raise ValueError(f"its RLE has not {height * width} pixels")
-                return rle.frPyObjects(shape, height, width)
-            rle.decode(shape)
-            return shape
+            counts = shape["counts"] if isinstance(shape["counts"], list) else _run_lengths(shape["counts"])
+            if sum(counts) != height * width or min(counts) < 0:
+                raise ValueError(f"its RLE has not {height * width} pixels")
+            return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         except Exception as error:  # pycocotools raises its own, TypeError, IndexError, KeyError ...
             name = f"{self._files[row]}: annotation {annotation['id']} of image {self.number(row)}"
             raise DataError(f"{name}: its segmentation cannot be read ({error}); {REMEDY}") from error
@@ -205,6 +209,26 @@ class CocoPanoptic(Coco):
         if stray.size:
             raise DataError(f"{path}: has the segment {stray[0]}, which {file.name} does not list; {REMEDY}")
         return mask
+
+
+def _run_lengths(text: str) -> list[int]:
+    """The run lengths of a compressed RLE of COCO: numbers of 5 bits a character, the lowest first.
+
+    From the fourth on they are differences to the length before last.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"its RLE has the character {character!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << shift - 4
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
 
 
 def _annotation_files(root: Path, task: str) -> dict[str, Path]:
