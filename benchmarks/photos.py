@@ -20,29 +20,13 @@ from torch import Tensor
 import slotlab
 from slotlab.data.finding import find_images
 from slotlab.data.images import prepared
+from slotlab.metrics.baselines import block_pattern, colour_groups
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
 from slotlab.models.feature_grouping import WIDTH, FeatureGrouping
 from slotlab.progress import finish
 
 SIDE = 224  # of the masks that are scored
 Method = Callable[[Tensor], Tensor]
-
-
-def blocks(image: Tensor, rows: int = 2, columns: int = 3) -> Tensor:
-    """A pattern of blocks, whatever the image shows."""
-    row, column = torch.arange(SIDE) * rows // SIDE, torch.arange(SIDE) * columns // SIDE
-    return row[:, None] * columns + column
-
-
-def colours(image: Tensor, groups: int = 6) -> Tensor:
-    """K-means of colour (Lab) and place."""
-    from skimage.color import rgb2lab
-    from sklearn.cluster import KMeans
-
-    lab = rgb2lab(image.permute(1, 2, 0).numpy())
-    places = np.moveaxis(np.mgrid[:SIDE, :SIDE], 0, -1) / SIDE * 50
-    rows = np.concatenate([lab, places], axis=-1).reshape(-1, 5).astype(np.float32)
-    return torch.from_numpy(KMeans(groups, n_init="auto", random_state=0).fit_predict(rows)).reshape(SIDE, SIDE)
 
 
 def slic(image: Tensor, groups: int = 7) -> Tensor:
@@ -117,8 +101,8 @@ def main() -> None:
             slotlab.save(finish(fitted(arguments.fit)), arguments.out)  # type: ignore[arg-type]
         return
     methods: dict[str, tuple[Method, int]] = {
-        "blocks 6": (blocks, SIDE),
-        "colour K-means 6": (colours, SIDE),
+        "block pattern 6": (lambda image: block_pattern(image[None], 6)[0], SIDE),
+        "colour K-means 6": (lambda image: colour_groups(image[None], 6)[0], SIDE),
         "SLIC 7": (slic, SIDE),
         **{name: of_model(name) for name in arguments.models},
     }

@@ -75,3 +75,12 @@ def test_the_protocol_keeps_the_seed_of_the_scenes_apart_from_that_of_the_slots(
     scenes = open_data("scenes:plain", split="val", resolution=16, count=2, seed=7)
     protocol = slotlab.evaluate(model, scenes, seed=3).protocol
     assert (protocol["seed"], protocol["slot_seed"]) == (7, 3)
+
+
+def test_baselines_stand_beside_the_model(tmp_path):
+    data = open_data("scenes:plain", split="test", resolution=32, count=3, max_objects=6)
+    result = slotlab.evaluate(slotlab.create_model("scenes-32"), data, baselines=True)
+    assert list(result.baselines) == ["block pattern", "colour K-means"]
+    blocks, colours = (scores["ari"].mean for scores in result.baselines.values())
+    assert 0 < blocks < colours
+    assert result.to_json()["baselines"]["block pattern"]["ari"]["count"] == 3

@@ -13,6 +13,7 @@ import torch
 from slotlab.data import Batch, SlotDataset, evaluation_batches
 from slotlab.distributed import from_all, place_among_processes
 from slotlab.files import write_json
+from slotlab.metrics.baselines import block_pattern, colour_groups
 from slotlab.metrics.functional import squared_error
 from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel
 from slotlab.models.building import evaluating
@@ -23,6 +24,8 @@ from slotlab.progress import finish
 if TYPE_CHECKING:
     from slotlab.diagnostics import Diagnosis
     from slotlab.metrics import Score
+
+BASELINES = {"block pattern": block_pattern, "colour K-means": colour_groups}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Evaluation:
     posterior: "dict[str, Score]" = field(default_factory=dict)  # if the model has posterior masks
     reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp; or feature_error
     loss: float  # the training objective, mean over images
+    baselines: "dict[str, dict[str, Score]]" = field(default_factory=dict)  # by title, if they were asked for
     usual_error: float = math.nan  # 99th percentile over images of the reconstruction's mse; NaN if it paints none
     slots_used: float = math.nan  # mean number of slots that own more than 0.5 % of an image; NaN without slots
     diagnostics: dict[str, Any] = field(default_factory=dict)  # of `mask_source`, the masks that fit objects best
@@ -52,7 +56,8 @@ class Evaluation:
         details = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()}
         means = {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
         rest = {name: getattr(self, name) for name in ("loss", "usual_error", "slots_used", "diagnostics", "warnings")}
-        content = {"protocol": self.protocol, **means, "details": details, **rest}
+        costless = {title: {name: asdict(one) for name, one in of.items()} for title, of in self.baselines.items()}
+        content = {"protocol": self.protocol, **means, "details": details, "baselines": costless, **rest}
         return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
     def write(self, path: str | Path) -> None:
@@ -96,6 +101,9 @@ def outputs(
 class Evaluator:
     """Gathers scores over a loop over `outputs`; the protocol names its `seed` and the `weights`.
 
+    With `baselines` it also scores what costs nothing: a pattern of blocks, and K-means of colour and
+    place, in as many segments as the model has slots (`slotlab.metrics.baselines`).
+
     Example:
         >>> import slotlab
         >>> model = slotlab.load("scenes-64")
@@ -107,7 +115,14 @@ class Evaluator:
         2
     """
 
-    def __init__(self, model: Model, dataset: SlotDataset, seed: int = 0, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        dataset: SlotDataset,
+        seed: int = 0,
+        weights: str | None = None,
+        baselines: bool = False,
+    ) -> None:
         from torchmetrics import MeanMetric  # torchmetrics takes seconds to import
 
         from slotlab.diagnostics import SlotDiagnostics
@@ -118,6 +133,8 @@ class Evaluator:
         self.protocol = {**model.describe(), "slot_seed": seed, **({} if weights is None else {"weights": weights})}
         scores = SegmentationScores(slots=self.protocol.get("slots"))
         self.segmentation = {source: scores.clone().to(device) for source in self.protocol.get("mask_sources", ())}
+        costless = BASELINES if baselines and self.segmentation else {}
+        self.baselines = {title: scores.clone().to(device) for title in costless}
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         mean = ReconstructionError("mean")
         errors = {"mse_sum": ReconstructionError("sum"), "mse": mean, "psnr": PeakSignalToNoiseRatio()}
@@ -139,6 +156,8 @@ class Evaluator:
         if target is not None:
             for source, scores in self.segmentation.items():
                 scores.update(output.segmentation(source), target)
+            for title, scores in self.baselines.items():
+                scores.update(BASELINES[title](images, self.protocol["slots"]), target)
         pair = output.reconstruction.clamp(0, 1), images
         if isinstance(output, FeatureOutput):
             pair = output.predicted.transpose(1, 2)[..., None], output.features.transpose(1, 2)[..., None]
@@ -165,16 +184,23 @@ class Evaluator:
             found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
             if self.dataset.has_masks:
                 found |= {source: scores.compute() for source, scores in self.segmentation.items()}
+                found["baselines"] = {title: scores.compute() for title, scores in self.baselines.items()}
         return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=float(self.loss.compute()), **found)
 
 
 def evaluate(
-    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, weights: str | None = None
+    model: Model,
+    dataset: SlotDataset,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    weights: str | None = None,
+    baselines: bool = False,
 ) -> Evaluation:
     """Scores a model on a data set, on the model's device and in float32.
 
     Takes the arguments of `outputs` and raises its errors. All processes return the scores of the
-    whole. The protocol names the `weights`, e.g. "moving average".
+    whole. The protocol names the `weights`, e.g. "moving average"; `baselines` as for `Evaluator`.
 
     Example:
         >>> import slotlab
@@ -183,14 +209,21 @@ def evaluate(
         >>> slotlab.evaluate(model, data).masks["fg_ari"].count
         2
     """
-    return finish(evaluate_steps(model, dataset, batch_size=batch_size, seed=seed, weights=weights))
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "weights": weights, "baselines": baselines}
+    return finish(evaluate_steps(model, dataset, **options))
 
 
 def evaluate_steps(
-    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0, weights: str | None = None
+    model: Model,
+    dataset: SlotDataset,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    weights: str | None = None,
+    baselines: bool = False,
 ) -> Generator[int, None, Evaluation]:
     """`evaluate` as a generator: yields the number of images of each batch, returns the scores."""
-    evaluator = Evaluator(model, dataset, seed, weights)
+    evaluator = Evaluator(model, dataset, seed, weights, baselines)
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed):
         evaluator.update(batch, output)
         yield len(batch["index"])

@@ -1,7 +1,7 @@
 """Commands that measure: evaluate, diagnose, report, fid."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -16,6 +16,9 @@ def evaluate(
     images: options.ImageOptions,
     split: options.Split = "test",
     count: options.Count = None,
+    baselines: Annotated[
+        bool, Option("--baselines", help="Also score a pattern of blocks and K-means of colour, which cost nothing.")
+    ] = False,
     batch_size: options.BatchSize = 32,
     seed: options.Seed = 0,
     json: options.Json = None,
@@ -39,7 +42,8 @@ def evaluate(
     folder = model_folder(run)
     model = load(folder, device)
     dataset = open_from_options(data, model.resolution, split, count, images)
-    steps = evaluate_steps(model, dataset, batch_size=batch_size, seed=seed, weights=weights_of(folder))
+    more: dict[str, Any] = {"seed": seed, "weights": weights_of(folder), "baselines": baselines}
+    steps = evaluate_steps(model, dataset, batch_size=batch_size, **more)
     result = shown("evaluating", len(dataset), steps)
     if not speaks():
         return

@@ -136,6 +136,8 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
     for source, scores in evaluation.segmentation.items():
         cells = [_cell(scores[name], 3) for name in columns.values()]
         table.add_row(titles[source], *cells, str(scores["ari"].count))
+    for title, scores in evaluation.baselines.items():
+        table.add_row(title, *[_cell(scores[name], 3) for name in columns.values()], str(scores["ari"].count))
     if titles and not evaluation.masks:
         table.add_row("no true masks", *["-"] * len(columns), "0")
     table.add_section()
