@@ -266,3 +266,10 @@ class TestReconstruction:
 def test_functional_is_light():
     code = "import sys, slotlab.metrics.functional; print({'torchmetrics', 'sklearn', 'lightning'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_ids_beyond_int64_are_refused_not_ignored():
+    labels = torch.tensor([[0, 1, 1, 2]])
+    huge = torch.tensor([[0, -5, -5, 2]]).view(torch.uint64)
+    with pytest.raises(ValueError, match=r"`target` holds ids of 2\*\*63 or more; renumber them"):
+        adjusted_rand_index(labels, huge)

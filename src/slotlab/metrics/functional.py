@@ -50,6 +50,10 @@ def contingency(predicted: Tensor, target: Tensor) -> Tensor:
     for name, labels in (("predicted", predicted), ("target", target)):
         if labels.dtype not in INTEGERS + UNSIGNED:
             raise ValueError(f"`{name}` must hold integer segment ids, not {labels.dtype}; use argmax of soft masks")
+        if labels.dtype == torch.uint64 and bool((labels.long() < 0).any()):
+            raise ValueError(
+                f"`{name}` holds ids of 2**63 or more; renumber them, as np.unique(return_inverse=True) does"
+            )
     if predicted.shape != target.shape:
         shapes = f"{tuple(predicted.shape)} and {tuple(target.shape)}"
         raise ValueError(f"`predicted` and `target` differ in shape: {shapes}; resize soft masks before the argmax")
