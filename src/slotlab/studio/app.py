@@ -91,9 +91,12 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
         inputs = [model, image, active, refreshed, *(view.state for view in views.values())]
         outputs = [refreshed, *(output for view in views.values() for output in view.outputs)]
         if uploads := model_of_uploads(models):
+
+            def for_uploads(now: str) -> Any:
+                return gr.Dropdown(value=uploads) if now == "Look" else gr.skip()
+
             *choosers, read = choosers
-            chosen = lambda now: gr.Dropdown(value=uploads) if now == "Look" else gr.skip()  # noqa: E731
-            choosers.append(at_once(read.success, chosen, active, model))
+            choosers.append(at_once(read.success, for_uploads, active, model))
         for event in (*(made.success for made in choosers), model.input):
             at_work(event, shown, inputs, outputs)
         for tab, view in views.items():

@@ -83,8 +83,6 @@ class Editing:
 
 def begin(loaded: LoadedModel, chosen: ChosenImage) -> Editing:
     """An image before the first edit."""
-    if loaded.painting is None:
-        raise ConfigError(CANNOT_PAINT)
     image, mask = chosen.at(loaded.model.resolution)
     scene = edits.read_scene(loaded.model, image)
     slots = edits.keep(scene, range(len(scene.slots)))

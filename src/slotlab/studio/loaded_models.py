@@ -13,6 +13,7 @@ from slotlab.models import FeatureGrouping, PaintingModel, SlotDiffusion, SlotMo
 from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, PHOTOS, library_folder, model_folder, released_names
+from slotlab.segmenting.usual import Usual, usual_of
 
 FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page opens with
 
@@ -30,11 +31,12 @@ def model_of_uploads(models: Sequence["LoadedModel"]) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model under the name that the page shows, and its concept library, if it has one."""
+    """A model under the name that the page shows, its concept library, and what images it knows."""
 
     name: str
     model: SlotModel
     library: ConceptLibrary | None = None
+    usual: Usual | None = None
 
     @property
     def sampling(self) -> SamplingSettings | None:
@@ -83,8 +85,8 @@ def open_models(
     """
     loaded = [with_slots(load(source, device), source) for source in models]
     made_by, found = [fingerprint(model) for model in loaded], {}
-    own = [model_folder(source) / LIBRARY_FOLDER for source in models]
-    own = [folder for folder in own if (folder / LIBRARY_FILE).is_file()]
+    folders = [model_folder(source) for source in models]
+    own = [folder / LIBRARY_FOLDER for folder in folders if (folder / LIBRARY_FOLDER / LIBRARY_FILE).is_file()]
     for folder in (*own, *map(library_folder, libraries)):
         library = ConceptLibrary.load(folder)
         found[wanted := library.table.facts["fingerprint"]] = library
@@ -97,4 +99,4 @@ def open_models(
     for name in (Path(source).name or str(source) for source in models):
         same = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({same + 1})" if same else name)
-    return [LoadedModel(name, loaded[n], found.get(made_by[n])) for n, name in enumerate(names)]
+    return [LoadedModel(name, loaded[n], found.get(made_by[n]), usual_of(folders[n])) for n, name in enumerate(names)]

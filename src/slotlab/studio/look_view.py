@@ -18,6 +18,7 @@ ERRORS = {"MSE (sum)": ".1f", "MSE (mean)": ".4f", "PSNR (dB)": ".1f"}
 LOOK_HINT = "Point at an object to see its slot in every pane; click to keep it selected, press Escape to clear."
 COMPARE_HINT = "Point at a place to see which slot each model has there; click to keep it, press Escape to clear."
 ONE_MODEL = "Only one model is loaded. To compare several: slotlab studio --model runs/first --model runs/second"
+UNUSUAL = "The image is unlike those that this model was trained on: its masks may be wrong."
 CAPTION = (
     "Scores of this one image, at the model's resolution; 1 is best. ARI counts the background, FG-ARI does not: read "
     "them together. A dash: the true objects are unknown, or the model cannot paint."
@@ -72,7 +73,10 @@ def _seen_by(models: Sequence[LoadedModel], image: ChosenImage, hint: str) -> tu
         nearest = F.interpolate(reference, one.image.shape[1:], mode="nearest")[0, 0].long()
         truth = nearest if one.mask is None and len(models) > 1 else one.mask
         title = image.title.capitalize() if len(models) == 1 else model.name
-        groups.append(look_group(one, look_colours(one, truth), title, f"{model.name}: {model.describe()}"))
+        text = f"{model.name}: {model.describe()}"
+        if model.usual is not None and not model.usual.covers(found.get("MSE (mean)", 0), one.slots):
+            text += f". {UNUSUAL}"
+        groups.append(look_group(one, look_colours(one, truth), title, text))
     iterations = max(one.output.attention.shape[1] for one in seen)
     content = {"opacity": 0.45, "frames": iterations, "hint": hint, "groups": groups}
     return content, table(["", *SCORES, *ERRORS], rows, CAPTION)
