@@ -75,7 +75,8 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
     except CheckpointError:
         raise
     except Exception as error:  # of any constructor that a config has led astray
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {first}") from error
     model.load_state_dict(weights)
     return model.eval()
 
