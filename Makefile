@@ -68,7 +68,7 @@ clean:  ## remove what this file made
 	$(PYTHON) -m venv .venv
 
 .make/installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[vision]'
 	@mkdir -p .make && touch $@
 
 .make/installed-dev: pyproject.toml | .venv/bin/python

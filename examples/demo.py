@@ -3,8 +3,8 @@
     python examples/demo.py --out runs/quick steps=200
 
 First it trains a model for three to ten minutes. Then the bundled models, which trained for longer,
-segment scenes that they never saw, compose new ones, and remove an object from one. Re-run the same
-command to resume.
+segment scenes that they never saw, compose new ones, and remove an object from one; and the model
+photos takes five photographs apart. Re-run the same command to resume.
 """
 
 import argparse
@@ -57,7 +57,10 @@ def bundled_models(out: Path) -> list[Path]:
     slotlab(
         "compose", diffusion, diffusion, "--protocol", "scene", "--count", 8, "--seed", 1, "--out", out / "composed"
     )
-    return [overlay, textured, out / "edited" / "edit.png", out / "composed" / "sheet.png"]
+    slotlab("data", "samples", out / "photographs")
+    slotlab("segment", out / "photographs", "--out", out / "objects")
+    photograph = out / "objects" / "bus_overlay.png"
+    return [overlay, textured, out / "edited" / "edit.png", out / "composed" / "sheet.png", photograph]
 
 
 def segmented(model: str, variant: str, out: Path) -> tuple[Path, Path]:
