@@ -44,7 +44,7 @@ def main() -> None:
         f"\nDone: training and report in {(trained - started) / 60:.1f} minutes, the rest in {ended - trained:.0f} s."
     )
     print(f"Open in a browser: {(run / 'report.html').resolve()}")
-    print("What longer training reaches:", *(f"  {figure.resolve()}" for figure in figures), sep="\n")
+    print("What the bundled models do:", *(f"  {figure.resolve()}" for figure in figures), sep="\n")
 
 
 def bundled_models(out: Path) -> list[Path]:
