@@ -120,16 +120,13 @@ def test_a_model_that_finds_the_objects_raises_no_warning(good, target):
     assert found.objects == pytest.approx(3, abs=0.2)
 
 
-def test_masks_that_ignore_the_image_are_tiling(target):
+def test_masks_that_ignore_the_image_are_tiling_but_not_those_of_similar_images(good, target):
     tiles = torch.arange(SIDE)[None, :, None].expand(IMAGES, SIDE, SIDE) * 4 // SIDE
     found = diagnosed(soft(tiles), target)
     assert found.likeness == pytest.approx(1)
     assert set(found.mean_masks.unique().tolist()) == {0, 1}  # seen at a glance
     assert "seed=1" in warned(found, "slots tile the picture")
-
-
-def test_similar_images_are_not_called_tiling(good, target):
-    """Neighbouring frames of a video: masks agree because the true ones do."""
+    # Neighbouring frames of a video: masks agree because the true ones do.
     found = diagnosed(soft(good[:1].expand(IMAGES, -1, -1)), target[:1].expand(IMAGES, -1, -1))
     assert found.likeness == pytest.approx(1)
     assert not warned(found, "slots tile the picture")
@@ -260,14 +257,12 @@ def test_slot_diffusion_is_diagnosed_from_the_shell(run_slotlab, diffusion_run, 
         assert f"warning: {warning}" in printed
     picture = Image.open(tmp_path / "look.png")
     assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 50
-
-
-def test_without_masks_the_figure_is_written_into_the_run_folder(run_slotlab, diffusion_run, squares):
-    status, printed, err = run_slotlab("diagnose", diffusion_run, "--data", squares / "images")
-    assert status == 0, err
-    assert (diffusion_run / "diagnostics.png").is_file()
-    assert "diagnostics.png" in printed
-    assert "background slots" not in printed
+    if source == "attention":  # quick: without masks, and the figure in the run folder
+        words = ["--data", squares / "images", "--mask-source", source]
+        status, printed, err = run_slotlab("diagnose", diffusion_run, *words)
+        assert status == 0, err
+        assert (diffusion_run / "diagnostics.png").is_file() and "diagnostics.png" in printed
+        assert "background slots" not in printed
 
 
 def test_bad_input_ends_with_one_sentence(run_slotlab, latents_run, diffusion_run, squares, tmp_path):
