@@ -52,3 +52,5 @@ def test_a_folder_that_the_first_training_makes_is_waited_for(tmp_path):
     with gr.Blocks():
         view = runs_view(tmp_path / "later")
     assert "There is no run in" in str(view.refresh(None, None, None))
+    with gr.Blocks():
+        assert runs_view(None).refresh(None, None, None), "something, if only what was seen"

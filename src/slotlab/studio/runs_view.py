@@ -49,7 +49,7 @@ def runs_view(folder: Path | None) -> View:
         written = [(each.name, each.written, len(preview_files(each.folder))) for each in runs.values()]
         now = repr((one and one.name, written))
         if folder is None or now == before:
-            return {}
+            return {seen: now}  # Gradio takes an empty dict for a value
         if one is None:
             empty = note(f"There is no run in {folder} yet.")
             return {seen: now, listed: empty, run: gr.Dropdown(choices=[], value=None), curves: "", preview: ""}
