@@ -101,7 +101,7 @@ def check(folder: Path, *files: str) -> None:
         wanted = known.get(path.relative_to(folder).as_posix(), "nothing")
         if found != wanted:
             said = "missing" if found is None else f"changed or damaged: its SHA-256 begins with {found[:12]}"
-            raise CheckpointError(f"{path}: {said}, {MANIFEST_FILE} has {wanted[:12]}; {remedy}")
+            raise CheckpointError(f"{path}: {said}, {MANIFEST_FILE} has {str(wanted)[:12]}; {remedy}")
 
 
 def machines_of(training: dict[str, Any]) -> str:
