@@ -32,11 +32,12 @@ def test_the_whole_path_from_pictures_to_report(run_slotlab, squares, tiny_prese
 
 
 def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
-    scenes = tmp_path / "scenes"
+    scenes = tmp_path / "scenes[old]"  # which is no markup
     status, _, err = run_slotlab("scenes", "write", scenes, "--variant", "plain", "--count", 10, "--size", 32)
     assert status == 0, err
     status, out, _ = run_slotlab("data", "check", scenes)
     assert status == 0
+    assert "scenes[old]" in out.replace("\n", "")
     assert "32x32" in out.replace(" ", "").replace("×", "x")
     status, _, _ = run_slotlab("data", "pack", scenes, tmp_path / "packed", "--resolution", 16)
     assert status == 0

@@ -89,6 +89,11 @@ def test_the_card_leaves_out_what_is_not_known_of_a_first_part_that_is_gone(rele
     assert "no other data went into it" not in card
 
 
+def test_a_record_without_what_a_card_needs_is_one_sentence(released, tmp_path):
+    with pytest.raises(CheckpointError, match="training.json: .*'processes'; only a trained run can be published"):
+        card_of(released, tmp_path / "tiny", lambda last: [{key: last[key] for key in last.keys() - {"processes"}}])
+
+
 def test_scenes_are_scored_with_as_many_rays_as_were_trained_on(tiny_preset, run_slotlab, tmp_path):
     few = {"train_count": 24, "validation_count": 2, "max_objects": 4, "supersample": 2, "steps": 2}
     run = slotlab.train(tiny_preset, out=tmp_path / "run", data="scenes:plain", show_progress=False, **few)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import HfApi
+from jinja2 import UndefinedError
 from safetensors import safe_open
 
 import slotlab
@@ -66,7 +67,8 @@ def write_card(folder: Path, name: str) -> None:
     environment.filters["score"] = lambda details, digits=3: (
         f"{details['mean']:.{digits}f} ± {details['standard_error']:.{digits}f}"
     )
-    text = environment.get_template("card.md.jinja").render(
+    template = environment.get_template("card.md.jinja")
+    content = dict(
         name=name,
         **facts,
         titles=mask_titles(protocol),
@@ -80,6 +82,10 @@ def write_card(folder: Path, name: str) -> None:
         megabytes=(folder / WEIGHTS_FILE).stat().st_size / 1e6,
         version=slotlab.__version__,
     )
+    try:
+        text = template.render(content)
+    except UndefinedError as error:  # names what is missing
+        raise CheckpointError(f"{folder / TRAINING_FILE}: {error}; {REMEDY}") from None
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 

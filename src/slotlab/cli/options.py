@@ -255,7 +255,7 @@ def say(content: Any, error: bool = False) -> None:
     else:
         from rich.console import Console
 
-        Console().print(_Printable(content))
+        Console(markup=False).print(_Printable(content))  # the name of a file may look like markup
 
 
 def printable(text: str) -> str:
