@@ -39,6 +39,7 @@ def test_slot_diffusion_is_segmented_too(run_slotlab, diffusion_run, squares, tm
 
 def test_images_unlike_the_test_images_of_the_model_are_named(run_slotlab, slots_run, squares, tmp_path):
     run = shutil.copytree(slots_run, tmp_path / "run")
+    (run / "metrics.json").unlink(missing_ok=True)  # of another test's evaluation
     random = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     shutil.copy(squares / "images" / "000.png", tmp_path / "in" / "usual.png")
