@@ -2,8 +2,10 @@ import itertools
 
 import pytest
 import torch
+from rich.console import Console
 
 from slotlab.checkpoints import create_model, list_models
+from slotlab.cli.training import settings_table
 from slotlab.config import run_config, settings_of
 from slotlab.errors import ConfigError
 from slotlab.models import DECODERS
@@ -82,6 +84,14 @@ def test_every_key_of_a_preset_has_a_meaning(name):
     for section, values in config.model.items():
         for key in values if isinstance(values, dict) else ():
             assert f"model.{section}.{key}" in settings
+
+
+def test_keys_of_a_dry_run_are_whole_on_a_narrow_screen():
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(settings_table(run_config("scenes-32")))
+    printed = capture.get()
+    assert "…" not in printed and "model.decoder.checkpointing" in printed
 
 
 def test_a_dry_run_prints_the_whole_config_and_trains_nothing(run_slotlab, tiny_preset, tmp_path):

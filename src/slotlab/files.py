@@ -260,6 +260,8 @@ class Workspace:
             return False
         found = read_json(path, "name a new folder", ConfigError)
         differing = differences(found, json.loads(json.dumps(self.settings)))
+        if any(line.startswith("model.fingerprint ") for line in differing):
+            differing = ["another model", *(line for line in differing if not line.startswith("model."))]
         if differing:
             other = f"holds {self.holds} with other settings ({'; '.join(differing)})"
             raise ConfigError(f"{self.folder}: {other}; name a new folder, or use those settings to resume it")

@@ -110,6 +110,8 @@ def test_bad_input(model, latents_run, tmp_path):
         slotlab.segment_image(checkpoints.load(latents_run), image)
     with pytest.raises(DataError, match=r"nowhere\.png: no such image file"):
         slotlab.segment_image(model, tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match="a folder; name an image file in it"):
+        slotlab.segment_image(model, tmp_path)
     big = Image.new("L", (8193, 8192))
     with pytest.raises(DataError, match="8,193x8,192 pixels; at most 67,108,864 in all can be read"):
         slotlab.segment_image(model, big)

@@ -45,6 +45,8 @@ def test_masks_have_the_size_of_each_photo(model, photos, tmp_path):
 def test_a_fit_for_squares_is_refused(model, photos):
     with pytest.raises(ConfigError, match="takes the whole image; leave it out"):
         slotlab.segment_image(model, photos / "wide.png", fit="crop")
+    with pytest.raises(ConfigError, match="unknown 'squeeze'"):
+        slotlab.segment_image(model, photos / "wide.png", fit="squeeze")
 
 
 def test_show_and_evaluate_speak_of_features(model, photos, tmp_path):

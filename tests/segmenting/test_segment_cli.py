@@ -53,7 +53,7 @@ def test_images_unlike_the_test_images_of_the_model_are_named(run_slotlab, slots
     for _ in range(2):  # also of images that were kept
         status, printed, err = run_slotlab(*words)
         assert status == 0, err
-        assert "note: 1 of 2 images are unlike those that" in printed
+        assert "note: 1 of 2 images is unlike those that" in printed
         assert "odd.png" in printed and "usual.png" not in printed
 
 
@@ -65,7 +65,7 @@ def test_photographs_are_unlike_the_scenes_of_the_bundled_models(run_slotlab, tm
     )
     write_png(Image.fromarray((rendered.image[0].permute(1, 2, 0) * 255).byte().numpy()), tmp_path / "in" / "scene.png")
     printed = run_slotlab("segment", tmp_path / "in", "--model", name, "--out", tmp_path / "out")[1]
-    assert f"images are unlike those that {name} was trained on" in printed
+    assert f"unlike those that {name} was trained on" in printed
     assert "scene.png" not in printed
 
 

@@ -78,9 +78,11 @@ def segment(
     if usual is not None and (odd := unusual(listing, out, usual)):
         named = ", ".join(odd[:MOST_NAMED]) + (", ..." if len(odd) > MOST_NAMED else "")
         remedy = "do not trust its masks there; try the model photos, or train on images like these"
-        say(f"note: {len(odd)} of {count} images are unlike those that {model} was trained on ({named}): {remedy}")
+        are = "is" if len(odd) == 1 else "are"
+        say(f"note: {len(odd)} of {count} images {are} unlike those that {model} was trained on ({named}): {remedy}")
     counts = f"{listing.count('written')} written, {listing.count('kept')} kept, {len(listing.skipped)} skipped"
-    say(f"segments: {out}; {counts}; masks: {listing.protocol['mask_source']}; listed in {out / 'segments.csv'}")
+    also = "".join(f", {name}" for name in dict.fromkeys(formats))
+    say(f"segments: {out}{also}; {counts}; masks: {listing.protocol['mask_source']}; listed in {out / 'segments.csv'}")
 
 
 @command(app)

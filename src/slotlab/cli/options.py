@@ -104,8 +104,8 @@ Library = Annotated[str, Argument(metavar="LIBRARY|NAME", help=LIBRARY_HELP)]
 # Data sets.
 DATA_HELP = "A data set folder or file of any supported kind, kind:PATH to force one, or scenes:VARIANT."
 DataPath = Annotated[str, Argument(metavar="PATH", help=DATA_HELP)]
-Data = Annotated[str, Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
-OptionalData = Annotated[str | None, Option("--data", metavar="PATH|scenes:VARIANT", help=DATA_HELP)]
+Data = Annotated[str, Option("--data", metavar="DATA", help=DATA_HELP)]
+OptionalData = Annotated[str | None, Option("--data", metavar="DATA", help=DATA_HELP)]
 Split = Annotated[str, Option(help="train, val, test or all.")]
 Count = Annotated[int | None, Option(min=1, help="Use at most this many images (of each split).")]
 MIN_OBJECTS = Option(help="Rendered scenes: fewest objects in a scene.")
@@ -125,7 +125,9 @@ class ImageOptions:
     min_objects: Annotated[int | None, MIN_OBJECTS] = None
     max_objects: Annotated[int | None, MAX_OBJECTS] = None
     supersample: Annotated[int | None, SUPERSAMPLE] = None
-    skip_broken: Annotated[bool, Option(help="Skip images that cannot be read, and count them.")] = False
+    skip_broken: Annotated[bool, Option("--skip-broken", help="Skip images that cannot be read, and count them.")] = (
+        False
+    )
     ignore: Ignore = None
 
     def set(self) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def settings_table(config: "RunConfig") -> "Table":
 
     from slotlab.config import settings_of
 
-    table = Table("key", "value", "meaning", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("key", "value", "meaning"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "key")  # to be copied whole
     for key, (default, meaning) in settings_of(config.model).items():
         value: Any = config.model_dump()
         for name in key.split("."):

@@ -342,6 +342,8 @@ def read_image(
         return _decoded(source, name or "image", upright).image
     if not isinstance(source, bytes):
         source = Path(source)
+        if source.is_dir():
+            raise DataError(f"{name or source}: a folder; name an image file in it")
         if not source.is_file():
             raise DataError(f"{name or source}: no such image file")
         name = name or str(source)

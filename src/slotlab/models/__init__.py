@@ -66,5 +66,5 @@ def that_paints(model: Model, name: object = None) -> PaintingModel:
         remedy = (
             "segment and show work with it; composing and editing need a model with a decoder, such as textured-128"
         )
-        raise CheckpointError(f"{named}a {model.kind} finds objects but cannot paint them; {remedy}")
+        raise CheckpointError(f"{named}this model finds objects but cannot paint them; {remedy}")
     return model

@@ -1,5 +1,7 @@
 """Tables for the terminal."""
 
+import math
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -221,9 +223,10 @@ def released_table() -> Group:
             table.add_row(*first, title, *scores)
             first = ("", "", "")
         made = "trained" if any("steps" in run for run in training["runs"]) else "not trained; statistics taken"
+        machines = re.sub(r"\b1 threads\b", "1 thread", machines_of(training))
         lines.append(
             f"{name}: scored on {protocol['data']}, {protocol['images']:,} images of split {protocol['split']}; "
-            f"{made} in {training['seconds'] / 60:.0f} minutes in all on {machines_of(training)}; {folder / CARD_FILE}"
+            f"{made} in {training['seconds'] / 60:.0f} minutes in all on {machines}; {folder / CARD_FILE}"
         )
     lines.append("licence of the weights: Apache-2.0, as slotlab")
     return _above(table, lines)
@@ -233,7 +236,7 @@ def preset_table() -> Table:
     """Every preset with its size and what it is for."""
     framed = {"title": "presets: slotlab train NAME --out RUN", "title_justify": "left", **FRAMED}
     table = table_of("preset", "pixels", "slots", "steps", **framed)
-    table.add_column("for")
+    table.add_column("for", overflow="fold")
     for name in preset_names():
         preset = read_preset(name)
         model, steps = preset["model"], f"{preset['training']['steps']:,}"
@@ -243,4 +246,5 @@ def preset_table() -> Table:
 
 
 def _cell(score: "Score", digits: int) -> str:
-    return f"{score.mean:.{digits}f}±{score.standard_error:.{digits}f}"
+    error = f"±{score.standard_error:.{digits}f}" if math.isfinite(score.standard_error) else ""  # none of one image
+    return f"{score.mean:.{digits}f}{error}"

@@ -177,7 +177,8 @@ def segment_steps(
             csv.writer(file).writerows([Outcome._fields, *result.outcomes])
     if len(result.skipped) == len(found):
         listing, first = out / LISTING_FILE, result.outcomes[0]
-        raise DataError(f"none of the {len(found)} images can be read; see {listing}. {first.image}: {first.reason}")
+        some = f"none of the {len(found)} images can be read; see {listing}. " if len(found) > 1 else ""
+        raise DataError(f"{some}{first.image}: {first.reason}")
     for name in formats if place.is_first else ():
         yield from FORMATS[name](_photos(result, out), out)
     return result

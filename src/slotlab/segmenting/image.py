@@ -97,6 +97,8 @@ def fitting_of(model: SlotModel, fit: str | None, size: tuple[int, int]) -> Fitt
     """
     if not isinstance(model, FeatureGrouping):
         return fitting(fit or FITS[0], size, model.resolution)
+    if fit not in (None, WHOLE, *FITS):
+        raise ConfigError(f"fit: unknown {fit!r}{nearest(fit, FITS)}")
     if fit not in (None, WHOLE):
         raise ConfigError(f"fit: {fit} makes squares, and this model takes the whole image; leave it out")
     height, width = model.working_size(size[1], size[0])
