@@ -277,6 +277,15 @@ def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):
     assert "run.json: missing" in err
 
 
+def test_a_damaged_record_is_one_sentence_and_nothing_is_left(slots_run, tmp_path):
+    run = shutil.copytree(slots_run, tmp_path / "run")
+    training = json.loads((run / "training.json").read_text()) | {"train_data": 7}
+    (run / "training.json").write_text(json.dumps(training))
+    with pytest.raises(CheckpointError, match="training.json: train_data does not describe data; only a trained"):
+        slotlab.publish(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_goes_to_the_hub_and_is_published_again_from_there(hub, slots_run, tmp_path):
     assert slotlab.publish(slots_run, "hf:someone/tiny") == "someone/tiny"
     assert slotlab.load("hf:someone/tiny").slots == 4

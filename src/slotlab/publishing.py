@@ -162,6 +162,10 @@ def _record(place: str, records: dict[str, dict[str, Any]], names: dict[Path, st
         records |= {record["out"]: record for record in released_facts(folder)["training"]["runs"]}
     elif (folder / RUN_FILE).is_file():
         values, training = read_run_config(folder / RUN_FILE).model_dump(), read_json(folder / TRAINING_FILE, REMEDY)
+        for split in ("train_data", "validation_data"):
+            described = training.get(split, {"data": ""})
+            if not isinstance(described, Mapping) or not isinstance(described.get("data"), str):
+                raise CheckpointError(f"{folder / TRAINING_FILE}: {split} does not describe data; {REMEDY}")
         values["data"]["source"] = portable(values["data"]["source"], "data")
         parents = ((values["training"], "start_from"), (values["model"].get("autoencoder", {}), "pretrained"))
         given = [(section, name) for section, name in parents if section.get(name)]
