@@ -136,6 +136,9 @@ def test_one_slot_that_takes_all_is_a_collapse(target):
     found = diagnosed(soft(torch.full_like(target, 2)), target)
     assert found.slots_used == 1
     assert [warning.partition(":")[0] for warning in found.warnings()] == ["slots have collapsed"]
+    (untrained,) = found.warnings(trained=False)
+    assert untrained.startswith("slots have collapsed: 1.0 of") and "learning_rate" not in untrained
+    assert "; this model is not trained" in untrained
 
 
 @pytest.mark.parametrize(("last", "named"), [(3, "dead slots: 4, never used"), (2, "dead slots: 3, 4, never used")])

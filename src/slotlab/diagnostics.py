@@ -160,8 +160,18 @@ class Diagnosis:
         """The `NUMBERS`, as JSON values; unknown ones are left out."""
         return {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
 
-    def warnings(self) -> list[str]:
-        """What is wrong, each as "name: what was measured; what to try"; empty if nothing is."""
+    def warnings(self, trained: bool = True) -> list[str]:
+        """What is wrong, each as "name: what was measured; what to try"; empty if nothing is.
+
+        A model that is not `trained` has no settings of training to try, only its number of slots.
+        """
+        found = self._warnings()
+        remedy = (
+            "this model is not trained, so try another number of slots: create_model(NAME, pretrained=True, slots=K)"
+        )
+        return found if trained else [f"{warning.partition('; ')[0]}; {remedy}" for warning in found]
+
+    def _warnings(self) -> list[str]:
         found, slots, images = [], len(self.slot_use), self.images
         fewer = f"slots={max(2, slots - 1)}"
         if self.most_objects is not None and self.most_objects + 1 > slots:

@@ -180,7 +180,8 @@ class Evaluator:
         if self.diagnostics is not None:
             protocol |= {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}
             diagnosis = self.diagnostics.compute()
-            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings()}
+            trained = not isinstance(self.model, FeatureGrouping)
+            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings(trained=trained)}
             found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
             if self.dataset.has_masks:
                 found |= {source: scores.compute() for source, scores in self.segmentation.items()}

@@ -63,6 +63,12 @@ def test_unknown_option_suggests_the_nearest(clevrtex):
         open_data(clevrtex(10), varient="full")
 
 
+def test_an_option_of_other_data_is_to_be_left_out(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match="max_objects: no option of images data; leave it out"):
+        open_data(tmp_path, max_objects=3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"split": "training"}, "split='training'"), ({"count": 0}, "count=0"), ({"resolution": 0}, "resolution=0")],

@@ -143,6 +143,7 @@ def compose(
     from slotlab.fidelity import open_network
     from slotlab.figures.composition import contact_sheet
     from slotlab.figures.grid import write_png
+    from slotlab.models import that_paints
     from slotlab.released import is_released, library_folder, model_folder
     from slotlab.reporting.sections import SHEET_PICTURE
     from slotlab.reporting.tables import composition_table
@@ -151,7 +152,7 @@ def compose(
     if score and data is None:
         raise ConfigError("--score needs --data, the real images to compare with")
     run_folder, folder = model_folder(run), library_folder(library)
-    model = load(run_folder, device)
+    model = that_paints(load(run_folder, device))
     concepts = ConceptLibrary.load(folder, model)
     network = real = None
     if score and data is not None:  # opened now: what is missing should not be missed after hours of sampling

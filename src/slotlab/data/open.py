@@ -118,7 +118,9 @@ def open_data(
     known = [name for name in list(inspect.signature(chosen).parameters)[1:] if name != "opening"]
     for option in options:
         if option not in known:
-            raise ConfigError(f"{option}: no option of {kind} data{nearest(option, known)}")
+            raise ConfigError(
+                f"{option}: no option of {kind} data{nearest(option, known) if known else '; leave it out'}"
+            )
     common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
     return chosen(target, **common, ignore=ignore, **options)
 
