@@ -65,7 +65,17 @@ def test_the_commands_of_a_page_have_the_options_it_names(page):
 
 
 # Pages whose commands run in order; the others train for days, or on data sets that are downloaded.
-RUN_IN_ORDER = ("README", "quick-start", "own-images", "segment", "weights", "edits", "composition", "diagnostics")
+RUN_IN_ORDER = (
+    "README",
+    "quick-start",
+    "photographs",
+    "own-images",
+    "segment",
+    "weights",
+    "edits",
+    "composition",
+    "diagnostics",
+)
 # But for those that need a browser, an account or hours.
 NOT_RUN = re.compile(r"slotlab studio|hf:|runs/relative|--out runs/(scenes|textured)-")
 COUNTED = {"evaluate": "4", "diagnose": "4", "fit": "8", "compose": "2", "pack": "6"}
