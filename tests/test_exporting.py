@@ -19,7 +19,7 @@ MADE = {
     "slot-diffusion": {"slot_attention": SLOTS, "autoencoder": LATENTS, "denoiser": DENOISER},
     "latent-autoencoder": LATENTS,
 }
-IMAGES = torch.rand(2, 3, 16, 16)
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def made(kind):
