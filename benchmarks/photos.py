@@ -1,6 +1,7 @@
 """Objects in photographs: the model `photos` beside groupings that cost nothing.
 
     python benchmarks/photos.py PHOTOS MASKS            # centre squares, masks at 224x224
+    python benchmarks/photos.py PHOTOS MASKS --sizes    # share of objects found, by their size
     python benchmarks/photos.py --fit PHOTOS --out DIR  # a model folder for other pictures
 
 PHOTOS and MASKS are folders; the mask of NAME.jpg is NAME.png with the number of the instance, 0 =
@@ -27,6 +28,7 @@ from slotlab.models.feature_grouping import WIDTH, FeatureGrouping
 from slotlab.progress import finish
 
 SIDE = 224  # of the masks that are scored
+SIZES = (0.1, 0.2, 0.3, 0.5, 1.0)  # of objects, in sides
 Method = Callable[[Tensor], Tensor]
 
 
@@ -50,16 +52,37 @@ def of_model(name: str) -> tuple[Method, int]:
     return masks, model.resolution
 
 
-def scored(photos: Path, masks: Path, method: Method, side: int, count: int | None) -> dict[str, tuple[float, float]]:
-    """Mean and standard error, in %, of each score over the photographs."""
-    found: dict[str, list[Tensor]] = {"ARI": [], "FG-ARI": [], "mBO": [], "mIoU (ground-truth)": []}
+def segmented(
+    photos: Path, masks: Path, method: Method, side: int, count: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Predicted and true ids, int64 [1, 224, 224] each, of each photograph."""
     for file in find_images(photos)[:count]:
         image, _ = prepared(file, resolution=side)
         with Image.open(masks / f"{file.stem}.png") as opened:
             whole = np.asarray(opened)
         _, true = prepared(Image.fromarray(np.zeros((*whole.shape, 3), np.uint8)), whole.astype(int), resolution=SIDE)
         assert true is not None
-        predicted, true = method(image)[None], true[None]
+        yield method(image)[None], true[None]
+
+
+def print_sizes(pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
+    """Of objects by the square root of their area: their number, and how many a segment fits by an IoU of 0.5."""
+    totals, founds = dict.fromkeys(SIZES, 0), dict.fromkeys(SIZES, 0)
+    for predicted, true in pairs:
+        for number in true.unique().tolist():
+            own = true == number
+            size = next(size for size in SIZES if float(own.float().mean()) ** 0.5 <= size)
+            if number > 0:
+                totals[size] += 1
+                founds[size] += bool(mean_best_overlap(predicted, own.long()) > 0.5)
+    for size, total in totals.items():
+        print(f"up to {size:g} of the side\t{total} objects\t{founds[size] / max(total, 1):.0%} found")
+
+
+def scored(photos: Path, masks: Path, method: Method, side: int, count: int | None) -> dict[str, tuple[float, float]]:
+    """Mean and standard error, in %, of each score over the photographs."""
+    found: dict[str, list[Tensor]] = {"ARI": [], "FG-ARI": [], "mBO": [], "mIoU (ground-truth)": []}
+    for predicted, true in segmented(photos, masks, method, side, count):
         found["ARI"].append(adjusted_rand_index(predicted, true))
         found["FG-ARI"].append(adjusted_rand_index(predicted, true, foreground_only=True))
         found["mBO"].append(mean_best_overlap(predicted, true))
@@ -93,6 +116,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["photos", "textured-128"])
     parser.add_argument("--count", type=int, help="only the first COUNT photographs")
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--fit", type=Path, metavar="PHOTOS")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -101,6 +125,8 @@ def main() -> None:
         with torch.inference_mode():
             slotlab.save(finish(fitted(arguments.fit)), arguments.out)  # type: ignore[arg-type]
         return
+    if arguments.sizes:
+        return print_sizes(segmented(arguments.photos, arguments.masks, *of_model("photos"), arguments.count))
     methods: dict[str, tuple[Method, int]] = {
         "block pattern 6": (lambda image: block_pattern(image[None], 6)[0], SIDE),
         "colour K-means 6": (lambda image: colour_groups(image[None], 6)[0], SIDE),

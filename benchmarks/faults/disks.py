@@ -10,8 +10,8 @@ files are those of the undisturbed run (`trial.MAY_DIFFER` lists what may differ
 line does not speak of space; "refused": the second run ends with a sentence; "lost": a file is
 missing or differs after it; "left": something temporary is left.
 
-It mounts file systems of its own in new name spaces (unshare --user --map-root-user --mount), which
-some containers and systems forbid; it says so then, and ends with status 3.
+It mounts file systems in a new namespace (unshare --user --map-root-user --mount). Where a system or
+container forbids that, it says so and ends with status 3.
 """
 
 import os

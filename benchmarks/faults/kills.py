@@ -3,8 +3,8 @@
     python benchmarks/faults/kills.py [--quick] [--only train "data pack"]
 
 Protocol. An undisturbed run counts the changes of names below its folder: renames, and removals of
-files and folders. Then, each in a folder of its own, the command is killed (kill -9) before or
-after the n-th rename, or before the n-th removal, and run again, training with --resume. "equal":
+files and folders. Then, each time in a new folder, the command is killed (kill -9) before or after
+the n-th rename, or before the n-th removal, and run again, training with --resume. "equal":
 the second run ends well, its files are those of the undisturbed run (`trial.MAY_DIFFER` lists what
 may differ: times), and there is no other file. "refused": the second run ends with a sentence;
 "lost": a file is missing or differs; "left": something temporary is left. Renames are all tried;

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Threads that wait for each other give the core away after so many turns. libgomp's own default is
-# billions, which makes training beside busy processes tens of times slower. It counts only if it is
-# set before torch is loaded.
+# Threads that wait for each other give the core away after so many turns; libgomp's own default is
+# billions, which can slow a training beside busy processes. It counts only if set before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 
 if TYPE_CHECKING:

@@ -67,12 +67,12 @@ def export(model: Model, path: str | Path) -> dict[str, float]:
         ConfigError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: a model that cannot be exported, or whose file gives other numbers.
     """
+    if isinstance(model, FeatureGrouping):
+        raise CheckpointError(f"a {model.kind} cannot be exported: its cuts and superpixels are not tensor operations")
     try:
         runtime, _ = (import_module(name) for name in ("onnxruntime", "onnxscript"))
     except ImportError as error:
         raise ConfigError(f"ONNX needs {error.name}: pip install 'slotlab[onnx]'") from None
-    if isinstance(model, FeatureGrouping):
-        raise CheckpointError(f"a {model.kind} cannot be exported: its cuts and superpixels are not tensor operations")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     outputs, generator = _Outputs(model), torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, model.resolution, model.resolution, generator=generator)

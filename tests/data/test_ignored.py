@@ -14,7 +14,7 @@ from slotlab.metrics.functional import adjusted_rand_index
 
 @pytest.fixture(params=[0, 255])
 def ringed(folder, request):
-    """Ten images whose objects have a ring of one pixel of the id that marks pixels nobody labelled."""
+    """Ten images whose objects have a ring, one pixel wide, of the id of unlabelled pixels."""
     root = folder(10)
     for path in (root / "masks").iterdir():
         mask = np.array(Image.open(path))

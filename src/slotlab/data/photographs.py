@@ -1,4 +1,4 @@
-"""Readers of PASCAL VOC, DAVIS and BSDS500: photographs with their masks in files of their own."""
+"""Readers of PASCAL VOC, DAVIS and BSDS500: photographs with masks in separate files."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Unpack

@@ -74,7 +74,7 @@ PUBLISHED = {
     "coco": Published(
         "COCO 2017, the 5,000 validation photographs and their instances",
         "https://cocodataset.org",
-        "annotations CC BY 4.0; each photograph has a licence of its own, named in the annotations",
+        "annotations CC BY 4.0; each photograph has its own licence, which the annotations name",
         (
             Archive("http://images.cocodataset.org/zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80"),
             Archive(

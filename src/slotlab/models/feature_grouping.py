@@ -31,7 +31,7 @@ class FrozenFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network, _ = open_efficientnet()
+        self.network = open_efficientnet()
         self.mean = nn.Parameter(torch.zeros(WIDTH), requires_grad=False)
         self.deviation = nn.Parameter(torch.ones(WIDTH), requires_grad=False)
 
@@ -55,7 +55,7 @@ class FeatureGrouping(nn.Module):
     et al. 2022, arXiv 2202.11539). Superpixels (Felzenszwalb and Huttenlocher 2004) then give the
     masks the edges of the image.
 
-    The groups are things that look or mean alike: two zebras side by side are one group. There are
+    The groups are things that look or mean alike: objects of one kind that touch are often one group. There are
     no classes. Nothing is random. It takes images of any size whose sides are multiples of 32
     (`working_size`), and cannot paint: `compose` and `edit` need a decoder.
 
@@ -141,7 +141,7 @@ class FeatureGrouping(nn.Module):
             attention=shares[:, None],
             attention_grid=grid,
             masks=masks,
-            reconstruction=(slot_colours(features, slots)[..., None, None] * masks[:, :, None]).sum(dim=1),
+            reconstruction=torch.einsum("bkc,bkhw->bchw", slot_colours(features, slots), masks),
             features=features,
             predicted=shares.transpose(1, 2) @ slots,
         )

@@ -11,7 +11,7 @@ from slotlab.config import RunConfig
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import read_json, write_json
 
-IDS_FILE = "loggers.json"  # what each logger calls the run: a resumed run goes on there
+IDS_FILE = "loggers.json"  # what each logger calls the run, so that a resumed run continues it
 FABRIC_LOGGERS = {
     "tensorboard": ("lightning_fabric", "TensorBoardLogger"),
     "wandb": ("pytorch_lightning", "WandbLogger"),

@@ -1,7 +1,7 @@
 """What a training run checks and opens before its first step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,15 @@ def only_process(folder: Path, patience: float) -> Iterator[None]:
     Raises:
         ConfigError: in every process, if another command trains there.
     """
-    lock, is_free = FileLock(folder / LOCK_FILE, thread_local=False), True
+    lock, locked = FileLock(folder / LOCK_FILE, thread_local=False), True
     if place_among_processes().is_first:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=patience)
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(timeout=patience)
         except Timeout:
-            is_free = False
-        except NotImplementedError:
-            pass  # a file system without locks
-    if not from_first(is_free):
+            locked = False
+    if not from_first(locked):
         remedy = "wait until it has ended, or stop it; or give another --out"
         raise ConfigError(f"{folder}: another command is training this run; {remedy}")
     try:

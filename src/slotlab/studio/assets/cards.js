@@ -1,5 +1,5 @@
 // A grid of images to choose from. value: {cards: [{id, title, note, image | images: [{id, image}]}], act, empty}
-// A card with `images` has a choice of its own for each, and the button `act` beside its title; others a cross.
+// A card with `images` offers a choice for each, and the button `act` beside its title; others a cross.
 (() => {
   window.slotlab = window.slotlab || {};
   window.slotlab.cards = (element, props, choose, act, watch) => {
