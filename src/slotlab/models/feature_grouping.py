@@ -55,9 +55,9 @@ class FeatureGrouping(nn.Module):
     et al. 2022, arXiv 2202.11539). Superpixels (Felzenszwalb and Huttenlocher 2004) then give the
     masks the edges of the image.
 
-    The groups are things that look or mean alike: objects of one kind that touch are often one group. There are
-    no classes. Nothing is random. It takes images of any size whose sides are multiples of 32
-    (`working_size`), and cannot paint: `compose` and `edit` need a decoder.
+    The groups are things that look or mean alike: objects of one kind that touch are often one
+    group. There are no classes. Nothing is random. It takes images of any size whose sides are
+    multiples of 32 (`working_size`), and cannot paint: `compose` and `edit` need a decoder.
 
     Args:
         resolution: side of the square images of data sets; other images have as many pixels.
