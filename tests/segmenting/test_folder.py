@@ -177,6 +177,21 @@ def test_an_image_that_changed_was_repaired_or_got_another_suffix_is_done_again(
     assert all(Image.open(out / f"{name}_overlay.png").size == (10, 10) for name in written)
 
 
+def test_an_image_whose_arrays_are_damaged_is_done_again(model, photos, tmp_path):
+    out = tmp_path / "out"
+    slotlab.segment(model, photos, out=out)
+    with np.load(out / "b.npz") as arrays:
+        whole = dict(arrays)
+    for damage in ({"error": np.array("a word")}, {"error": np.zeros(2)}, {"slots": np.zeros(3)}):
+        np.savez(out / "b.npz", **(whole | damage))
+        status = {outcome.name: outcome.status for outcome in slotlab.segment(model, photos, out=out).outcomes}
+        assert [name for name in status if status[name] == "written"] == ["b"]
+    np.savez(out / "b.npz", image=whole["image"])
+    slotlab.segment(model, photos, out=out)
+    with np.load(out / "b.npz") as arrays:
+        assert set(arrays) == set(whole)
+
+
 def test_the_batch_size_makes_no_difference(model, photos, tmp_path):
     for size in (1, 4):
         slotlab.segment(model, photos, out=tmp_path / str(size), batch_size=size)

@@ -91,6 +91,13 @@ def test_evaluate_says_what_to_lower(tiny_preset, run_slotlab, squares, tmp_path
     assert re.search(r"slotlab: out of memory: use a smaller batch \(--batch-size", complaint)
 
 
+def test_a_width_beyond_all_memory_says_what_to_lower(tiny_preset, run_slotlab, squares, tmp_path):
+    words = ("train", tiny_preset, "--data", squares, "--out", tmp_path / "run")
+    status, _, complaint = run_slotlab(*words, f"encoder.channels={10**18}")
+    assert status == 2
+    assert "slotlab: out of memory: use a smaller batch" in complaint
+
+
 @pytest.mark.parametrize("kind", ["slots", "diffusion"])
 def test_train_prints_where_the_time_of_a_step_goes(kind, request, run_slotlab, squares, tmp_path):
     preset = request.getfixturevalue("tiny_preset" if kind == "slots" else "tiny_diffusion")

@@ -298,7 +298,8 @@ def _is_done(stem: Path, image: Path) -> bool:
         return False
     try:
         with np.load(last, allow_pickle=False) as arrays:
-            return str(arrays["image"]) == image.name
+            error = arrays["error"] if "error" in arrays else 0
+            return str(arrays["image"]) == image.name and arrays["slots"].ndim == 2 and float(error) >= 0
     except Exception:  # NumPy raises a different kind for each way in which a file is damaged
         return False
 
