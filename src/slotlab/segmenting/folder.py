@@ -298,8 +298,8 @@ def _is_done(stem: Path, image: Path) -> bool:
         return False
     try:
         with np.load(last, allow_pickle=False) as arrays:
-            error = arrays["error"] if "error" in arrays else 0
-            return str(arrays["image"]) == image.name and arrays["slots"].ndim == 2 and float(error) >= 0
+            whole = arrays["slots"].ndim == 2 and float(arrays.get("error", 0)) >= 0
+            return whole and str(arrays["image"]) == image.name
     except Exception:  # NumPy raises a different kind for each way in which a file is damaged
         return False
 
