@@ -19,7 +19,7 @@ from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Mo
 from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 
 if TYPE_CHECKING:
     from slotlab.diagnostics import Diagnosis
@@ -189,6 +189,7 @@ class Evaluator:
         return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=float(self.loss.compute()), **found)
 
 
+@in_steps
 def evaluate(
     model: Model,
     dataset: SlotDataset,
@@ -197,7 +198,7 @@ def evaluate(
     seed: int = 0,
     weights: str | None = None,
     baselines: bool = False,
-) -> Evaluation:
+) -> Generator[int, None, Evaluation]:
     """Scores a model on a data set, on the model's device and in float32.
 
     Takes the arguments of `outputs` and raises its errors. All processes return the scores of the
@@ -210,20 +211,6 @@ def evaluate(
         >>> slotlab.evaluate(model, data).masks["fg_ari"].count
         2
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "weights": weights, "baselines": baselines}
-    return finish(evaluate_steps(model, dataset, **options))
-
-
-def evaluate_steps(
-    model: Model,
-    dataset: SlotDataset,
-    *,
-    batch_size: int = 32,
-    seed: int = 0,
-    weights: str | None = None,
-    baselines: bool = False,
-) -> Generator[int, None, Evaluation]:
-    """`evaluate` as a generator: yields the number of images of each batch, returns the scores."""
     evaluator = Evaluator(model, dataset, seed, weights, baselines)
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed):
         evaluator.update(batch, output)
@@ -231,22 +218,16 @@ def evaluate_steps(
     return evaluator.compute()
 
 
+@in_steps
 def diagnose(
     model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
-) -> "Diagnosis":
+) -> "Generator[int, None, Diagnosis]":
     """Measures how a model uses its slots; the numbers equal the `diagnostics` of `evaluate`.
 
     Takes the arguments of `outputs` and raises its errors. Some numbers need true masks. The
     `mask_source` is "masks", "attention" (needs no sampling) or "posterior", by default
     `model.finer_masks`; ConfigError if the model has no such masks.
     """
-    return finish(diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed))
-
-
-def diagnose_steps(
-    model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
-) -> "Generator[int, None, Diagnosis]":
-    """`diagnose` as a generator: yields the number of images of each batch."""
     from slotlab.diagnostics import SlotDiagnostics
 
     source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 import slotlab
 from slotlab import checkpoints
-from slotlab.composition import PROTOCOLS, ConceptLibrary, fingerprint, fit_library, fit_library_steps
+from slotlab.composition import PROTOCOLS, ConceptLibrary, fingerprint, fit_library
 from slotlab.composition import library as library_module
 from slotlab.composition.library import cluster
 from slotlab.errors import CheckpointError, ConfigError, DataError
@@ -119,7 +119,7 @@ def test_a_rounded_library_is_stored_in_half_the_size_and_loads_exactly(tmp_path
 
 def test_a_library_is_replaced_with_its_picture_and_nothing_else_is(model, dataset, tmp_path):
     with pytest.raises(ConfigError, match="at least 2"):
-        next(fit_library_steps(model, dataset, tmp_path, concepts=1))  # before the long work
+        next(fit_library.steps(model, dataset, tmp_path, concepts=1))  # before the long work
     fit_library(model, dataset, tmp_path / "library", concepts=2)
     (tmp_path / "library" / "concepts.png").write_bytes(b"of two concepts")
     assert fit_library(model, dataset, tmp_path / "library", concepts=3).concepts == 3

@@ -146,7 +146,7 @@ def test_decompression_bombs_are_refused_and_listed(model, photos, tmp_path, rec
 
 def test_an_interrupted_run_goes_on_and_does_nothing_twice(model, photos, tmp_path):
     out = tmp_path / "out"
-    steps = folder.segment_steps(model, photos, out=out, batch_size=1)
+    steps = folder.segment.steps(model, photos, out=out, batch_size=1)
     next(steps), next(steps)
     steps.close()
     assert (out / "b.npz").is_file()
@@ -211,7 +211,7 @@ def test_few_images_are_on_their_way_at_a_time(model, tmp_path, monkeypatch):
     original = folder._read
     monkeypatch.setattr(folder, "_read", lambda *words: (read.append(1), original(*words))[1])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for done, _ in enumerate(folder.segment_steps(model, root, out=tmp_path / "out", batch_size=5), start=1):
+    for done, _ in enumerate(folder.segment.steps(model, root, out=tmp_path / "out", batch_size=5), start=1):
         ahead.append(len(read) - done)
     assert len(ahead) == 120
     assert max(ahead) <= 5 + 2 * 4 * 2 + 2

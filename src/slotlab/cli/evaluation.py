@@ -34,7 +34,7 @@ def evaluate(
     [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.evaluation import evaluate_steps
+    from slotlab.evaluation import evaluate
     from slotlab.released import is_released, model_folder
     from slotlab.reporting.tables import evaluation_table
     from slotlab.training.checkpoint import weights_of
@@ -43,7 +43,7 @@ def evaluate(
     model = load(folder, device)
     dataset = open_from_options(data, model.resolution, split, count, images)
     more: dict[str, Any] = {"seed": seed, "weights": weights_of(folder), "baselines": baselines}
-    steps = evaluate_steps(model, dataset, batch_size=batch_size, **more)
+    steps = evaluate.steps(model, dataset, batch_size=batch_size, **more)
     result = shown("evaluating", len(dataset), steps)
     if not speaks():
         return
@@ -82,7 +82,7 @@ def diagnose(
     [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.evaluation import diagnose_steps
+    from slotlab.evaluation import diagnose
     from slotlab.figures.curves import diagnosis_figure, figure_image
     from slotlab.figures.grid import write_png
     from slotlab.files import write_json
@@ -93,7 +93,7 @@ def diagnose(
     folder = model_folder(run)
     model = with_slots(load(folder, device), run)
     dataset = open_from_options(data, model.resolution, split, count, images)
-    steps = diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
+    steps = diagnose.steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
     found = shown("diagnosing", len(dataset), steps)
     if not speaks():
         return
@@ -152,12 +152,12 @@ def fid(
     """
     import warnings
 
-    from slotlab.fidelity import FidelityWarning, compare_folders_steps
+    from slotlab.fidelity import FidelityWarning, compare_folders
     from slotlab.files import write_json
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)  # the printed result contains its notes
-        steps = compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device)
+        steps = compare_folders.steps(real, generated, features, inception, split, mixed_sizes, device)
         result = shown("features", None, steps)
     say(str(result))
     if json is not None:

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract_steps
+from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract
 from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.files import read_json, regular, remove, replacing, write_json
 from slotlab.models import Model
 from slotlab.models.fingerprint import fingerprint
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 from slotlab.released import library_folder
 
 MOST_FOR_KMEANS = 50_000
@@ -361,6 +361,7 @@ def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary
     return ConceptLibrary.load(library_folder(name), model)
 
 
+@in_steps
 def fit_library(
     model: Model,
     dataset: SlotDataset,
@@ -370,7 +371,7 @@ def fit_library(
     batch_size: int = 32,
     seed: int = 0,
     sources: dict[str, Any] | None = None,
-) -> ConceptLibrary:
+) -> Generator[int, None, ConceptLibrary]:
     """Collects the slots of a data set, groups them, and saves the library in the folder `out`.
 
     Args:
@@ -387,26 +388,13 @@ def fit_library(
         CheckpointError: as `extract`.
         ConfigError: `out` holds something else, or as `ConceptLibrary.fit`.
     """
-    return finish(fit_library_steps(model, dataset, out, concepts, batch_size, seed, sources))
-
-
-def fit_library_steps(
-    model: Model,
-    dataset: SlotDataset,
-    out: str | Path,
-    concepts: Concepts = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    sources: dict[str, Any] | None = None,
-) -> Generator[int, None, ConceptLibrary]:
-    """`fit_library` step by step: yields the number of images done since the last step."""
     _check_number(concepts)  # before the long work
     out = Path(out)
     leftovers = {*out.glob(".*.[0-9]*.tmp")}
     mine = not out.exists() or (out / LIBRARY_FILE).is_file() or (out.is_dir() and leftovers == {*out.iterdir()})
     if not mine:
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
-    table = yield from extract_steps(model, dataset, batch_size=batch_size, seed=seed)
+    table = yield from extract.steps(model, dataset, batch_size=batch_size, seed=seed)
     if place_among_processes().is_first:
         library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
         library.sources = sources or {}
