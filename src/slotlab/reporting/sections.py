@@ -60,7 +60,7 @@ class Snippet(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a report; in its text a blank line starts a paragraph.
+    """A part of a report; in its text a blank line starts a paragraph, `level` is of its heading.
 
     Example:
         >>> from slotlab.reporting.report import render_report
@@ -74,6 +74,7 @@ class Section(NamedTuple):
     tables: Sequence[ReportTable] = ()
     figures: Sequence[ReportFigure] = ()
     snippets: Sequence[Snippet] = ()
+    level: int = 2
 
 
 def concept_section(folder: Path, model: str) -> Section:
