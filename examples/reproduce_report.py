@@ -18,7 +18,7 @@ from slotlab.distributed import chosen_device
 from slotlab.errors import ConfigError, SlotlabError
 from slotlab.fidelity import open_network
 from slotlab.files import Workspace
-from slotlab.reporting.reproduction import measure_steps, write_reproduction
+from slotlab.reporting.reproduction import measure, write_reproduction
 from slotlab.runs import train
 
 ATTENTION, LATENTS, DIFFUSION = "slot-attention", "latents", "slot-diffusion"
@@ -71,7 +71,7 @@ def reproduce(out: Path, scale: str, data: str | None, features: str | None, dev
         resume = (out / stage / "run.json").is_file()
         train(preset, out=out / stage, data=source, resume=resume, device=device, **changes)
     for run in (out / ATTENTION, out / DIFFUSION):
-        shown(run.name, None, measure_steps(run, counts, network, device))
+        shown(run.name, None, measure.steps(run, counts, network, device))
     return write_reproduction(out / "report.html", [out / ATTENTION, out / DIFFUSION], device=device)
 
 

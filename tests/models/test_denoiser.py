@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from slotlab.config import run_config
 from slotlab.errors import ConfigError
-from slotlab.models.unet import Denoiser, TimeResidualBlock, TransformerBlock, finest
+from slotlab.models.slot_encoder import SlotEncoder
+from slotlab.models.unet import Denoiser, Resample, TimeResidualBlock, TransformerBlock, finest
 
 TINY = {
     "slot_dim": 6,
@@ -198,3 +200,36 @@ def test_bad_inputs(tiny):
             tiny(torch.zeros(shape), timesteps, slots)
     with pytest.raises(ValueError, match=r"slots: expected \[B, K, 6\], got \[2, 3, 7\]"):
         tiny(latents, timesteps, torch.zeros(2, 3, 7))
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_published_preset_is_the_published_model_by_its_number_of_parameters():
+    config = run_config("slot-diffusion-published").model
+    with torch.device("meta"):
+        denoiser = Denoiser(latent_channels=3, slot_dim=192, **config["denoiser"])
+        encoder = SlotEncoder(128, config["encoder"], config["slot_attention"])
+    assert count(denoiser) == 134_243_331
+    resnet = 1_728 + 128 + 147_968 + 525_568 + 2_099_712  # stem, its norm, three stages of ResNet-18 with GroupNorm
+    position, mlp = 4 * 256 + 256, 2 * 256 + (256 + 1) * 192 + (192 + 1) * 192
+    grouping = 3 * 2 * 192 + 3 * 192**2 + 2 * 3 * (192 + 1) * 192 + (192 + 1) * 384 + (384 + 1) * 192 + 11 * 192
+    assert count(encoder.backbone) == resnet
+    assert count(encoder) == resnet + position + mlp + grouping
+    assert encoder.grid == (32, 32)
+    assert encoder.slot_attention.epsilon == 1e-6
+
+
+def test_convolutions_join_the_levels_if_asked():
+    torch.manual_seed(0)
+    denoiser = randomised(Denoiser(**TINY, resample="convolution"))
+    latents, timesteps, slots = inputs()
+    assert denoiser(latents, timesteps, slots).shape == latents.shape
+    joints = [block for block, _ in [*denoiser.down, *denoiser.up] if block.mode != "same"]
+    assert [type(block) for block in joints] == [Resample, Resample]
+    features = torch.randn(1, 8, 4, 4)
+    assert Resample(8, "down")(features, timesteps).shape == (1, 8, 2, 2)
+    up = Resample(8, "up")
+    doubled = features.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(up(features, timesteps), up.convolution(doubled))

@@ -8,20 +8,20 @@ import torch
 from PIL import Image
 
 from slotlab import checkpoints
-from slotlab.composition.compositions import compose_steps, image_path
-from slotlab.composition.library import SLOTS_FILE, ConceptLibrary, fit_library_steps
-from slotlab.composition.scoring import SCORES_FILE, score_compositions_steps
+from slotlab.composition.compositions import compose, image_path
+from slotlab.composition.library import SLOTS_FILE, ConceptLibrary, fit_library
+from slotlab.composition.scoring import SCORES_FILE, score_compositions
 from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import open_data
 from slotlab.data.images import read_image
-from slotlab.evaluation import evaluate_steps
+from slotlab.evaluation import evaluate
 from slotlab.fidelity import FeatureNet
 from slotlab.figures.composition import contact_sheet
 from slotlab.figures.grid import Cell, Heading, grid, write_png
 from slotlab.files import read_json, replacing
 from slotlab.models import Model, SlotDiffusion
 from slotlab.models.fingerprint import fingerprint
-from slotlab.progress import Stage, stage
+from slotlab.progress import Stage, in_steps, stage
 from slotlab.reporting.previews import batch_output
 from slotlab.reporting.report import rendered, validation_batch
 from slotlab.reporting.sections import (
@@ -110,7 +110,8 @@ class Measure(NamedTuple):
     note: str = ""
 
 
-def measure_steps(
+@in_steps
+def measure(
     run: Path, counts: Mapping[str, int], network: FeatureNet, device: str | torch.device = "cpu"
 ) -> Generator[Stage, None, None]:
     """Measures a run as the report does; what an earlier call finished is kept.
@@ -134,16 +135,16 @@ def measure_steps(
     images = {split: open_data(data.source, split=split, count=count, **same) for split, count in counts.items()}
     concepts, composed, weights, count = run / CONCEPTS, run / COMPOSITIONS, weights_of(run), len(images["val"])
     if not (run / "metrics.json").is_file():
-        steps = evaluate_steps(model, images["test"], weights=weights, baselines=True)
+        steps = evaluate.steps(model, images["test"], weights=weights, baselines=True)
         (yield from stage("scoring", len(images["test"]), steps)).write(run / "metrics.json")
     if not (concepts / SLOTS_FILE).is_file():
-        yield from stage("grouping slots", len(images["train"]), fit_library_steps(model, images["train"], concepts))
+        yield from stage("grouping slots", len(images["train"]), fit_library.steps(model, images["train"], concepts))
     library = ConceptLibrary.load(concepts, model)
     if not (composed / SCORES_FILE).is_file():
-        yield from stage("composing", count, compose_steps(model, library, composed, count=count, weights=weights))
+        yield from stage("composing", count, compose.steps(model, library, composed, count=count, weights=weights))
         sheet = contact_sheet(model, library, images["train"], composed, count=min(SHOWN_WITH_PARTS, count))
         write_png(sheet, composed / SHEET_PICTURE)
-        yield from score_compositions_steps(model, library, composed, images["val"], network)
+        yield from score_compositions.steps(model, library, composed, images["val"], network)
 
 
 def write_reproduction(
@@ -153,7 +154,7 @@ def write_reproduction(
 
     Args:
         page: the file to write.
-        runs: the run of slot attention and the one of slot diffusion, after `measure_steps`.
+        runs: the run of slot attention and the one of slot diffusion, after `measure`.
         images: how many of the first validation images to show.
         device: where the models run.
 
