@@ -196,6 +196,18 @@ def test_more_objects_than_slots_are_noticed(target):
     assert "slots=8" in warned(diagnosed(soft(target.clamp(max=4)), target), "too few slots")
 
 
+def test_small_objects_and_rare_crowds_ask_for_no_slots(target):
+    """A dot in each image, and in one of them 63 large objects."""
+    before = diagnosed(soft(target.clamp(max=3)), target)
+    target = target.clone()
+    target[:, 0, 0] = 99
+    target[0] = torch.arange(SIDE) * 8 // SIDE + 8 * (torch.arange(SIDE) * 8 // SIDE)[:, None]
+    found = diagnosed(soft(target.clamp(max=3)), target)
+    assert found.large_objects == before.large_objects == 3
+    assert found.objects > before.objects + 1
+    assert not [warning for warning in found.warnings() if "too few slots" in warning]
+
+
 NEED_MASKS = {"background_slots", "true_likeness", "objects"}
 OF_ANY_IMAGES = {"slots_used", "mask_entropy", "attention_change", "likeness", "dead_slots", "duplicates"}
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -57,6 +58,11 @@ def test_voc_has_objects_and_ignores_their_borders(voc):
     assert (data.read(2).mask == wanted).all()
     assert (data[0]["mask"].numpy() == wanted[:, 5:35]).all()
     assert set(np.unique(open_data(f"voc-classes:{voc}", split="all").read(2).mask)) == {-1, 0, 1, 15}
+    both, alone = (
+        open_data(spec, split="val", resolution=20, every_mask=True)[0] for spec in (voc, f"voc-classes:{voc}")
+    )
+    assert both["classes"].equal(alone["mask"]) and "classes" not in alone
+    assert both["mask"].equal(open_data(voc, split="val", resolution=20)[0]["mask"])
 
 
 def test_bad_voc_is_said_in_one_sentence(voc):
@@ -113,6 +119,14 @@ def test_bsds_has_the_regions_of_one_of_its_annotators(tmp_path):
     tool = loadmat(base / "groundTruth" / "test" / "100007.mat", simplify_cells=True)
     assert (data.read(2).mask == tool["groundTruth"][2]["Segmentation"]).all()
     assert data[0]["index"] == 100007
+    every = open_data(tmp_path, split="all", every_mask=True, resolution=20, mask_resolution=10)
+    assert every.describe()["annotator"] == "all"
+    each = [open_data(tmp_path, split="test", annotator=place, resolution=10)[0]["mask"] for place in range(3)]
+    assert every[2]["annotators"].equal(torch.stack(each))
+    cells = np.empty((1, 1), dtype=object)  # another photograph has one annotator
+    cells[0, 0] = {"Segmentation": masks[0]}
+    savemat(base / "groundTruth" / "train" / "100075.mat", {"groundTruth": cells})
+    assert (every.batch([0, 2])["annotators"][0, 1:] == -1).all()
     with pytest.raises(DataError, match=r"100007.mat: has 3 annotators; pass annotator= below that"):
         open_data(tmp_path, split="test", annotator=3)[0]
     with pytest.raises(ConfigError, match="annotator=-1: expected 0 or more"):

@@ -17,14 +17,25 @@ def evaluate(
     split: options.Split = "test",
     count: options.Count = None,
     baselines: Annotated[
-        bool, Option("--baselines", help="Also score a pattern of blocks and K-means of colour, which cost nothing.")
+        bool,
+        Option("--baselines", help="Also score what costs nothing: blocks, K-means of colour and of features, SLIC."),
     ] = False,
+    mask_resolution: Annotated[
+        str | None,
+        Option(metavar="PIXELS|original", help="Side of the masks that are scored. Default: the model's resolution."),
+    ] = None,
+    min_area: Annotated[
+        float, Option(min=0, max=1, help="Ignore objects below this share of the picture, such as 0.01.")
+    ] = 0.0,
     batch_size: options.BatchSize = 32,
     seed: options.Seed = 0,
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
     """Score a model's masks and attention masks (ARI, FG-ARI, mIoU, mBO) and its reconstructions.
+
+    Of COCO and PASCAL VOC, mBO is scored by class too; of BSDS500, the mean and the best over its
+    annotators.
 
     The scores of a run are also written to metrics.json in its folder.
 
@@ -41,9 +52,11 @@ def evaluate(
 
     folder = model_folder(run)
     model = load(folder, device)
-    dataset = open_from_options(data, model.resolution, split, count, images)
-    more: dict[str, Any] = {"seed": seed, "weights": weights_of(folder), "baselines": baselines}
-    steps = evaluate.steps(model, dataset, batch_size=batch_size, **more)
+    side = int(mask_resolution) if mask_resolution and mask_resolution.isdecimal() else mask_resolution
+    of_masks: dict[str, Any] = {"mask_resolution": side, "every_mask": True}
+    dataset = open_from_options(data, model.resolution, split, count, images, **of_masks)
+    more: dict[str, Any] = {"weights": weights_of(folder), "baselines": baselines, "min_area": min_area}
+    steps = evaluate.steps(model, dataset, batch_size=batch_size, seed=seed, **more)
     result = shown("evaluating", len(dataset), steps)
     if not speaks():
         return

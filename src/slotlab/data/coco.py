@@ -34,7 +34,8 @@ class Coco(PixelDataset):
     overlap, the smaller one is on top. Crowds are ignored (-1) where no instance covers them, and
     pixels without an instance are 0, as are images without annotations. Both polygons and RLE are
     read, by pycocotools. Splits by the name (train, val, test); a single file whose name says none
-    is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0.
+    is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0. With
+    `every_mask`, batches have the category id of each pixel as `classes`.
     """
 
     kind = "coco"
@@ -93,7 +94,15 @@ class Coco(PixelDataset):
         image, mask_name = decode_image(path, str(path)), f"{self._files[row]}, image {self.number(row)}"
         size = (self._images[row]["height"], self._images[row]["width"])
         with_mask(image, np.broadcast_to(0, size), str(path), mask_name)  # before a mask of that size is drawn
-        return with_mask(image, self.mask(row), str(path), mask_name)
+        mask = self.mask(row)
+        more = {"classes": self.classes_of(mask, row)} if self.every_mask and self.kind == Coco.kind else {}
+        return with_mask(image, mask, str(path), mask_name)._replace(more=more)
+
+    def classes_of(self, mask: np.ndarray, row: int) -> np.ndarray:
+        """The category ids int32 [H, W] of the annotations in a row's `mask`."""
+        found = self._found.get(self.number(row), [])
+        classes = [0, *(annotation["category_id"] for annotation in found if not annotation["iscrowd"])]
+        return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
 
     def mask(self, row: int) -> np.ndarray:
         """The ids int32 [H, W] of a row's annotations; DataError if one is broken."""
@@ -153,9 +162,7 @@ class CocoClasses(Coco):
 
     def mask(self, row: int) -> np.ndarray:
         """The classes int32 [H, W] of a row's annotations."""
-        mask, found = super().mask(row), self._found.get(self.number(row), [])
-        classes = [0, *(annotation["category_id"] for annotation in found if not annotation["iscrowd"])]
-        return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
+        return self.classes_of(super().mask(row), row)
 
 
 class CocoPanoptic(Coco):

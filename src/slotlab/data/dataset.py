@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from slotlab.data.images import Decoded, check_geometry, check_ids, notes_on, square, to_batch
 from slotlab.data.sample import IGNORED, Batch, SlotDataset
@@ -23,6 +25,7 @@ SPLIT_NAMES = {
 }
 
 
+ORIGINAL, LARGEST_MASK = "original", 4096  # `mask_resolution`
 MOST_BROKEN_IN_A_ROW = 100
 EXAMINED = 16  # images of which notes become warnings; `check_data` examines all
 
@@ -43,6 +46,8 @@ class Opening(TypedDict, total=False):
     count: int | None
     skip_broken: bool
     ignore: int | None
+    mask_resolution: int | str | None
+    every_mask: bool
 
 
 def split_of(name: str) -> str:
@@ -118,6 +123,8 @@ class RowsDataset(SlotDataset):
         count: int | None = None,
         skip_broken: bool = False,
         ignore: int | None = None,
+        mask_resolution: int | str | None = None,
+        every_mask: bool = False,
     ) -> None:
         if split not in (*SPLITS, "all"):
             raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
@@ -133,7 +140,23 @@ class RowsDataset(SlotDataset):
         self.crop = self.default_crop if crop is None else crop
         check_geometry(self.crop, resolution)
         self.resolution, self.skip_broken, self.ignore = resolution, skip_broken, ignore
+        side = mask_resolution
+        if side not in (None, ORIGINAL) and not (isinstance(side, int) and 1 <= side <= LARGEST_MASK):
+            raise ConfigError(
+                f"mask_resolution={side!r}: expected a whole number of pixels from 1 to {LARGEST_MASK:,}, or {ORIGINAL}"
+            )
+        self.mask_resolution, self.every_mask = mask_resolution, every_mask
         self.broken: list[BrokenFile] = []
+
+    def check_mask_resolution(self) -> None:
+        """Raises a ConfigError if another size of masks is asked for, where images and masks have one."""
+        if self.mask_resolution not in (None, ORIGINAL, self.resolution):
+            raise ConfigError(
+                f"mask_resolution={self.mask_resolution}: the masks of {self.data} have {self.resolution} pixels a "
+                f"side, as its images; leave it out, or name a data set of stored images"
+            )
+        if self.mask_resolution == ORIGINAL:
+            self.mask_resolution = self.resolution
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -149,6 +172,7 @@ class RowsDataset(SlotDataset):
         """What a protocol line needs, as JSON values."""
         facts = {"data": self.data, "kind": self.kind, "split": self.split, "crop": self.crop}
         facts |= {"resolution": self.resolution, "count": len(self)}
+        facts |= {} if self.mask_resolution is None else {"mask_resolution": self.mask_resolution}
         return facts | ({} if self.ignore is None else {"ignore": self.ignore})
 
 
@@ -187,7 +211,12 @@ class PixelDataset(RowsDataset, ABC):
 
     def pixels(self, row: int) -> Decoded:
         """The image of a row, cropped and resized; DataError if it is broken."""
-        return square(self.checked(row), crop=self.crop, resolution=self.resolution)
+        read, side = self.checked(row), self.mask_resolution
+        seen = square(read, crop=self.crop, resolution=self.resolution)
+        if side is None:
+            return seen
+        truth = square(read, crop=self.crop, resolution=side if isinstance(side, int) else None)
+        return seen._replace(mask=truth.mask, more=truth.more)
 
     def checked(self, row: int) -> Decoded:
         """`read`, whose mask holds ids, -1 for those to ignore; DataError if it is broken."""
@@ -208,18 +237,22 @@ class PixelDataset(RowsDataset, ABC):
         found = [self._readable(row) for row in self.at(positions)]
         sizes: dict[tuple[int, ...], str] = {}
         for row, image in found:
-            height, width = image.image.shape[:2]
-            sizes.setdefault((height, width), f"{self.name(row)} gives {width}x{height}")
+            height, width = (image.image if image.mask is None else image.mask).shape[:2]
+            sizes.setdefault((*image.image.shape, height, width), f"{self.name(row)} gives {width}x{height}")
         if len(sizes) > 1:
             raise DataError(
                 f"{self.data}: images of mixed sizes: {', '.join(list(sizes.values())[:2])}; pass resolution= to resize"
             )
         masks = [image.mask for _, image in found if image.mask is not None]
-        return to_batch(
+        batch = to_batch(
             np.stack([image.image for _, image in found]),
             np.stack(masks) if self.has_masks else None,
             [self.number(row) for row, _ in found],
         )
+        for name in found[0][1].more if found else ():
+            ids = [torch.from_numpy(image.more[name].astype(np.int64)) for _, image in found]
+            batch[name] = pad_sequence(ids, batch_first=True, padding_value=IGNORED)  # of annotators
+        return batch
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""

@@ -83,6 +83,8 @@ def open_data(
     count: int | None = None,
     skip_broken: bool = False,
     ignore: int | None = None,
+    mask_resolution: int | str | None = None,
+    every_mask: bool = False,
     **options: Any,
 ) -> SlotDataset:
     """Opens a data set.
@@ -97,6 +99,9 @@ def open_data(
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
         ignore: the id of pixels that scores leave out, such as 255; they become -1 in masks.
+        mask_resolution: side of the masks, if it differs from that of the images: pixels, or
+            "original" for that of the crop in the stored image. Rendered and packed masks have one.
+        every_mask: batches also have `classes` (coco, voc) or `annotators` (bsds).
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
             `images` (of coco: the folder of the images), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
@@ -122,6 +127,7 @@ def open_data(
                 f"{option}: no option of {kind} data{nearest(option, known) if known else '; leave it out'}"
             )
     common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
+    common |= {"mask_resolution": mask_resolution, "every_mask": every_mask}
     return chosen(target, **common, ignore=ignore, **options)
 
 

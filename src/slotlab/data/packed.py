@@ -74,6 +74,7 @@ class Packed(RowsDataset):
                 said = f"packed with {key} {packed}, not {wanted}"
                 raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
             setattr(self, key, packed)
+        self.check_mask_resolution()
         if self.ignore is None:
             self.ignore = self.settings.source.get("ignore")
         masked = self.settings.masked_splits

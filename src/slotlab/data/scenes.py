@@ -68,6 +68,7 @@ class Scenes(RowsDataset):
             raise ConfigError(f"ignore={self.ignore}: every id in rendered masks is an object; leave ignore out")
         self.variant, self.device = variant, torch.device(device)
         self.resolution = 64 if self.resolution is None else self.resolution
+        self.check_mask_resolution()
         self._options: dict[str, Any] = {"resolution": self.resolution, "variant": variant, "seed": seed}
         self._options |= {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
         self._rendered([])  # checks the arguments

@@ -159,8 +159,12 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
 
     tables = []
     if metrics.get("masks") or metrics.get("attention"):
-        rows = [[title, *cells(source, SCORES)] for source, title in mask_titles(protocol).items()]
-        tables.append(ReportTable("Segmentation: mean ± standard error", ["", *SCORES.values()], rows))
+        columns = SCORES | ({"mbo_class": "mBO by class"} if "mbo_class" in metrics.get("masks", {}) else {})
+        rows = [[title, *cells(source, columns)] for source, title in mask_titles(protocol).items()]
+        for title, found in metrics.get("baselines", {}).items():
+            details = [found.get(name, {}) for name in columns]
+            rows.append([title, *[_score(one.get("mean"), one) for one in details]])
+        tables.append(ReportTable("Segmentation: mean ± standard error", ["", *columns.values()], rows))
     row = ["", *cells("reconstruction", ERRORS), _number(metrics.get("loss")), _number(metrics.get("slots_used"))]
     headings = ["", *ERRORS.values(), "loss", "slots used"]
     tables.append(ReportTable("Reconstruction: mean ± standard error", headings, [row]))
