@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch.utils.data import ConcatDataset
 
-from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
+from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset
 from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
 from slotlab.data.layouts import ids_of, pixels_of, stacked
 from slotlab.errors import DataError
@@ -28,8 +28,11 @@ def is_hdf5(path: Path) -> bool:
 class Arrays(PixelDataset):
     """Arrays of images and masks in a file; each format gives `stored`."""
 
-    def __init__(self, path: str | Path, image: str, mask: str | None, **opening: Unpack[Opening]) -> None:
+    def __init__(
+        self, path: str | Path, *, image: str = "image", mask: str | None = None, **opening: Unpack[Opening]
+    ) -> None:
         self.path, self._image, self._mask = Path(path), image, mask or "mask"
+        self._reset()
         try:
             images, masks = self.stored(image), self.stored(self._mask)
             for name, array in ((image, images), (mask, masks)):
@@ -47,16 +50,18 @@ class Arrays(PixelDataset):
             raise
         except Exception as error:  # in damaged files h5py raises OSError, RuntimeError, KeyError, ValueError ...
             raise DataError(f"{path}: cannot be read ({error}); copy the file again") from error
-        super().__init__(
-            data=str(path),
-            root=self.path,
-            total=len(images),
-            splits=by_order(len(images)),
-            has_masks=masks is not None,
-            **opening,
-        )
+        super().__init__(path, {"all": len(images)}, masks is not None, **opening)
         if not self.skip_broken:
             self.read(0)
+
+    def _reset(self) -> None:
+        """Forgets what was opened; a copy in another process opens it itself."""
+        self._file: Any = None
+        self._process = os.getpid()
+        self._kept: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_kept": {}}
 
     @abstractmethod
     def stored(self, name: str) -> Any:
@@ -109,31 +114,18 @@ class Hdf5(Arrays):
 
     kind = "hdf5"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        image: str = "image",
-        mask: str | None = None,
-        **opening: Unpack[Opening],
-    ) -> None:
-        self._file: Any = None
-        self._process = -1
-        self._lists: dict[str, list[str]] = {}
-        super().__init__(path, image, mask, **opening)
-
     def stored(self, name: str) -> Any:
         """An array, or the arrays of a group, or those of this name in the groups of images."""
         file = self._opened()
-        if name not in self._lists:
+        if name not in self._kept:
             found = None if file.get(name, getlink=True) is None else self._own(name)
             if hasattr(found, "shape"):
                 return found
             keys = [f"{key}/{name}" for key in _in_order(file)]
             if found is not None:
                 keys = [f"{name}/{key}" for key in _in_order(found)]
-            self._lists[name] = [key for key in keys if file.get(key, getlink=True) is not None]
-        return _Rows(self, self._lists[name]) if self._lists[name] else None
+            self._kept[name] = [key for key in keys if file.get(key, getlink=True) is not None]
+        return _Rows(self, self._kept[name]) if self._kept[name] else None
 
     def names(self) -> list[str]:
         """The names of arrays and groups."""
@@ -150,19 +142,18 @@ class Hdf5(Arrays):
 
     def _opened(self) -> Any:  # an h5py.File
         """The file, opened by this process: HDF5 handles do not survive a fork."""
-        if self._file is None or self._process != os.getpid():
+        if self._process != os.getpid():
+            self._reset()
+        if self._file is None:
             try:
                 import h5py
             except ImportError as error:
                 raise DataError(f"{self.path}: HDF5 files need h5py; pip install 'slotlab[hdf5]'") from error
             try:
-                self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+                self._file = h5py.File(self.path, "r")
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be opened as HDF5 ({error}); copy the file again") from error
         return self._file
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_process": -1}
 
 
 class _Rows(Sequence[Any]):
@@ -197,25 +188,19 @@ class Npz(Arrays):
 
     kind = "npz"
 
-    def __init__(
-        self, path: str | Path, *, image: str = "image", mask: str | None = None, **opening: Unpack[Opening]
-    ) -> None:
-        self._read: dict[str, Any] = {}
-        super().__init__(path, image, mask, **opening)
-
     def stored(self, name: str) -> Any:
         """An array of the file or folder."""
-        if name not in self._read:
+        if name not in self._kept:
             known = self.names()
             found = next((one for one in (name, f"{name}s") if one in known), None)
             if found is None:
                 return None
             if self.path.is_dir():
-                self._read[name] = np.load(self.path / f"{found}.npy", mmap_mode="r", allow_pickle=False)
+                self._kept[name] = np.load(self.path / f"{found}.npy", mmap_mode="r", allow_pickle=False)
             else:
                 with np.load(self.path, allow_pickle=False) as arrays:
-                    self._read[name] = arrays[found]
-        return self._read[name]
+                    self._kept[name] = arrays[found]
+        return self._kept[name]
 
     def names(self) -> list[str]:
         """The names of the arrays."""
@@ -223,9 +208,6 @@ class Npz(Arrays):
             return sorted(file.stem for file in self.path.glob("*.npy"))
         with np.load(self.path, allow_pickle=False) as arrays:
             return list(arrays.files)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_read": {}}
 
 
 def holds_numpy(path: Path) -> bool:
@@ -274,16 +256,8 @@ class Hub(PixelDataset):
         self._image, self._mask = image, mask or "mask"
         self._records: Any = ConcatDataset([_undecoded(part, image, self._mask, source) for part in parts.values()])
         masked = {name: self._mask in part.column_names for name, part in parts.items()}
-        splits = in_a_row({name: len(part) for name, part in parts.items()})
-        total = len(self._records)
-        super().__init__(
-            data=str(source),
-            root=Path(source) if Path(source).exists() else None,
-            total=total,
-            splits=by_order(total) if len(parts) == 1 else splits,
-            has_masks=masked.get(opening.get("split", "train"), all(masked.values())),
-            **opening,
-        )
+        sizes = {name: len(part) for name, part in parts.items()} if len(parts) > 1 else {"all": len(self._records)}
+        super().__init__(source, sizes, masked.get(opening.get("split", "train"), all(masked.values())), **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes one row's image and mask."""

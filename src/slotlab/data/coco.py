@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, in_a_row, split_of
+from slotlab.data.dataset import Opening, PixelDataset, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
 from slotlab.data.layouts import stacked
 from slotlab.data.sample import IGNORED
@@ -73,14 +73,7 @@ class Coco(PixelDataset):
             self._folders += [folder] * len(content["images"])
             self._files += [file] * len(content["images"])
             self._add(file, content)
-        super().__init__(
-            data=str(root),
-            root=path,
-            total=len(self._images),
-            splits=in_a_row(sizes),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, sizes, **opening)
 
     def _add(self, file: Path, content: dict[str, Any]) -> None:
         """Keeps what `mask` needs of the annotations, by image."""

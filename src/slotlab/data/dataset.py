@@ -177,24 +177,26 @@ class RowsDataset(SlotDataset):
 
 
 class PixelDataset(RowsDataset, ABC):
-    """A data set of stored images; each format gives `read`, `name` and the splits.
+    """A data set of stored images; each format gives `read`, `name` and the sizes of its splits.
 
-    Attributes:
+    Args:
+        source: its file or folder, or its name on the hub.
+        sizes: rows of each split, one after the other; "all" alone is split by order.
         has_masks: whether every sample has a mask.
+        whole: use all rows for any split.
     """
 
     def __init__(
         self,
+        source: str | Path,
+        sizes: Mapping[str, int],
+        has_masks: bool = True,
         *,
-        data: str,
-        root: Path | None,
-        total: int,
-        splits: dict[str, range],
-        has_masks: bool,
+        whole: bool = False,
         **opening: Unpack[Opening],
     ) -> None:
-        super().__init__(data, splits, total, **opening)
-        self.root, self.has_masks = root, has_masks
+        super().__init__(str(source), {} if whole else in_a_row(sizes), sum(sizes.values()), **opening)
+        self.root, self.has_masks = Path(source) if Path(source).exists() else None, has_masks
         self.unseen, self._warned = EXAMINED, set[str]()
 
     @abstractmethod

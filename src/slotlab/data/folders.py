@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset, by_order, in_a_row
+from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset
 from slotlab.data.finding import IMAGE_SUFFIXES, MASK_FOLDERS, check_no_masks, folders_below, image_files
 from slotlab.data.images import LOSSY, Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
@@ -56,14 +56,7 @@ class ClevrTex(PixelDataset):
             more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
             raise DataError(f"{problems[0][1].reason}{more}")
         self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
-        super().__init__(
-            data=str(root),
-            root=Path(root),
-            total=len(self.paths),
-            splits={} if self.variant in WHOLE_VARIANTS else by_order(len(self.paths)),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {"all": len(self.paths)}, whole=self.variant in WHOLE_VARIANTS, **opening)
         wanted = {self.numbers[row] for row in self.rows}
         self.broken += [file for number, file in problems if number in wanted]
 
@@ -174,11 +167,9 @@ class ImageFolder(PixelDataset):
         images = base / "images" if (base / "images").is_dir() else base
         named = _split_folders(images) if images != base else {}
         files = {split: image_files(images / folder) for split, folder in named.items()}
-        self.paths = [path for paths in files.values() for path in paths]
-        splits = in_a_row({split: len(paths) for split, paths in files.items()})
         if not named:
-            self.paths = image_files(images, nested=images != base)
-            splits = by_order(len(self.paths))
+            files = {"all": image_files(images, nested=images != base)}
+        self.paths = [path for paths in files.values() for path in paths]
         if not self.paths:
             raise DataError(f"{images}: no image file here ({', '.join(IMAGE_SUFFIXES)}); name another folder")
         self._images, self._masks = images, base / "masks"
@@ -195,14 +186,8 @@ class ImageFolder(PixelDataset):
         if self._masked:
             _check_names(self.paths)
         split = opening.get("split", "train")
-        super().__init__(
-            data=str(root),
-            root=base,
-            total=len(self.paths),
-            splits=splits,
-            has_masks=named[split] in self._masked if split in named else self._masked == folders,
-            **opening,
-        )
+        has_masks = named[split] in self._masked if split in named else self._masked == folders
+        super().__init__(root, {name: len(paths) for name, paths in files.items()}, has_masks, **opening)
         if self.has_masks and not self.skip_broken:
             for row in self.rows:
                 self._mask_path(row)

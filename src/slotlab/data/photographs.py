@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import SPLITS, Opening, PixelDataset, in_a_row
+from slotlab.data.dataset import SPLITS, Opening, PixelDataset
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.data.sample import IGNORED
 from slotlab.errors import ConfigError, DataError
@@ -55,14 +55,7 @@ class Listed(Photographs):
         if not lists:
             raise DataError(f"{self._base / self.lists}: train.txt, val.txt and test.txt are missing or empty")
         self._names = [name for names in lists.values() for name in names]
-        super().__init__(
-            data=str(root),
-            root=self._base,
-            total=len(self._names),
-            splits=in_a_row({split: len(names) for split, names in lists.items()}),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {split: len(names) for split, names in lists.items()}, **opening)
 
     def _lines(self, split: str) -> list[str]:
         path = self._base / self.lists / f"{split}.txt"
@@ -187,14 +180,7 @@ class Bsds(Photographs):
         self._paths = [path for images in lists.values() for path in images]
         if not self._paths:
             raise DataError(f"{self._base / 'images'}: no train/*.jpg, val/*.jpg or test/*.jpg in this folder")
-        super().__init__(
-            data=str(root),
-            root=self._base,
-            total=len(self._paths),
-            splits=in_a_row({split: len(images) for split, images in lists.items()}),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {split: len(images) for split, images in lists.items()}, **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes the photograph and the regions of its annotator."""

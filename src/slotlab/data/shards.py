@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, files_by_split, in_a_row
+from slotlab.data.dataset import Opening, PixelDataset, files_by_split
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.data.layouts import ids_of, pixels_of
 from slotlab.errors import DataError
@@ -66,14 +66,7 @@ class Shards(PixelDataset):
         has_masks = all(found is not None for _, found in self._samples)
         if mask and not has_masks:
             raise DataError(f"{root}: samples without KEY.{mask}; pass another mask=, or none")
-        super().__init__(
-            data=str(root),
-            root=Path(root),
-            total=len(self._samples),
-            splits=in_a_row(sizes),
-            has_masks=has_masks,
-            **opening,
-        )
+        super().__init__(root, sizes, has_masks, **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes the image and the mask of a sample."""

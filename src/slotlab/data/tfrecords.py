@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, files_by_split, in_a_row
+from slotlab.data.dataset import Opening, PixelDataset, files_by_split
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 
@@ -59,14 +59,7 @@ class TfRecords(PixelDataset):
             raise DataError(f"{root}: no records in files *.tfrecord*; name another folder, or copy the files again")
         self._forget()
         self.frames = len(self._record(0).images)
-        super().__init__(
-            data=str(root),
-            root=Path(root),
-            total=len(self._records) * self.frames,
-            splits=in_a_row({name: len(some) * self.frames for name, some in found.items()}),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {name: len(some) * self.frames for name, some in found.items()}, **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes one frame of a record."""
