@@ -10,7 +10,7 @@ import torch
 from PIL import Image, features
 
 from slotlab.data import check_data, open_data
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import (
     DARK,
     FIRST_PAGE,

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
+from slotlab.data.arrays import stacked
 from slotlab.data.dataset import Opening, PixelDataset, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
-from slotlab.data.layouts import stacked
 from slotlab.data.sample import IGNORED
 from slotlab.errors import DataError
 from slotlab.files import read_json

@@ -9,8 +9,7 @@ from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, Npz, holds_numpy, holds_saved_dataset, is_hdf5
 from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic, holds_coco
-from slotlab.data.finding import image_files
-from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
+from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex, image_files
 from slotlab.data.packed import SETTINGS, Packed
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import SlotDataset

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from slotlab.data.arrays import ids_of, pixels_of
 from slotlab.data.dataset import Opening, PixelDataset, files_by_split
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
-from slotlab.data.layouts import ids_of, pixels_of
 from slotlab.errors import DataError
 
 IMAGE_FIELDS = tuple(f"{word}{end}" for word in ("", "image.", "img.") for end in ("jpg", "jpeg", "png", "webp", "npy"))

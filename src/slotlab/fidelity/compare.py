@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import INCEPTION, open_network
 from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import ROUNDING, decode_image
 from slotlab.data.loading import in_order
 from slotlab.errors import DataError

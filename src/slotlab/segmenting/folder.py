@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import decode_mask, read_image
 from slotlab.data.loading import in_order
 from slotlab.distributed import from_all, place_among_processes, wait_for_all
