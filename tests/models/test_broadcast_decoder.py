@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slotlab.errors import ConfigError
 from slotlab.models import SpatialBroadcastDecoder, broadcast_decoder
 from slotlab.models.building import initialise
-from slotlab.models.position import direction_grid
 from slotlab.models.relative_frames import RelativeBroadcastDecoder
+from slotlab.models.slot_encoder import direction_grid
 
 
 @pytest.mark.parametrize(

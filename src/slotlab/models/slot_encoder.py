@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from math import gcd, prod
 from typing import Annotated, Any, Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
 from slotlab.models.building import KernelSize, Positive, build, check_arguments, check_images, configured
-from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import SamplingSettings
 from slotlab.models.slot_attention import SlotAttention
@@ -150,6 +150,38 @@ ENCODERS: dict[str, Callable[..., CNNEncoder | ResNetEncoder]] = {"cnn": CNNEnco
 def group_norm(channels: int, most: int = 8) -> nn.GroupNorm:
     """GroupNorm of at most `most` groups that divide `channels`."""
     return nn.GroupNorm(gcd(most, channels), channels)
+
+
+def direction_grid(height: int, width: int) -> Tensor:
+    """Four gradients in [0, 1], float32 [4, height, width]: down, right, up, left.
+
+    After Locatello et al. 2020, appendix E.
+
+    Example:
+        >>> direction_grid(1, 3)[1].tolist()
+        [[0.0, 0.5, 1.0]]
+    """
+    down, right = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack([down, right, 1 - down, 1 - right])
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a learned linear map of the direction grid to features [B, C, H, W]."""
+
+    grid: Tensor
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("grid", direction_grid(height, width)[None], persistent=False)
+        self.projection = nn.Conv2d(4, channels, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return features + self.map()
+
+    def map(self) -> Tensor:
+        """What is added, [1, C, H, W]."""
+        return self.projection(self.grid)
 
 
 class SlotEncoder(nn.Module):
