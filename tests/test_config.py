@@ -39,9 +39,6 @@ def test_the_report_s_slot_diffusion_holds_its_finalized_parameters():
         model = create_model("slot-diffusion-clevrtex")
     assert sum(parameter.numel() for parameter in model.denoiser.parameters()) == 78_704_131
     assert model.denoiser.time_dim == 128
-    assert model.denoiser.conv_in.out_channels == 64
-    assert len(model.denoiser.middle[1].layers) == 6
-    assert model.denoiser.middle[1].layers[0].cross_attention.head_dim == 32
     assert (model.slots, model.encoder.slot_attention.dim) == (11, 64)
     assert (model.schedule.steps, model.schedule.kind, model.schedule.target) == (1000, "linear", "epsilon")
     assert (model.autoencoder.latent_channels, model.autoencoder.latent_size) == (3, 32)
@@ -143,11 +140,9 @@ def test_mistakes_are_named(tiny_preset, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slots": 0}, "slot_attention.slots"),
         ({"slots": 2.5}, r"slot_attention.slots: .*integer \(got 2.5\)"),
         ({"encoder.channels": "wide"}, r"encoder.channels: .*integer \(got 'wide'\)"),
         ({"encoder.strides": 2}, r"encoder.strides: .*Sequence \(got 2\)"),
-        ({"resolution": 7}, "resolution"),
         ({"resolution": 20}, "doubling"),
     ],
 )
