@@ -67,6 +67,8 @@ def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
         (["report", "scenes-64"], "run.json: missing; give the folder that `slotlab train"),
         (["evaluate", "scenes-46", "--data", "scenes:plain"], "did you mean 'scenes-64'?"),
         (["show", "a/1.png", "b/1.png", "--out", "x"], "two figures would have the same name"),
+        (["segment", ".", "--model", "scenes-64", "--out", "x"], "no image file in this folder"),
+        (["segment", ".", "--model", "scenes-64", "--out", "x", "--format", "cocoa"], "did you mean 'coco'?"),
         (["compose", "scenes-64", "nowhere", "--out", "x"], "made with: slotlab concepts fit RUN"),
         (["compose", "scenes-64", "scenes-64-diffusion", "--out", "x"], "the library holds slots of model"),
     ],
