@@ -14,7 +14,7 @@ from two_processes import share_the_work
 import slotlab
 from slotlab.distributed import Place, make_fabric
 from slotlab.errors import ConfigError
-from slotlab.training.checkpoint import newest_checkpoint, read_trainer, step_folder
+from slotlab.training.checkpoint import newest_checkpoint, read_history, read_trainer, step_folder
 from slotlab.training.setup import check_data
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -47,10 +47,14 @@ def test_gradients_are_those_of_one_process(alone_and_shared):
         torch.testing.assert_close(10 * two[number]["exp_avg"], 10 * state["exp_avg"], atol=1e-6, rtol=0)
 
 
-def test_a_checkpoint_has_the_losses_of_all_processes(alone_and_shared):
+def test_a_run_has_the_losses_of_all_processes_and_the_scores_of_one(alone_and_shared):
     one, two = (read_trainer(step_folder(folder / "run", 1))["losses"] for folder in alone_and_shared)
     assert len(one) == 1
     torch.testing.assert_close(two, one)
+    alone, shared = (read_history(folder / "run")[-1] for folder in alone_and_shared)
+    for name in ("train_loss", "validation_loss", "ari", "fg_ari"):
+        assert shared[name] == pytest.approx(alone[name], abs=1e-5), name
+    assert json.loads((alone_and_shared[1] / "run" / "training.json").read_text())["processes"] == 2
 
 
 def test_each_image_is_evaluated_once_and_all_processes_know_the_scores(alone_and_shared):

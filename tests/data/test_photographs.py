@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pictures import save_palette
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -15,14 +16,6 @@ WIDTH, HEIGHT = 40, 30
 def photograph(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(path)
-
-
-def palette(path, mask):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
-    image.putdata(mask.ravel().tolist())
-    image.putpalette(np.random.default_rng(7).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    image.save(path)
 
 
 def objects():
@@ -43,8 +36,8 @@ def voc(tmp_path):
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         for name in names:
             photograph(base / "JPEGImages" / f"{name}.jpg")
-            palette(base / "SegmentationObject" / f"{name}.png", objects())
-            palette(base / "SegmentationClass" / f"{name}.png", np.where(objects() == 2, 15, objects()))
+            save_palette(objects(), base / "SegmentationObject" / f"{name}.png")
+            save_palette(np.where(objects() == 2, 15, objects()), base / "SegmentationClass" / f"{name}.png")
     photograph(base / "JPEGImages" / "2008_000001.jpg")  # of no segmentation list
     return base
 
@@ -71,7 +64,7 @@ def test_bad_voc_is_said_in_one_sentence(voc):
     (voc / "SegmentationObject" / "2007_000032.png").unlink()
     with pytest.raises(DataError, match=r"SegmentationObject/2007_000032.png: the file is missing"):
         open_data(voc)[0]
-    palette(voc / "SegmentationClass" / "2007_000032.png", np.full((HEIGHT, WIDTH), 21))
+    save_palette(np.full((HEIGHT, WIDTH), 21), voc / "SegmentationClass" / "2007_000032.png")
     with pytest.raises(DataError, match=r"2007_000032.png: id 21, at most 20 are known"):
         open_data(f"voc-classes:{voc}")[0]
     photograph(voc / "SegmentationClass" / "2007_000032.png")
@@ -93,7 +86,7 @@ def test_davis_gives_frames_of_the_videos_of_a_split(tmp_path):
         (base / "ImageSets" / "2017" / f"{split}.txt").write_text(f"{video}\n")
         for frame in range(3):
             photograph(base / "JPEGImages" / "480p" / video / f"{frame:05d}.jpg", frame)
-            palette(base / "Annotations" / "480p" / video / f"{frame:05d}.png", np.roll(objects(), frame))
+            save_palette(np.roll(objects(), frame), base / "Annotations" / "480p" / video / f"{frame:05d}.png")
     data = open_data(tmp_path, split="val")
     assert (data.describe()["kind"], len(data)) == ("davis", 3)
     assert data.name(data.rows[1]).endswith("blackswan/00001.jpg")

@@ -1,13 +1,12 @@
 import csv
 import json
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import png_by_hand
 from PIL import Image
 
 import slotlab
@@ -33,16 +32,6 @@ def photos(tmp_path):
     picture(3, (40, 31)).save(root / "day" / "one" / "c.v2.webp")
     (root / "notes.txt").write_text("no image")
     return root
-
-
-def promised(side):
-    """A PNG whose header promises more pixels than are there."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
 
 
 def rows(out):
@@ -122,7 +111,7 @@ def test_unreadable_images_are_skipped_and_listed_and_the_others_are_written(mod
     (photos / "loop.png").symlink_to("loop.png")
     os.mkfifo(photos / "pipe.png")
     for name, side in {"large": 11_000, "bomb": 60_000}.items():
-        (photos / f"{name}.png").write_bytes(promised(side))
+        (photos / f"{name}.png").write_bytes(png_by_hand(side, side))
     listing = slotlab.segment(model, photos, out=tmp_path / "out", batch_size=2)
     reasons = {
         "empty": "is empty",
