@@ -115,6 +115,21 @@ def tiny_diffusion(presets: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def distinct(tiny_preset: str) -> Callable[..., torch.nn.Module]:
+    """Makes an untrained model whose slots differ: each owns a part of every image."""
+    from slotlab.checkpoints import create_model
+
+    def make(**changes: object) -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = create_model(tiny_preset, **changes).eval()
+        with torch.no_grad():
+            model.decoder.to_rgb_and_mask.weight.mul_(30)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def latents_run(presets: Path, squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of stage 1: an autoencoder, hardly trained."""
     from slotlab.runs import train

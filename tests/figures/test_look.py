@@ -12,12 +12,8 @@ from slotlab.metrics.functional import adjusted_rand_index
 
 
 @pytest.fixture(scope="module")
-def model(tiny_preset):
-    torch.manual_seed(0)
-    model = create_model(tiny_preset)
-    with torch.no_grad():
-        model.decoder.to_rgb_and_mask.weight.mul_(30)
-    return model
+def model(distinct):
+    return distinct()
 
 
 @pytest.fixture
