@@ -103,14 +103,6 @@ def stacked(objects: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     return ids
 
 
-def is_hdf5(path: Path) -> bool:
-    """Whether `path` is a file that begins as HDF5 files do, or is named like one."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8) == SIGNATURE or path.suffix.lower() in (".h5", ".hdf5")
-
-
 class Arrays(PixelDataset):
     """Arrays of images and masks in a file; each format gives `stored`."""
 
@@ -200,6 +192,14 @@ class Hdf5(Arrays):
 
     kind = "hdf5"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a file that begins as HDF5 files do, or is named like one."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(8) == SIGNATURE or path.suffix.lower() in (".h5", ".hdf5")
+
     def stored(self, name: str) -> Any:
         """An array, or the arrays of a group, or those of this name in the groups of images."""
         file = self._opened()
@@ -274,6 +274,13 @@ class Npz(Arrays):
 
     kind = "npz"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a `.npz` file, or a folder with images in a `.npy` file."""
+        if path.is_file():
+            return path.suffix.lower() == ".npz"
+        return any((path / name).is_file() for name in ("image.npy", "images.npy"))
+
     def stored(self, name: str) -> Any:
         """An array of the file or folder."""
         if name not in self._kept:
@@ -296,20 +303,6 @@ class Npz(Arrays):
             return list(arrays.files)
 
 
-def holds_numpy(path: Path) -> bool:
-    """Whether `path` is a `.npz` file, or a folder with images in a `.npy` file."""
-    if path.is_file():
-        return path.suffix.lower() == ".npz"
-    return any((path / name).is_file() for name in ("image.npy", "images.npy"))
-
-
-def holds_saved_dataset(root: Path) -> bool:
-    """Whether `root` was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
-    return (root / "dataset_dict.json").is_file() or (
-        (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
-    )
-
-
 class Hub(PixelDataset):
     """A data set of the `datasets` library with image columns.
 
@@ -326,6 +319,12 @@ class Hub(PixelDataset):
     """
 
     kind = "hub"
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
+        one = all((path / name).is_file() for name in ("state.json", "dataset_info.json"))
+        return one or (path / "dataset_dict.json").is_file()
 
     def __init__(
         self,

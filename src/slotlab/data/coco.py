@@ -16,11 +16,6 @@ from slotlab.files import read_json
 REMEDY = "take the published file, or write it again"
 
 
-def holds_coco(path: Path, task: str = "instances") -> bool:
-    """Whether `path` is a JSON file, or a folder with `annotations/TASK_*.json`."""
-    return path.suffix.lower() == ".json" if path.is_file() else bool(_annotation_files(path, task))
-
-
 class Coco(PixelDataset):
     """COCO instances: a mask of the annotated objects of each photograph.
 
@@ -40,6 +35,11 @@ class Coco(PixelDataset):
 
     kind = "coco"
     task: ClassVar[str] = "instances"
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a JSON file, or a folder with `annotations/TASK_*.json`."""
+        return path.suffix.lower() == ".json" if path.is_file() else bool(_annotation_files(path, cls.task))
 
     def __init__(
         self,

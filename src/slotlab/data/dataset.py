@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -108,8 +108,13 @@ class RowsDataset(SlotDataset):
         DataError: the data set has no such split, or the split is empty.
     """
 
-    kind: str
+    kind: ClassVar[str]
     default_crop = 1.0
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a file or folder holds such a data set, by its content."""
+        return False
 
     def __init__(
         self,

@@ -111,15 +111,6 @@ WHOLE_VARIANTS = ("outd",)
 RESTORE = "restore it, or pass skip_broken=True (--skip-broken) to use the next image instead"
 
 
-def holds_clevrtex(root: Path, with_masks: bool = False) -> bool:
-    """Whether a CLEVRTex image, with its mask beside it if asked, is anywhere below `root`."""
-    return any(
-        IMAGE_NAME.fullmatch(name) and (not with_masks or _mask_path(folder / name).name in names)
-        for folder, names in folders_below(root)
-        for name in names
-    )
-
-
 class ClevrTex(PixelDataset):
     """CLEVRTex and every data set in its layout.
 
@@ -137,6 +128,19 @@ class ClevrTex(PixelDataset):
 
     kind = "clevrtex"
     default_crop = 0.8
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has a scene; `images/` without `masks/`, one with its mask beside it."""
+        images = path / "images"
+        unpacked_there = images.is_dir()
+        if not path.is_dir() or (unpacked_there and (path / "masks").is_dir()):
+            return False
+        return any(
+            IMAGE_NAME.fullmatch(name) and (not unpacked_there or _mask_path(folder / name).name in names)
+            for folder, names in folders_below(images if unpacked_there else path)
+            for name in names
+        )
 
     def __init__(
         self,
@@ -255,6 +259,11 @@ class ImageFolder(PixelDataset):
     """
 
     kind = "images"
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has `images/`, or images directly in it."""
+        return (path / "images").is_dir() or (path.is_dir() and bool(image_files(path, nested=False)))
 
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         base = Path(root)

@@ -63,6 +63,11 @@ class Packed(RowsDataset):
 
     kind = "packed"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has the settings of a cache."""
+        return (path / SETTINGS).is_file()
+
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         self.root = Path(root)
         self.settings = _settings(self.root)

@@ -36,9 +36,9 @@ class Photographs(PixelDataset):
         return found[0]
 
     @classmethod
-    def is_in(cls, root: Path) -> bool:
+    def is_in(cls, path: Path) -> bool:
         """Whether a folder holds this data set."""
-        return (cls.base(root) / cls.lists).is_dir()
+        return (cls.base(path) / cls.lists).is_dir()
 
 
 class Listed(Photographs):

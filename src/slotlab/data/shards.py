@@ -47,6 +47,12 @@ class Shards(PixelDataset):
 
     kind = "shards"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a tar file, or a folder of some whose samples have images."""
+        files = [path] if path.suffix == ".tar" and path.is_file() else shard_files(path) if path.is_dir() else []
+        return bool(files) and any(set(IMAGE_FIELDS) & set(fields) for fields in samples_of(files[0]))
+
     def __init__(
         self, root: str | Path, *, image: str | None = None, mask: str | None = None, **opening: Unpack[Opening]
     ) -> None:
@@ -129,9 +135,3 @@ def _content(stored: Stored) -> Any:
         return np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{stored.shard}: {stored.name} cannot be read ({error}); copy it again") from error
-
-
-def holds_shards(path: Path) -> bool:
-    """Whether `path` is a tar file, or a folder of some whose samples have images."""
-    files = [path] if path.suffix == ".tar" and path.is_file() else shard_files(path) if path.is_dir() else []
-    return bool(files) and any(set(IMAGE_FIELDS) & set(fields) for fields in samples_of(files[0]))

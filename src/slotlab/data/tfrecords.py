@@ -51,6 +51,11 @@ class TfRecords(PixelDataset):
 
     kind = "tfrecords"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is or holds TFRecord files, by their names."""
+        return ".tfrecord" in path.name if path.is_file() else bool(tfrecord_files(path))
+
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         named = files_by_split(tfrecord_files(Path(root)), opening.get("split", "train"))
         found = {name: [(file, start) for file in some for start in starts(file)] for name, some in named.items()}
@@ -100,11 +105,6 @@ class TfRecords(PixelDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_kept": {}, "_open": {}, "_process": -1}
-
-
-def holds_tfrecords(path: Path) -> bool:
-    """Whether `path` is or holds TFRecord files, by their names."""
-    return ".tfrecord" in path.name if path.is_file() else bool(tfrecord_files(path))
 
 
 def tfrecord_files(path: Path) -> list[Path]:
