@@ -93,8 +93,7 @@ def test_keys_of_a_dry_run_are_whole_on_a_narrow_screen():
 
 def test_a_dry_run_prints_the_whole_config_and_trains_nothing(run_slotlab, tiny_preset, tmp_path):
     words = ["train", tiny_preset, "slots=6", "--data", "data/own", "--out", tmp_path / "run", "--dry-run"]
-    status, printed, _ = run_slotlab(*words)
-    assert status == 0
+    printed = run_slotlab.fine(*words)
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert "model.slot_attention.slots 6 number of slots K" in lines
     assert "data.source data/own `scenes:VARIANT`, a data set folder, or `kind:PATH`" in lines

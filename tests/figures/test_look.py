@@ -74,7 +74,6 @@ def test_show_draws_every_slot_and_iteration(diffusion_run, model, files):
 
 def test_the_command_writes_a_figure_per_image_and_model(run_slotlab, model, files, tmp_path):
     save(model, tmp_path / "tiny")
-    status, out, err = run_slotlab("show", files[0], "--model", tmp_path / "tiny", "--out", tmp_path / "figures")
-    assert status == 0, err
+    out = run_slotlab.fine("show", files[0], "--model", tmp_path / "tiny", "--out", tmp_path / "figures")
     assert "003-tiny.png" in out
     assert Image.open(tmp_path / "figures" / "003-tiny.png").width > 500
