@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from slotlab.errors import ConfigError
 from slotlab.files import write_json
 from slotlab.metrics.baselines import block_pattern, colour_groups, feature_groups, superpixels
 from slotlab.metrics.functional import squared_error, without_small
-from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel
+from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel, SlotOutput
 from slotlab.models.building import evaluating
 from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.feature_grouping import STRIDE
@@ -135,6 +135,17 @@ def outputs(
             for name in batch.keys() & {"image", "mask", "classes", "annotators"}:
                 batch[name] = batch[name].to(device)
             yield batch, run(batch["image"], [seeded_generator(seed, int(index)) for index in batch["index"]])
+
+
+@torch.inference_mode()
+def batch_output(model: Model, batch: Batch, seed: int) -> Any:
+    """A model's output for one batch, as `outputs` yields it, on the CPU."""
+    with evaluating(model):
+        generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+        output = model(batch["image"].to(next(model.parameters()).device), generators)
+    if isinstance(output, SlotOutput):
+        return output.cpu()
+    return replace(output, reconstruction=output.reconstruction.cpu())
 
 
 class Evaluator:

@@ -23,10 +23,10 @@ from slotlab import checkpoints
 from slotlab.checkpoints import WEIGHTS_FILE
 from slotlab.composition.compositions import compose
 from slotlab.composition.library import PICTURE_FILE, fit_library
-from slotlab.config import RUN_FILE, RunConfig, preset_names, read_run_config, run_config, validated
+from slotlab.config import RUN_FILE, RunConfig, dotted, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.evaluation import Evaluator, outputs
+from slotlab.evaluation import Evaluator, batch_output, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
@@ -46,7 +46,6 @@ from slotlab.released import (
     released_names,
     write_manifest,
 )
-from slotlab.reporting.previews import batch_output
 from slotlab.reporting.report import templates
 from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_line
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
@@ -207,21 +206,13 @@ def _changes(config: RunConfig) -> list[str] | None:
     """The `key=value` words that turn its preset into `config`; None if no preset does."""
     if config.preset not in preset_names():
         return None
-    usual = dict(_flat(run_config(config.preset).model_dump()))
-    changed = {key: value for key, value in _flat(config.model_dump()) if key not in usual or usual[key] != value}
+    usual, settings = (dotted(one.model_dump()) for one in (run_config(config.preset), config))
+    changed = {key: value for key, value in settings.items() if key not in usual or usual[key] != value}
     words = [f"{key.removeprefix('training.').removeprefix('model.')}={value}" for key, value in changed.items()]
     try:
         return words if run_config(config.preset, words) == config else None
     except ConfigError:
         return None
-
-
-def _flat(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{section}{key}.")
-        else:
-            yield section + key, value
 
 
 def _kept_options(training: Mapping[str, Any]) -> list[str]:

@@ -322,25 +322,11 @@ class ConceptLibrary:
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
             if library.identity != content["identity"]:
                 raise ValueError(f"{SLOTS_FILE} is not the file that {LIBRARY_FILE} describes")
-            library._check_arrays()
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: damaged concept library ({error}); fit it again") from None
         if model is not None:
             library.check(model)
         return library
-
-    def _check_arrays(self) -> None:
-        """Raises ValueError for arrays that are not those of a library."""
-        for name, values in self._tensors().items():
-            if name != "centroids" and len(values) != len(self.slots):
-                raise ValueError(f"{name}: {len(values)} rows, but there are {len(self.slots)} slots")
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name}: some values are not finite")
-        if self.slots.ndim != 2 or self.centroids.shape != (self.facts["concepts"], self.slots.shape[1]):
-            shapes = f"{list(self.slots.shape)} and {list(self.centroids.shape)}"
-            raise ValueError(f"slots and centroids: shapes {shapes}, with {self.facts['concepts']} concepts")
-        if {*self.concept.tolist()} != {*range(self.concepts)}:
-            raise ValueError(f"concept: must be 0 to {self.concepts - 1}, each at least once")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}

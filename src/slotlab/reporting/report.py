@@ -13,12 +13,11 @@ from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.evaluation import Evaluation
+from slotlab.evaluation import Evaluation, batch_output
 from slotlab.figures.grid import data_uri
 from slotlab.files import read_json, replacing
 from slotlab.models import SlotOutput
 from slotlab.models.fingerprint import fingerprint
-from slotlab.reporting.previews import batch_output
 from slotlab.reporting.sections import (
     Section,
     composition_section,

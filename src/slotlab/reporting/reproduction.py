@@ -14,7 +14,7 @@ from slotlab.composition.scoring import SCORES_FILE, score_compositions
 from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import open_data
 from slotlab.data.images import read_image
-from slotlab.evaluation import evaluate
+from slotlab.evaluation import batch_output, evaluate
 from slotlab.fidelity import FeatureNet
 from slotlab.figures.composition import contact_sheet
 from slotlab.figures.grid import Cell, Heading, grid, write_png
@@ -22,7 +22,6 @@ from slotlab.files import read_json, replacing
 from slotlab.models import Model, SlotDiffusion
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import Stage, in_steps, stage
-from slotlab.reporting.previews import batch_output
 from slotlab.reporting.report import rendered, validation_batch
 from slotlab.reporting.sections import (
     SHEET_PICTURE,
