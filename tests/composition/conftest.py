@@ -1,5 +1,6 @@
 import pytest
-from composition_samples import pictures
+import torch
+from composition_samples import pictures, seeded_model
 
 from slotlab.checkpoints import load, save
 from slotlab.composition import fit_library
@@ -8,8 +9,12 @@ from slotlab.data import open_data
 
 
 @pytest.fixture(scope="module")
-def model(distinct):
-    return distinct()
+def model(tiny_preset):
+    """An untrained model with larger weights in the decoder, so that its slots differ."""
+    model = seeded_model(tiny_preset)
+    with torch.no_grad():
+        model.decoder.to_rgb_and_mask.weight.mul_(30)
+    return model
 
 
 @pytest.fixture(scope="module")

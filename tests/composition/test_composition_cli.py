@@ -7,16 +7,21 @@ import pytest
 
 def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_folder, feature_net, squares, tmp_path):
     library, out = tmp_path / "library", tmp_path / "out"
-    printed = run_slotlab.fine("concepts", "fit", model_folder, "--data", squares, "--out", library, "--concepts", 2)
+    status, printed, err = run_slotlab(
+        "concepts", "fit", model_folder, "--data", squares, "--out", library, "--concepts", 2
+    )
+    assert status == 0, err
     assert "background" in printed and "images 32" in printed
     content = json.loads((library / "library.json").read_text())
     assert content["sources"]["data"] == str(squares)
-    printed = run_slotlab.fine("concepts", "show", library, "--members", 3)
+    status, printed, err = run_slotlab("concepts", "show", library, "--members", 3)
+    assert status == 0, err
     assert "concepts.png" in printed
     assert (library / "concepts.png").stat().st_size > 1000
     score = ["--score", "--data", squares, "--split", "test", "--features", feature_net]
     words = ["compose", model_folder, library, "--count", 6, "--out", out, "--seed", 4]
-    printed = run_slotlab.fine(*words, *score)
+    status, printed, err = run_slotlab(*words, *score)
+    assert status == 0, err
     for part in ("report", "reconstructions", "shuffle", "FD-small", "split test", "protocol: features small"):
         assert part in printed, part
     assert len(list((out / "images").glob("*.png"))) == 6
@@ -40,10 +45,14 @@ def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_fol
 
 def test_slot_diffusion_is_composed_too(run_slotlab, diffusion_run, squares, tmp_path):
     library = tmp_path / "library"
-    run_slotlab.fine(
+    status, _, err = run_slotlab(
         "concepts", "fit", diffusion_run, "--data", squares, "--count", 12, "--out", library, "--concepts", 2
     )
-    run_slotlab.fine("compose", diffusion_run, library, "--protocol", "scene", "--count", 3, "--out", tmp_path / "out")
+    assert status == 0, err
+    status, _, err = run_slotlab(
+        "compose", diffusion_run, library, "--protocol", "scene", "--count", 3, "--out", tmp_path / "out"
+    )
+    assert status == 0, err
     settings = json.loads((tmp_path / "out" / "composition.json").read_text())
     assert settings["model"]["sampling_steps"] == 2
     assert settings["model"]["weights"] == "moving average"
@@ -74,8 +83,10 @@ def test_bad_input_ends_with_one_sentence(
     run_slotlab, model_folder, library, diffusion_run, squares, tmp_path, words, message
 ):
     places = {"model": model_folder, "data": squares, "library": library, "tmp": tmp_path, "other": diffusion_run}
-    err = run_slotlab.refused(*words.format(**places).split())
+    status, _, err = run_slotlab(*words.format(**places).split())
+    assert status == 2
     assert message in err
+    assert "Traceback" not in err
     assert not (tmp_path / "o").exists()
 
 

@@ -63,8 +63,10 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_command_lists_them(run_slotlab, runs):
-    out = run_slotlab.fine("runs", runs)
+    status, out, err = run_slotlab("runs", runs)
+    assert status == 0, err
     assert "at step 3 of 6" in out
     assert "finished, 6 steps" in out
-    out = run_slotlab.fine("runs", runs / "half")
+    status, out, _ = run_slotlab("runs", runs / "half")
+    assert status == 0
     assert "contains no runs; give the folder above the run folders" in out

@@ -55,3 +55,16 @@ def test_solids_fill_their_box_and_rest_on_its_floor(name):
     assert z[inside].max() == pytest.approx(shape.half_height, abs=0.11)
     assert ((x * x + y * y).sqrt()[inside]).max() <= shape.footprint + 1e-3
     assert (x.abs()[inside].max() <= shape.extent[0] + 1e-3) and (y.abs()[inside].max() <= shape.extent[1] + 1e-3)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_distances_change_as_the_renderers_bounds_suppose(name):
+    shape, generator = SHAPES[name], torch.Generator().manual_seed(1)
+    point = (torch.rand(3, 50_000, generator=generator) * 2 - 1) * 2.5
+    way = torch.randn(3, 50_000, generator=generator) * 0.1
+    here, there = shape.distance(tuple(point)), shape.distance(tuple(point + way))
+    outside = here > 0.2
+    assert ((here - there) / way.norm(dim=0))[outside].max() < 1.05
+    beyond = (point.abs() - torch.tensor(shape.extent)[:, None]).amax(dim=0)
+    counts = (beyond > 0) & (point[2] >= -shape.half_height)
+    assert (here >= shape.steepness * beyond - 1e-5)[counts].all()

@@ -16,7 +16,7 @@ from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import Packed
 from slotlab.errors import DataError
-from slotlab.progress import Stage, in_steps
+from slotlab.progress import Stage, finish
 
 
 @dataclass
@@ -72,8 +72,7 @@ class _Found(NamedTuple):
     ignored: bool = False
 
 
-@in_steps
-def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataCheck]:
+def check_data(spec: str | Path, **options: Any) -> DataCheck:
     """Reads every image and mask of a data set, and reports what is there.
 
     Args:
@@ -88,6 +87,11 @@ def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataC
         >>> found.count, found.masks, found.sizes, found.ok
         (6, 6, {'32x32': 6}, True)
     """
+    return finish(check_data_steps(spec, **options))
+
+
+def check_data_steps(spec: str | Path, **options: Any) -> Generator[Stage, None, DataCheck]:
+    """The generator twin of `check_data`: yields stages as `slotlab.progress.stage` does."""
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
     dataset: Any = open_data(spec, **opening)
     splits = {name: len(rows) for name, rows in dataset.splits.items()}

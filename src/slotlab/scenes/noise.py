@@ -46,14 +46,14 @@ CELL = 16  # entries per unit of `cells`: they repeat every 32 units
 
 def clouds(u: Tensor, v: Tensor) -> Tensor:
     """Smooth noise of four octaves in about 0..1 (mean 0.5), with features of size 1 and below."""
-    return _smooth(_cloud_table(u.device), u * CLOUD_CELL, v * CLOUD_CELL)
+    return _smooth(_cloud_table(u.device), *_entry(u * CLOUD_CELL, v * CLOUD_CELL))
 
 
 def cells(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Random cells of about unit size: distance to centre and border, and a number in [0, 1)."""
     near, edge, number = _cell_tables(u.device)
-    x, y = u * CELL, v * CELL
-    return _smooth(near, x, y), _smooth(edge, x, y), number.index_select(0, _place(x, y).view(-1)).view(x.shape)
+    entry = _entry(u * CELL, v * CELL)
+    return _smooth(near, *entry), _smooth(edge, *entry), number.index_select(0, entry[0].view(-1)).view(u.shape)
 
 
 def white(column: Tensor, row: Tensor) -> Tensor:
@@ -61,21 +61,24 @@ def white(column: Tensor, row: Tensor) -> Tensor:
     return _white_table(column.device).index_select(0, _place(column, row).view(-1)).view(column.shape)
 
 
-def _place(x: Tensor, y: Tensor) -> Tensor:
-    """Entry of the table at floor(x), floor(y), int32."""
-    column, row = x.floor().to(torch.int32), y.floor().to(torch.int32)
-    return (row & (SIDE - 1)) * SIDE + (column & (SIDE - 1))
+def _place(column: Tensor, row: Tensor) -> Tensor:
+    """Entry of a flat table of SIDE + 1 columns for whole numbers given as float32; int32."""
+    column, row = (number.to(torch.int32).bitwise_and_(SIDE - 1) for number in (column, row))
+    return row.mul_(SIDE + 1).add_(column)
 
 
-def _smooth(table: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear look-up in a flat table of SIDE + 1 columns and rows; the last repeat the first."""
+def _entry(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entry of the table at floor(x), floor(y), and what is above these; overwrites x and y."""
     left, above = x.floor(), y.floor()
-    fx, fy = x - left, y - above
-    place = (above.to(torch.int32) & (SIDE - 1)) * (SIDE + 1) + (left.to(torch.int32) & (SIDE - 1))
-    corners = (0, 1, SIDE + 1, SIDE + 2)
-    first, second, third, fourth = (table.index_select(0, place.view(-1) + by).view(x.shape) for by in corners)
-    top = first + fx * (second - first)
-    return top + fy * (third + fx * (fourth - third) - top)
+    return _place(left, above), x.sub_(left), y.sub_(above)
+
+
+def _smooth(table: Tensor, place: Tensor, fx: Tensor, fy: Tensor) -> Tensor:
+    """Bilinear look-up in a flat table of SIDE + 1 columns and rows; the last repeat the first."""
+    corners = (table[by:].index_select(0, place.view(-1)).view(place.shape) for by in (0, 1, SIDE + 1, SIDE + 2))
+    first, second, third, fourth = corners
+    top = second.sub_(first).mul_(fx).add_(first)
+    return fourth.sub_(third).mul_(fx).add_(third).sub_(top).mul_(fy).add_(top)
 
 
 def _wrapped(table: Tensor, device: torch.device) -> Tensor:
@@ -118,10 +121,10 @@ def _cell_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
             second = torch.where(nearer, first, torch.minimum(second, distance))
             number = torch.where(nearer, lattice(x, y, 13), number)
             first = torch.minimum(first, distance)
-    return _wrapped(first, device), _wrapped(second - first, device), number.reshape(-1).to(device)
+    return _wrapped(first, device), _wrapped(second - first, device), _wrapped(number, device)
 
 
 @lru_cache(maxsize=4)
 def _white_table(device: torch.device) -> Tensor:
     steps = torch.arange(SIDE)
-    return lattice(steps[None], steps[:, None], 21).reshape(-1).to(device)
+    return _wrapped(lattice(steps[None], steps[:, None], 21), device)

@@ -2,8 +2,7 @@
 
 A pattern gets coordinates in its own units (one tile, brick, cell … is about 1), the width of a
 sample in them, and three random numbers in [0, 1) of its material. It returns how much of the
-second and of the third colour shows (0..1), and the height of the relief (0..1; None for a flat
-one).
+second and of the third colour shows (0..1), and the height of the relief (0..1); None for none.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from slotlab.scenes.noise import cells, clouds, white
 
-Layers = tuple[Tensor, Tensor, Tensor | None]
+Layers = tuple[Tensor | None, Tensor | None, Tensor | None]
 Pattern = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Layers]
 
 
@@ -26,12 +25,12 @@ def sine_turns(turns: Tensor) -> Tensor:
 
 def edge(x: Tensor, width: Tensor) -> Tensor:
     """1 where x > 0, 0 where x < 0, and a ramp of `width` between."""
-    return (x / width + 0.5).clamp_(0, 1)
+    return (x / width).add_(0.5).clamp_(0, 1)
 
 
 def contrast(x: Tensor, middle: Tensor | float, gain: float) -> Tensor:
     """`x` spread around `middle`, cut to 0..1."""
-    return ((x - middle) * gain + 0.5).clamp_(0, 1)
+    return (x - middle).mul_(gain).add_(0.5).clamp_(0, 1)
 
 
 def _fraction(x: Tensor) -> Tensor:
@@ -40,13 +39,12 @@ def _fraction(x: Tensor) -> Tensor:
 
 def uniform(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """One even colour."""
-    zero = torch.zeros_like(u)
-    return zero, zero, None
+    return None, None, None
 
 
 def worn(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """An even colour, here and there a little off."""
-    return contrast(clouds(u, v), 0.5, 1.6), torch.zeros_like(u), None
+    return contrast(clouds(u, v), 0.5, 1.6), None, None
 
 
 def marble(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
@@ -136,7 +134,7 @@ def noise(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) 
 def brushed(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Fine scratches in one direction."""
     scratch = clouds(u * 9, v * 0.3)
-    return contrast(scratch, 0.5, 2), torch.zeros_like(u), None
+    return contrast(scratch, 0.5, 2), None, None
 
 
 def speckled(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:

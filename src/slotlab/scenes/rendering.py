@@ -33,7 +33,8 @@ from slotlab.scenes.visibility import Grid, first_hits, local_rays
 RENDERER = "slotlab scenes 1"  # changes whenever a scene of the same seed and index would come out different
 MIN_VISIBLE = 20 / 64**2  # part of the frame that every object must show
 MAX_ATTEMPTS = 400
-SETTLE_SAMPLES, SHADE_SAMPLES = 1 << 21, 1 << 17  # worked on at a time on a CPU; 64 times as many on a GPU
+# Samples worked on at a time on a CPU; 64 times as many on a GPU. Of the ground, what the cache holds.
+SETTLE_SAMPLES, LOOK_SAMPLES, SHADE_SAMPLES, GROUND_SAMPLES = 1 << 21, 1 << 17, 1 << 19, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def render(
     images = [torch.empty(0, 3, view.height, view.width, device=view.device)]
     masks = [torch.empty(0, view.height, view.width, dtype=torch.int64, device=view.device)]
     metadata: list[dict[str, Any]] = []
-    most, pixels = 1 if view.device.type == "cpu" else 64, view.height * view.width
+    most, pixels = _at_once(view), view.height * view.width
     at_once = max(1, most * SETTLE_SAMPLES // pixels)
     for start in range(0, len(index), at_once):
         part, gone = index[start : start + at_once], left_out[start : start + at_once]
@@ -141,6 +142,11 @@ def render(
     return SceneBatch(torch.cat(images), torch.cat(masks), metadata)
 
 
+def _at_once(view: Grid) -> int:
+    """How many times as many samples as on a CPU are worked on at a time."""
+    return 1 if view.device.type == "cpu" else 64
+
+
 def _settle(
     index: Tensor, vocabulary: Variant, seed: int, min_objects: int, max_objects: int, view: Grid
 ) -> tuple[Layout, Tensor, Tensor, Tensor]:
@@ -156,7 +162,7 @@ def _settle(
     attempts = torch.zeros_like(index)
     mask = torch.empty(len(index), view.height, view.width, dtype=torch.int64, device=view.device)
     depth = torch.empty_like(mask, dtype=torch.float32)
-    waiting = torch.arange(len(index))
+    waiting, most = torch.arange(len(index)), _at_once(view)
     while len(waiting):
         if int(attempts.max()) >= MAX_ATTEMPTS:
             raise ConfigError(
@@ -164,7 +170,8 @@ def _settle(
                 f"objects in {MAX_ATTEMPTS} draws; lower min_objects and max_objects"
             )
         # When few scenes wait, try several attempts of each; the first good one counts.
-        ahead = 1 if int(attempts.max()) == 0 else min(8, max(1, 64 // len(waiting)))
+        spare = min(64, most * LOOK_SAMPLES // (view.height * view.width)) // len(waiting)
+        ahead = 1 if int(attempts.max()) == 0 else min(8, max(1, spare))
         trial = torch.repeat_interleave(waiting, ahead)
         number = attempts[trial] + 1 + torch.arange(ahead).repeat(len(waiting))
         layout = draw_layout(
@@ -212,10 +219,13 @@ def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersampl
         shown = torch.where(number >= 0, number + layout.first.to(device)[:, None, None], -1).view(-1)
         far = depth.reshape(-1)
     lit, sky = ground_shadows(layout, dress, table, grid)
-    light = shade_ground(layout, dress, grid, lit, sky)
+    at_once = _at_once(view) * GROUND_SAMPLES
+    light = shade_ground(layout, dress, grid, lit, sky, at_once)
     place, colour = shade_objects(layout, dress, table, shown, far, grid)
     light.view(3, -1).index_copy_(1, place, colour)
-    image = display(light).view(3, scenes, view.height, supersample, view.width, supersample)
+    for part in light.view(-1).split(at_once):
+        display(part)
+    image = light.view(3, scenes, view.height, supersample, view.width, supersample)
     total = image[:, :, :, 0, :, 0]
     for sample in range(1, supersample**2):
         total = total + image[:, :, :, sample // supersample, :, sample % supersample]

@@ -16,35 +16,49 @@ FADE = 0.004  # how the light falls off towards the rim of the ground
 KEY_DISTANCE = 9.5  # at which the key light has its nominal strength
 
 
-def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Tensor) -> Tensor:
-    """Linear light from the ground to the camera at every sample, [3, B, height · width]."""
+def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Tensor, at_once: int) -> Tensor:
+    """Linear light from the ground to the camera, [3, B, height, width]; `at_once` samples a time.
+
+    `lit` and `sky` are [B · height · width].
+    """
     device, scenes, samples = lit.device, len(layout.count), grid.height * grid.width
-    place = torch.arange(samples, device=device)
-    right, up = grid.plane((place % grid.width).to(torch.float32), (place // grid.width).to(torch.float32))
+    right, up = (torch.arange(side, device=device).to(torch.float32) for side in (grid.width, grid.height))
+    right, up = grid.plane(right, up[:, None])
     rows = torch.cat([layout.camera.T, dress.key.T, dress.fill.T, dress.ground_coefficients]).to(device)
-    out = torch.empty(3, scenes, samples, device=device)
-    lit, sky = lit.view(scenes, samples), sky.view(scenes, samples)
+    out = torch.empty(3, scenes, grid.height, grid.width, device=device)
+    lit, sky = lit.view(out.shape[1:]), sky.view(out.shape[1:])
     for material in dress.ground.unique().tolist():
-        chosen = torch.nonzero(dress.ground == material).squeeze(1).to(device)
-        row = rows.index_select(1, chosen)[:, :, None]
-        camera, key, fill = row[:12].unbind(0), row[12:15].unbind(0), row[15:18].unbind(0)
-        shade, open_sky = lit.index_select(0, chosen), sky.index_select(0, chosen)
-        dx, dy, dz = ray_direction(camera, right, up)
-        depth = -camera[2] / dz.clamp_(max=-0.03)
-        x, y = camera[0] + depth * dx, camera[1] + depth * dy
-        lx, ly, lz = key[0] - x, key[1] - y, key[2]
-        inverse = 1 / (lx * lx + ly * ly + lz * lz).sqrt()
-        width = depth * (1 / (grid.half * FOCAL))
-        surface = paint(material, row[18:].unbind(0), x, y, width, (lx * inverse, ly * inverse))
-        fx, fy, fz = fill[0] - x, fill[1] - y, fill[2]
-        softer = 1 / (fx * fx + fy * fy + fz * fz)
-        fade = 1 / (1 + FADE * (x * x + y * y))
-        facing = (lz * inverse - surface.rise).clamp_(min=0)
-        direct = (KEY * KEY_DISTANCE**2) * facing * (inverse * inverse) * shade
-        light = (direct + (SKY + FILL * 7 * fz * softer) * open_sky) * fade
-        for channel, colour in enumerate((surface.red, surface.green, surface.blue)):
-            out[channel].index_copy_(0, chosen, colour * light)
+        for chosen in torch.nonzero(dress.ground == material).squeeze(1).to(device).split(max(1, at_once // samples)):
+            row = rows.index_select(1, chosen)[:, :, None, None]
+            lines = max(1, at_once // (len(chosen) * grid.width))
+            for top in range(0, grid.height, lines):
+                strip = slice(top, top + lines)
+                shade, open_sky = (part[:, strip].index_select(0, chosen) for part in (lit, sky))
+                colours, light = _ground(material, row.unbind(0), grid, (right, up[strip]), shade, open_sky)
+                for whole, colour in zip(out, colours, strict=True):
+                    whole[:, strip].index_copy_(0, chosen, colour * light)
     return out
+
+
+def _ground(
+    material: int, row: tuple[Tensor, ...], grid: Grid, slopes: tuple[Tensor, Tensor], shade: Tensor, open_sky: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """The ground's colours, and the light on it, where rays of these slopes (right, up) meet it."""
+    camera, key, fill = row[:12], row[12:15], row[15:18]
+    dx, dy, dz = ray_direction(camera, *slopes)
+    depth = -camera[2] / dz.clamp_(max=-0.03)
+    x, y = dx.mul_(depth).add_(camera[0]), dy.mul_(depth).add_(camera[1])
+    lx, ly, lz = key[0] - x, key[1] - y, key[2]
+    inverse = (lx * lx).add_(ly * ly).add_(lz * lz).sqrt_().reciprocal_()
+    width = depth.mul_(1 / (grid.half * FOCAL))
+    surface = paint(material, row[18:], x, y, width, (lx.mul_(inverse), ly.mul_(inverse)))
+    fx, fy, fz = fill[0] - x, fill[1] - y, fill[2]
+    softer = fx.mul_(fx).add_(fy.mul_(fy)).add_(fz * fz).reciprocal_()
+    fade = x.mul_(x).add_(y.mul_(y)).mul_(FADE).add_(1).reciprocal_()
+    facing = (lz * inverse).sub_(surface.rise).clamp_(min=0)
+    direct = facing.mul_(KEY * KEY_DISTANCE**2).mul_(inverse.mul_(inverse)).mul_(shade)
+    light = softer.mul_(FILL * 7 * fz).add_(SKY).mul_(open_sky).add_(direct).mul_(fade)
+    return (surface.red, surface.green, surface.blue), light
 
 
 def object_table(layout: Layout, dress: Dress) -> Tensor:
@@ -126,7 +140,7 @@ def _surfaces(dress: Dress, owner: Tensor, point: Vector, normal: Vector, light:
         row = coefficients.index_select(1, owner.index_select(0, mine)).unbind(0)
         x, y, w, du, dv = inputs.index_select(1, mine).unbind(0)
         for whole, part in zip(painted, paint(material, row, x, y, w, (du, dv)), strict=True):
-            whole.index_copy_(0, mine, part)
+            whole.index_copy_(0, mine, part.expand_as(x))
     return Surface(*painted.unbind(0))
 
 

@@ -45,6 +45,7 @@ class Shape:
     normal: Callable[[Vector], Vector]  # outward unit normal at a surface point
     distance: Callable[[Vector], Tensor]  # signed distance, or a lower bound of it with the same sign
     round: bool = False  # the ball that holds it has the footprint's radius
+    steepness: float = 1.0  # least growth of `distance` per length outside of the box, above the ground
 
     @property
     def half_height(self) -> float:
@@ -60,18 +61,18 @@ class Shape:
 
 def dot(a: Sequence[Tensor] | Sequence[float], b: Sequence[Tensor]) -> Tensor:
     """Scalar product, summed in a fixed order."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    return (a[0] * b[0]).add_(a[1] * b[1]).add_(a[2] * b[2])
 
 
 def normalise(a: Sequence[Tensor]) -> Vector:
     """`a` at length 1."""
-    scale = 1 / (dot(a, a) + 1e-20).sqrt()
+    scale = dot(a, a).add_(1e-20).sqrt_().reciprocal_()
     return a[0] * scale, a[1] * scale, a[2] * scale
 
 
 def along(origin: Sequence[Tensor], direction: Sequence[Tensor], distance: Tensor) -> Vector:
     """The point `origin + distance * direction`."""
-    x, y, z = (start + distance * speed for start, speed in zip(origin, direction, strict=True))
+    x, y, z = ((distance * speed).add_(start) for start, speed in zip(origin, direction, strict=True))
     return x, y, z
 
 
@@ -93,12 +94,13 @@ def largest(a: Vector) -> tuple[Tensor, Tensor]:
 
 def _near_root(a: Tensor, half_b: Tensor, c: Tensor) -> Tensor:
     """Smaller root of a t² + 2 half_b t + c = 0 (a > 0), or a miss."""
-    discriminant = half_b * half_b - a * c
-    return penalty(discriminant) - (half_b + discriminant.clamp(min=0).sqrt()) / a
+    discriminant = (half_b * half_b).sub_(a * c)
+    missed = penalty(discriminant)
+    return missed.sub_(discriminant.clamp_(min=0).sqrt_().add_(half_b).div_(a))
 
 
 def _length(*parts: Tensor) -> Tensor:
-    return reduce(torch.add, [part * part for part in parts]).sqrt()
+    return reduce(torch.Tensor.add_, [part * part for part in parts]).sqrt_()
 
 
 # --- sphere and ellipsoid ---
@@ -130,16 +132,16 @@ def _ellipsoid_distance(p: Vector) -> Tensor:
 Plane = tuple[tuple[float, float, float], float]  # outward unit normal n and its offset: inside is n·p <= offset
 
 
-def _polyhedron(planes: list[Plane], extent: tuple[float, float, float]) -> Shape:
+def _polyhedron(planes: list[Plane], extent: tuple[float, float, float], steepness: float) -> Shape:
     def intersect(o: Vector, d: Vector) -> Tensor:
         near, far = torch.full_like(o[0], -torch.inf), torch.full_like(o[0], torch.inf)
         for outward, offset in planes:
             speed = dot(outward, d)
-            distance = (offset - dot(outward, o)) / (speed + 1e-12)
-            away = step(speed)
-            near = torch.maximum(near, distance - _FAR * away)
-            far = torch.minimum(far, distance + _FAR * (1 - away))
-        return near + penalty(far - near)
+            away = step(speed).mul_(_FAR)
+            distance = (offset - dot(outward, o)) / speed.add_(1e-12)
+            near = torch.maximum(near, distance - away)
+            far = torch.minimum(far, distance.add_(away.neg_().add_(_FAR)))
+        return penalty(far - near).add_(near)
 
     def normal(p: Vector) -> Vector:
         nx = ny = nz = torch.zeros_like(p[0])
@@ -152,9 +154,12 @@ def _polyhedron(planes: list[Plane], extent: tuple[float, float, float]) -> Shap
         return nx, ny, nz
 
     def distance(p: Vector) -> Tensor:
-        return reduce(torch.maximum, [dot(outward, p) - offset for outward, offset in planes])
+        first, *others = (dot(outward, p).sub_(offset) for outward, offset in planes)
+        for other in others:
+            torch.maximum(first, other, out=first)
+        return first
 
-    return Shape(extent, extent[0], intersect, normal, distance)
+    return Shape(extent, extent[0], intersect, normal, distance, steepness=steepness)
 
 
 def _walls(sides: int, up: float, out: float, offset: float) -> list[Plane]:
@@ -168,26 +173,34 @@ def _pyramid(sides: int, radius: float, half: float) -> Shape:
     apothem = radius * math.cos(math.pi / sides)
     slant = math.hypot(2 * half, apothem)
     up, out = apothem / slant, 2 * half / slant
-    return _polyhedron([*_walls(sides, up, out, up * half), ((0.0, 0.0, -1.0), half)], (radius, radius, half))
+    planes = [*_walls(sides, up, out, up * half), ((0.0, 0.0, -1.0), half)]
+    return _polyhedron(planes, (radius, radius, half), steepness=up * 0.99)
 
 
 def _prism(sides: int, radius: float, half: float) -> Shape:
     """An upright prism from z = -half to half."""
     walls = _walls(sides, 0.0, 1.0, radius * math.cos(math.pi / sides))
     lids: list[Plane] = [((0.0, 0.0, 1.0), half), ((0.0, 0.0, -1.0), half)]
-    return _polyhedron(walls + lids, (radius, radius, half))
+    return _polyhedron(walls + lids, (radius, radius, half), steepness=0.85)
 
 
 # --- cube ---
 
 
+def slabs(o: Vector, d: Vector, extent: Sequence[float] | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave a box of half sizes `extent`; they miss it if they leave first."""
+    near, far = [], []
+    for position, speed, reach in zip(o, d, extent, strict=True):
+        inverse = (speed + 1e-12).reciprocal_()
+        middle, half = -position * inverse, inverse.abs_().mul_(reach)
+        near.append(middle - half)
+        far.append(middle.add_(half))
+    return reduce(torch.maximum, near), reduce(torch.minimum, far)
+
+
 def _cube_intersect(o: Vector, d: Vector) -> Tensor:
-    inverse = [1 / (speed + 1e-12) for speed in d]
-    middle = [-position * one for position, one in zip(o, inverse, strict=True)]
-    half = [_CUBE * one.abs() for one in inverse]
-    near = reduce(torch.maximum, [m - h for m, h in zip(middle, half, strict=True)])
-    far = reduce(torch.minimum, [m + h for m, h in zip(middle, half, strict=True)])
-    return near + penalty(far - near)
+    near, far = slabs(o, d, (_CUBE, _CUBE, _CUBE))
+    return penalty(far - near).add_(near)
 
 
 def _cube_normal(p: Vector) -> Vector:
@@ -203,12 +216,13 @@ def _cube_distance(p: Vector) -> Tensor:
 
 
 def _cylinder_intersect(o: Vector, d: Vector) -> Tensor:
-    a = d[0] * d[0] + d[1] * d[1] + 1e-12
-    wall = _near_root(a, o[0] * d[0] + o[1] * d[1], o[0] * o[0] + o[1] * o[1] - _CYLINDER_RADIUS * _CYLINDER_RADIUS)
-    wall = wall + penalty(_CYLINDER_HALF - (o[2] + wall * d[2]).abs())
+    a = (d[0] * d[0]).add_(d[1] * d[1]).add_(1e-12)
+    b = (o[0] * d[0]).add_(o[1] * d[1])
+    wall = _near_root(a, b, o[0] * o[0] + o[1] * o[1] - _CYLINDER_RADIUS * _CYLINDER_RADIUS)
+    wall = wall + penalty(_CYLINDER_HALF - (wall * d[2]).add_(o[2]).abs_())
     lid = (_CYLINDER_HALF - o[2]) / (d[2] + 1e-12)
-    x, y = o[0] + lid * d[0], o[1] + lid * d[1]
-    return torch.minimum(wall, lid + penalty(_CYLINDER_RADIUS * _CYLINDER_RADIUS - (x * x + y * y)))
+    x, y = (lid * d[0]).add_(o[0]), (lid * d[1]).add_(o[1])
+    return torch.minimum(wall, lid.add_(penalty(_CYLINDER_RADIUS * _CYLINDER_RADIUS - x.mul_(x).add_(y.mul_(y)))))
 
 
 def _cylinder_normal(p: Vector) -> Vector:
@@ -229,16 +243,16 @@ _CONE_OUT = 1 / math.hypot(1.0, _CONE_SLOPE)
 def _cone_intersect(o: Vector, d: Vector) -> Tensor:
     k2 = _CONE_SLOPE * _CONE_SLOPE
     oz = _CONE_HALF - o[2]  # distance below the apex
-    a = d[0] * d[0] + d[1] * d[1] - k2 * d[2] * d[2] + 1e-9
-    b = o[0] * d[0] + o[1] * d[1] + k2 * oz * d[2]
+    a = (d[0] * d[0]).add_(d[1] * d[1]).sub_((k2 * d[2]).mul_(d[2])).add_(1e-9)
+    b = (o[0] * d[0]).add_(o[1] * d[1]).add_(k2 * oz * d[2])
     c = o[0] * o[0] + o[1] * o[1] - k2 * oz * oz
-    discriminant = b * b - a * c
-    root = discriminant.clamp(min=0).sqrt()
+    discriminant = (b * b).sub_(a * c)
+    root, missed = discriminant.clamp(min=0).sqrt_(), penalty(discriminant)
     hits = []
-    for t in ((-b - root) / a, (-b + root) / a):
+    for t in ((-b).sub_(root).div_(a), root.sub_(b).div_(a)):
         below = oz - t * d[2]
-        hits.append(t + penalty(torch.minimum(below, 2 * _CONE_HALF - below)))
-    return torch.minimum(*hits) + penalty(discriminant)
+        hits.append(t.add_(penalty(torch.minimum(below, 2 * _CONE_HALF - below))))
+    return torch.minimum(*hits).add_(missed)
 
 
 def _cone_normal(p: Vector) -> Vector:
@@ -255,7 +269,7 @@ def _dome_intersect(o: Vector, d: Vector) -> Tensor:
     # The dome's frame is centred at half its height; the sphere's centre is on its floor.
     z = o[2] + _DOME_RADIUS / 2
     t = _sphere_intersect((o[0], o[1], z), d, _DOME_RADIUS)
-    return t + penalty(z + t * d[2])
+    return t.add_(penalty((t * d[2]).add_(z)))
 
 
 def _dome_normal(p: Vector) -> Vector:
@@ -277,11 +291,13 @@ def _from_axis(p: Vector) -> Vector:
 
 def _capsule_intersect(o: Vector, d: Vector) -> Tensor:
     r2 = _CAPSULE_RADIUS * _CAPSULE_RADIUS
-    a = d[1] * d[1] + d[2] * d[2] + 1e-12
-    wall = _near_root(a, o[1] * d[1] + o[2] * d[2], o[1] * o[1] + o[2] * o[2] - r2)
-    best = wall + penalty(_CAPSULE_HALF - (o[0] + wall * d[0]).abs())
+    a = (d[1] * d[1]).add_(d[2] * d[2]).add_(1e-12)
+    wall = _near_root(a, (o[1] * d[1]).add_(o[2] * d[2]), o[1] * o[1] + o[2] * o[2] - r2)
+    best = wall + penalty(_CAPSULE_HALF - (wall * d[0]).add_(o[0]).abs_())
+    dd = dot(d, d)
     for end in (-_CAPSULE_HALF, _CAPSULE_HALF):
-        best = torch.minimum(best, _sphere_intersect((o[0] - end, o[1], o[2]), d, _CAPSULE_RADIUS))
+        start = (o[0] - end, o[1], o[2])
+        best = torch.minimum(best, _near_root(dd, dot(start, d), dot(start, start) - r2))
     return best
 
 
@@ -299,22 +315,29 @@ _TORUS_STRIDE = 0.015  # at least, until the last steps: rays that skim one side
 
 def _torus_intersect(o: Vector, d: Vector) -> Tensor:
     """Marches by the signed distance, from the entry into the slab of the torus to the exit."""
-    inverse = 1 / (d[2] + 1e-12)
-    middle, half = -o[2] * inverse, _TORUS_TUBE * inverse.abs()
+    inverse = (d[2] + 1e-12).reciprocal_()
+    middle, half = -o[2] * inverse, inverse.abs_().mul_(_TORUS_TUBE)
     dd = dot(d, d)
     b, c = dot(o, d), dot(o, o) - _TORUS_RADIUS * _TORUS_RADIUS
-    discriminant = b * b - dd * c
-    root = discriminant.clamp(min=0).sqrt()
-    near = torch.maximum(middle - half, (-b - root) / dd).clamp(min=0)
-    far = torch.minimum(middle + half, (-b + root) / dd)
-    pace = 1 / dd.sqrt()
+    discriminant = (b * b).sub_(dd * c)
+    root = discriminant.clamp(min=0).sqrt_()
+    near = torch.maximum(middle - half, (-b).sub_(root).div_(dd)).clamp_(min=0)
+    far = torch.minimum(middle.add_(half), root.sub_(b).div_(dd))
+    pace = dd.sqrt_().reciprocal_()
+    # Only rays that come through slab and ball march; the bounds keep each that could hit.
+    through = (discriminant > -1e-3) & (near < far + 0.05 * pace)
+    out = torch.full_like(near, _FAR)
+    chosen = torch.nonzero(through.view(-1)).squeeze(1)
+    o, d = (tuple(part.expand_as(near).reshape(-1).index_select(0, chosen) for part in of) for of in (o, d))
+    near, far, pace, discriminant = (part.view(-1).index_select(0, chosen) for part in (near, far, pace, discriminant))
     t, gap = near, near
     for turn in range(_TORUS_STEPS):
         gap = _torus_distance(along(o, d, t))
-        stride = gap if turn >= _TORUS_STEPS - 5 else torch.maximum(gap, _TORUS_STRIDE * step(gap))
-        t = t + stride * pace
-    missed = penalty(torch.minimum(discriminant, 8e-3 - gap)) + penalty(far + 0.02 * pace - t)
-    return t.clamp(0, 100) + missed
+        stride = gap if turn >= _TORUS_STEPS - 5 else torch.maximum(gap, step(gap).mul_(_TORUS_STRIDE))
+        t = (stride * pace).add_(t)
+    missed = penalty(torch.minimum(discriminant, 8e-3 - gap)).add_(penalty((pace * 0.02).add_(far).sub_(t)))
+    out.view(-1).index_copy_(0, chosen, t.clamp_(0, 100).add_(missed))
+    return out
 
 
 def _torus_normal(p: Vector) -> Vector:
@@ -329,12 +352,13 @@ SHAPES: dict[str, Shape] = {
     "cylinder": Shape((_CYLINDER_RADIUS, _CYLINDER_RADIUS, _CYLINDER_HALF), _CYLINDER_RADIUS,
                       _cylinder_intersect, _cylinder_normal, _cylinder_distance),
     "cone": Shape((_CONE_RADIUS, _CONE_RADIUS, _CONE_HALF), _CONE_RADIUS,
-                  _cone_intersect, _cone_normal, _cone_distance),
+                  _cone_intersect, _cone_normal, _cone_distance, steepness=0.85),
     "torus": Shape((_TORUS_RADIUS, _TORUS_RADIUS, _TORUS_TUBE), _TORUS_RADIUS,
                    _torus_intersect, _torus_normal, _torus_distance, round=True),
     "capsule": Shape((_CAPSULE_LENGTH, _CAPSULE_RADIUS, _CAPSULE_RADIUS), _CAPSULE_LENGTH,
                      _capsule_intersect, lambda p: normalise(_from_axis(p)), _capsule_distance),
-    "ellipsoid": Shape(_ELLIPSOID, _ELLIPSOID[0], _ellipsoid_intersect, _ellipsoid_normal, _ellipsoid_distance, True),
+    "ellipsoid": Shape(_ELLIPSOID, _ELLIPSOID[0], _ellipsoid_intersect, _ellipsoid_normal, _ellipsoid_distance,
+                       round=True, steepness=0.6),
     "dome": Shape((_DOME_RADIUS, _DOME_RADIUS, _DOME_RADIUS / 2), _DOME_RADIUS,
                   _dome_intersect, _dome_normal, _dome_distance),
     "pyramid": _pyramid(4, 1.25, 0.95),
@@ -346,3 +370,4 @@ SOLIDS: tuple[Shape, ...] = tuple(SHAPES.values())
 EXTENTS = torch.tensor([shape.extent for shape in SOLIDS])  # [S, 3]
 FOOTPRINTS = torch.tensor([shape.footprint for shape in SOLIDS])  # [S]
 RADII = torch.tensor([shape.radius for shape in SOLIDS])  # [S]
+STEEPNESS = torch.tensor([shape.steepness for shape in SOLIDS])  # [S]

@@ -151,27 +151,33 @@ def box_coordinates(point: Vector, normal: Vector) -> tuple[Tensor, Tensor, Tens
 def paint(
     material: int, row: tuple[Tensor, ...], u: Tensor, v: Tensor, width: Tensor, ahead: tuple[Tensor, Tensor]
 ) -> Surface:
-    """A material (place in `MATERIALS`) at surface coordinates (u, v), in lengths.
+    """A material (place in `MATERIALS`) at surface coordinates (u, v), in lengths; broadcasts.
 
     Takes its coefficients, 21 tensors that broadcast with `u`; the width of a sample, in lengths;
     and how the light direction runs along u and v (for the relief).
     """
     family = FAMILIES[MATERIALS[material]]
     free = row[17:20]
-    x, y = row[0] + u * row[2] - v * row[3], row[1] + u * row[3] + v * row[2]
+    x = (u * row[2]).add_(row[0]).sub_(v * row[3])
+    y = (u * row[3]).add_(row[1]).add_(v * row[2])
     soft = width * row[15]
     second, third, height = family.pattern(x, y, soft, *free)
-    shade = 1 - row[20] * contrast(clouds(y * 0.4 + 3.3, x * 0.4), 0.45, 2) if family.wear else 1.0
+    shade = 1 - row[20] * contrast(clouds(y * 0.4 + 3.3, x * 0.4), 0.45, 2) if family.wear else None
     colour = []
     for channel in range(3):
         one, two, three = row[4 + channel], row[7 + channel], row[10 + channel]
-        mixed = one + second * (two - one)
-        colour.append((mixed + third * (three - mixed)) * shade)
-    rise = torch.zeros_like(u)
+        mixed = one if second is None else (second * (two - one)).add_(one)
+        if third is not None:
+            mixed = (three - mixed).mul_(third).add_(mixed)
+        colour.append(mixed if shade is None else mixed * shade)
+    rise = torch.zeros((), device=u.device)
     if height is not None and family.bump:
         reach = width + 0.02
         du, dv = ahead[0] * reach, ahead[1] * reach
-        shifted = family.pattern(x + du * row[2] - dv * row[3], y + du * row[3] + dv * row[2], soft, *free)[2]
+        x = (du * row[2]).add_(x).sub_(dv * row[3])
+        y = (du * row[3]).add_(y).add_(dv * row[2])
+        shifted = family.pattern(x, y, soft, *free)[2]
         assert shifted is not None
-        rise = (shifted - height) * (row[16] / reach)
-    return Surface(colour[0], colour[1], colour[2], row[13] * (1 - 0.6 * third), row[14] + rise * 0, rise)
+        rise = (shifted - height).mul_(row[16] / reach)
+    gloss = row[13] if third is None else row[13] * (1 - 0.6 * third)
+    return Surface(colour[0], colour[1], colour[2], gloss, row[14], rise)

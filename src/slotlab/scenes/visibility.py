@@ -1,6 +1,6 @@
 """Which object each sample of an image shows: screen boxes, tiles and a depth buffer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from slotlab.scenes import shapes
 from slotlab.scenes.layout import CONTACT, FOCAL, LIGHT_RADIUS, Layout, in_camera
 
-TILE = 8  # side of the squares of samples in which objects and their shadows are tried
+TILE, PART = 8, 4  # sides of the squares of samples that cover objects and shadows, and of their parts that are tried
+MARGIN = 0.03  # of bounds, in sizes of the object
 _FAR = (0x7F000000 << 32) - 1  # beyond every hit
 
 
@@ -36,7 +37,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Squares of TILE × TILE samples: object `owner` [n], first column `x` and row `y` [n]."""
+    """Squares of samples: object `owner` [n], first column `x` and row `y` [n]."""
 
     owner: Tensor
     x: Tensor
@@ -126,23 +127,61 @@ def turned(layout: Layout, vector: Tensor) -> Tensor:
     return torch.stack([cos * x + sin * y, cos * y - sin * x, z])
 
 
-def rays_by_shape(tiles: Tiles, layout: Layout, table: Tensor, grid: Grid) -> Iterator[tuple[Any, ...]]:
-    """The rays of all samples in the tiles, in the frames of their owners, shape by shape.
+# Whether parts of tiles matter to their owners: from owners, first columns and first rows, int64 [n] each.
+Reaches = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-    Yields the shape, the owners [n] of its tiles, their columns of `table` (from `local_rays`), the
-    directions [64, n], and the places [64 · n] among the samples of all images.
+
+def rays_by_shape(
+    tiles: Tiles, layout: Layout, table: Tensor, grid: Grid, reaches: Reaches
+) -> Iterator[tuple[Any, ...]]:
+    """The rays of all samples that matter in the tiles, in the frames of their owners, by shape.
+
+    Yields the shape, the columns of `table` (from `local_rays`) of n parts of tiles, the directions
+    [PART², n], and the places [PART² · n] among the samples of all images. A part matters if
+    `reaches` is true for its owner.
     """
-    step = torch.arange(TILE * TILE, device=grid.device)[:, None]
-    column, line = step % TILE, step // TILE
-    scene = layout.scene.to(grid.device)
+    device, each = grid.device, TILE // PART
+    step = torch.arange(each, device=device) * PART
+    owner, x, y = (one.to(device)[:, None, None] for one in (tiles.owner, tiles.x, tiles.y))
+    parts = torch.broadcast_tensors(owner, x + step, y + step[:, None])
+    owner, x, y = (one.reshape(-1) for one in parts)
+    mine = torch.nonzero(reaches(owner, x, y)).squeeze(1)
+    owner, x, y = (one.index_select(0, mine) for one in (owner, x, y))
+    step = torch.arange(PART * PART, device=device)[:, None]
+    column, line = step % PART, step // PART
+    scene, kinds = layout.scene.to(device), layout.shape.to(device).index_select(0, owner)
     for kind in layout.shape.unique().tolist():
-        mine = torch.nonzero(layout.shape[tiles.owner] == kind).squeeze(1)
-        owner, x, y = (part[mine].to(grid.device) for part in (tiles.owner, tiles.x, tiles.y))
-        corner = (scene.index_select(0, owner) * grid.height + y) * grid.width + x
-        right, up = grid.plane(x.to(torch.float32) + column, y.to(torch.float32) + line)
-        row = table.index_select(1, owner).unbind(0)
+        mine = torch.nonzero(kinds == kind).squeeze(1)
+        one, left, top = (of.index_select(0, mine) for of in (owner, x, y))
+        corner = (scene.index_select(0, one) * grid.height + top) * grid.width + left
+        right, up = grid.plane(left.to(torch.float32) + column, top.to(torch.float32) + line)
+        row = table.index_select(1, one).unbind(0)
         place = (corner + (line * grid.width + column)).view(-1)
-        yield shapes.SOLIDS[kind], owner, row, ray_direction(row, right, up), place
+        yield shapes.SOLIDS[kind], one, row, ray_direction(row, right, up), place
+
+
+def shows(layout: Layout, table: Tensor, grid: Grid) -> Reaches:
+    """Whether a ray of a part of a tile could hit its owner: bounds by its box and its ball.
+
+    All its rays pass within `apart` of the middle one where the owner is; a solid has a margin for
+    rounding, and for the torus, whose surface is met to 8e-3.
+    """
+    extent, radius = (of.to(grid.device) for of in (shapes.EXTENTS[layout.shape], shapes.RADII[layout.shape]))
+    reach = (PART - 1) / 2
+    slope = reach * 2**0.5 / (grid.half * FOCAL) + 1e-6  # of the outermost rays from the middle one
+
+    def reaches(owner: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        row = table.index_select(1, owner).unbind(0)
+        right, up = grid.plane(x.to(torch.float32) + reach, y.to(torch.float32) + reach)
+        origin, direction = row[:3], ray_direction(row, right, up)
+        ball, away = radius.index_select(0, owner), shapes.dot(origin, origin)
+        apart = (away.sqrt() + ball) * slope + MARGIN
+        near, far = shapes.slabs(origin, direction, [side + apart for side in extent.index_select(0, owner).unbind(1)])
+        middle = shapes.dot(origin, direction)
+        aside = away - middle * middle / shapes.dot(direction, direction)
+        return (near <= far) & (aside <= (ball + apart) ** 2)
+
+    return reaches
 
 
 def first_hits(layout: Layout, rays: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -152,15 +191,16 @@ def first_hits(layout: Layout, rays: Tensor, grid: Grid) -> tuple[Tensor, Tensor
     minimum over (depth, object), which no order of evaluation changes.
     """
     nearest = torch.full((len(layout.count) * grid.height * grid.width,), _FAR, dtype=torch.int64, device=rays.device)
-    for shape, owner, row, direction, place in rays_by_shape(object_tiles(layout, grid), layout, rays, grid):
+    tiles, reaches = object_tiles(layout, grid), shows(layout, rays, grid)
+    for shape, owner, row, direction, place in rays_by_shape(tiles, layout, rays, grid, reaches):
         depth = shape.intersect(row[:3], direction)
-        found = (depth.view(torch.int32).to(torch.int64) << 32) + owner
+        found = depth.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).add_(owner)
         nearest.scatter_reduce_(0, place, found.view(-1), "amin")
     depth = (nearest >> 32).to(torch.int32).view(torch.float32)
-    return torch.where(depth < shapes.MISS, nearest & 0xFFFFFFFF, -1), depth
+    return torch.where(depth < shapes.MISS, nearest.bitwise_and_(0xFFFFFFFF), -1), depth
 
 
 def ray_direction(row: Sequence[Tensor], right: Tensor, up: Tensor) -> shapes.Vector:
     """Direction of rays with these slopes, from rows 3.. of `local_rays` (forward, right, up)."""
-    x, y, z = (row[axis] + right * row[axis + 3] + up * row[axis + 6] for axis in (3, 4, 5))
+    x, y, z = (right * row[axis + 3] + row[axis] + up * row[axis + 6] for axis in (3, 4, 5))
     return x, y, z
