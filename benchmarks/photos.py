@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 import slotlab
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import prepared
 from slotlab.metrics.baselines import block_pattern, colour_groups
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou

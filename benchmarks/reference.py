@@ -41,8 +41,8 @@ from slotlab import checkpoints
 from slotlab.config import RunConfig, Speedup, run_config
 from slotlab.distributed import computes_bf16
 from slotlab.models import SlotAutoencoder
-from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import seeded_generator
+from slotlab.models.slot_encoder import PositionEmbedding
 from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 import slotlab
 from slotlab.data import open_data
-from slotlab.data.finding import image_files
+from slotlab.data.folders import image_files
 from slotlab.data.images import read_image, to_pixels
 
 DIFFERENT = 1_000

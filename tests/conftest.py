@@ -1,5 +1,6 @@
 """Miniature data sets, models and runs that many tests share."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +116,21 @@ def tiny_diffusion(presets: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def distinct(tiny_preset: str) -> Callable[..., torch.nn.Module]:
+    """Makes an untrained model whose slots differ: each owns a part of every image."""
+    from slotlab.checkpoints import create_model
+
+    def make(**changes: object) -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = create_model(tiny_preset, **changes).eval()
+        with torch.no_grad():
+            model.decoder.to_rgb_and_mask.weight.mul_(30)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def latents_run(presets: Path, squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of stage 1: an autoencoder, hardly trained."""
     from slotlab.runs import train
@@ -193,22 +209,41 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", connect)
 
 
-@pytest.fixture
-def run_slotlab(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process: its status, stdout and stderr."""
-    from slotlab.cli import main
+class Command:
+    """Runs the command line in this process."""
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["slotlab", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
+    def __init__(self, captured: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self._captured, self._patch = captured, patch
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        """Status, stdout and stderr."""
+        from slotlab.cli import main
+
+        self._patch.setattr(sys, "argv", ["slotlab", *map(str, words)])
+        self._patch.setenv("COLUMNS", "200")
         status = 0
         try:
             main()
         except SystemExit as end:
             status = int(end.code or 0)
-        printed = capfd.readouterr()
+        printed = self._captured.readouterr()
+        assert "Traceback" not in printed.err
         return status, printed.out, printed.err
 
-    return run
+    def fine(self, *words: object) -> str:
+        """What a command that must succeed prints."""
+        status, out, err = self(*words)
+        assert status == 0, f"slotlab {shlex.join(map(str, words))}: {err or out}"
+        return out
+
+    def refused(self, *words: object) -> str:
+        """The sentence with which a command that must fail ends."""
+        status, _, err = self(*words)
+        assert status == 2 and "slotlab: " in err
+        return err
+
+
+@pytest.fixture
+def run_slotlab(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line."""
+    return Command(capfd, monkeypatch)

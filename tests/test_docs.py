@@ -110,8 +110,7 @@ def test_the_commands_of_a_page_run_in_order(page, run_slotlab, tmp_path, monkey
     if page.stem in ("composition", "diagnostics"):
         told.insert(0, ["train", "scenes-32", "--out", "runs/first"])
     for words in map(smaller, told):
-        status, out, err = run_slotlab(*(path for word in words for path in sorted(Path().glob(word)) or [word]))
-        assert status == 0, f"slotlab {shlex.join(words)}: {err or out}"
+        run_slotlab.fine(*(path for word in words for path in sorted(Path().glob(word)) or [word]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,14 +1,20 @@
+import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 
 import slotlab
 from slotlab.data import open_data
+from slotlab.errors import ConfigError
 from slotlab.evaluation import Evaluator, outputs
 from slotlab.metrics.functional import adjusted_rand_index
 from slotlab.models.randomness import seeded_generator
+from slotlab.reporting.tables import evaluation_table
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +83,94 @@ def test_the_protocol_keeps_the_seed_of_the_scenes_apart_from_that_of_the_slots(
     assert (protocol["seed"], protocol["slot_seed"]) == (7, 3)
 
 
+def halves(output):
+    """The output with two other masks: the left and the right half."""
+    masks = torch.zeros_like(output.masks)
+    masks[:, 0, :, :8], masks[:, 1, :, 8:] = 1, 1
+    return replace(output, masks=masks)
+
+
+def scored(model, data, **options):
+    evaluator = Evaluator(model, data, **options)
+    for batch, output in outputs(model, data):
+        evaluator.update(batch, halves(output))
+    return evaluator.compute()
+
+
+@pytest.fixture
+def rectangles(tmp_path):
+    """Photographs of 60x40 and 80x64 pixels whose centred squares are an object on the left, and one of four pixels."""
+    for name, (width, height) in {"a": (60, 40), "b": (80, 64)}.items():
+        mask = np.zeros((height, width), np.uint8)
+        mask[:, : width // 2] = 1
+        mask[height // 2 : height // 2 + 2, width // 2 + 3 : width // 2 + 5] = 2
+        for folder, pixels in {"images": np.zeros((height, width, 3), np.uint8), "masks": mask}.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+    return tmp_path
+
+
+def test_masks_are_scored_at_the_resolution_that_is_asked_for(model, rectangles):
+    """Two images of other sizes: each is scored by its own pixels, or by as many of each."""
+    for side in (24, "original"):
+        data = open_data(rectangles, split="all", resolution=16, mask_resolution=side)
+        result = scored(model, data)
+        assert result.protocol["mask_resolution"] == side
+        assert result.protocol["resolution"] == 16
+        values = []
+        for position in range(2):
+            true = data[position]["mask"]
+            size = 24 if side == 24 else (40, 64)[position]
+            assert true.shape == (size, size)
+            owners = (torch.arange(size) >= size // 2).long().expand(size, size)
+            values.append(adjusted_rand_index(owners[None], true[None]))
+        assert result.masks["ari"].mean == pytest.approx(torch.cat(values).mean().item())
+        assert result.masks["ari"].mean > 0.9
+        assert result.diagnostics["slots_used"] == 2
+    for side in (0, 5000, "big"):
+        with pytest.raises(ConfigError, match="expected a whole number of pixels from 1 to 4,096, or original"):
+            open_data(rectangles, split="all", mask_resolution=side)
+    with pytest.raises(ConfigError, match="the masks of scenes:plain have 64 pixels a side"):
+        open_data("scenes:plain", mask_resolution=224)
+    assert open_data("scenes:plain", mask_resolution="original").describe()["mask_resolution"] == 64
+
+
+def test_small_objects_can_be_left_out(model, rectangles):
+    """With the dot ignored, the halves are right."""
+    data = open_data(rectangles, split="all", resolution=16, mask_resolution="original")
+    assert scored(model, data).masks["mbo"].mean < 0.6
+    result = scored(model, data, min_area=0.01)
+    assert {name: score.mean for name, score in result.masks.items()} == dict.fromkeys(result.masks, 1.0)
+    assert result.protocol["min_area"] == 0.01
+    with pytest.raises(ConfigError, match="min_area=1: expected a share of the picture"):
+        Evaluator(model, data, min_area=1)
+
+
+def test_classes_and_annotators_are_scored_beside_the_masks(model, rectangles):
+    data = open_data(rectangles, split="all", resolution=16)
+    evaluator = Evaluator(model, data, baselines=True)
+    for batch, output in outputs(model, data):
+        batch["classes"] = (batch["mask"] > 0).long()
+        batch["annotators"] = torch.stack([batch["mask"], batch["mask"].clamp(max=0), batch["mask"] * 0 - 1], dim=1)
+        evaluator.update(batch, halves(output))
+    result = evaluator.compute()
+    classes = result.masks["mbo_class"].mean
+    assert 0.9 < classes < 1  # the dot is of the left half's class
+    assert result.to_json()["masks"]["mbo_class"] == classes
+    best, mean = result.best_annotator["masks"], result.masks
+    assert best["ari"].mean == pytest.approx(2 * mean["ari"].mean)  # the second saw one region, so has ARI 0
+    assert best["mbo"].mean == mean["mbo"].mean  # the second has no object, and the third saw nothing
+    assert result.to_json()["best_annotator"]["block pattern"]["ari"]["count"] == 2
+    table = Console(width=200, record=True, file=io.StringIO())
+    table.print(evaluation_table(result))
+    said = table.export_text()
+    assert "mBO class" in said and "decoder masks, best annotator" in said and "SLIC superpixels" in said
+
+
 def test_baselines_stand_beside_the_model(tmp_path):
     data = open_data("scenes:plain", split="test", resolution=32, count=3, max_objects=6)
     result = slotlab.evaluate(slotlab.create_model("scenes-32"), data, baselines=True)
-    assert list(result.baselines) == ["block pattern", "colour K-means"]
-    blocks, colours = (scores["ari"].mean for scores in result.baselines.values())
+    assert list(result.baselines) == ["block pattern", "colour K-means", "SLIC superpixels", "feature K-means"]
+    blocks, colours, *_ = (scores["ari"].mean for scores in result.baselines.values())
     assert 0 < blocks < colours
     assert result.to_json()["baselines"]["block pattern"]["ari"]["count"] == 3

@@ -102,7 +102,7 @@ def test_a_full_disk_names_the_file_even_where_a_library_hides_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_is_kept_and_its_target_replaced(tmp_path):
+def test_a_link_is_kept_and_its_target_replaced_and_a_mounted_disk_is_refused(tmp_path, monkeypatch):
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")
     with replacing(tmp_path / "link") as temporary:
@@ -111,6 +111,15 @@ def test_a_link_is_kept_and_its_target_replaced(tmp_path):
     assert (tmp_path / "target").read_text() == "new"
     remove(tmp_path / "link")
     assert (tmp_path / "target").is_file()
+    (tmp_path / "large").mkdir()
+    (tmp_path / "place").symlink_to("large")
+    with replacing(tmp_path / "place") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").touch()
+    assert (tmp_path / "place").is_symlink() and (tmp_path / "large" / "inside").exists()
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "disk")
+    with pytest.raises(DataError, match="name a folder inside it"), replacing(tmp_path / "disk"):
+        pass
 
 
 def test_json_is_read_back_and_faults_name_file_and_remedy(tmp_path):

@@ -102,8 +102,7 @@ def test_scenes_are_scored_with_as_many_rays_as_were_trained_on(tiny_preset, run
     assert command is not None
     assert "--max-objects 4 --supersample 2" in command[1]
     words = command[1].replace(" tiny ", f" {folder} ").split()
-    status, out, _ = run_slotlab(*words, "--json", tmp_path / "again.json")
-    assert status == 0
+    out = run_slotlab.fine(*words, "--json", tmp_path / "again.json")
     assert "supersample 2" in " ".join(out.split())
     assert read(folder, "metrics.json") == read(tmp_path, "again.json")
 
@@ -219,8 +218,7 @@ def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, ti
 
 def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
     (tmp_path / ".first.999999999.tmp").mkdir()  # left by a kill
-    status, out, err = run_slotlab("publish", slots_run, "--to", tmp_path / "first")
-    assert status == 0, err
+    out = run_slotlab.fine("publish", slots_run, "--to", tmp_path / "first")
     assert "published: " in out and "card.md" in out
     check(tmp_path / "first")
     assert slotlab.load(tmp_path / "first").slots == 4
@@ -233,8 +231,7 @@ def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
 def test_a_released_model_goes_to_the_hub_comes_back_and_begins_a_run(
     hub, released, run_slotlab, squares, tiny_preset, tmp_path
 ):
-    status, out, err = run_slotlab("publish", released, "--to", "hf:someone/tiny")
-    assert status == 0, err
+    out = run_slotlab.fine("publish", released, "--to", "hf:someone/tiny")
     assert 'slotlab.load("someone/tiny")' in out
     repository = hub / "someone" / "tiny"
     check(repository)
@@ -268,12 +265,10 @@ def test_a_released_model_that_was_changed_is_not_published(released, tmp_path):
 
 def test_what_is_no_run_is_refused(run_slotlab, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run_slotlab("publish", "nowhere", "--to", tmp_path / "out")
-    assert status == 2
+    err = run_slotlab.refused("publish", "nowhere", "--to", tmp_path / "out")
     assert "nowhere: no such model folder" in err
     (tmp_path / "empty").mkdir()
-    status, _, err = run_slotlab("publish", "empty", "--to", tmp_path / "out")
-    assert status == 2
+    err = run_slotlab.refused("publish", "empty", "--to", tmp_path / "out")
     assert "run.json: missing" in err
 
 

@@ -44,8 +44,7 @@ def test_their_library_is_of_these_weights_and_composes(name, run_slotlab, tmp_p
     library = slotlab.load_library(name, slotlab.load(name))
     assert len(library.slots) > 1000
     words = ["compose", name, name, "--protocol", "scene", "--count", 2, "--sheet", 0, "--out", tmp_path / "out"]
-    status, _, err = run_slotlab(*words)
-    assert status == 0, err
+    run_slotlab.fine(*words)
     assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
 
 
@@ -75,8 +74,7 @@ def test_evaluation_is_repeatable_and_leaves_the_package_alone(name, run_slotlab
     words[words.index("--count") + 1] = "8"
     printed = []
     for file in ("a.json", "b.json"):
-        status, out, err = run_slotlab(*words, "--json", tmp_path / file)
-        assert status == 0, err
+        out = run_slotlab.fine(*words, "--json", tmp_path / file)
         printed.append(out)
     assert printed[0] == printed[1]
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
@@ -86,11 +84,9 @@ def test_evaluation_is_repeatable_and_leaves_the_package_alone(name, run_slotlab
 def test_their_pictures_of_concepts_are_there_or_drawn_elsewhere(run_slotlab, tmp_path):
     folder = model_folder("scenes-64") / "concepts"
     before = (folder / "concepts.png").read_bytes()
-    status, out, err = run_slotlab("concepts", "show", "scenes-64")
-    assert status == 0, err
+    out = run_slotlab.fine("concepts", "show", "scenes-64")
     assert "background" in out and str(folder / "concepts.png") in out.replace("\n", "")
-    status, _, err = run_slotlab("concepts", "show", "scenes-64", "--members", 2, "--out", tmp_path / "few.png")
-    assert status == 0, err
+    run_slotlab.fine("concepts", "show", "scenes-64", "--members", 2, "--out", tmp_path / "few.png")
     assert (tmp_path / "few.png").stat().st_size < len(before)
     assert (folder / "concepts.png").read_bytes() == before
 
@@ -100,14 +96,12 @@ def test_they_edit_pictures(run_slotlab, tmp_path):
     assert run_slotlab(*scenes)[0] == 0
     (image,) = (path for path in (tmp_path / "scenes").rglob("*.png") if path.stem[-6:].isdigit())
     words = ["edit", "scenes-64", image, "--replace", "1=scenes-64:2", "--out", tmp_path / "edited"]
-    status, out, err = run_slotlab(*words)
-    assert status == 0, err
+    out = run_slotlab.fine(*words)
     assert "changed: 1" in out
 
 
 def test_models_lists_them_first(run_slotlab):
-    status, out, _ = run_slotlab("models")
-    assert status == 0
+    out = run_slotlab.fine("models")
     assert out.index("scenes-64-diffusion") < out.index("presets:")
     for said in ("FG-ARI", "MB", "scenes:plain", "64²", "minutes in all on"):
         assert said in out

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from slotlab.config import changed, preset_names, run_config
+from slotlab.config import changed, dotted, preset_names, run_config
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json, regular, replacing, write_json
 from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
@@ -120,7 +120,7 @@ def save(model: Model | nn.Module, folder: str | Path, *, half: bool = False) ->
         weights[name] = weights[name].half()
         if not bool(torch.isfinite(weights[name]).all()):
             raise CheckpointError(f"{name}: holds values that are not finite in float16; save it without half")
-    write_json(folder / CONFIG_FILE, {**config, "settings": _names(config)}, synced=True)
+    write_json(folder / CONFIG_FILE, {**config, "settings": list(dotted(config))}, synced=True)
     content = save_tensors(weights, metadata={"format": "pt"})
     with replacing(folder / WEIGHTS_FILE, synced=True, size=len(content)) as path:
         path.write_bytes(content)  # save_file makes files that only their owner may read
@@ -265,19 +265,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     saved = config.pop("settings", [])
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         raise CheckpointError(f"{path}: settings: not a list of names; restore the file, or save the model again")
-    gone = sorted({*saved} - {*_names(config)})
+    gone = sorted({*saved} - {*dotted(config)})
     if gone:
         raise CheckpointError(f"{path}: {', '.join(gone)} missing; restore the file, or save the model again")
     return config
-
-
-def _names(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of all settings."""
-    parts = (
-        [f"{prefix}{key}"] if not isinstance(value, Mapping) else _names(value, f"{prefix}{key}.")
-        for key, value in config.items()
-    )
-    return [name for part in parts for name in part]
 
 
 @contextmanager

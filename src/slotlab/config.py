@@ -209,6 +209,22 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return values
 
 
+def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their dotted keys.
+
+    Example:
+        >>> dotted({"model": {"decoder": {"channels": 32}}, "seed": 0})
+        {'model.decoder.channels': 32, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": one for name, one in dotted(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
 def read_run_config(path: Path) -> RunConfig:
     """The config in a run folder's `run.json`; CheckpointError if it is missing or wrong."""
     try:

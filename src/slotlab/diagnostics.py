@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from slotlab.metrics.functional import adjusted_rand_index
+from slotlab.metrics.functional import adjusted_rand_index, without_small
 from slotlab.models import SlotModel
 
 USED_SHARE = 0.005  # of an image: the smallest visible object covers 20 of 64 x 64 pixels
@@ -27,6 +27,7 @@ DUPLICATE_PAIRS, OF_ONE_PAIR = 1.5, 0.3  # pairs per image; share of the images
 SOFT = 0.5  # entropy
 UNSETTLED = 0.2  # attention change
 FEWEST_IMAGES = 20  # to call a slot dead
+LARGE_SHARE, MOST_IMAGES = 0.01, 0.95  # slots must be enough for the objects above 1 % of 95 % of the images
 NUMBERS = (  # of a `Diagnosis`, in `metrics.json`
     *("images", "slots_used", "slots_used_counts", "slot_use", "slot_shares", "mask_entropy", "attention_change"),
     *("attention_changes", "likeness", "true_likeness", "background_slots", "objects", "dead_slots", "duplicates"),
@@ -111,6 +112,17 @@ def duplicates(masks: Tensor, slots: Tensor) -> Tensor:
     return found.triu(diagonal=1)
 
 
+def number_of_objects(target: Tensor) -> Tensor:
+    """The number of objects in each true mask [B, H, W], of ids above 0: int64 [B].
+
+    Example:
+        >>> number_of_objects(torch.tensor([[[-1, 0, 3, 7]], [[0, 0, 0, 0]]]))
+        tensor([2, 0])
+    """
+    ids = target.flatten(1).clamp(min=0).sort(dim=1).values
+    return (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
+
+
 @dataclass(eq=False)  # not frozen: torchmetrics copies what `compute` returns field by field
 class Diagnosis:
     """How a model uses its slots on some images; see docs/diagnostics.md for healthy values."""
@@ -127,7 +139,7 @@ class Diagnosis:
     true_likeness: float | None  # the same for the true masks; None, as below, without true masks
     background_slots: float | None  # mean number of slots that own more than a tenth of the true background
     objects: float | None  # mean number of objects
-    most_objects: int | None  # in an image
+    large_objects: int | None  # above 1 % of an image: at most so many in 95 % of the images
     mean_masks: Tensor  # share of the images in which each slot owns each place, float32 [K, 32, 32]
 
     @property
@@ -174,10 +186,11 @@ class Diagnosis:
     def _warnings(self) -> list[str]:
         found, slots, images = [], len(self.slot_use), self.images
         fewer = f"slots={max(2, slots - 1)}"
-        if self.most_objects is not None and self.most_objects + 1 > slots:
+        if self.large_objects is not None and self.large_objects + 1 > slots:
             found.append(
-                f"too few slots: {slots} for images with up to {self.most_objects} objects, so some objects share a "
-                f"slot; set slots={self.most_objects + 1} (one more than objects, for the background)"
+                f"too few slots: {slots} for images with up to {self.large_objects} objects above 1 % of the picture "
+                f"(95 % of the images have no more), so some objects share a slot; set slots={self.large_objects + 1} "
+                f"(one more than objects, for the background)"
             )
         if slots > 1 and self.slots_used < COLLAPSED:
             collapse = f"slots have collapsed: {self.slots_used:.1f} of {slots} own any of the image"
@@ -248,9 +261,9 @@ class SlotDiagnostics(Metric):
         shapes |= {"duplicate_shares": (slots, slots), "mean_masks": (slots, MEAN_SIDE, MEAN_SIDE)}
         shapes |= dict.fromkeys(("images", "mask_entropy", "pairs", "likeness", "true_likeness"), ())
         shapes |= dict.fromkeys(("masked", "objects", "background", "with_background"), ())
+        shapes["large_objects"] = (round(1 / LARGE_SHARE) + 1,)
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("most_objects", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
     @classmethod
     def of(cls, model: SlotModel) -> "SlotDiagnostics":
@@ -277,11 +290,10 @@ class SlotDiagnostics(Metric):
         }
         if target is not None:
             split = background_slots(masks, target)
-            ids = target.flatten(1).clamp(min=0).sort(dim=1).values  # below 0: ignored
-            objects = (ids.diff(dim=1) != 0).sum(dim=1) + (ids[:, 0] != 0)
-            added |= {"masked": len(masks), "objects": objects.sum()}
+            added |= {"masked": len(masks), "objects": number_of_objects(target).sum()}
             added |= {"background": split.nansum(), "with_background": (~split.isnan()).sum()}
-            self.most_objects = torch.maximum(self.most_objects, objects.max().to(self.most_objects))
+            large = number_of_objects(without_small(target, LARGE_SHARE))
+            added["large_objects"] = torch.bincount(large, minlength=round(1 / LARGE_SHARE) + 1)
         # The ARI between the segmentations of each image and the one before it.
         now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
         row = now if self._before is None else torch.cat([self._before, now])
@@ -307,7 +319,9 @@ class SlotDiagnostics(Metric):
             true_likeness=float(sums["true_likeness"] / pairs) if masked and pairs > 0 else None,
             background_slots=float(sums["background"] / full) if (full := sums["with_background"]) > 0 else None,
             objects=float(sums["objects"] / images) if masked else None,
-            most_objects=int(sums["most_objects"]) if masked else None,
+            large_objects=int((sums["large_objects"].cumsum(0) < MOST_IMAGES * sums["masked"]).sum())
+            if masked
+            else None,
             mean_masks=(sums["mean_masks"] / images).float(),
         )
 

@@ -2,30 +2,63 @@
 
 import json
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from slotlab.data import Batch, SlotDataset, evaluation_batches
+from slotlab.data.dataset import ORIGINAL
+from slotlab.data.sample import IGNORED
 from slotlab.distributed import from_all, place_among_processes
+from slotlab.errors import ConfigError
 from slotlab.files import write_json
-from slotlab.metrics.baselines import block_pattern, colour_groups
-from slotlab.metrics.functional import squared_error
-from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel
+from slotlab.metrics.baselines import block_pattern, colour_groups, feature_groups, superpixels
+from slotlab.metrics.functional import squared_error, without_small
+from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel, SlotOutput
 from slotlab.models.building import evaluating
+from slotlab.models.efficientnet import PACKAGE
+from slotlab.models.feature_grouping import STRIDE
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
-from slotlab.progress import finish
+from slotlab.progress import in_steps
+from slotlab.released import PHOTOS
 
 if TYPE_CHECKING:
     from slotlab.diagnostics import Diagnosis
     from slotlab.metrics import Score
 
-BASELINES = {"block pattern": block_pattern, "colour K-means": colour_groups}
+Size = tuple[int, int]
+Baseline = Callable[[Tensor, Size, int], Tensor]  # images [B, 3, H, W], size, number of segments -> int64 [B, *size]
+
+
+def baselines_here() -> dict[str, Baseline]:
+    """The segmentations that cost nothing, by title; the last two need the extra `vision`."""
+
+    def of_pixels(groups: Callable[[Tensor, int], Tensor]) -> Baseline:
+        return lambda images, size, count: groups(resized(images, size), count)
+
+    found = {"block pattern": of_pixels(block_pattern), "colour K-means": of_pixels(colour_groups)}
+    if find_spec("skimage"):
+        found["SLIC superpixels"] = of_pixels(superpixels)
+    if find_spec(PACKAGE):
+        from slotlab.checkpoints import load
+
+        model: Any = load(PHOTOS)
+        side, grid = model.resolution, (model.resolution // STRIDE, model.resolution // STRIDE)
+
+        def of_features(images: Tensor, size: Size, count: int) -> Tensor:
+            features = model.encoder(resized(images.cpu(), (side, side)))
+            return feature_groups(features, grid, size, count).to(images.device)
+
+        found["feature K-means"] = of_features
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +72,7 @@ class Evaluation:
     reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp; or feature_error
     loss: float  # the training objective, mean over images
     baselines: "dict[str, dict[str, Score]]" = field(default_factory=dict)  # by title, if they were asked for
+    best_annotator: "dict[str, dict[str, Score]]" = field(default_factory=dict)  # by source or title, if several
     usual_error: float = math.nan  # 99th percentile over images of the reconstruction's mse; NaN if it paints none
     slots_used: float = math.nan  # mean number of slots that own more than 0.5 % of an image; NaN without slots
     diagnostics: dict[str, Any] = field(default_factory=dict)  # of `mask_source`, the masks that fit objects best
@@ -56,8 +90,11 @@ class Evaluation:
         details = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in groups.items()}
         means = {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
         rest = {name: getattr(self, name) for name in ("loss", "usual_error", "slots_used", "diagnostics", "warnings")}
-        costless = {title: {name: asdict(one) for name, one in of.items()} for title, of in self.baselines.items()}
-        content = {"protocol": self.protocol, **means, "details": details, "baselines": costless, **rest}
+        content: dict[str, Any] = {"protocol": self.protocol, **means, "details": details, **rest}
+        by_title = {"baselines": self.baselines, "best_annotator": self.best_annotator}
+        for group, found in by_title.items():
+            if found or group == "baselines":
+                content[group] = {title: {name: asdict(one) for name, one in of.items()} for title, of in found.items()}
         return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
     def write(self, path: str | Path) -> None:
@@ -74,7 +111,8 @@ def outputs(
     The model is in evaluation mode, and batches are moved to its device. The random numbers for an
     image (initial slots, noise of samples) depend on `seed` and on the image's index only, so the
     batch size does not change the results. Each of several processes runs over its share of the
-    images. `segment_only` calls `model.segment`, which skips slow sampling.
+    images. `segment_only` calls `model.segment`, which skips slow sampling. Images whose masks have
+    their original sizes come one by one.
 
     Raises:
         DataError: an image cannot be read.
@@ -91,18 +129,32 @@ def outputs(
     device = next(model.parameters()).device
     place = place_among_processes()
     run: Any = getattr(model, "segment") if segment_only else model  # noqa: B009
+    batch_size = 1 if getattr(dataset, "mask_resolution", None) == ORIGINAL else batch_size
     with evaluating(model):
         for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
-            for name in batch.keys() & {"image", "mask"}:
+            for name in batch.keys() & {"image", "mask", "classes", "annotators"}:
                 batch[name] = batch[name].to(device)
             yield batch, run(batch["image"], [seeded_generator(seed, int(index)) for index in batch["index"]])
+
+
+@torch.inference_mode()
+def batch_output(model: Model, batch: Batch, seed: int) -> Any:
+    """A model's output for one batch, as `outputs` yields it, on the CPU."""
+    with evaluating(model):
+        generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+        output = model(batch["image"].to(next(model.parameters()).device), generators)
+    if isinstance(output, SlotOutput):
+        return output.cpu()
+    return replace(output, reconstruction=output.reconstruction.cpu())
 
 
 class Evaluator:
     """Gathers scores over a loop over `outputs`; the protocol names its `seed` and the `weights`.
 
-    With `baselines` it also scores what costs nothing: a pattern of blocks, and K-means of colour and
-    place, in as many segments as the model has slots (`slotlab.metrics.baselines`).
+    With `baselines` it also scores what costs nothing (`slotlab.metrics.baselines`), in as many
+    segments as the model has slots. Objects below the share `min_area` of the picture are ignored.
+    Masks of another size than the true ones are resized bilinearly, before the argmax. Where the
+    data was opened with `every_mask`, mBO by class is scored too, or each annotator.
 
     Example:
         >>> import slotlab
@@ -122,19 +174,27 @@ class Evaluator:
         seed: int = 0,
         weights: str | None = None,
         baselines: bool = False,
+        min_area: float = 0.0,
     ) -> None:
         from torchmetrics import MeanMetric  # torchmetrics takes seconds to import
 
         from slotlab.diagnostics import SlotDiagnostics
-        from slotlab.metrics import PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
+        from slotlab.metrics import MeanBestOverlap, PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
+
+        if not 0 <= min_area < 1:
+            raise ConfigError(f"min_area={min_area}: expected a share of the picture, from 0 to below 1")
 
         device = next(model.parameters()).device
         self.model, self.dataset = model, dataset
         self.protocol = {**model.describe(), "slot_seed": seed, **({} if weights is None else {"weights": weights})}
-        scores = SegmentationScores(slots=self.protocol.get("slots"))
-        self.segmentation = {source: scores.clone().to(device) for source in self.protocol.get("mask_sources", ())}
-        costless = BASELINES if baselines and self.segmentation else {}
-        self.baselines = {title: scores.clone().to(device) for title in costless}
+        self.protocol |= {"min_area": min_area} if min_area else {}
+        self.min_area, self.more = min_area, set[str]()  # and what the batches have beside the mask
+        self.sources = tuple(self.protocol.get("mask_sources", ()))
+        self.costless = baselines_here() if baselines and self.sources else {}
+        titles, slots = (*self.sources, *self.costless), self.protocol.get("slots")
+        self.scores = {title: SegmentationScores(slots=slots).to(device) for title in titles}
+        self.by_class = {title: MeanBestOverlap().to(device) for title in titles}
+        self.best = {title: SegmentationScores(slots=slots, over="best").to(device) for title in titles}
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         mean = ReconstructionError("mean")
         errors = {"mse_sum": ReconstructionError("sum"), "mse": mean, "psnr": PeakSignalToNoiseRatio()}
@@ -151,13 +211,16 @@ class Evaluator:
         model: Any = self.model
         images, target = batch["image"], batch.get("mask")
         if self.diagnostics is not None:
-            masks = output.soft_masks(self.finer_masks)
-            self.diagnostics.update(masks, output.slots, output.attention, target)
+            masks, seen = output.soft_masks(self.finer_masks), None
+            if target is not None:  # at the masks' resolution
+                seen = F.interpolate(target[:, None].double(), masks.shape[2:], mode="nearest")[:, 0].long()
+            self.diagnostics.update(masks, output.slots, output.attention, seen)
         if target is not None:
-            for source, scores in self.segmentation.items():
-                scores.update(output.segmentation(source), target)
-            for title, scores in self.baselines.items():
-                scores.update(BASELINES[title](images, self.protocol["slots"]), target)
+            size = (target.shape[1], target.shape[2])
+            for source in self.sources:
+                self._score(source, resized(output.soft_masks(source), size).argmax(dim=1), batch)
+            for title, groups in self.costless.items():
+                self._score(title, groups(images, size, self.protocol["slots"]), batch)
         pair = output.reconstruction.clamp(0, 1), images
         if isinstance(output, FeatureOutput):
             pair = output.predicted.transpose(1, 2)[..., None], output.features.transpose(1, 2)[..., None]
@@ -166,6 +229,20 @@ class Evaluator:
         for error in self.errors.values():
             error.update(*pair)
         self.loss.update(model.losses(output, images))
+
+    def _score(self, title: str, owners: Tensor, batch: Any) -> None:
+        """Adds the segments `owners` int64 [B, H, W] of a source of masks, or of a baseline."""
+        target = self._counted(batch["mask"])
+        self.more |= batch.keys() & {"annotators", "classes"}
+        if "classes" in batch:
+            self.by_class[title].update(owners, batch["classes"].where(target >= 0, IGNORED))
+        if "annotators" in batch:
+            target = self._counted(batch["annotators"])
+            self.best[title].update(owners, target)
+        self.scores[title].update(owners, target)
+
+    def _counted(self, target: Tensor) -> Tensor:
+        return without_small(target, self.min_area) if self.min_area else target
 
     def compute(self) -> Evaluation:
         """The scores of all images added so far, of all processes."""
@@ -178,17 +255,30 @@ class Evaluator:
         if errors := from_all(self.squared_errors):
             found["usual_error"] = float(np.quantile(errors, 0.99))
         if self.diagnostics is not None:
-            protocol |= {"miou": self.segmentation["masks"].definition, "mbo": "true objects, background excluded"}
+            protocol |= {"miou": self.scores["masks"].definition, "mbo": "true objects, background excluded"}
             diagnosis = self.diagnostics.compute()
             trained = not isinstance(self.model, FeatureGrouping)
             found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings(trained=trained)}
             found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
             if self.dataset.has_masks:
-                found |= {source: scores.compute() for source, scores in self.segmentation.items()}
-                found["baselines"] = {title: scores.compute() for title, scores in self.baselines.items()}
+                scores = {title: scores.compute() for title, scores in self.scores.items()}
+                more = from_all([*self.more])
+                if "classes" in more:
+                    for title, by_class in self.by_class.items():
+                        scores[title]["mbo_class"] = by_class.compute()
+                found |= {source: scores[source] for source in self.sources}
+                found["baselines"] = {title: scores[title] for title in self.costless}
+                if "annotators" in more:
+                    found["best_annotator"] = {title: best.compute() for title, best in self.best.items()}
         return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=float(self.loss.compute()), **found)
 
 
+def resized(maps: Tensor, size: Size) -> Tensor:
+    """Maps [B, C, H, W] resized bilinearly to [B, C, *size], averaged where they shrink."""
+    return maps if maps.shape[2:] == size else F.interpolate(maps.float(), size, mode="bilinear", antialias=True)
+
+
+@in_steps
 def evaluate(
     model: Model,
     dataset: SlotDataset,
@@ -197,11 +287,14 @@ def evaluate(
     seed: int = 0,
     weights: str | None = None,
     baselines: bool = False,
-) -> Evaluation:
+    min_area: float = 0.0,
+) -> Generator[int, None, Evaluation]:
     """Scores a model on a data set, on the model's device and in float32.
 
     Takes the arguments of `outputs` and raises its errors. All processes return the scores of the
-    whole. The protocol names the `weights`, e.g. "moving average"; `baselines` as for `Evaluator`.
+    whole. The protocol names the `weights`, e.g. "moving average"; `baselines` and `min_area` as
+    for `Evaluator`. To score masks at another resolution than the model's, open the data with
+    `mask_resolution`.
 
     Example:
         >>> import slotlab
@@ -210,43 +303,23 @@ def evaluate(
         >>> slotlab.evaluate(model, data).masks["fg_ari"].count
         2
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "weights": weights, "baselines": baselines}
-    return finish(evaluate_steps(model, dataset, **options))
-
-
-def evaluate_steps(
-    model: Model,
-    dataset: SlotDataset,
-    *,
-    batch_size: int = 32,
-    seed: int = 0,
-    weights: str | None = None,
-    baselines: bool = False,
-) -> Generator[int, None, Evaluation]:
-    """`evaluate` as a generator: yields the number of images of each batch, returns the scores."""
-    evaluator = Evaluator(model, dataset, seed, weights, baselines)
+    evaluator = Evaluator(model, dataset, seed, weights, baselines, min_area)
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed):
         evaluator.update(batch, output)
         yield len(batch["index"])
     return evaluator.compute()
 
 
+@in_steps
 def diagnose(
     model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
-) -> "Diagnosis":
+) -> "Generator[int, None, Diagnosis]":
     """Measures how a model uses its slots; the numbers equal the `diagnostics` of `evaluate`.
 
     Takes the arguments of `outputs` and raises its errors. Some numbers need true masks. The
     `mask_source` is "masks", "attention" (needs no sampling) or "posterior", by default
     `model.finer_masks`; ConfigError if the model has no such masks.
     """
-    return finish(diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed))
-
-
-def diagnose_steps(
-    model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
-) -> "Generator[int, None, Diagnosis]":
-    """`diagnose` as a generator: yields the number of images of each batch."""
     from slotlab.diagnostics import SlotDiagnostics
 
     source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)

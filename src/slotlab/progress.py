@@ -1,9 +1,13 @@
 """Long work as generators: they yield what is done so far and return the result."""
 
-from collections.abc import Generator
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
+Yielded = TypeVar("Yielded", covariant=True)
+Result = TypeVar("Result", covariant=True)
 Stage = tuple[str, int, int | None]  # what is done, items done so far, items in all if known
 
 
@@ -22,6 +26,40 @@ def finish(steps: Generator[Any, None, T]) -> T:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+class InSteps(Protocol[P, Yielded, Result]):
+    """A function that works to its end, and whose `steps` is the generator that does the work."""
+
+    @property
+    def steps(self) -> Callable[P, Generator[Yielded, None, Result]]:
+        """Takes the same arguments, yields what is done so far, and returns the same result."""
+        ...
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> Result:
+        """Runs all steps."""
+        ...
+
+
+def in_steps(work: Callable[P, Generator[Yielded, None, Result]]) -> InSteps[P, Yielded, Result]:
+    """Makes a generator function one that runs to its end; the generator stays as `work.steps`.
+
+    Example:
+        >>> @in_steps
+        ... def work(count):
+        ...     for number in range(count):
+        ...         yield number
+        ...     return "done"
+        >>> work(3), list(work.steps(3))
+        ('done', [0, 1, 2])
+    """
+
+    @functools.wraps(work)
+    def run(*arguments: P.args, **options: P.kwargs) -> Result:
+        return finish(work(*arguments, **options))
+
+    run.steps = work  # pyright: ignore[reportAttributeAccessIssue]
+    return cast(InSteps[P, Yielded, Result], run)
 
 
 def stage(description: str, total: int | None, steps: Generator[int, None, T]) -> Generator[Stage, None, T]:

@@ -21,19 +21,19 @@ from safetensors import safe_open
 import slotlab
 from slotlab import checkpoints
 from slotlab.checkpoints import WEIGHTS_FILE
-from slotlab.composition.compositions import compose_steps
-from slotlab.composition.library import PICTURE_FILE, fit_library_steps
-from slotlab.config import RUN_FILE, RunConfig, preset_names, read_run_config, run_config, validated
+from slotlab.composition.compositions import compose
+from slotlab.composition.library import PICTURE_FILE, fit_library
+from slotlab.config import RUN_FILE, RunConfig, dotted, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.evaluation import Evaluator, outputs
+from slotlab.evaluation import Evaluator, batch_output, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
 from slotlab.models import LatentAutoencoder, Model, SlotModel
-from slotlab.progress import Stage, finish, stage
+from slotlab.progress import Stage, in_steps, stage
 from slotlab.released import (
     CARD_FILE,
     HUB_PREFIX,
@@ -46,7 +46,6 @@ from slotlab.released import (
     released_names,
     write_manifest,
 )
-from slotlab.reporting.previews import batch_output
 from slotlab.reporting.report import templates
 from slotlab.reporting.tables import evaluate_command, mask_titles, protocol_line
 from slotlab.training.checkpoint import TRAINING_FILE, weights_of
@@ -207,21 +206,13 @@ def _changes(config: RunConfig) -> list[str] | None:
     """The `key=value` words that turn its preset into `config`; None if no preset does."""
     if config.preset not in preset_names():
         return None
-    usual = dict(_flat(run_config(config.preset).model_dump()))
-    changed = {key: value for key, value in _flat(config.model_dump()) if key not in usual or usual[key] != value}
+    usual, settings = (dotted(one.model_dump()) for one in (run_config(config.preset), config))
+    changed = {key: value for key, value in settings.items() if key not in usual or usual[key] != value}
     words = [f"{key.removeprefix('training.').removeprefix('model.')}={value}" for key, value in changed.items()]
     try:
         return words if run_config(config.preset, words) == config else None
     except ConfigError:
         return None
-
-
-def _flat(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{section}{key}.")
-        else:
-            yield section + key, value
 
 
 def _kept_options(training: Mapping[str, Any]) -> list[str]:
@@ -330,18 +321,19 @@ def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stag
 def _fit_library(
     model: SlotModel, dataset: SlotDataset, folder: Path, sources: dict[str, Any]
 ) -> Generator[Stage, None, None]:
-    fitting = fit_library_steps(model, dataset, folder, sources=sources)
+    fitting = fit_library.steps(model, dataset, folder, sources=sources)
     library = yield from stage("slots for the library", len(dataset), fitting)
     library.table.facts["data"] = portable_facts(library.table.facts["data"])
     library = library.rounded()
     library.save(folder)
     write_png(concept_figure(model, library, dataset), folder / PICTURE_FILE)
     with tempfile.TemporaryDirectory() as composed:
-        composing = compose_steps(model, library, composed, protocol="scene", count=EXAMPLES)
+        composing = compose.steps(model, library, composed, protocol="scene", count=EXAMPLES)
         yield from stage("compositions", EXAMPLES, composing)
         write_png(contact_sheet(model, library, dataset, composed, count=EXAMPLES), folder / "compositions.png")
 
 
+@in_steps
 def publish(
     run: str | Path,
     to: str | Path,
@@ -349,7 +341,7 @@ def publish(
     data: str | None = None,
     private: bool = False,
     device: str | torch.device = "cpu",
-) -> str:
+) -> Generator[Stage, None, str]:
     """Publishes a run, or a released model again under another name.
 
     Args:
@@ -370,18 +362,6 @@ def publish(
         ConfigError: `to` holds something else.
         DataError: the data cannot be read.
     """
-    return finish(publish_steps(run, to, data=data, private=private, device=device))
-
-
-def publish_steps(
-    run: str | Path,
-    to: str | Path,
-    *,
-    data: str | None = None,
-    private: bool = False,
-    device: str | torch.device = "cpu",
-) -> Generator[Stage, None, str]:
-    """`publish` as a generator: yields the stage, how much of it is done, and of how much."""
     folder = model_folder(run)
     if not str(to).startswith(HUB_PREFIX):
         out = Path(to)

@@ -1,10 +1,22 @@
-"""A whole training run: the loop of `training.loop` with previews and a progress bar."""
+"""A whole training run: the loop of `training.loop` with previews, curves and a progress bar."""
 
-from contextlib import closing
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from slotlab.config import RunConfig, run_config
+from slotlab.distributed import place_among_processes
+from slotlab.evaluation import Evaluation, batch_output
+from slotlab.figures.curves import figure_image, loss_curves
+from slotlab.figures.grid import write_png
+from slotlab.figures.slots import reconstruction_grid
+from slotlab.reporting.run_list import PREVIEWS_FOLDER
+from slotlab.reporting.tables import mask_titles
+from slotlab.training.checkpoint import Run
+from slotlab.training.console import TrainingProgress
+from slotlab.training.loop import train_steps
 
 
 def train(
@@ -51,11 +63,6 @@ def train(
 
 def fit(config: RunConfig, folder: str | Path, *, show_progress: bool = True, **options: Any) -> Path:
     """Runs `train_steps(config, folder, **options)` with progress and previews."""
-    from slotlab.distributed import place_among_processes
-    from slotlab.reporting.previews import draw_curves, draw_preview
-    from slotlab.training.console import TrainingProgress
-    from slotlab.training.loop import train_steps
-
     with closing(train_steps(config, folder, **options)) as events:
         begun = next(events)
         is_first = place_among_processes().is_first
@@ -68,3 +75,30 @@ def fit(config: RunConfig, folder: str | Path, *, show_progress: bool = True, **
                 elif is_first and event.evaluation is not None:
                     draw_curves(event.run, event.evaluation)
     return Path(folder)
+
+
+def draw_preview(run: Run, images: int = 6) -> None:
+    """Draws the first validation images as the model sees them now: `previews/step-<number>.png`.
+
+    A preview that cannot be drawn or written is a warning: it never stops the training.
+    """
+    with _never_failing(f"step {run.step}: the preview"):
+        batch = run.validation.batch(range(min(images, len(run.validation))))
+        output = batch_output(run.model, batch, run.config.training.seed)
+        preview = reconstruction_grid(batch["image"].cpu(), output, batch.get("mask"))
+        write_png(preview, run.folder / PREVIEWS_FOLDER / f"step-{run.step:08d}.png")
+
+
+def draw_curves(run: Run, evaluation: Evaluation) -> None:
+    """Draws the curves of all rows so far: `loss.png`. A failure is a warning."""
+    with _never_failing(f"step {run.step}: the loss curves"):
+        masks = mask_titles(evaluation.protocol).get("masks", "")
+        write_png(figure_image(loss_curves(run.rows, run.folder.resolve().name, masks)), run.folder / "loss.png")
+
+
+@contextmanager
+def _never_failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # hours of training are worth more than a figure
+        warnings.warn(f"{what} could not be drawn: {error}", RuntimeWarning, stacklevel=3)

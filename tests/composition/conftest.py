@@ -1,6 +1,5 @@
 import pytest
-import torch
-from composition_samples import pictures, seeded_model
+from composition_samples import pictures
 
 from slotlab.checkpoints import load, save
 from slotlab.composition import fit_library
@@ -9,12 +8,8 @@ from slotlab.data import open_data
 
 
 @pytest.fixture(scope="module")
-def model(tiny_preset):
-    """An untrained model with larger weights in the decoder, so that its slots differ."""
-    model = seeded_model(tiny_preset)
-    with torch.no_grad():
-        model.decoder.to_rgb_and_mask.weight.mul_(30)
-    return model
+def model(distinct):
+    return distinct()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from composition_samples import made_up_library
 from PIL import Image
 
-from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compose_steps, compositions, score_compositions
+from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, compositions, score_compositions
 from slotlab.composition.compositions import origin, paint_plans, read_plans
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
@@ -130,7 +130,7 @@ def test_chosen_concepts_each_give_a_member():
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, "chosen"])
 def test_images_are_what_the_model_paints_of_the_planned_slots(any_model, library, protocol, tmp_path):
     options = {"concepts": (0, 1, 1)} if protocol == "chosen" else {"protocol": protocol}
-    steps = compose_steps(any_model, library, tmp_path, count=5, seed=9, batch_size=2, **options)
+    steps = compose.steps(any_model, library, tmp_path, count=5, seed=9, batch_size=2, **options)
     assert list(steps) == [2, 2, 1]
     images = compose(any_model, library, tmp_path, count=5, seed=9, batch_size=2, **options)
     assert sorted(path.name for path in images.iterdir()) == [f"{number:06d}.png" for number in range(5)]
@@ -154,7 +154,7 @@ def test_images_are_what_the_model_paints_of_the_planned_slots(any_model, librar
 def test_an_interrupted_composition_is_resumed_exactly(any_model, library, tmp_path, monkeypatch):
     options = {"protocol": "scene", "count": 7, "batch_size": 3}
     compose(any_model, library, tmp_path / "whole", **options)
-    steps = compose_steps(any_model, library, tmp_path / "parts", **options)
+    steps = compose.steps(any_model, library, tmp_path / "parts", **options)
     assert next(steps) == 3
     steps.close()
     images = tmp_path / "parts" / "images"

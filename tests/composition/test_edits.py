@@ -11,7 +11,7 @@ from PIL import Image
 
 from slotlab.checkpoints import load
 from slotlab.composition import edits
-from slotlab.composition.edits import background_slot, paint_edit, paint_edit_steps, read_scene, take_background
+from slotlab.composition.edits import background_slot, paint_edit, read_scene, take_background
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import SamplingSettings
@@ -248,12 +248,12 @@ def test_a_sampled_edit_repeats_with_its_seed_and_can_be_stopped(diffusion, squa
     edited = paint_edit(diffusion, scene, plan, 4, sampling=settings)
     assert not edited.image.equal(paint_edit(diffusion, scene, plan, 4).image)
     assert not edited.image.equal(paint_edit(diffusion, scene, plan, 5, sampling=settings).image)
-    seen = list(paint_edit_steps(diffusion, scene, plan, 4, sampling=settings))
+    seen = list(paint_edit.steps(diffusion, scene, plan, 4, sampling=settings))
     done, steps, images = seen[-1]
     assert done == steps
     assert images[0].allclose(edited.image, atol=1e-4)
     diffusion.train()
-    stopped = paint_edit_steps(diffusion, scene, plan)
+    stopped = paint_edit.steps(diffusion, scene, plan)
     next(stopped)
     stopped.close()
     assert diffusion.training

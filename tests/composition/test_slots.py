@@ -7,7 +7,7 @@ from composition_samples import output_of
 from torch.nn import functional as F
 
 import slotlab
-from slotlab.composition import extract, extract_steps, fit_library
+from slotlab.composition import extract, fit_library
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError
 from slotlab.models.randomness import seeded_generator
@@ -21,7 +21,7 @@ def segmenting(model, monkeypatch, masks):
 
 def test_slots_are_those_of_the_model_whatever_the_batches(any_model, dataset):
     any_model.train()
-    steps = extract_steps(any_model, dataset, batch_size=5, seed=7)
+    steps = extract.steps(any_model, dataset, batch_size=5, seed=7)
     assert list(steps) == [5] * 6 + [2]
     table = extract(any_model, dataset, batch_size=5, seed=7)
     assert any_model.training

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import save_palette
 from PIL import Image
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -18,14 +19,6 @@ def pixels(index, width=40, height=30):
         left = width // 2 - 10 + 4 * number
         mask[height // 2 - 4 : height // 2 + 4, left : left + 4] = number
     return image, mask
-
-
-def save_palette(mask, path):
-    """A palette PNG whose colours are nothing like its ids."""
-    picture = Image.fromarray(mask, "L").convert("P")
-    picture.putpalette(np.random.default_rng(7).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    picture.frombytes(mask.tobytes())
-    picture.save(path)
 
 
 @pytest.fixture

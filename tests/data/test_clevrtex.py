@@ -70,13 +70,6 @@ def test_two_variants_must_be_told_apart(clevrtex):
         open_data(root, variant="camo")
 
 
-def test_duplicate_index_names_both(clevrtex):
-    root = clevrtex(10)
-    clevrtex(1, root=root / "again", first=3)
-    with pytest.raises(DataError, match=r"index 3 is also that of .*CLEVRTEX_full_000003\.png; remove"):
-        open_data(root)
-
-
 def test_broken_metadata_is_named(clevrtex):
     root = clevrtex(10)
     (root / "0" / "CLEVRTEX_full_000000.json").write_text("{")

@@ -86,6 +86,10 @@ def test_masks_are_those_of_pycocotools_with_the_smaller_on_top_and_crowds_ignor
     classes = open_data(f"coco-classes:{coco}", split="val")
     assert (classes.read(0).mask == np.where(small, 1, np.where(large, 18, 0))).all()
     assert (classes.read(1).mask == np.where(thing, 1, np.where(crowd, -1, 0))).all()
+    both = open_data(coco, split="val", resolution=20, every_mask=True).batch([0, 1, 2])
+    alone = open_data(f"coco-classes:{coco}", split="val", resolution=20, every_mask=True).batch([0, 1, 2])
+    assert both["classes"].equal(alone["mask"]) and "classes" not in alone
+    assert both["mask"].equal(open_data(coco, split="val", resolution=20).batch([0, 1, 2])["mask"])
     sample = data[1]
     assert sample["index"] == 285
     assert (sample["mask"].numpy() == data.read(1).mask[:, 5:35]).all()

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from slotlab.data import open_data
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.errors import DataError
 
 

@@ -1,23 +1,22 @@
 import io
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import encoded, png_by_hand
 from PIL import Image, features
 
 from slotlab.data import check_data, open_data
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import (
     DARK,
     FIRST_PAGE,
     SPECKLED,
     UPLOAD_LIMITS,
     Decoded,
-    check_geometry,
     decode_image,
     decode_mask,
     prepared,
@@ -26,7 +25,7 @@ from slotlab.data.images import (
     to_batch,
     to_pixels,
 )
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import DataError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 GREY = COLOURS[..., 0]
@@ -37,12 +36,6 @@ def decoded(tmp_path, picture, suffix=".png", **options):
     picture.save(path, **options)
     decoded = decode_image(path, str(path))
     return decoded.image, decoded.mode
-
-
-def encoded(image, kind="png", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 ALPHA = Image.new("L", (24, 20), 10)
@@ -108,14 +101,6 @@ def test_damaged_inside(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"broken\.png: it cannot be decoded"):
         decode_image(path, str(path))
-
-
-def test_text_and_missing_files(tmp_path):
-    (tmp_path / "notes.png").write_text("not an image")
-    with pytest.raises(DataError, match=r"notes\.png: it cannot be decoded"):
-        decode_image(tmp_path / "notes.png", "notes.png")
-    with pytest.raises(DataError, match=r"gone\.png: the file is missing"):
-        decode_image(tmp_path / "gone.png", "gone.png")
 
 
 @pytest.mark.parametrize(("objects", "options"), [(5, {}), (2, {"bits": 1})])  # few colours are stored in few bits
@@ -221,17 +206,6 @@ def test_crop_and_resize_are_those_of_the_published_loader():
     np.testing.assert_array_equal(result.mask, np.asarray(mask))  # pyright: ignore
 
 
-def test_nothing_is_resized_at_the_right_size():
-    result = square(Decoded(COLOURS, GREY), resolution=20)
-    np.testing.assert_array_equal(result.image, COLOURS[:, 2:22])
-
-
-@pytest.mark.parametrize(("crop", "resolution"), [(0, 8), (1.1, 8), (-1, None), (1, 0), (1, 8.0)])
-def test_geometry_out_of_range(crop, resolution):
-    with pytest.raises(ConfigError, match=r"crop=|resolution="):
-        check_geometry(crop, resolution)
-
-
 def test_pixels_survive_the_way_to_floats_and_back():
     batch = to_batch(COLOURS[None], GREY[None], [5])
     assert batch["image"].dtype == torch.float32
@@ -243,26 +217,16 @@ def test_pixels_survive_the_way_to_floats_and_back():
     np.testing.assert_array_equal(mask[0], GREY)  # pyright: ignore
 
 
-def png(width, height, bits, content):
-    """A PNG by hand, whatever its header promises."""
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
-
-
 @pytest.mark.filterwarnings("ignore:Image size")  # Pillow's own, for what is then refused
 @pytest.mark.parametrize("decode", [decode_image, decode_mask])
 def test_images_and_masks_beyond_the_limit_are_refused_before_they_are_decoded(decode):
     with pytest.raises(DataError, match=r"m.png: 13,000x13,000 pixels; at most 67,108,864 in all can be read"):
-        decode(png(13_000, 13_000, 16, b"\0"), "m.png")
+        decode(png_by_hand(13_000, 13_000, 16), "m.png")
 
 
 def test_a_16_bit_mask_in_colours_is_refused():
     with pytest.raises(DataError, match=r"deep.png: 16 bits a channel"):
-        decode_mask(png(2, 1, 16, b"\0" + struct.pack(">6H", 1, 1, 1, 5, 5, 5)), "deep.png")
+        decode_mask(png_by_hand(2, 1, 16, b"\0" + struct.pack(">6H", 1, 1, 1, 5, 5, 5)), "deep.png")
 
 
 @pytest.mark.parametrize(
@@ -308,9 +272,9 @@ REFUSED = {
     "tiff": (encoded(Image.new("RGB", (32, 32)), "tiff"), "it is not a file of PNG, JPEG"),
     "cut off": (encoded(Image.effect_noise((64, 64), 50).convert("RGB"))[:900], "cannot be decoded .*another file"),
     "animation": (encoded(FRAMES[0], "gif", save_all=True, append_images=FRAMES[1:]), "an animation of 3 frames"),
-    "panorama": (png(20_000, 400, 8, b"\0"), "20,000x400 pixels; at most 8,000 on a side and 24,000,000"),
-    "bomb": (png(60_000, 60_000, 8, b"\0"), "cannot be decoded .*decompression bomb"),
-    "area": (png(7_900, 7_900, 8, b"\0"), "7,900x7,900 pixels"),
+    "panorama": (png_by_hand(20_000, 400), "20,000x400 pixels; at most 8,000 on a side and 24,000,000"),
+    "bomb": (png_by_hand(60_000, 60_000), "cannot be decoded .*decompression bomb"),
+    "area": (png_by_hand(7_900, 7_900), "7,900x7,900 pixels"),
     "one pixel": (encoded(Image.new("RGB", (1, 1))), "at least 16 on a side"),
     "too many bytes": (b"\0" * (UPLOAD_LIMITS.size + 1), "20 MiB; at most 20 can be read"),
 }
@@ -370,10 +334,12 @@ def test_a_folder_that_may_not_be_read_is_named_not_left_out(clevrtex, monkeypat
         open_data(scenes, split="all")
 
 
-def test_other_formats_and_pipes_are_refused_whatever_their_name(tmp_path: Path) -> None:
+def test_other_formats_pipes_and_missing_files_are_refused_by_name(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "eps.png", format="EPS")
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match="eps.png: it cannot be decoded"):
         decode_image(tmp_path / "eps.png", "eps.png")
     with pytest.raises(DataError, match="pipe.png: not a regular file"):
         decode_image(tmp_path / "pipe.png", "pipe.png")
+    with pytest.raises(DataError, match=r"gone\.png: the file is missing"):
+        decode_image(tmp_path / "gone.png", "gone.png")

@@ -1,7 +1,6 @@
 import json
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +23,16 @@ def cache(clevrtex, tmp_path):
     return pack(clevrtex(10), tmp_path / "packed", resolution=8)
 
 
-def test_gives_exactly_what_the_source_gives(clevrtex, tmp_path):
+def test_gives_exactly_what_the_source_gives_and_is_repeatable(clevrtex, tmp_path):
     root = clevrtex(20)
     out = pack(root, tmp_path / "packed", resolution=16)
+    settings = json.loads((out / "packed.json").read_text())
+    assert settings["splits"] == {"test": [0, 2], "val": [2, 4], "train": [4, 20]}
+    assert settings["max_objects"] == 3
+    assert settings["arrays"]["images.npy"]["shape"] == [20, 16, 16, 3]
+    assert np.load(out / "masks.npy").dtype == np.uint8
+    again = pack(root, tmp_path / "again", resolution=16)
+    assert (again / "packed.json").read_text() == (out / "packed.json").read_text()
     for split in ("train", "val", "test"):
         packed = open_data(out, split=split)
         assert same(packed, open_data(root, split=split, resolution=16))
@@ -34,17 +40,6 @@ def test_gives_exactly_what_the_source_gives(clevrtex, tmp_path):
     facts = open_data(out, split="val").describe()
     assert (facts["source"]["data"], facts["source"]["variant"]) == (str(root), "full")
     assert {"kind": "packed", "split": "val", "crop": 0.8, "resolution": 16, "count": 2}.items() <= facts.items()
-
-
-def test_settings_and_arrays(clevrtex, tmp_path):
-    out = pack(clevrtex(20), tmp_path / "packed", resolution=16)
-    settings = json.loads((out / "packed.json").read_text())
-    assert settings["splits"] == {"test": [0, 2], "val": [2, 4], "train": [4, 20]}
-    assert settings["max_objects"] == 3
-    assert settings["arrays"]["images.npy"]["shape"] == [20, 16, 16, 3]
-    assert np.load(out / "masks.npy").dtype == np.uint8
-    again = pack(clevrtex(20), tmp_path / "again", resolution=16)
-    assert (again / "packed.json").read_text() == (out / "packed.json").read_text()
 
 
 def test_whole_variants_count_and_the_choice_of_splits(clevrtex, tmp_path):
@@ -148,12 +143,6 @@ def test_a_full_disk_leaves_nothing(clevrtex, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["clevrtex_full"]
 
 
-def test_what_a_killed_pack_left_is_cleared_by_the_next(clevrtex, tmp_path):
-    (tmp_path / ".packed.999999999.tmp").mkdir()
-    pack(clevrtex(10), tmp_path / "packed", resolution=8)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clevrtex_full", "packed"]
-
-
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "indices.npy"])
 def test_truncated_or_missing_arrays_are_refused_even_while_they_are_read(cache, name):
     data = open_data(cache)
@@ -208,18 +197,6 @@ def test_worker_processes_and_pickles(cache):
     assert torch.equal(images, data.batch(range(8))["image"])
 
 
-def test_a_link_stays_a_link_and_a_mounted_disk_is_refused(clevrtex, tmp_path, monkeypatch):
-    root = clevrtex(10)
-    (tmp_path / "large").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "large")
-    pack(root, tmp_path / "link", resolution=8)
-    assert (tmp_path / "link").is_symlink()
-    assert len(open_data(tmp_path / "large", split="all")) == 10
-    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "disk")
-    with pytest.raises(DataError, match="name a folder inside it"):
-        pack(root, tmp_path / "disk", resolution=8)
-
-
 def named(cache):
     """Whether the whole cache can be read, or a DataError names it."""
     try:
@@ -242,18 +219,3 @@ def test_whatever_bytes_are_damaged_the_error_is_one_sentence(cache):
             path.write_bytes(damaged)
             assert named(cache)
         path.write_bytes(whole)
-
-
-def test_whatever_value_of_the_settings_is_wrong_the_error_is_one_sentence(cache):
-    path = cache / "packed.json"
-    settings = json.loads(path.read_text())
-    places = [(settings, key) for key in settings]
-    places += [(inner, key) for outer in ("splits", "arrays", "source") for inner in [settings[outer]] for key in inner]
-    places += [(array, key) for array in settings["arrays"].values() for key in array]
-    for inner, key in places:
-        right = inner[key]
-        for wrong in (None, -1, 0, 10**30, 0.5, float("nan"), "x", [], [3, 1, 2], {}, [right]):
-            inner[key] = wrong
-            path.write_text(json.dumps(settings))
-            assert named(cache)
-        inner[key] = right

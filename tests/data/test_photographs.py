@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from pictures import save_palette
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -14,14 +16,6 @@ WIDTH, HEIGHT = 40, 30
 def photograph(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(path)
-
-
-def palette(path, mask):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
-    image.putdata(mask.ravel().tolist())
-    image.putpalette(np.random.default_rng(7).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    image.save(path)
 
 
 def objects():
@@ -42,8 +36,8 @@ def voc(tmp_path):
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         for name in names:
             photograph(base / "JPEGImages" / f"{name}.jpg")
-            palette(base / "SegmentationObject" / f"{name}.png", objects())
-            palette(base / "SegmentationClass" / f"{name}.png", np.where(objects() == 2, 15, objects()))
+            save_palette(objects(), base / "SegmentationObject" / f"{name}.png")
+            save_palette(np.where(objects() == 2, 15, objects()), base / "SegmentationClass" / f"{name}.png")
     photograph(base / "JPEGImages" / "2008_000001.jpg")  # of no segmentation list
     return base
 
@@ -57,6 +51,11 @@ def test_voc_has_objects_and_ignores_their_borders(voc):
     assert (data.read(2).mask == wanted).all()
     assert (data[0]["mask"].numpy() == wanted[:, 5:35]).all()
     assert set(np.unique(open_data(f"voc-classes:{voc}", split="all").read(2).mask)) == {-1, 0, 1, 15}
+    both, alone = (
+        open_data(spec, split="val", resolution=20, every_mask=True)[0] for spec in (voc, f"voc-classes:{voc}")
+    )
+    assert both["classes"].equal(alone["mask"]) and "classes" not in alone
+    assert both["mask"].equal(open_data(voc, split="val", resolution=20)[0]["mask"])
 
 
 def test_bad_voc_is_said_in_one_sentence(voc):
@@ -65,7 +64,7 @@ def test_bad_voc_is_said_in_one_sentence(voc):
     (voc / "SegmentationObject" / "2007_000032.png").unlink()
     with pytest.raises(DataError, match=r"SegmentationObject/2007_000032.png: the file is missing"):
         open_data(voc)[0]
-    palette(voc / "SegmentationClass" / "2007_000032.png", np.full((HEIGHT, WIDTH), 21))
+    save_palette(np.full((HEIGHT, WIDTH), 21), voc / "SegmentationClass" / "2007_000032.png")
     with pytest.raises(DataError, match=r"2007_000032.png: id 21, at most 20 are known"):
         open_data(f"voc-classes:{voc}")[0]
     photograph(voc / "SegmentationClass" / "2007_000032.png")
@@ -87,7 +86,7 @@ def test_davis_gives_frames_of_the_videos_of_a_split(tmp_path):
         (base / "ImageSets" / "2017" / f"{split}.txt").write_text(f"{video}\n")
         for frame in range(3):
             photograph(base / "JPEGImages" / "480p" / video / f"{frame:05d}.jpg", frame)
-            palette(base / "Annotations" / "480p" / video / f"{frame:05d}.png", np.roll(objects(), frame))
+            save_palette(np.roll(objects(), frame), base / "Annotations" / "480p" / video / f"{frame:05d}.png")
     data = open_data(tmp_path, split="val")
     assert (data.describe()["kind"], len(data)) == ("davis", 3)
     assert data.name(data.rows[1]).endswith("blackswan/00001.jpg")
@@ -113,6 +112,14 @@ def test_bsds_has_the_regions_of_one_of_its_annotators(tmp_path):
     tool = loadmat(base / "groundTruth" / "test" / "100007.mat", simplify_cells=True)
     assert (data.read(2).mask == tool["groundTruth"][2]["Segmentation"]).all()
     assert data[0]["index"] == 100007
+    every = open_data(tmp_path, split="all", every_mask=True, resolution=20, mask_resolution=10)
+    assert every.describe()["annotator"] == "all"
+    each = [open_data(tmp_path, split="test", annotator=place, resolution=10)[0]["mask"] for place in range(3)]
+    assert every[2]["annotators"].equal(torch.stack(each))
+    cells = np.empty((1, 1), dtype=object)  # another photograph has one annotator
+    cells[0, 0] = {"Segmentation": masks[0]}
+    savemat(base / "groundTruth" / "train" / "100075.mat", {"groundTruth": cells})
+    assert (every.batch([0, 2])["annotators"][0, 1:] == -1).all()
     with pytest.raises(DataError, match=r"100007.mat: has 3 annotators; pass annotator= below that"):
         open_data(tmp_path, split="test", annotator=3)[0]
     with pytest.raises(ConfigError, match="annotator=-1: expected 0 or more"):

@@ -17,8 +17,7 @@ from slotlab.errors import ConfigError, DataError
 
 
 def test_samples_are_small_photographs_with_their_credits(run_slotlab, tmp_path):
-    status, out, err = run_slotlab("data", "samples", tmp_path / "samples")
-    assert status == 0, err
+    out = run_slotlab.fine("data", "samples", tmp_path / "samples")
     assert "5 photographs" in out
     photographs = sorted((tmp_path / "samples").glob("*.jpg"))
     credits = (tmp_path / "samples" / "CREDITS.md").read_text(encoding="utf-8")
@@ -101,8 +100,7 @@ def names(folder):
 
 
 def test_a_data_set_is_downloaded_and_unpacked_once(server, run_slotlab, tmp_path):
-    status, out, err = run_slotlab("data", "get", "small", tmp_path / "small")
-    assert status == 0, err
+    out = run_slotlab.fine("data", "get", "small", tmp_path / "small")
     assert "source: http://site" in out and "licence: CC0" in out and "slotlab data check" in out
     assert names(tmp_path / "small") == ["annotations/wanted.json", "images/a.png", "images/b.png", "source.json"]
     asked = len(server.asked)
@@ -157,7 +155,6 @@ def test_what_cannot_be_got_is_said_in_one_sentence(server, tmp_path, monkeypatc
 
 
 def test_without_a_name_all_are_listed(run_slotlab):
-    status, out, _ = run_slotlab("data", "get")
-    assert status == 0
+    out = run_slotlab.fine("data", "get")
     for name in ("coco", "voc2012", "clevrtex", "bsds500"):
         assert f"{name}: " in out

@@ -5,15 +5,15 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import encoded
 
 from slotlab.data import open_data
 from slotlab.errors import DataError
 
 
-def encoded(array, kind):
+def npy(array):
     content = io.BytesIO()
-    np.save(content, array) if kind == "npy" else Image.fromarray(array).save(content, kind)
+    np.save(content, array)
     return content.getvalue()
 
 
@@ -43,11 +43,11 @@ def test_samples_are_files_of_one_key_in_shards_of_a_split(tmp_path, arrays):
                 image, mask = next(remaining)
                 if arrays:
                     layers = (mask == np.arange(5)[:, None, None]).astype(np.float32)
-                    files[f"photos/{key}.image.npy"] = encoded(image / 255, "npy")
-                    files[f"photos/{key}.masks.npy"] = encoded(layers, "npy")
+                    files[f"photos/{key}.image.npy"] = npy(image / 255)
+                    files[f"photos/{key}.masks.npy"] = npy(layers)
                 else:
-                    files[f"photos/{key}.seg.png"] = encoded(mask, "png")
-                    files[f"photos/{key}.png"] = encoded(image, "png")
+                    files[f"photos/{key}.seg.png"] = encoded(mask)
+                    files[f"photos/{key}.png"] = encoded(image)
                 files[f"photos/{key}.json"] = b"{}"
             shard(tmp_path / "set" / f"photos-{split}-{number:06d}.tar", files)
     for split, first, count in (("train", 0, 4), ("val", 4, 2)):
@@ -61,8 +61,8 @@ def test_samples_are_files_of_one_key_in_shards_of_a_split(tmp_path, arrays):
 
 def test_a_single_shard_is_split_by_order_and_other_names_can_be_given(tmp_path):
     image, mask = scene(0)
-    files = {f"{n}.frame.png": encoded(image, "png") for n in range(10)}
-    files |= {f"{n}.id.png": encoded(mask, "png") for n in range(10)}
+    files = {f"{n}.frame.png": encoded(image) for n in range(10)}
+    files |= {f"{n}.id.png": encoded(mask) for n in range(10)}
     path = shard(tmp_path / "train.tar", files)
     data = open_data(f"shards:{path}", image="frame.png", mask="id.png", split="test")
     assert len(data) == 1 and (data.read(0).mask == mask).all()
@@ -75,7 +75,7 @@ def test_a_single_shard_is_split_by_order_and_other_names_can_be_given(tmp_path)
 
 def test_damaged_shards_are_said_in_one_sentence(tmp_path):
     image, _ = scene(0)
-    files = {"0.png": encoded(image, "png"), "1.npy": b"no array", "2.jpg": encoded(image, "png")[:60]}
+    files = {"0.png": encoded(image), "1.npy": b"no array", "2.jpg": encoded(image)[:60]}
     path = shard(tmp_path / "set.tar", files)
     data = open_data(path, split="all")
     with pytest.raises(DataError, match=r"set.tar: 1.npy cannot be read"):

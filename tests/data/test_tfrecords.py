@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import encoded
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from slotlab.data import open_data, pack
@@ -55,12 +55,6 @@ def single_bytes(array):
     return np.stack([np.full(array.size, 10), np.ones(array.size), array.ravel()], axis=1).astype(np.uint8).tobytes()
 
 
-def png(array):
-    content = io.BytesIO()
-    Image.fromarray(array).save(content, "PNG")
-    return content.getvalue()
-
-
 def scene(seed, height, width, entities):
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -77,8 +71,8 @@ def test_movi_gives_each_frame_of_its_videos(tmp_path):
             videos.setdefault(split, []).extend(scenes)
             examples = [
                 example(
-                    video=[png(image) for image, _, _ in frames],
-                    segmentations=[png(ids.astype(np.uint8)) for _, ids, _ in frames],
+                    video=[encoded(image) for image, _, _ in frames],
+                    segmentations=[encoded(ids.astype(np.uint8)) for _, ids, _ in frames],
                     depth_range=np.zeros(2),
                 )
                 for frames in scenes
@@ -177,10 +171,8 @@ def test_records_of_other_data_are_refused(tmp_path, monkeypatch):
         open_data(records(tmp_path / "imagenet.tfrecords", [example(image=[b"jpeg"], label=[b"cat"])]))
     with pytest.raises(DataError, match=r"not a tf.train.Example"):
         open_data(records(tmp_path / "text.tfrecords", [b"\xff" * 80]))
-    frames = [
-        example(video=[png(np.zeros((4, 4, 3), np.uint8))] * n, segmentations=[png(np.zeros((4, 4), np.uint8))] * n)
-        for n in (2, 3)
-    ]
+    image, mask = (encoded(np.zeros(shape, np.uint8)) for shape in ((4, 4, 3), (4, 4)))
+    frames = [example(video=[image] * n, segmentations=[mask] * n) for n in (2, 3)]
     data = open_data(records(tmp_path / "uneven.tfrecords", frames), split="all")
     with pytest.raises(DataError, match="has 3 frames, the first record 2"):
         data.read(3)

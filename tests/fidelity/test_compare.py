@@ -17,7 +17,6 @@ from slotlab.fidelity import (
     clean_resize,
     compare,
     compare_folders,
-    compare_folders_steps,
     folder_statistics,
     networks,
     open_network,
@@ -145,10 +144,10 @@ def test_saved_statistics_replace_folders(folders, network_file, tmp_path):
 
 def test_mistakes_are_found_before_the_work(folders, network_file, tmp_path):
     with pytest.raises(DataError, match="wrong: no such folder"):
-        next(compare_folders_steps(folders[0], tmp_path / "wrong", features=tmp_path / "gone.pt"))
+        next(compare_folders.steps(folders[0], tmp_path / "wrong", features=tmp_path / "gone.pt"))
     other = open_network(write_network(tmp_path / "other.pt", seed=1))
     folder_statistics(folders[0], other).save(tmp_path / "reference.npz")
-    steps = compare_folders_steps(tmp_path / "reference.npz", folders[1], features=network_file)
+    steps = compare_folders.steps(tmp_path / "reference.npz", folders[1], features=network_file)
     assert next(steps)[0] == "opening the feature net"
     with pytest.raises(DataError, match="make both with one feature net"):
         next(steps)
@@ -204,6 +203,6 @@ def test_progress_and_subfolders(folders, network_file, monkeypatch):
     monkeypatch.setattr("slotlab.fidelity.statistics.BATCH", 8)
     (folders[0] / "more").mkdir()
     (folders[0] / "000011.png").rename(folders[0] / "more" / "000011.PNG")
-    _, *seen = compare_folders_steps(*folders, features=network_file)
+    _, *seen = compare_folders.steps(*folders, features=network_file)
     real, generated = (f"features of {folder}" for folder in folders)
     assert seen == [(real, 8, 12), (real, 12, 12), (generated, 8, 15), (generated, 15, 15)]

@@ -12,12 +12,8 @@ from slotlab.metrics.functional import adjusted_rand_index
 
 
 @pytest.fixture(scope="module")
-def model(tiny_preset):
-    torch.manual_seed(0)
-    model = create_model(tiny_preset)
-    with torch.no_grad():
-        model.decoder.to_rgb_and_mask.weight.mul_(30)
-    return model
+def model(distinct):
+    return distinct()
 
 
 @pytest.fixture
@@ -78,7 +74,6 @@ def test_show_draws_every_slot_and_iteration(diffusion_run, model, files):
 
 def test_the_command_writes_a_figure_per_image_and_model(run_slotlab, model, files, tmp_path):
     save(model, tmp_path / "tiny")
-    status, out, err = run_slotlab("show", files[0], "--model", tmp_path / "tiny", "--out", tmp_path / "figures")
-    assert status == 0, err
+    out = run_slotlab.fine("show", files[0], "--model", tmp_path / "tiny", "--out", tmp_path / "figures")
     assert "003-tiny.png" in out
     assert Image.open(tmp_path / "figures" / "003-tiny.png").width > 500

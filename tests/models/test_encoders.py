@@ -26,22 +26,6 @@ def test_resnet_stages_and_strides():
     assert encoder(torch.rand(1, 3, 32, 32)).shape == (1, 12, 8, 8)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "arguments", "message"),
-    [
-        (CNNEncoder, {"channels": 0}, "encoder.channels"),
-        (CNNEncoder, {"strides": []}, "encoder.strides"),
-        (CNNEncoder, {"strides": [9]}, "encoder.strides: Input should be less than or equal to 4"),
-        (CNNEncoder, {"kernel_size": 4}, "encoder.kernel_size: .*must be odd"),
-        (ResNetEncoder, {"channels": [8], "strides": [1, 2]}, "1 stages but encoder.strides 2"),
-        (ResNetEncoder, {"blocks": 0}, "encoder.blocks"),
-    ],
-)
-def test_values_out_of_range_are_named(encoder, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        encoder(**arguments)
-
-
 @pytest.mark.parametrize("encoder", [partial(CNNEncoder, kernel_size=3), lambda channels: CNNEncoder(channels)])
 def test_what_declares_no_types_is_built_all_the_same(encoder):
     assert isinstance(build("encoder", {"own": encoder}, {"kind": "own", "channels": 8}), CNNEncoder)

@@ -131,22 +131,3 @@ def test_pretrained_that_is_not_there_or_not_an_autoencoder(tmp_path):
     torch.save({}, tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"the weights do not load"):
         load_autoencoder(tmp_path, 16)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"family": "vae"}, r"autoencoder.family: Input should be 'kl', 'vq' or 'tiny'"),
-        ({"resolution": 18}, r"resolution: 18 is not a multiple of 4"),
-        ({"scale": [1.0, 2.0]}, r"autoencoder.scale: 2 numbers for 3 latent channels"),
-        ({"scale": 0.0}, r"autoencoder.scale: must be finite and positive"),
-        ({"shift": float("nan")}, r"autoencoder.shift: must be finite"),
-        ({"loss": "l2"}, r"autoencoder.loss: Input should be 'l1' or 'mse'"),
-        ({"channels": []}, r"autoencoder.channels: .*at least 1 item"),
-        ({"family": "tiny", "channels": [8, 16]}, r"one width for all levels"),
-        ({"network": {"latent_chanels": 3}}, r"network: unknown key 'latent_chanels'; did you mean 'latent_channels'"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        LatentAutoencoder(**{"resolution": 16, **FRESH, **arguments})

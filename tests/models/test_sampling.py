@@ -176,27 +176,6 @@ def test_guidance():
     torch.testing.assert_close(guided(conditional, unconditional, 3.0)(latents, timesteps), 4 * latents)
 
 
-@pytest.mark.parametrize(
-    ("made", "arguments", "message"),
-    [
-        (NoiseSchedule, {"kind": "linaer"}, r"schedule.kind: Input should be 'linear' or 'sqrt-linear'"),
-        (NoiseSchedule, {"target": "noise"}, r"schedule.target: Input should be 'epsilon', 'v' or 'x0'"),
-        (NoiseSchedule, {"start": 0.02}, r"start <= end"),
-        (NoiseSchedule, {"steps": 0}, r"schedule.steps: Input should be greater than or equal to 1"),
-        (NoiseSchedule, {"min_snr_gamma": -1.0}, r"min_snr_gamma: Input should be greater than or equal to 0"),
-        (NoiseSchedule, {"zero_terminal_snr": True}, r"zero_terminal_snr: the last timestep has no signal.*'v' or"),
-        (NoiseSchedule, {"zero_terminal_snr": True, "target": "v", "min_snr_gamma": 5.0}, r"min_snr_gamma to 0"),
-        (NoiseSchedule, {"zero_terminal_snr": True, "target": "v", "steps": 1}, r"steps to 2 or more"),
-        (SamplingSettings, {"steps": 0}, r"sampling.steps: Input should be greater than or equal to 1"),
-        (SamplingSettings, {"steps": 2.5}, r"sampling.steps: Input should be a valid integer"),
-        (SamplingSettings, {"sampler": "dpm-solver"}, r"sampler: Input should be 'ddpm', 'ddim' or 'dpm-solver\+\+'"),
-    ],
-)
-def test_bad_arguments(made, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        made(**arguments)
-
-
 def test_too_many_steps_and_too_few_generators():
     with pytest.raises(ConfigError, match=r"sampling.steps: must be at most 1000"):
         sample(denoise, SHAPE, NoiseSchedule(), steps=1001)

@@ -24,7 +24,7 @@ def made_up(slots=4, **changes):
         "true_likeness": 0.2,
         "background_slots": 1.5,
         "objects": 4.5,
-        "most_objects": 3,
+        "large_objects": 3,
         "mean_masks": torch.rand(slots, 32, 32, generator=torch.Generator().manual_seed(0)),
     }
     return Diagnosis(**{**values, **changes})

@@ -7,9 +7,9 @@ from reporting_samples import tiny_model
 
 from slotlab.config import DataSettings, RunConfig
 from slotlab.data import open_data
-from slotlab.evaluation import evaluate
+from slotlab.evaluation import batch_output, evaluate
 from slotlab.models.randomness import seeded_generator
-from slotlab.reporting.previews import batch_output, draw_curves, draw_preview
+from slotlab.runs import draw_curves, draw_preview
 from slotlab.training.checkpoint import Run
 
 ROW = {"step": 7.0, "train_loss": 1.0, "validation_loss": 0.5, "ari": 0.1}

@@ -63,10 +63,8 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_command_lists_them(run_slotlab, runs):
-    status, out, err = run_slotlab("runs", runs)
-    assert status == 0, err
+    out = run_slotlab.fine("runs", runs)
     assert "at step 3 of 6" in out
     assert "finished, 6 steps" in out
-    status, out, _ = run_slotlab("runs", runs / "half")
-    assert status == 0
+    out = run_slotlab.fine("runs", runs / "half")
     assert "contains no runs; give the folder above the run folders" in out

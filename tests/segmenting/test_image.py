@@ -60,13 +60,6 @@ def test_a_name_or_folder_stands_for_the_model_and_an_array_or_bytes_for_the_ima
         slotlab.segment_image("scenes-46", COLOURS)
 
 
-@pytest.mark.parametrize("mode", ["YCbCr", "I"])
-def test_any_mode_is_taken(model, mode):
-    modes = {"YCbCr": Image.fromarray(COLOURS).convert("YCbCr"), "I": Image.fromarray(COLOURS[..., 0] * np.int32(200))}
-    image = modes[mode]
-    assert slotlab.segment_image(model, image).masks.shape == (4, 30, 44)
-
-
 TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slotlab.checkpoints import create_model, load, save
+from slotlab.checkpoints import load, save
 from slotlab.composition import fit_library
 from slotlab.data import open_data
 from slotlab.studio import open_models, running
@@ -15,25 +15,17 @@ from slotlab.studio import open_models, running
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def saved_model(folder, preset, **changes):
-    """The folder of an untrained model whose slots differ: each owns a part of every image."""
-    torch.manual_seed(0)
-    model = create_model(preset, **changes)
-    with torch.no_grad():
-        model.decoder.to_rgb_and_mask.weight.mul_(30)
-    save(model, folder)
+@pytest.fixture(scope="session")
+def plain_model(distinct, tmp_path_factory):
+    save(distinct(), folder := tmp_path_factory.mktemp("models") / "plain")
     return folder
 
 
 @pytest.fixture(scope="session")
-def plain_model(tiny_preset, tmp_path_factory):
-    return saved_model(tmp_path_factory.mktemp("models") / "plain", tiny_preset)
-
-
-@pytest.fixture(scope="session")
-def posterior_model(tiny_preset, tmp_path_factory):
+def posterior_model(distinct, tmp_path_factory):
     """Has posterior masks."""
-    return saved_model(tmp_path_factory.mktemp("models") / "posterior", tiny_preset, pixel_sigma=0.2)
+    save(distinct(pixel_sigma=0.2), folder := tmp_path_factory.mktemp("models") / "posterior")
+    return folder
 
 
 @pytest.fixture(scope="session")

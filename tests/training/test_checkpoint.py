@@ -14,6 +14,7 @@ from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import DiskFull
 from slotlab.training.checkpoint import (
     History,
+    check_loggers,
     newest_checkpoint,
     provenance,
     prune_checkpoints,
@@ -22,7 +23,6 @@ from slotlab.training.checkpoint import (
     step_folder,
     write_checkpoint,
 )
-from slotlab.training.loggers import check_loggers
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -188,27 +185,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
             if event.kind == "validated" and event.run.step == 7:
                 next(event.run.model.parameters()).data.fill_(float("nan"))
     assert all(torch.isfinite(tensor).all() for tensor in weights(newest_checkpoint(tmp_path / "run")).values())
-
-
-def test_two_processes_give_the_result_of_one(run, squares, tiny_preset, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    command += ["-m", "slotlab", "train", tiny_preset, "--data", str(squares), "--out", str(tmp_path / "two")]
-    command += ["--device", "cpu", "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for row, single in zip(rows(tmp_path / "two"), rows(run), strict=True):
-        for name in ("train_loss", "validation_loss", "ari", "fg_ari"):
-            assert row[name] == pytest.approx(single[name], abs=1e-5), name
-    # Compare outputs, not weights: Adam turns the rounding noise of a gradient that is exactly 0,
-    # such as that of a constant added to all mask logits, into steps of full length.
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    one, two = (load(folder)(images, torch.Generator().manual_seed(1)) for folder in (run, tmp_path / "two"))
-    torch.testing.assert_close(two.reconstruction, one.reconstruction, atol=1e-4, rtol=0)
-    torch.testing.assert_close(two.masks, one.masks, atol=1e-4, rtol=0)
-    assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
 
 
 def test_noise_on_bi_level_starts_is_part_of_the_training(squares, tiny_preset, tmp_path):

@@ -9,14 +9,11 @@ from slotlab.training.checkpoint import read_history
 from slotlab.training.optimisation import learning_rate
 
 
-def test_warm_up_is_linear_and_reaches_the_peak():
-    settings = TrainingSettings(steps=100, warmup_steps=10, learning_rate=1.0, schedule="constant")
-    assert [learning_rate(step, settings) for step in (0, 4, 9, 10, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1])
-
-
-def test_cosine_falls_from_the_peak_to_the_final_rate():
-    settings = TrainingSettings(steps=110, warmup_steps=10, learning_rate=1.0, final_learning_rate=0.2)
-    assert [learning_rate(step, settings) for step in (10, 60, 110)] == pytest.approx([1, 0.6, 0.2])
+@pytest.mark.parametrize(("schedule", "last"), [("constant", [1, 1, 1]), ("cosine", [1, 0.6, 0.2])])
+def test_the_rate_rises_linearly_then_follows_its_schedule(schedule, last):
+    rates = {"learning_rate": 1.0, "final_learning_rate": 0.2, "schedule": schedule}
+    settings = TrainingSettings(steps=110, warmup_steps=10, **rates)
+    assert [learning_rate(step, settings) for step in (0, 4, 9, 10, 60, 110)] == pytest.approx([0.1, 0.5, 1, *last])
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def _sentence(error: Exception) -> str:
         from slotlab.training.resources import is_out_of_memory
 
         if is_out_of_memory(error):
-            remedy = "use a smaller batch (--batch-size; when training batch_size=...), resolution or number of slots"
+            remedy = (
+                "use a smaller batch (--batch-size; when training batch_size=...), resolution, width or number of slots"
+            )
             return f"out of memory: {remedy}"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         place = error.filename2 or error.filename  # of a rename: the new name

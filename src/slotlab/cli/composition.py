@@ -37,14 +37,14 @@ def fit(
     runs/first/concepts[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.composition import fit_library_steps
+    from slotlab.composition import fit_library
     from slotlab.reporting.tables import concept_table
 
     number = int(concepts) if concepts is not None and concepts.isdecimal() else concepts
     model = load(run, device)
     dataset = open_from_options(data, model.resolution, split, count, images)
     opening = {"split": split, "crop": images.crop, "count": count} | images.set()
-    steps = fit_library_steps(
+    steps = fit_library.steps(
         model,
         dataset,
         out,
@@ -136,7 +136,7 @@ def compose(
     efficientnet-lite0[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.composition import ConceptLibrary, compose_steps, score_compositions_steps
+    from slotlab.composition import ConceptLibrary, compose, score_compositions
     from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
     from slotlab.composition.scoring import SCORE_FOLDER
     from slotlab.errors import DataError
@@ -158,8 +158,8 @@ def compose(
     if score and data is not None:  # opened now: what is missing should not be missed after hours of sampling
         network = open_network(features, inception, device)
         real = open_from_options(data, model.resolution, split, real_count, images)
-    weights = weights_of(run_folder)
-    steps = compose_steps(model, concepts, out, protocol, count, seed, batch_size, concept, weights)
+    weights, more = weights_of(run_folder), {"count": count, "seed": seed, "batch_size": batch_size}
+    steps = compose.steps(model, concepts, out, protocol=protocol, concepts=concept, weights=weights, **more)
     shown("composing", count, steps)
     if sheet and speaks():
         try:
@@ -169,7 +169,7 @@ def compose(
             say(f"no {SHEET_PICTURE}: {error}", error=True)
     if network is not None and real is not None:
         beside = None if is_released(folder.parent) else folder / SCORE_FOLDER
-        steps = score_compositions_steps(model, concepts, out, real, network, beside)
+        steps = score_compositions.steps(model, concepts, out, real, network, beside)
         say(composition_table(shown("scoring", None, steps)))
     say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")
 

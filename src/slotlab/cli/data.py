@@ -35,11 +35,11 @@ def write(
     These are the first test scenes of scenes:VARIANT with the same seed (whose default is 0). Do
     not train on scenes:VARIANT with the seed that you test on.
     """
-    from slotlab.data.scenes import write_scenes_steps
+    from slotlab.data.scenes import write_scenes
 
     objects = {"min_objects": min_objects, "max_objects": max_objects}
     options: dict[str, Any] = {"resolution": size, "seed": seed, "supersample": supersample, **objects}
-    shown(f"{variant} scenes", count, write_scenes_steps(out, variant=variant, count=count, **options))
+    shown(f"{variant} scenes", count, write_scenes.steps(out, variant=variant, count=count, **options))
     say(f"{count} {variant} scenes in {out}; check them with: slotlab data check {shlex.quote(str(out))}")
 
 
@@ -51,10 +51,10 @@ def check(path: options.DataPath, ignore: options.Ignore = None) -> None:
 
     [bold]slotlab data check data/scenes[/bold]
     """
-    from slotlab.data.check import check_data_steps
+    from slotlab.data.check import check_data
     from slotlab.reporting.tables import data_table
 
-    found = shown(f"reading {path}", None, check_data_steps(path, ignore=ignore))
+    found = shown(f"reading {path}", None, check_data.steps(path, ignore=ignore))
     say(data_table(found))
     if found.broken:
         raise typer.Exit(1)
@@ -79,7 +79,7 @@ def pack(
     10000 --max-objects 6 --latents runs/latents[/bold]; training then skips the autoencoder's
     encoder.
     """
-    from slotlab.data.packing import pack_steps
+    from slotlab.data.packing import pack
 
     more: dict[str, Any] = images.set()
     if latents is not None:
@@ -88,7 +88,7 @@ def pack(
         if resolution is None:
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder encodes")
         more["latents"] = load_autoencoder(latents, resolution)
-    shown("packing", None, pack_steps(path, out, resolution=resolution, count=count, **more))
+    shown("packing", None, pack.steps(path, out, resolution=resolution, count=count, **more))
     say(f"packed into {out}; train with: slotlab train PRESET --data {shlex.quote(str(out))} --out RUN")
 
 
@@ -115,11 +115,11 @@ def get(
 
     [bold]slotlab data get bsds500[/bold]
     """
-    from slotlab.data.published import PUBLISHED, download_steps, published
+    from slotlab.data.published import PUBLISHED, download, published
 
     for one in PUBLISHED if name is None else (name,):
         data = published(one)
         say(f"{one}: {data.content}; {data.bytes / 1e9:.2g} GB\n  source: {data.site}\n  licence: {data.licence}")
     if name is not None:
-        folder = shown(f"getting {name}", None, download_steps(name, out or Path("data") / name))
+        folder = shown(f"getting {name}", None, download.steps(name, out or Path("data") / name))
         say(f"{folder}: complete; look at it with: slotlab data check {shlex.quote(str(folder))}")

@@ -17,14 +17,25 @@ def evaluate(
     split: options.Split = "test",
     count: options.Count = None,
     baselines: Annotated[
-        bool, Option("--baselines", help="Also score a pattern of blocks and K-means of colour, which cost nothing.")
+        bool,
+        Option("--baselines", help="Also score what costs nothing: blocks, K-means of colour and of features, SLIC."),
     ] = False,
+    mask_resolution: Annotated[
+        str | None,
+        Option(metavar="PIXELS|original", help="Side of the masks that are scored. Default: the model's resolution."),
+    ] = None,
+    min_area: Annotated[
+        float, Option(min=0, max=1, help="Ignore objects below this share of the picture, such as 0.01.")
+    ] = 0.0,
     batch_size: options.BatchSize = 32,
     seed: options.Seed = 0,
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
     """Score a model's masks and attention masks (ARI, FG-ARI, mIoU, mBO) and its reconstructions.
+
+    Of COCO and PASCAL VOC, mBO is scored by class too; of BSDS500, the mean and the best over its
+    annotators.
 
     The scores of a run are also written to metrics.json in its folder.
 
@@ -34,16 +45,18 @@ def evaluate(
     [bold]slotlab evaluate scenes-64 --data scenes:plain --max-objects 6 --count 500[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.evaluation import evaluate_steps
+    from slotlab.evaluation import evaluate
     from slotlab.released import is_released, model_folder
     from slotlab.reporting.tables import evaluation_table
     from slotlab.training.checkpoint import weights_of
 
     folder = model_folder(run)
     model = load(folder, device)
-    dataset = open_from_options(data, model.resolution, split, count, images)
-    more: dict[str, Any] = {"seed": seed, "weights": weights_of(folder), "baselines": baselines}
-    steps = evaluate_steps(model, dataset, batch_size=batch_size, **more)
+    side = int(mask_resolution) if mask_resolution and mask_resolution.isdecimal() else mask_resolution
+    of_masks: dict[str, Any] = {"mask_resolution": side, "every_mask": True}
+    dataset = open_from_options(data, model.resolution, split, count, images, **of_masks)
+    more: dict[str, Any] = {"weights": weights_of(folder), "baselines": baselines, "min_area": min_area}
+    steps = evaluate.steps(model, dataset, batch_size=batch_size, seed=seed, **more)
     result = shown("evaluating", len(dataset), steps)
     if not speaks():
         return
@@ -82,7 +95,7 @@ def diagnose(
     [bold]slotlab diagnose runs/first --data scenes:plain --max-objects 6 --count 200[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.evaluation import diagnose_steps
+    from slotlab.evaluation import diagnose
     from slotlab.figures.curves import diagnosis_figure, figure_image
     from slotlab.figures.grid import write_png
     from slotlab.files import write_json
@@ -93,7 +106,7 @@ def diagnose(
     folder = model_folder(run)
     model = with_slots(load(folder, device), run)
     dataset = open_from_options(data, model.resolution, split, count, images)
-    steps = diagnose_steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
+    steps = diagnose.steps(model, dataset, mask_source=mask_source, batch_size=batch_size, seed=seed)
     found = shown("diagnosing", len(dataset), steps)
     if not speaks():
         return
@@ -152,12 +165,12 @@ def fid(
     """
     import warnings
 
-    from slotlab.fidelity import FidelityWarning, compare_folders_steps
+    from slotlab.fidelity import FidelityWarning, compare_folders
     from slotlab.files import write_json
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)  # the printed result contains its notes
-        steps = compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device)
+        steps = compare_folders.steps(real, generated, features, inception, split, mixed_sizes, device)
         result = shown("features", None, steps)
     say(str(result))
     if json is not None:

@@ -60,14 +60,14 @@ def segment(
     from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
     from slotlab.released import model_folder
-    from slotlab.segmenting import find_inputs, segment_steps
+    from slotlab.segmenting import find_inputs, segment
     from slotlab.segmenting.usual import unusual, usual_of
 
     loaded = load(model, device)
     count, formats = len(find_inputs(images)[0]), format or []
     total = len(place_among_processes().share(count)) + count * len(set(formats))
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed, "batch_size": batch_size}
-    listing = shown("segmenting", total, segment_steps(loaded, images, out=out, formats=formats, **more))
+    listing = shown("segmenting", total, segment.steps(loaded, images, out=out, formats=formats, **more))
     if json is not None and speaks():
         write_json(json, listing.to_json())
     for outcome in listing.skipped[:MOST_SHOWN]:

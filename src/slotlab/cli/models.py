@@ -53,10 +53,10 @@ def publish(
 
     The hub needs a login: [bold]hf auth login[/bold].
     """
-    from slotlab.publishing import publish_steps
+    from slotlab.publishing import publish
     from slotlab.released import CARD_FILE, size_of
 
-    steps = publish_steps(run, to, data=data, private=private, device=device)
+    steps = publish.steps(run, to, data=data, private=private, device=device)
     name = shown("publishing", None, steps)
     folder = Path(name)
     if folder.is_dir():

@@ -135,11 +135,13 @@ class ImageOptions:
         return {name: value for name, value in asdict(self).items() if value is not None and value is not False}
 
 
-def open_from_options(data: str, resolution: int, split: str, count: int | None, images: ImageOptions) -> "SlotDataset":
+def open_from_options(
+    data: str, resolution: int, split: str, count: int | None, images: ImageOptions, **more: Any
+) -> "SlotDataset":
     """Opens the data set that the options name, at a model's resolution."""
     from slotlab.data import open_data
 
-    return open_data(data, resolution=resolution, split=split, count=count, **images.set())
+    return open_data(data, resolution=resolution, split=split, count=count, **images.set(), **more)
 
 
 # Running models, and what they write.

@@ -1,9 +1,9 @@
 """Concept libraries, compositions of their slots, and edits of single images."""
 
-from slotlab.composition.compositions import PROTOCOLS, Plan, compose, compose_steps
-from slotlab.composition.library import ConceptLibrary, fit_library, fit_library_steps, load_library
-from slotlab.composition.scoring import CompositionScores, score_compositions, score_compositions_steps
-from slotlab.composition.slots import SlotTable, extract, extract_steps
+from slotlab.composition.compositions import PROTOCOLS, Plan, compose
+from slotlab.composition.library import ConceptLibrary, fit_library, load_library
+from slotlab.composition.scoring import CompositionScores, score_compositions
+from slotlab.composition.slots import SlotTable, extract
 from slotlab.models.fingerprint import fingerprint
 
 __all__ = [
@@ -13,13 +13,9 @@ __all__ = [
     "Plan",
     "SlotTable",
     "compose",
-    "compose_steps",
     "extract",
-    "extract_steps",
     "fingerprint",
     "fit_library",
-    "fit_library_steps",
     "load_library",
     "score_compositions",
-    "score_compositions_steps",
 ]

@@ -18,7 +18,7 @@ from slotlab.files import Workspace, regular, replacing
 from slotlab.models import Model, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 
 TRIES = 50
 SETTINGS_FILE, PLANS_FILE, IMAGES_FOLDER = "composition.json", "compositions.jsonl", "images"
@@ -168,6 +168,7 @@ PROTOCOLS: dict[str, Callable[[ConceptLibrary, int, int], list[Plan]]] = {
 }
 
 
+@in_steps
 def compose(
     model: Model,
     library: ConceptLibrary,
@@ -179,7 +180,7 @@ def compose(
     batch_size: int = 32,
     concepts: Sequence[int] | None = None,
     weights: str | None = None,
-) -> Path:
+) -> Generator[int, None, Path]:
     """Paints compositions into the folder `out`; call it again with the same arguments to resume.
 
     Writes `composition.json` (the settings), `compositions.jsonl` (the source of each image's
@@ -214,21 +215,6 @@ def compose(
         ...     sorted(path.name for path in images.iterdir())
         ['000000.png', '000001.png']
     """
-    return finish(compose_steps(model, library, out, protocol, count, seed, batch_size, concepts, weights))
-
-
-def compose_steps(
-    model: Model,
-    library: ConceptLibrary,
-    out: str | Path,
-    protocol: str = "report",
-    count: int = 2048,
-    seed: int = 0,
-    batch_size: int = 32,
-    concepts: Sequence[int] | None = None,
-    weights: str | None = None,
-) -> Generator[int, None, Path]:
-    """`compose` step by step: yields the number of images done since the last step."""
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: unknown {protocol!r}{nearest(protocol, PROTOCOLS)}")
     for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):

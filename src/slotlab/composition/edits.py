@@ -21,7 +21,7 @@ from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotOutput, th
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import SamplingSettings, Step
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 
 LEAST_BORDER = 0.5  # share of the border pixels that a slot must own to count as the background
 SOFT_EDGE = 16  # with keep_outside, the edge of the region is 1/16 of the side wide
@@ -242,6 +242,8 @@ class Edited:
         return torch.tensor(self.plan.numbers)[self.masks.argmax(dim=0)]
 
 
+@in_steps
+@torch.no_grad()
 def paint_edit(
     model: Model,
     scene: Scene,
@@ -250,13 +252,14 @@ def paint_edit(
     keep_outside: bool = False,
     *,
     sampling: SamplingSettings | None = None,
-) -> Edited:
+) -> Generator[Step, None, Edited]:
     """Paints a scene before and after an edit, and measures what changed outside the edit.
 
     Where a slot has left pixels, a slot autoencoder paints the scene's background, if one slot owns
     more than half of the border pixels. What another object had behind them stays cut off. After a
     removal, slot diffusion leaves out the slots that own no pixel of the scene, because some may
     resemble the removed object; their masks are then 0. Before and after have the same noise.
+    `paint_edit.steps` yields (step, steps, images [1, 3, R, R]) while it samples.
 
     Args:
         model: the model that read the scene.
@@ -279,20 +282,6 @@ def paint_edit(
         >>> edited.image.shape, len(edited.changed), edited.outside_error < 0.001
         (torch.Size([3, 64, 64]), 1, True)
     """
-    return finish(paint_edit_steps(model, scene, edit, seed, keep_outside, sampling=sampling))
-
-
-@torch.no_grad()
-def paint_edit_steps(
-    model: Model,
-    scene: Scene,
-    edit: EditedSlots,
-    seed: int = 0,
-    keep_outside: bool = False,
-    *,
-    sampling: SamplingSettings | None = None,
-) -> Generator[Step, None, Edited]:
-    """`paint_edit` step by step: yields (step, steps, images [1, 3, R, R]) while sampling."""
     slot_model, device = that_paints(model), next(model.parameters()).device
     if sampling is not None and not isinstance(model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract_steps
+from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract
 from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.files import read_json, regular, remove, replacing, write_json
 from slotlab.models import Model
 from slotlab.models.fingerprint import fingerprint
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 from slotlab.released import library_folder
 
 MOST_FOR_KMEANS = 50_000
@@ -322,25 +322,11 @@ class ConceptLibrary:
             library = cls(table, tensors["concept"], tensors["centroids"], content["clusters"], content["sources"])
             if library.identity != content["identity"]:
                 raise ValueError(f"{SLOTS_FILE} is not the file that {LIBRARY_FILE} describes")
-            library._check_arrays()
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: damaged concept library ({error}); fit it again") from None
         if model is not None:
             library.check(model)
         return library
-
-    def _check_arrays(self) -> None:
-        """Raises ValueError for arrays that are not those of a library."""
-        for name, values in self._tensors().items():
-            if name != "centroids" and len(values) != len(self.slots):
-                raise ValueError(f"{name}: {len(values)} rows, but there are {len(self.slots)} slots")
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name}: some values are not finite")
-        if self.slots.ndim != 2 or self.centroids.shape != (self.facts["concepts"], self.slots.shape[1]):
-            shapes = f"{list(self.slots.shape)} and {list(self.centroids.shape)}"
-            raise ValueError(f"slots and centroids: shapes {shapes}, with {self.facts['concepts']} concepts")
-        if {*self.concept.tolist()} != {*range(self.concepts)}:
-            raise ValueError(f"concept: must be 0 to {self.concepts - 1}, each at least once")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         columns = {**self.table.columns(), "concept": self.concept, "centroids": self.centroids}
@@ -361,6 +347,7 @@ def load_library(name: str | Path, model: Model | None = None) -> ConceptLibrary
     return ConceptLibrary.load(library_folder(name), model)
 
 
+@in_steps
 def fit_library(
     model: Model,
     dataset: SlotDataset,
@@ -370,7 +357,7 @@ def fit_library(
     batch_size: int = 32,
     seed: int = 0,
     sources: dict[str, Any] | None = None,
-) -> ConceptLibrary:
+) -> Generator[int, None, ConceptLibrary]:
     """Collects the slots of a data set, groups them, and saves the library in the folder `out`.
 
     Args:
@@ -387,26 +374,13 @@ def fit_library(
         CheckpointError: as `extract`.
         ConfigError: `out` holds something else, or as `ConceptLibrary.fit`.
     """
-    return finish(fit_library_steps(model, dataset, out, concepts, batch_size, seed, sources))
-
-
-def fit_library_steps(
-    model: Model,
-    dataset: SlotDataset,
-    out: str | Path,
-    concepts: Concepts = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    sources: dict[str, Any] | None = None,
-) -> Generator[int, None, ConceptLibrary]:
-    """`fit_library` step by step: yields the number of images done since the last step."""
     _check_number(concepts)  # before the long work
     out = Path(out)
     leftovers = {*out.glob(".*.[0-9]*.tmp")}
     mine = not out.exists() or (out / LIBRARY_FILE).is_file() or (out.is_dir() and leftovers == {*out.iterdir()})
     if not mine:
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
-    table = yield from extract_steps(model, dataset, batch_size=batch_size, seed=seed)
+    table = yield from extract.steps(model, dataset, batch_size=batch_size, seed=seed)
     if place_among_processes().is_first:
         library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
         library.sources = sources or {}

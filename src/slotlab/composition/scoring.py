@@ -8,19 +8,19 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from slotlab.composition.compositions import IMAGES_FOLDER, SETTINGS_FILE, compose_steps, image_path, write_image
+from slotlab.composition.compositions import IMAGES_FOLDER, SETTINGS_FILE, compose, image_path, write_image
 from slotlab.composition.library import ConceptLibrary
 from slotlab.data import SlotDataset
 from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
 from slotlab.evaluation import outputs
 from slotlab.fidelity import FeatureNet, FidelityWarning, FrechetResult, SetStatistics, compare
-from slotlab.fidelity.statistics import folder_statistics_steps
+from slotlab.fidelity.statistics import folder_statistics
 from slotlab.files import read_json, remove, write_json
 from slotlab.models import Model, that_paints
 from slotlab.models.fingerprint import fingerprint
 from slotlab.models.randomness import seeded_generator
-from slotlab.progress import Stage, finish, stage
+from slotlab.progress import Stage, in_steps, stage
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 REAL, RECONSTRUCTIONS, SHUFFLE = "real", "reconstructions", "shuffle"
@@ -33,6 +33,7 @@ class CompositionScores(NamedTuple):
     results: dict[str, FrechetResult]
 
 
+@in_steps
 def score_compositions(
     model: Model,
     library: ConceptLibrary,
@@ -40,7 +41,7 @@ def score_compositions(
     dataset: SlotDataset,
     network: FeatureNet,
     beside: str | Path | None = None,
-) -> CompositionScores:
+) -> Generator[Stage, None, CompositionScores]:
     """Scores the finished composition in `out` against real images; writes `scores.json` there.
 
     Also scored are reconstructions of the real images (as many as there are compositions, if there
@@ -63,30 +64,18 @@ def score_compositions(
         ConfigError: `out` holds no composition, an unfinished one, or one of another library.
         CheckpointError: the library is another model's.
     """
-    return finish(score_compositions_steps(model, library, out, dataset, network, beside))
-
-
-def score_compositions_steps(
-    model: Model,
-    library: ConceptLibrary,
-    out: str | Path,
-    dataset: SlotDataset,
-    network: FeatureNet,
-    beside: str | Path | None = None,
-) -> Generator[Stage, None, CompositionScores]:
-    """`score_compositions` step by step: yields (what is done, images done, images in all)."""
     out = Path(out)
     remedy = f"make a composition with: slotlab compose RUN LIBRARY --out {out}"
     settings = read_json(out / SETTINGS_FILE, remedy, ConfigError)
     if settings["library"]["identity"] != library.identity:
         raise ConfigError(f"{out}: composed from another library; give that one, or compose again")
     library.check(model)
-    count, seed, batch_size = settings["count"], settings["seed"], settings["batch_size"]
+    same = {name: settings[name] for name in ("count", "seed", "batch_size")}
+    count, seed, batch_size = same.values()
     if not all(image_path(out, number).is_file() for number in range(count)):
         raise ConfigError(f"{out}: an unfinished composition; re-run the command that began it")
     folder = Path(beside) if beside is not None else out / SCORE_FOLDER
-    protocol = {"data": dataset.describe(), "library": library.identity, "model": fingerprint(model)}
-    protocol |= {"count": count, "seed": seed, "batch_size": batch_size}
+    protocol = {"data": dataset.describe(), "library": library.identity, "model": fingerprint(model), **same}
     is_first, done = place_among_processes().is_first, folder / "protocol.json"
     kept = is_first and done.is_file() and read_json(done, "remove it") == json.loads(json.dumps(protocol))
     if not from_first(kept):
@@ -102,7 +91,7 @@ def score_compositions_steps(
     folders = {settings["protocol"]: out / IMAGES_FOLDER, RECONSTRUCTIONS: folder / RECONSTRUCTIONS}
     if settings["protocol"] != SHUFFLE:
         weights, path = settings["model"].get("weights"), folder / SHUFFLE
-        shuffled = compose_steps(model, library, path, SHUFFLE, count, seed, batch_size, weights=weights)
+        shuffled = compose.steps(model, library, path, protocol=SHUFFLE, **same, weights=weights)
         folders[SHUFFLE] = yield from stage("composing shuffled slots", count, shuffled)
     scores = None
     if is_first:
@@ -114,7 +103,7 @@ def score_compositions_steps(
                 if found[name].information.fingerprint == network.fingerprint:
                     continue
             split = str(dataset.describe()["split"]) if name == REAL else None
-            statistics = folder_statistics_steps(images, network, split)
+            statistics = folder_statistics.steps(images, network, split)
             found[name] = yield from stage(f"features of {name}", None, statistics)
             if folder in images.parents:
                 found[name].save(file)

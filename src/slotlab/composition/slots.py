@@ -16,7 +16,7 @@ from slotlab.errors import CheckpointError, DataError
 from slotlab.evaluation import outputs
 from slotlab.models import Model, SlotOutput, that_paints
 from slotlab.models.fingerprint import fingerprint
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 
 SMALLEST_SHARE = 0.002
 RULES = {
@@ -77,7 +77,10 @@ class SlotTable:
 COLUMNS = tuple(column.name for column in fields(SlotTable) if column.name != "facts")
 
 
-def extract(model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0) -> SlotTable:
+@in_steps
+def extract(
+    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0
+) -> Generator[int, None, SlotTable]:
     """Collects the slots of all images of a data set.
 
     An image's initial slots depend on `seed` and its index only, as in `slotlab.evaluate`. Several
@@ -98,13 +101,6 @@ def extract(model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: i
         >>> table.facts["images"], table.facts["dropped"]
         (3, 2)
     """
-    return finish(extract_steps(model, dataset, batch_size=batch_size, seed=seed))
-
-
-def extract_steps(
-    model: Model, dataset: SlotDataset, *, batch_size: int = 32, seed: int = 0
-) -> Generator[int, None, SlotTable]:
-    """`extract` step by step: yields the number of images done since the last step."""
     slot_model = that_paints(model)
     position = first = place_among_processes().share(len(dataset)).start
     parts: list[dict[str, np.ndarray]] = []

@@ -1,4 +1,4 @@
-"""Readers of HDF5 files (extra `hdf5`), NumPy files, and the `datasets` library (extra `hub`)."""
+"""Arrays in others' layouts; readers of HDF5 (extra `hdf5`), NumPy and `datasets` (extra `hub`)."""
 
 import os
 from abc import abstractmethod
@@ -9,27 +9,108 @@ from typing import Any, Unpack
 import numpy as np
 from torch.utils.data import ConcatDataset
 
-from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset, by_order, in_a_row
+from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset
 from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
-from slotlab.data.layouts import ids_of, pixels_of, stacked
 from slotlab.errors import DataError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+CHANNELS = (1, 3, 4)
+ROUNDING = 1e-3  # how far outside [0, 1] floats may be
 
 
-def is_hdf5(path: Path) -> bool:
-    """Whether `path` is a file that begins as HDF5 files do, or is named like one."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8) == SIGNATURE or path.suffix.lower() in (".h5", ".hdf5")
+def pixels_of(image: np.ndarray, name: str) -> np.ndarray:
+    """The pixels uint8 [H, W, 3] of an image as it is stored.
+
+    Args:
+        image: [H, W], [H, W, C] or [C, H, W] of 1, 3 or 4 channels, of which the fourth is dropped;
+            uint8, or floats in [0, 1].
+        name: what error messages call it.
+
+    Raises:
+        DataError: another shape, type or range.
+
+    Example:
+        >>> pixels_of(np.full((3, 4, 6), 0.5), "image")[0, 0].tolist()
+        [128, 128, 128]
+    """
+    shape = image.shape
+    if image.ndim == 2:
+        image = image[..., None]
+    elif image.ndim == 3 and shape[-1] not in CHANNELS and shape[0] in CHANNELS:
+        image = np.moveaxis(image, 0, -1)
+    if image.ndim != 3 or image.shape[-1] not in CHANNELS or 0 in shape:
+        raise DataError(f"{name}: an image of shape {list(shape)}; expected [H, W, 3], [3, H, W] or [H, W]")
+    image = image[..., :3]
+    if np.issubdtype(image.dtype, np.floating):
+        low, high = float(image.min()), float(image.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is in no range
+            raise DataError(f"{name}: floats from {low:g} to {high:g}; expected [0, 1]: divide 0..255 by 255")
+        image = np.round(image.clip(0, 1) * 255).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(f"{name}: values of type {image.dtype}; expected uint8, or floats in [0, 1]")
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+
+
+def ids_of(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """The object ids [H, W] of a mask as it is stored.
+
+    Args:
+        mask: ids [H, W], or a layer per object [K, H, W] or [H, W, K], the background first; an
+            axis of length 1 may be added. Layers hold one value inside and 0 outside, or shares.
+        size: (H, W) of the image.
+        name: what error messages call it.
+
+    Raises:
+        DataError: another shape, values that are no ids, or pixels that are in no layer.
+
+    Example:
+        >>> ids_of(np.eye(3)[:, None] * 255, (1, 3), "mask").tolist()
+        [[0, 1, 2]]
+    """
+    shape = mask.shape
+    if mask.ndim > 2 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if mask.ndim > 2 and mask.shape[0] == 1:
+        mask = mask[0]
+    if mask.ndim == 3 and size in (mask.shape[1:], mask.shape[:2]):
+        layers = mask if mask.shape[1:] == size else np.moveaxis(mask, -1, 0)
+        if not layers.any(axis=0).all():
+            raise DataError(f"{name}: pixels in none of {len(layers)} layers; the first has to be the background")
+        return layers.argmax(axis=0)
+    if mask.shape != size:
+        raise DataError(f"{name}: a mask of shape {list(shape)}, its image has {size[0]}x{size[1]} pixels")
+    if mask.dtype == bool:
+        return mask.astype(np.uint8)
+    if not np.issubdtype(mask.dtype, np.integer):
+        if not np.issubdtype(mask.dtype, np.floating) or (mask != np.round(mask)).any():
+            raise DataError(f"{name}: a mask of type {mask.dtype}; expected whole numbers, or a layer per object")
+        return mask.astype(np.int64)
+    return mask
+
+
+def stacked(objects: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """The ids int32 [H, W] of objects given as bool masks [H, W]: 1, 2, ... in their order.
+
+    Pixels in none are 0; where objects overlap, the smaller one is on top.
+
+    Example:
+        >>> stacked([np.array([[True, False, False]]), np.array([[True, True, False]])], (1, 3)).tolist()
+        [[1, 2, 0]]
+    """
+    ids = np.zeros(size, np.int32)
+    for number in sorted(range(len(objects)), key=lambda number: -objects[number].sum()):
+        ids[objects[number]] = number + 1
+    return ids
 
 
 class Arrays(PixelDataset):
     """Arrays of images and masks in a file; each format gives `stored`."""
 
-    def __init__(self, path: str | Path, image: str, mask: str | None, **opening: Unpack[Opening]) -> None:
+    def __init__(
+        self, path: str | Path, *, image: str = "image", mask: str | None = None, **opening: Unpack[Opening]
+    ) -> None:
         self.path, self._image, self._mask = Path(path), image, mask or "mask"
+        self._reset()
         try:
             images, masks = self.stored(image), self.stored(self._mask)
             for name, array in ((image, images), (mask, masks)):
@@ -47,16 +128,18 @@ class Arrays(PixelDataset):
             raise
         except Exception as error:  # in damaged files h5py raises OSError, RuntimeError, KeyError, ValueError ...
             raise DataError(f"{path}: cannot be read ({error}); copy the file again") from error
-        super().__init__(
-            data=str(path),
-            root=self.path,
-            total=len(images),
-            splits=by_order(len(images)),
-            has_masks=masks is not None,
-            **opening,
-        )
+        super().__init__(path, {"all": len(images)}, masks is not None, **opening)
         if not self.skip_broken:
             self.read(0)
+
+    def _reset(self) -> None:
+        """Forgets what was opened; a copy in another process opens it itself."""
+        self._file: Any = None
+        self._process = os.getpid()
+        self._kept: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_kept": {}}
 
     @abstractmethod
     def stored(self, name: str) -> Any:
@@ -109,31 +192,26 @@ class Hdf5(Arrays):
 
     kind = "hdf5"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        image: str = "image",
-        mask: str | None = None,
-        **opening: Unpack[Opening],
-    ) -> None:
-        self._file: Any = None
-        self._process = -1
-        self._lists: dict[str, list[str]] = {}
-        super().__init__(path, image, mask, **opening)
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a file that begins as HDF5 files do, or is named like one."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(8) == SIGNATURE or path.suffix.lower() in (".h5", ".hdf5")
 
     def stored(self, name: str) -> Any:
         """An array, or the arrays of a group, or those of this name in the groups of images."""
         file = self._opened()
-        if name not in self._lists:
+        if name not in self._kept:
             found = None if file.get(name, getlink=True) is None else self._own(name)
             if hasattr(found, "shape"):
                 return found
             keys = [f"{key}/{name}" for key in _in_order(file)]
             if found is not None:
                 keys = [f"{name}/{key}" for key in _in_order(found)]
-            self._lists[name] = [key for key in keys if file.get(key, getlink=True) is not None]
-        return _Rows(self, self._lists[name]) if self._lists[name] else None
+            self._kept[name] = [key for key in keys if file.get(key, getlink=True) is not None]
+        return _Rows(self, self._kept[name]) if self._kept[name] else None
 
     def names(self) -> list[str]:
         """The names of arrays and groups."""
@@ -150,19 +228,18 @@ class Hdf5(Arrays):
 
     def _opened(self) -> Any:  # an h5py.File
         """The file, opened by this process: HDF5 handles do not survive a fork."""
-        if self._file is None or self._process != os.getpid():
+        if self._process != os.getpid():
+            self._reset()
+        if self._file is None:
             try:
                 import h5py
             except ImportError as error:
                 raise DataError(f"{self.path}: HDF5 files need h5py; pip install 'slotlab[hdf5]'") from error
             try:
-                self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+                self._file = h5py.File(self.path, "r")
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be opened as HDF5 ({error}); copy the file again") from error
         return self._file
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_process": -1}
 
 
 class _Rows(Sequence[Any]):
@@ -197,25 +274,26 @@ class Npz(Arrays):
 
     kind = "npz"
 
-    def __init__(
-        self, path: str | Path, *, image: str = "image", mask: str | None = None, **opening: Unpack[Opening]
-    ) -> None:
-        self._read: dict[str, Any] = {}
-        super().__init__(path, image, mask, **opening)
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a `.npz` file, or a folder with images in a `.npy` file."""
+        if path.is_file():
+            return path.suffix.lower() == ".npz"
+        return any((path / name).is_file() for name in ("image.npy", "images.npy"))
 
     def stored(self, name: str) -> Any:
         """An array of the file or folder."""
-        if name not in self._read:
+        if name not in self._kept:
             known = self.names()
             found = next((one for one in (name, f"{name}s") if one in known), None)
             if found is None:
                 return None
             if self.path.is_dir():
-                self._read[name] = np.load(self.path / f"{found}.npy", mmap_mode="r", allow_pickle=False)
+                self._kept[name] = np.load(self.path / f"{found}.npy", mmap_mode="r", allow_pickle=False)
             else:
                 with np.load(self.path, allow_pickle=False) as arrays:
-                    self._read[name] = arrays[found]
-        return self._read[name]
+                    self._kept[name] = arrays[found]
+        return self._kept[name]
 
     def names(self) -> list[str]:
         """The names of the arrays."""
@@ -223,23 +301,6 @@ class Npz(Arrays):
             return sorted(file.stem for file in self.path.glob("*.npy"))
         with np.load(self.path, allow_pickle=False) as arrays:
             return list(arrays.files)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_read": {}}
-
-
-def holds_numpy(path: Path) -> bool:
-    """Whether `path` is a `.npz` file, or a folder with images in a `.npy` file."""
-    if path.is_file():
-        return path.suffix.lower() == ".npz"
-    return any((path / name).is_file() for name in ("image.npy", "images.npy"))
-
-
-def holds_saved_dataset(root: Path) -> bool:
-    """Whether `root` was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
-    return (root / "dataset_dict.json").is_file() or (
-        (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
-    )
 
 
 class Hub(PixelDataset):
@@ -259,6 +320,12 @@ class Hub(PixelDataset):
 
     kind = "hub"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
+        one = all((path / name).is_file() for name in ("state.json", "dataset_info.json"))
+        return one or (path / "dataset_dict.json").is_file()
+
     def __init__(
         self,
         source: str | Path,
@@ -274,16 +341,8 @@ class Hub(PixelDataset):
         self._image, self._mask = image, mask or "mask"
         self._records: Any = ConcatDataset([_undecoded(part, image, self._mask, source) for part in parts.values()])
         masked = {name: self._mask in part.column_names for name, part in parts.items()}
-        splits = in_a_row({name: len(part) for name, part in parts.items()})
-        total = len(self._records)
-        super().__init__(
-            data=str(source),
-            root=Path(source) if Path(source).exists() else None,
-            total=total,
-            splits=by_order(total) if len(parts) == 1 else splits,
-            has_masks=masked.get(opening.get("split", "train"), all(masked.values())),
-            **opening,
-        )
+        sizes = {name: len(part) for name, part in parts.items()} if len(parts) > 1 else {"all": len(self._records)}
+        super().__init__(source, sizes, masked.get(opening.get("split", "train"), all(masked.values())), **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes one row's image and mask."""

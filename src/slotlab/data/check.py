@@ -16,7 +16,7 @@ from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import Packed
 from slotlab.errors import DataError
-from slotlab.progress import Stage, finish
+from slotlab.progress import Stage, in_steps
 
 
 @dataclass
@@ -72,7 +72,8 @@ class _Found(NamedTuple):
     ignored: bool = False
 
 
-def check_data(spec: str | Path, **options: Any) -> DataCheck:
+@in_steps
+def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataCheck]:
     """Reads every image and mask of a data set, and reports what is there.
 
     Args:
@@ -87,11 +88,6 @@ def check_data(spec: str | Path, **options: Any) -> DataCheck:
         >>> found.count, found.masks, found.sizes, found.ok
         (6, 6, {'32x32': 6}, True)
     """
-    return finish(check_data_steps(spec, **options))
-
-
-def check_data_steps(spec: str | Path, **options: Any) -> Generator[Stage, None, DataCheck]:
-    """The generator twin of `check_data`: yields stages as `slotlab.progress.stage` does."""
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
     dataset: Any = open_data(spec, **opening)
     splits = {name: len(rows) for name, rows in dataset.splits.items()}

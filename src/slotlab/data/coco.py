@@ -6,19 +6,14 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, in_a_row, split_of
+from slotlab.data.arrays import stacked
+from slotlab.data.dataset import Opening, PixelDataset, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
-from slotlab.data.layouts import stacked
 from slotlab.data.sample import IGNORED
 from slotlab.errors import DataError
 from slotlab.files import read_json
 
 REMEDY = "take the published file, or write it again"
-
-
-def holds_coco(path: Path, task: str = "instances") -> bool:
-    """Whether `path` is a JSON file, or a folder with `annotations/TASK_*.json`."""
-    return path.suffix.lower() == ".json" if path.is_file() else bool(_annotation_files(path, task))
 
 
 class Coco(PixelDataset):
@@ -34,11 +29,17 @@ class Coco(PixelDataset):
     overlap, the smaller one is on top. Crowds are ignored (-1) where no instance covers them, and
     pixels without an instance are 0, as are images without annotations. Both polygons and RLE are
     read, by pycocotools. Splits by the name (train, val, test); a single file whose name says none
-    is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0.
+    is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0. With
+    `every_mask`, batches have the category id of each pixel as `classes`.
     """
 
     kind = "coco"
     task: ClassVar[str] = "instances"
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a JSON file, or a folder with `annotations/TASK_*.json`."""
+        return path.suffix.lower() == ".json" if path.is_file() else bool(_annotation_files(path, cls.task))
 
     def __init__(
         self,
@@ -72,14 +73,7 @@ class Coco(PixelDataset):
             self._folders += [folder] * len(content["images"])
             self._files += [file] * len(content["images"])
             self._add(file, content)
-        super().__init__(
-            data=str(root),
-            root=path,
-            total=len(self._images),
-            splits=in_a_row(sizes),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, sizes, **opening)
 
     def _add(self, file: Path, content: dict[str, Any]) -> None:
         """Keeps what `mask` needs of the annotations, by image."""
@@ -93,7 +87,15 @@ class Coco(PixelDataset):
         image, mask_name = decode_image(path, str(path)), f"{self._files[row]}, image {self.number(row)}"
         size = (self._images[row]["height"], self._images[row]["width"])
         with_mask(image, np.broadcast_to(0, size), str(path), mask_name)  # before a mask of that size is drawn
-        return with_mask(image, self.mask(row), str(path), mask_name)
+        mask = self.mask(row)
+        more = {"classes": self.classes_of(mask, row)} if self.every_mask and self.kind == Coco.kind else {}
+        return with_mask(image, mask, str(path), mask_name)._replace(more=more)
+
+    def classes_of(self, mask: np.ndarray, row: int) -> np.ndarray:
+        """The category ids int32 [H, W] of the annotations in a row's `mask`."""
+        found = self._found.get(self.number(row), [])
+        classes = [0, *(annotation["category_id"] for annotation in found if not annotation["iscrowd"])]
+        return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
 
     def mask(self, row: int) -> np.ndarray:
         """The ids int32 [H, W] of a row's annotations; DataError if one is broken."""
@@ -153,9 +155,7 @@ class CocoClasses(Coco):
 
     def mask(self, row: int) -> np.ndarray:
         """The classes int32 [H, W] of a row's annotations."""
-        mask, found = super().mask(row), self._found.get(self.number(row), [])
-        classes = [0, *(annotation["category_id"] for annotation in found if not annotation["iscrowd"])]
-        return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
+        return self.classes_of(super().mask(row), row)
 
 
 class CocoPanoptic(Coco):

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from slotlab.data.images import Decoded, check_geometry, check_ids, notes_on, square, to_batch
 from slotlab.data.sample import IGNORED, Batch, SlotDataset
@@ -23,6 +25,7 @@ SPLIT_NAMES = {
 }
 
 
+ORIGINAL, LARGEST_MASK = "original", 4096  # `mask_resolution`
 MOST_BROKEN_IN_A_ROW = 100
 EXAMINED = 16  # images of which notes become warnings; `check_data` examines all
 
@@ -43,6 +46,8 @@ class Opening(TypedDict, total=False):
     count: int | None
     skip_broken: bool
     ignore: int | None
+    mask_resolution: int | str | None
+    every_mask: bool
 
 
 def split_of(name: str) -> str:
@@ -103,8 +108,13 @@ class RowsDataset(SlotDataset):
         DataError: the data set has no such split, or the split is empty.
     """
 
-    kind: str
+    kind: ClassVar[str]
     default_crop = 1.0
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a file or folder holds such a data set, by its content."""
+        return False
 
     def __init__(
         self,
@@ -118,6 +128,8 @@ class RowsDataset(SlotDataset):
         count: int | None = None,
         skip_broken: bool = False,
         ignore: int | None = None,
+        mask_resolution: int | str | None = None,
+        every_mask: bool = False,
     ) -> None:
         if split not in (*SPLITS, "all"):
             raise ConfigError(f"split={split!r}: expected one of {', '.join((*SPLITS, 'all'))}")
@@ -133,7 +145,23 @@ class RowsDataset(SlotDataset):
         self.crop = self.default_crop if crop is None else crop
         check_geometry(self.crop, resolution)
         self.resolution, self.skip_broken, self.ignore = resolution, skip_broken, ignore
+        side = mask_resolution
+        if side not in (None, ORIGINAL) and not (isinstance(side, int) and 1 <= side <= LARGEST_MASK):
+            raise ConfigError(
+                f"mask_resolution={side!r}: expected a whole number of pixels from 1 to {LARGEST_MASK:,}, or {ORIGINAL}"
+            )
+        self.mask_resolution, self.every_mask = mask_resolution, every_mask
         self.broken: list[BrokenFile] = []
+
+    def check_mask_resolution(self) -> None:
+        """Raises a ConfigError if another size of masks is asked for, where images and masks have one."""
+        if self.mask_resolution not in (None, ORIGINAL, self.resolution):
+            raise ConfigError(
+                f"mask_resolution={self.mask_resolution}: the masks of {self.data} have {self.resolution} pixels a "
+                f"side, as its images; leave it out, or name a data set of stored images"
+            )
+        if self.mask_resolution == ORIGINAL:
+            self.mask_resolution = self.resolution
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -149,28 +177,31 @@ class RowsDataset(SlotDataset):
         """What a protocol line needs, as JSON values."""
         facts = {"data": self.data, "kind": self.kind, "split": self.split, "crop": self.crop}
         facts |= {"resolution": self.resolution, "count": len(self)}
+        facts |= {} if self.mask_resolution is None else {"mask_resolution": self.mask_resolution}
         return facts | ({} if self.ignore is None else {"ignore": self.ignore})
 
 
 class PixelDataset(RowsDataset, ABC):
-    """A data set of stored images; each format gives `read`, `name` and the splits.
+    """A data set of stored images; each format gives `read`, `name` and the sizes of its splits.
 
-    Attributes:
+    Args:
+        source: its file or folder, or its name on the hub.
+        sizes: rows of each split, one after the other; "all" alone is split by order.
         has_masks: whether every sample has a mask.
+        whole: use all rows for any split.
     """
 
     def __init__(
         self,
+        source: str | Path,
+        sizes: Mapping[str, int],
+        has_masks: bool = True,
         *,
-        data: str,
-        root: Path | None,
-        total: int,
-        splits: dict[str, range],
-        has_masks: bool,
+        whole: bool = False,
         **opening: Unpack[Opening],
     ) -> None:
-        super().__init__(data, splits, total, **opening)
-        self.root, self.has_masks = root, has_masks
+        super().__init__(str(source), {} if whole else in_a_row(sizes), sum(sizes.values()), **opening)
+        self.root, self.has_masks = Path(source) if Path(source).exists() else None, has_masks
         self.unseen, self._warned = EXAMINED, set[str]()
 
     @abstractmethod
@@ -187,7 +218,12 @@ class PixelDataset(RowsDataset, ABC):
 
     def pixels(self, row: int) -> Decoded:
         """The image of a row, cropped and resized; DataError if it is broken."""
-        return square(self.checked(row), crop=self.crop, resolution=self.resolution)
+        read, side = self.checked(row), self.mask_resolution
+        seen = square(read, crop=self.crop, resolution=self.resolution)
+        if side is None:
+            return seen
+        truth = square(read, crop=self.crop, resolution=side if isinstance(side, int) else None)
+        return seen._replace(mask=truth.mask, more=truth.more)
 
     def checked(self, row: int) -> Decoded:
         """`read`, whose mask holds ids, -1 for those to ignore; DataError if it is broken."""
@@ -208,18 +244,22 @@ class PixelDataset(RowsDataset, ABC):
         found = [self._readable(row) for row in self.at(positions)]
         sizes: dict[tuple[int, ...], str] = {}
         for row, image in found:
-            height, width = image.image.shape[:2]
-            sizes.setdefault((height, width), f"{self.name(row)} gives {width}x{height}")
+            height, width = (image.image if image.mask is None else image.mask).shape[:2]
+            sizes.setdefault((*image.image.shape, height, width), f"{self.name(row)} gives {width}x{height}")
         if len(sizes) > 1:
             raise DataError(
                 f"{self.data}: images of mixed sizes: {', '.join(list(sizes.values())[:2])}; pass resolution= to resize"
             )
         masks = [image.mask for _, image in found if image.mask is not None]
-        return to_batch(
+        batch = to_batch(
             np.stack([image.image for _, image in found]),
             np.stack(masks) if self.has_masks else None,
             [self.number(row) for row, _ in found],
         )
+        for name in found[0][1].more if found else ():
+            ids = [torch.from_numpy(image.more[name].astype(np.int64)) for _, image in found]
+            batch[name] = pad_sequence(ids, batch_first=True, padding_value=IGNORED)  # of annotators
+        return batch
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""

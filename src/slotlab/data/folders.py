@@ -1,29 +1,114 @@
-"""Readers of image folders and of CLEVRTex."""
+"""Image files in folders, and readers of image folders and of CLEVRTex."""
 
+import os
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
-from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset, by_order, in_a_row
-from slotlab.data.finding import IMAGE_SUFFIXES, MASK_FOLDERS, check_no_masks, folders_below, image_files
+from slotlab.data.dataset import SPLIT_NAMES, BrokenFile, Opening, PixelDataset
 from slotlab.data.images import LOSSY, Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 from slotlab.files import read_json
 
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif"),
+    *(".bmp", ".tif", ".tiff", ".gif", ".tga", ".ppm", ".pgm", ".pnm"),
+)
+# Folders and files that hold masks, by name: labels/0.png; 0_mask.png or 0_seg_01.png beside 0.png.
+MASK_FOLDERS = (
+    *("masks", "mask", "labels", "label", "segmentations", "segmentation", "segments", "seg"),
+    *("annotations", "instances", "groundtruth", "gt"),
+)
+MASK_NAME = re.compile(r"(.+?)[_-](?:(?:mask|seg|segment|segmentation|label|instance)s?|gt|flat)(?:[_-]?\d+)?", re.I)
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """`root` and each folder below it except hidden ones, with the sorted names of its files.
+
+    Links to folders are followed, because large data sets may be spread over disks, but no folder
+    is entered twice.
+
+    Raises:
+        DataError: a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+
+    entered: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
+        status = Path(folder).stat()
+        seen = (status.st_dev, status.st_ino) in entered
+        entered.add((status.st_dev, status.st_ino))
+        subfolders[:] = [] if seen else sorted(name for name in subfolders if not name.startswith("."))
+        if not seen:
+            yield Path(folder), sorted(names)
+
+
+def image_files(folder: Path, *, nested: bool = True) -> list[Path]:
+    """The image files in `folder` (and below it if `nested`) by suffix, sorted, no hidden ones."""
+    return sorted(
+        place / name
+        for place, names in islice(folders_below(folder), None if nested else 1)
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+
+
+def check_no_masks(paths: Sequence[Path]) -> None:
+    """DataError if files are masks of others by name, such as 0_mask_00.png beside 0_image.png."""
+    known = {path.with_suffix("") for path in paths}
+    masks = [
+        path
+        for path in paths
+        if (found := MASK_NAME.fullmatch(path.stem))
+        and any(path.with_name(f"{found[1]}{end}") in known for end in ("", "_image", "_img", "_rgb"))
+    ]
+    if masks:
+        raise DataError(
+            f"{masks[0]}: a mask, not an image ({len(masks):,} of {len(paths):,} files by their names); move "
+            "the images to images/, and one mask each (pixel = object id) to masks/ beside it, named as its image"
+        )
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The image files in a folder of images alone and below it, sorted, without hidden ones.
+
+    Raises:
+        DataError: the folder is missing, has no image, or has the masks of a data set as well.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.jpg", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     [path.name for path in find_images(folder)]
+        ['a.jpg', 'b.png']
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = image_files(folder)
+    if not found:
+        raise DataError(f"{folder}: no image file in this folder or below it ({', '.join(IMAGE_SUFFIXES)})")
+    beside = (folder / "images").is_dir()
+    for path in found:
+        if path.name.endswith("_flat.png") or (beside and path.relative_to(folder).parts[0].lower() in MASK_FOLDERS):
+            raise DataError(
+                f"{path}: a mask, not an image; name a folder of images alone, such as images/ beside masks/"
+            )
+        if path.name.endswith("_segmentation.png") and path.with_name(f"{path.name[:-17]}_overlay.png").is_file():
+            raise DataError(f"{path}: a mask that `slotlab segment` wrote; name a folder of images alone")
+    check_no_masks(found)
+    return found
+
+
 IMAGE_NAME = re.compile(r"CLEVRTEX_(?P<variant>.+)_(?P<index>\d{6})\.png")
 WHOLE_VARIANTS = ("outd",)
 RESTORE = "restore it, or pass skip_broken=True (--skip-broken) to use the next image instead"
-
-
-def holds_clevrtex(root: Path, with_masks: bool = False) -> bool:
-    """Whether a CLEVRTex image, with its mask beside it if asked, is anywhere below `root`."""
-    return any(
-        IMAGE_NAME.fullmatch(name) and (not with_masks or _mask_path(folder / name).name in names)
-        for folder, names in folders_below(root)
-        for name in names
-    )
 
 
 class ClevrTex(PixelDataset):
@@ -44,6 +129,19 @@ class ClevrTex(PixelDataset):
     kind = "clevrtex"
     default_crop = 0.8
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has a scene; `images/` without `masks/`, one with its mask beside it."""
+        images = path / "images"
+        unpacked_there = images.is_dir()
+        if not path.is_dir() or (unpacked_there and (path / "masks").is_dir()):
+            return False
+        return any(
+            IMAGE_NAME.fullmatch(name) and (not unpacked_there or _mask_path(folder / name).name in names)
+            for folder, names in folders_below(images if unpacked_there else path)
+            for name in names
+        )
+
     def __init__(
         self,
         root: str | Path,
@@ -56,14 +154,7 @@ class ClevrTex(PixelDataset):
             more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
             raise DataError(f"{problems[0][1].reason}{more}")
         self.numbers, self.paths = sorted(images), [images[number] for number in sorted(images)]
-        super().__init__(
-            data=str(root),
-            root=Path(root),
-            total=len(self.paths),
-            splits={} if self.variant in WHOLE_VARIANTS else by_order(len(self.paths)),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {"all": len(self.paths)}, whole=self.variant in WHOLE_VARIANTS, **opening)
         wanted = {self.numbers[row] for row in self.rows}
         self.broken += [file for number, file in problems if number in wanted]
 
@@ -148,7 +239,7 @@ class ImageFolder(PixelDataset):
       without masks; training, validation, valid, dev and testing are other names for them
     * images directly in the folder, without masks
 
-    Images: any of `slotlab.data.finding.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif, pgm or
+    Images: any of `slotlab.data.folders.IMAGE_SUFFIXES`. Masks: png, tif, tiff, bmp, gif, pgm or
     lossless webp; a pixel is an object id, 0 = background, in palette, grey (8 or 16 bits) or RGB
     files whose channels agree; ids may have gaps. Without split folders: CLEVRTex's rule on sorted
     paths. Images are cropped to the centred square (1.0 of the shorter side), then resized. Masks
@@ -169,16 +260,19 @@ class ImageFolder(PixelDataset):
 
     kind = "images"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has `images/`, or images directly in it."""
+        return (path / "images").is_dir() or (path.is_dir() and bool(image_files(path, nested=False)))
+
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         base = Path(root)
         images = base / "images" if (base / "images").is_dir() else base
         named = _split_folders(images) if images != base else {}
         files = {split: image_files(images / folder) for split, folder in named.items()}
-        self.paths = [path for paths in files.values() for path in paths]
-        splits = in_a_row({split: len(paths) for split, paths in files.items()})
         if not named:
-            self.paths = image_files(images, nested=images != base)
-            splits = by_order(len(self.paths))
+            files = {"all": image_files(images, nested=images != base)}
+        self.paths = [path for paths in files.values() for path in paths]
         if not self.paths:
             raise DataError(f"{images}: no image file here ({', '.join(IMAGE_SUFFIXES)}); name another folder")
         self._images, self._masks = images, base / "masks"
@@ -195,14 +289,8 @@ class ImageFolder(PixelDataset):
         if self._masked:
             _check_names(self.paths)
         split = opening.get("split", "train")
-        super().__init__(
-            data=str(root),
-            root=base,
-            total=len(self.paths),
-            splits=splits,
-            has_masks=named[split] in self._masked if split in named else self._masked == folders,
-            **opening,
-        )
+        has_masks = named[split] in self._masked if split in named else self._masked == folders
+        super().__init__(root, {name: len(paths) for name, paths in files.items()}, has_masks, **opening)
         if self.has_masks and not self.skip_broken:
             for row in self.rows:
                 self._mask_path(row)

@@ -2,9 +2,10 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,8 @@ class Decoded(NamedTuple):
     """A decoded image uint8 [H, W, 3], and its mask of ids [H, W] (0 = background) if it has one.
 
     `mode` and `format` are Pillow's names for how the file stores its pixels and for its kind.
-    `notes` say what may have been read otherwise than was meant.
+    `notes` say what may have been read otherwise than was meant. `more` holds other masks of the
+    image, int [..., H, W].
     """
 
     image: np.ndarray
@@ -56,6 +58,7 @@ class Decoded(NamedTuple):
     mode: str = "RGB"
     format: str | None = None
     notes: tuple[str, ...] = ()
+    more: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 # --- decoding -------------------------------------------------------------------------------------
@@ -265,19 +268,27 @@ def square(decoded: Decoded, *, crop: float = 1.0, resolution: int | None) -> De
     top, left = (height - side) // 2, (width - side) // 2
     window = np.s_[top : top + side, left : left + side]
     image, mask = image[window], None if mask is None else mask[window]
-    cut = decoded._replace(image=image, mask=mask)
+    cut = decoded._replace(image=image, mask=mask, more={name: one[..., *window] for name, one in decoded.more.items()})
     return cut if resolution is None else resized(cut, resolution, resolution)
 
 
 def resized(decoded: Decoded, height: int, width: int) -> Decoded:
-    """The image resized with Pillow's BILINEAR and the mask with NEAREST, if they have another size."""
-    image, mask, size = decoded.image, decoded.mask, (width, height)
+    """The image resized with Pillow's BILINEAR and the masks with NEAREST, if they have another size."""
+    image, size = decoded.image, (width, height)
     if image.shape[:2] == (height, width):
         return decoded
-    if mask is not None:
-        ids = Image.fromarray(mask if mask.dtype == np.uint8 else mask.astype(np.int32))
-        mask = np.asarray(ids.resize(size, Image.Resampling.NEAREST))
-    return decoded._replace(image=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)), mask=mask)
+
+    def resized_ids(ids: np.ndarray) -> np.ndarray:
+        if ids.ndim > 2:
+            return np.stack([resized_ids(one) for one in ids])
+        stored = Image.fromarray(ids if ids.dtype == np.uint8 else ids.astype(np.int32))
+        return np.asarray(stored.resize(size, Image.Resampling.NEAREST))
+
+    return decoded._replace(
+        image=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)),
+        mask=None if decoded.mask is None else resized_ids(decoded.mask),
+        more={name: resized_ids(one) for name, one in decoded.more.items()},
+    )
 
 
 def to_batch(images: np.ndarray, masks: np.ndarray | None, indices: Sequence[int] | np.ndarray) -> Batch:

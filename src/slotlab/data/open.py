@@ -3,69 +3,28 @@
 import inspect
 import operator
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slotlab.data.arrays import Hdf5, Hub, Npz, holds_numpy, holds_saved_dataset, is_hdf5
-from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic, holds_coco
-from slotlab.data.finding import image_files
-from slotlab.data.folders import ClevrTex, ImageFolder, holds_clevrtex
-from slotlab.data.packed import SETTINGS, Packed
+from slotlab.data.arrays import Hdf5, Hub, Npz
+from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
+from slotlab.data.dataset import RowsDataset
+from slotlab.data.folders import ClevrTex, ImageFolder
+from slotlab.data.packed import Packed
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
-from slotlab.data.shards import Shards, holds_shards
-from slotlab.data.tfrecords import TfRecords, holds_tfrecords
+from slotlab.data.shards import Shards
+from slotlab.data.tfrecords import TfRecords
 from slotlab.errors import ConfigError, DataError, nearest
 
-KINDS: dict[str, type] = {
-    "clevrtex": ClevrTex,
-    "images": ImageFolder,
-    "coco": Coco,
-    "coco-classes": CocoClasses,
-    "coco-panoptic": CocoPanoptic,
-    "voc": Voc,
-    "voc-classes": VocClasses,
-    "davis": Davis,
-    "bsds": Bsds,
-    "tfrecords": TfRecords,
-    "shards": Shards,
-    "hdf5": Hdf5,
-    "npz": Npz,
-    "hub": Hub,
-    "packed": Packed,
-    "scenes": Scenes,
-}
+# Files and folders are recognised by their content; the first reader that fits is it.
+READERS: tuple[type[RowsDataset], ...] = (
+    *(Packed, Hub, Hdf5, Npz, Coco, CocoClasses, CocoPanoptic, Voc, VocClasses, Davis, Bsds),
+    *(ClevrTex, ImageFolder, TfRecords, Shards, Scenes),
+)
+KINDS: dict[str, Any] = {reader.kind: reader for reader in READERS}
 WITHOUT_PATH = ("scenes", "hub")
-
-
-def _is_clevrtex(path: Path) -> bool:
-    if (path / "images").is_dir():  # it may be unpacked there
-        return not (path / "masks").is_dir() and holds_clevrtex(path / "images", with_masks=True)
-    return path.is_dir() and holds_clevrtex(path)
-
-
-def _is_image_folder(path: Path) -> bool:
-    return (path / "images").is_dir() or (path.is_dir() and bool(image_files(path, nested=False)))
-
-
-# How files and folders are recognised; the first that fits is it.
-SIGNS: dict[str, Callable[[Path], bool]] = {
-    "packed": lambda path: (path / SETTINGS).is_file(),
-    "hub": holds_saved_dataset,
-    "hdf5": is_hdf5,
-    "npz": holds_numpy,
-    "coco": holds_coco,
-    "coco-panoptic": lambda path: holds_coco(path, CocoPanoptic.task),
-    "voc": Voc.is_in,
-    "davis": Davis.is_in,
-    "bsds": Bsds.is_in,
-    "clevrtex": _is_clevrtex,
-    "images": _is_image_folder,
-    "tfrecords": holds_tfrecords,
-    "shards": holds_shards,
-}
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
@@ -83,6 +42,8 @@ def open_data(
     count: int | None = None,
     skip_broken: bool = False,
     ignore: int | None = None,
+    mask_resolution: int | str | None = None,
+    every_mask: bool = False,
     **options: Any,
 ) -> SlotDataset:
     """Opens a data set.
@@ -97,6 +58,9 @@ def open_data(
         count: use the first `count` samples of the split.
         skip_broken: replace a broken image by the next readable one and list it in `.broken`.
         ignore: the id of pixels that scores leave out, such as 255; they become -1 in masks.
+        mask_resolution: side of the masks, if it differs from that of the images: pixels, or
+            "original" for that of the crop in the stored image. Rendered and packed masks have one.
+        every_mask: batches also have `classes` (coco, voc) or `annotators` (bsds).
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
             `images` (of coco: the folder of the images), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
@@ -122,6 +86,7 @@ def open_data(
                 f"{option}: no option of {kind} data{nearest(option, known) if known else '; leave it out'}"
             )
     common = {"split": split, "resolution": resolution, "crop": crop, "count": count, "skip_broken": skip_broken}
+    common |= {"mask_resolution": mask_resolution, "every_mask": every_mask}
     return chosen(target, **common, ignore=ignore, **options)
 
 
@@ -148,9 +113,9 @@ def recognise(spec: str | Path) -> tuple[str, str]:
     if not path.exists():
         hint = f" (did you mean {text}:textured?)" if text == "scenes" else ""
         raise DataError(f"{path}: no such file or folder{hint}; {ACCEPTED}")
-    for kind, fits in SIGNS.items():
-        if fits(path):
-            return kind, text
+    for reader in READERS:
+        if reader.is_in(path):
+            return reader.kind, text
     if path.is_file():
         raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz, *.tar or *.tfrecord*; {ACCEPTED}")
     inside = sorted(found.name for found in path.iterdir())

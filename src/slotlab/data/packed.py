@@ -63,6 +63,11 @@ class Packed(RowsDataset):
 
     kind = "packed"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has the settings of a cache."""
+        return (path / SETTINGS).is_file()
+
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         self.root = Path(root)
         self.settings = _settings(self.root)
@@ -74,6 +79,7 @@ class Packed(RowsDataset):
                 said = f"packed with {key} {packed}, not {wanted}"
                 raise DataError(f"{root}: {said}; pack the source again with {key}={wanted}")
             setattr(self, key, packed)
+        self.check_mask_resolution()
         if self.ignore is None:
             self.ignore = self.settings.source.get("ignore")
         masked = self.settings.masked_splits

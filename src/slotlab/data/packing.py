@@ -17,11 +17,12 @@ from slotlab.data.sample import IGNORED, LatentEncoder, SlotDataset
 from slotlab.data.scenes import MOST
 from slotlab.errors import ConfigError, DataError, nearest
 from slotlab.files import replacing, sha256_of, write_json
-from slotlab.progress import Stage, finish, stage
+from slotlab.progress import Stage, in_steps, stage
 
 AT_ONCE = 64  # scenes rendered, or images encoded
 
 
+@in_steps
 def pack(
     source: str | Path | SlotDataset,
     out: str | Path,
@@ -32,7 +33,7 @@ def pack(
     skip_broken: bool = False,
     latents: LatentEncoder | None = None,
     **options: Any,
-) -> Path:
+) -> Generator[Stage, None, Path]:
     """Writes a packed cache of a data set, with all its splits; replaces an older cache there.
 
     The folder is written whole or not at all.
@@ -60,23 +61,10 @@ def pack(
         ...     len(open_data(packed, split="train"))
         2
     """
-    chosen: dict[str, Any] = {"resolution": resolution, "crop": crop, "count": count}
-    return finish(pack_steps(source, out, **chosen, skip_broken=skip_broken, latents=latents, **options))
-
-
-def pack_steps(
-    source: str | Path | SlotDataset,
-    out: str | Path,
-    *,
-    count: int | Mapping[str, int] | None = None,
-    skip_broken: bool = False,
-    latents: LatentEncoder | None = None,
-    **options: Any,
-) -> Generator[Stage, None, Path]:
-    """The generator twin of `pack`: yields stages as `slotlab.progress.stage` does."""
     out = Path(out)
     if out.exists() and not (out / SETTINGS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists and is not a packed cache; name a new folder")
+    options |= {"resolution": resolution, "crop": crop}
     if isinstance(source, str | Path):
         parts, facts = _open_splits(source, count, {"skip_broken": skip_broken} | options)
     elif count is None and all(value is None for value in options.values()):

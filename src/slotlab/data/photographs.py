@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import SPLITS, Opening, PixelDataset, in_a_row
+from slotlab.data.dataset import SPLITS, Opening, PixelDataset
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.data.sample import IGNORED
 from slotlab.errors import ConfigError, DataError
@@ -36,9 +36,9 @@ class Photographs(PixelDataset):
         return found[0]
 
     @classmethod
-    def is_in(cls, root: Path) -> bool:
+    def is_in(cls, path: Path) -> bool:
         """Whether a folder holds this data set."""
-        return (cls.base(root) / cls.lists).is_dir()
+        return (cls.base(path) / cls.lists).is_dir()
 
 
 class Listed(Photographs):
@@ -55,14 +55,7 @@ class Listed(Photographs):
         if not lists:
             raise DataError(f"{self._base / self.lists}: train.txt, val.txt and test.txt are missing or empty")
         self._names = [name for names in lists.values() for name in names]
-        super().__init__(
-            data=str(root),
-            root=self._base,
-            total=len(self._names),
-            splits=in_a_row({split: len(names) for split, names in lists.items()}),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {split: len(names) for split, names in lists.items()}, **opening)
 
     def _lines(self, split: str) -> list[str]:
         path = self._base / self.lists / f"{split}.txt"
@@ -74,12 +67,17 @@ class Listed(Photographs):
 
     def read(self, row: int) -> Decoded:
         """Decodes the photograph and its mask."""
-        image, mask = Path(self.name(row)), self._base / self.masks / f"{self._names[row]}.png"
+        image = decode_image(Path(self.name(row)), self.name(row))
+        return with_mask(image, *self._ids(row, self.masks, self.largest))
+
+    def _ids(self, row: int, folder: str, largest: int) -> tuple[np.ndarray, str, str]:
+        """The mask of a row in a folder, and the names of its image and of its file."""
+        mask = self._base / folder / f"{self._names[row]}.png"
         ids = decode_mask(mask, str(mask), palette_only=True).astype(np.int16)
         ids[ids == VOID] = IGNORED
-        if ids.max() > self.largest:
-            raise DataError(f"{mask}: id {ids.max()}, at most {self.largest} are known; take the published file")
-        return with_mask(decode_image(image, str(image)), ids, str(image), str(mask))
+        if ids.max() > largest:
+            raise DataError(f"{mask}: id {ids.max()}, at most {largest} are known; take the published file")
+        return ids, self.name(row), str(mask)
 
     def name(self, row: int) -> str:
         """The photograph's path."""
@@ -96,12 +94,21 @@ class Voc(Listed):
     * masks: `SegmentationObject/{name}.png`, palette PNG: 0 = background, 255 = border or
       difficult, which is ignored (-1)
 
-    Splits by the lists; VOC has no public test masks. Crop 1.0.
+    Splits by the lists; VOC has no public test masks. Crop 1.0. With `every_mask`, batches have the
+    class of each pixel, from `SegmentationClass`, as `classes`.
     """
 
     kind = "voc"
     unpacked = "VOCdevkit/VOC*"
     lists, images, masks = "ImageSets/Segmentation", "JPEGImages", "SegmentationObject"
+
+    def read(self, row: int) -> Decoded:
+        """Decodes the photograph and its masks."""
+        decoded = super().read(row)
+        if not self.every_mask or self.kind != Voc.kind:
+            return decoded
+        classes = with_mask(decoded, *self._ids(row, VocClasses.masks, VocClasses.largest)).mask
+        return decoded._replace(more={"classes": np.asarray(classes)})
 
 
 class VocClasses(Voc):
@@ -153,7 +160,8 @@ class Bsds(Photographs):
     * regions: `groundTruth/{train,val,test}/{name}.mat`, MATLAB cells `groundTruth`, one per
       annotator, each with `Segmentation`: uint16 [H, W] from 1
 
-    Every pixel has a region, so no mask has background (0). Splits by folder. Crop 1.0.
+    Every pixel has a region, so no mask has background (0). Splits by folder. Crop 1.0. With
+    `every_mask`, batches have the regions of all annotators as `annotators`.
 
     Args:
         root: the folder.
@@ -172,14 +180,7 @@ class Bsds(Photographs):
         self._paths = [path for images in lists.values() for path in images]
         if not self._paths:
             raise DataError(f"{self._base / 'images'}: no train/*.jpg, val/*.jpg or test/*.jpg in this folder")
-        super().__init__(
-            data=str(root),
-            root=self._base,
-            total=len(self._paths),
-            splits=in_a_row({split: len(images) for split, images in lists.items()}),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {split: len(images) for split, images in lists.items()}, **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes the photograph and the regions of its annotator."""
@@ -188,7 +189,8 @@ class Bsds(Photographs):
         masks = regions(path)
         if self.annotator >= len(masks):
             raise DataError(f"{path}: has {len(masks)} annotators; pass annotator= below that")
-        return with_mask(decode_image(image, str(image)), masks[self.annotator], str(image), str(path))
+        decoded = with_mask(decode_image(image, str(image)), masks[self.annotator], str(image), str(path))
+        return decoded._replace(more={"annotators": np.stack(masks)}) if self.every_mask else decoded
 
     def name(self, row: int) -> str:
         """The photograph's path."""
@@ -201,7 +203,7 @@ class Bsds(Photographs):
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with the annotator."""
-        return super().describe() | {"annotator": self.annotator}
+        return super().describe() | {"annotator": "all" if self.every_mask else self.annotator}
 
 
 def regions(path: Path) -> list[np.ndarray]:

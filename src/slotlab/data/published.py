@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 
 from slotlab.errors import ConfigError, DataError, nearest
 from slotlab.files import read_json, remove, replacing, write_json
-from slotlab.progress import Stage, finish, stage
+from slotlab.progress import Stage, in_steps, stage
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -118,8 +118,18 @@ RESUME = "re-run the same command to resume"
 SOURCE_FILE = "source.json"
 
 
-def download(name: str, out: str | Path) -> Path:
+def published(name: str) -> Published:
+    """What is known of a published data set; ConfigError for an unknown name."""
+    if name not in PUBLISHED:
+        raise ConfigError(f"no data set {name!r} to get{nearest(name, PUBLISHED)}")
+    return PUBLISHED[name]
+
+
+@in_steps
+def download(name: str, out: str | Path) -> Generator[Stage, None, Path]:
     """Downloads and unpacks a published data set; re-run the same call to resume.
+
+    `download.steps` counts bytes.
 
     Args:
         name: a key of `PUBLISHED`: coco, voc2012, clevrtex or bsds500.
@@ -133,18 +143,6 @@ def download(name: str, out: str | Path) -> Path:
         DataError: a file cannot be downloaded or unpacked, has another checksum than published, or
             needs more space than there is.
     """
-    return finish(download_steps(name, out))
-
-
-def published(name: str) -> Published:
-    """What is known of a published data set; ConfigError for an unknown name."""
-    if name not in PUBLISHED:
-        raise ConfigError(f"no data set {name!r} to get{nearest(name, PUBLISHED)}")
-    return PUBLISHED[name]
-
-
-def download_steps(name: str, out: str | Path) -> Generator[Stage, None, Path]:
-    """The generator twin of `download`: yields stages as `slotlab.progress.stage` does, in bytes."""
     data, out = published(name), Path(out)
     source = {"name": name, "site": data.site, "licence": data.licence, "addresses": [a.url for a in data.archives]}
     if (out / SOURCE_FILE).is_file():

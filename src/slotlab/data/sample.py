@@ -13,11 +13,14 @@ class Sample(TypedDict):
 
     `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects,
     -1 = ignored; absent without masks. `index`: the sample's number in its data set, int64 scalar. `latents`:
-    float32 [C, h, w], if a packed cache holds those of a latent autoencoder.
+    float32 [C, h, w], if a packed cache holds those of a latent autoencoder. `classes`: int64 [H, W], and
+    `annotators`: int64 [A, H, W], if the data set was opened with `every_mask` and has them.
     """
 
     image: Tensor
     mask: NotRequired[Tensor]
+    classes: NotRequired[Tensor]
+    annotators: NotRequired[Tensor]
     latents: NotRequired[Tensor]
     index: Tensor
 
@@ -37,11 +40,14 @@ class LatentEncoder(Protocol):
 class Batch(TypedDict):
     """Samples stacked: `image` [B, 3, H, W] and `index` [B].
 
-    `mask` [B, H, W] and `latents` [B, C, h, w], if there are any.
+    `mask` and `classes` [B, H, W], `annotators` [B, A, H, W] (all -1 where an image has fewer) and
+    `latents` [B, C, h, w], if there are any.
     """
 
     image: Tensor
     mask: NotRequired[Tensor]
+    classes: NotRequired[Tensor]
+    annotators: NotRequired[Tensor]
     latents: NotRequired[Tensor]
     index: Tensor
 

@@ -13,7 +13,7 @@ from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 from slotlab.files import Workspace, replacing, write_json
-from slotlab.progress import Stage, finish
+from slotlab.progress import Stage, in_steps
 
 if TYPE_CHECKING:
     from slotlab.scenes import SceneBatch
@@ -68,6 +68,7 @@ class Scenes(RowsDataset):
             raise ConfigError(f"ignore={self.ignore}: every id in rendered masks is an object; leave ignore out")
         self.variant, self.device = variant, torch.device(device)
         self.resolution = 64 if self.resolution is None else self.resolution
+        self.check_mask_resolution()
         self._options: dict[str, Any] = {"resolution": self.resolution, "variant": variant, "seed": seed}
         self._options |= {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
         self._rendered([])  # checks the arguments
@@ -151,6 +152,7 @@ PALETTE = bytes.fromhex(
 )
 
 
+@in_steps
 def write_scenes(
     out: str | Path,
     *,
@@ -162,7 +164,7 @@ def write_scenes(
     max_objects: int = 10,
     supersample: int = 2,
     device: str = "cpu",
-) -> Path:
+) -> Generator[Stage, None, Path]:
     """Renders scenes 0 to `count` - 1 of a variant and a seed into a folder; a second call resumes.
 
     The files are those of CLEVRTex, so that one reader serves both::
@@ -195,21 +197,13 @@ def write_scenes(
             other settings.
         DataError: `out` holds more scenes than `count`.
     """
-    options: dict[str, Any] = {"variant": variant, "resolution": resolution, "seed": seed, "supersample": supersample}
-    options |= {"min_objects": min_objects, "max_objects": max_objects}
-    return finish(write_scenes_steps(out, count=count, device=device, **options))
-
-
-def write_scenes_steps(
-    out: str | Path, *, variant: str, count: int, device: str = "cpu", **options: Any
-) -> Generator[Stage, None, Path]:
-    """The generator twin of `write_scenes`: yields stages as `slotlab.progress.stage` does."""
     from slotlab.scenes import render
     from slotlab.scenes.rendering import RENDERER
 
     if not 1 <= count <= 1_000_000:
         raise ConfigError(f"count: must lie in 1..1000000, got {count}")
-    options |= {"variant": variant, "framing": FRAMING}
+    options: dict[str, Any] = {"variant": variant, "resolution": resolution, "seed": seed, "supersample": supersample}
+    options |= {"min_objects": min_objects, "max_objects": max_objects, "framing": FRAMING}
     render([], **options)  # checks the arguments before anything is written
     out = Path(out)
     work = Workspace(out, "scenes.json", {"renderer": RENDERER, **options}, "rendered scenes")
@@ -221,7 +215,7 @@ def write_scenes_steps(
             raise DataError(f"{path}: {out} holds more scenes than count={count}; raise it or name a new folder")
     stems = [folder / str(index // 1000) / f"CLEVRTEX_{variant}_{index:06d}" for index in range(count)]
     todo = [index for index, stem in enumerate(stems) if not all(map(_written, _files(stem)))]
-    done, batch = count - len(todo), max(1, SAMPLES_AT_ONCE // (options["resolution"] * options["supersample"]) ** 2)
+    done, batch = count - len(todo), max(1, SAMPLES_AT_ONCE // (resolution * supersample) ** 2)
     for start in range(0, len(todo), batch):
         indices = todo[start : start + batch]
         scenes = render(indices, **options, device=device)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, files_by_split, in_a_row
+from slotlab.data.arrays import ids_of, pixels_of
+from slotlab.data.dataset import Opening, PixelDataset, files_by_split
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
-from slotlab.data.layouts import ids_of, pixels_of
 from slotlab.errors import DataError
 
 IMAGE_FIELDS = tuple(f"{word}{end}" for word in ("", "image.", "img.") for end in ("jpg", "jpeg", "png", "webp", "npy"))
@@ -47,6 +47,12 @@ class Shards(PixelDataset):
 
     kind = "shards"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a tar file, or a folder of some whose samples have images."""
+        files = [path] if path.suffix == ".tar" and path.is_file() else shard_files(path) if path.is_dir() else []
+        return bool(files) and any(set(IMAGE_FIELDS) & set(fields) for fields in samples_of(files[0]))
+
     def __init__(
         self, root: str | Path, *, image: str | None = None, mask: str | None = None, **opening: Unpack[Opening]
     ) -> None:
@@ -66,14 +72,7 @@ class Shards(PixelDataset):
         has_masks = all(found is not None for _, found in self._samples)
         if mask and not has_masks:
             raise DataError(f"{root}: samples without KEY.{mask}; pass another mask=, or none")
-        super().__init__(
-            data=str(root),
-            root=Path(root),
-            total=len(self._samples),
-            splits=in_a_row(sizes),
-            has_masks=has_masks,
-            **opening,
-        )
+        super().__init__(root, sizes, has_masks, **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes the image and the mask of a sample."""
@@ -136,9 +135,3 @@ def _content(stored: Stored) -> Any:
         return np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{stored.shard}: {stored.name} cannot be read ({error}); copy it again") from error
-
-
-def holds_shards(path: Path) -> bool:
-    """Whether `path` is a tar file, or a folder of some whose samples have images."""
-    files = [path] if path.suffix == ".tar" and path.is_file() else shard_files(path) if path.is_dir() else []
-    return bool(files) and any(set(IMAGE_FIELDS) & set(fields) for fields in samples_of(files[0]))

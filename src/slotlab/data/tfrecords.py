@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, files_by_split, in_a_row
+from slotlab.data.dataset import Opening, PixelDataset, files_by_split
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError
 
@@ -51,6 +51,11 @@ class TfRecords(PixelDataset):
 
     kind = "tfrecords"
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is or holds TFRecord files, by their names."""
+        return ".tfrecord" in path.name if path.is_file() else bool(tfrecord_files(path))
+
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         named = files_by_split(tfrecord_files(Path(root)), opening.get("split", "train"))
         found = {name: [(file, start) for file in some for start in starts(file)] for name, some in named.items()}
@@ -59,14 +64,7 @@ class TfRecords(PixelDataset):
             raise DataError(f"{root}: no records in files *.tfrecord*; name another folder, or copy the files again")
         self._forget()
         self.frames = len(self._record(0).images)
-        super().__init__(
-            data=str(root),
-            root=Path(root),
-            total=len(self._records) * self.frames,
-            splits=in_a_row({name: len(some) * self.frames for name, some in found.items()}),
-            has_masks=True,
-            **opening,
-        )
+        super().__init__(root, {name: len(some) * self.frames for name, some in found.items()}, **opening)
 
     def read(self, row: int) -> Decoded:
         """Decodes one frame of a record."""
@@ -107,11 +105,6 @@ class TfRecords(PixelDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_kept": {}, "_open": {}, "_process": -1}
-
-
-def holds_tfrecords(path: Path) -> bool:
-    """Whether `path` is or holds TFRecord files, by their names."""
-    return ".tfrecord" in path.name if path.is_file() else bool(tfrecord_files(path))
 
 
 def tfrecord_files(path: Path) -> list[Path]:

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import INCEPTION, open_network
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics_steps
+from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics
 from slotlab.metrics.distances import chance_distance, frechet_distance, kernel_distance
-from slotlab.progress import Stage, finish, stage
+from slotlab.progress import Stage, in_steps, stage
 
 ENOUGH = 2048  # images on each side below which a warning is given: the number of Inception's features
 
@@ -49,6 +49,7 @@ class FrechetResult:
         return "\n".join([f"{self.name} {self.distance:.4g}   {kernel}", self.protocol(), *notes])
 
 
+@in_steps
 def compare_folders(
     real: str | Path,
     generated: str | Path,
@@ -57,7 +58,7 @@ def compare_folders(
     split: str | None = None,
     mixed_sizes: bool = False,
     device: str = "cpu",
-) -> FrechetResult:
+) -> Generator[Stage, None, FrechetResult]:
     """Compares two folders of images: clean-FID and KID by default. Each note is a FidelityWarning.
 
     Args:
@@ -74,19 +75,6 @@ def compare_folders(
         DataError: a folder is missing or empty, an image is broken or the only one, sizes are
             mixed, features are NaN, or saved statistics are of another net.
     """
-    return finish(compare_folders_steps(real, generated, features, inception, split, mixed_sizes, device))
-
-
-def compare_folders_steps(
-    real: str | Path,
-    generated: str | Path,
-    features: str | Path = "inception",
-    inception: str | Path | None = None,
-    split: str | None = None,
-    mixed_sizes: bool = False,
-    device: str = "cpu",
-) -> Generator[Stage, None, FrechetResult]:
-    """`compare_folders` as a generator: yields what is done, images done, and images in all."""
     sides = Path(real), Path(generated)
     opened = {side: SetStatistics.load(side) for side in sides if side.suffix == ".npz"}
     totals = {side: len(find_images(side)) for side in sides if side not in opened}  # a wrong name fails now
@@ -96,7 +84,7 @@ def compare_folders_steps(
         for known in opened.values():
             _check_same_net(known.information, next(iter(totals)), (network.name, network.fingerprint))
         for side, total in totals.items():
-            steps = folder_statistics_steps(side, network, split if side == sides[0] else None, mixed_sizes)
+            steps = folder_statistics.steps(side, network, split if side == sides[0] else None, mixed_sizes)
             opened[side] = yield from stage(f"features of {side}", total, steps)
     return compare(*(opened[side] for side in sides))
 

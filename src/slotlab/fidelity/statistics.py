@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import ROUNDING, decode_image
 from slotlab.data.loading import in_order
 from slotlab.errors import DataError
 from slotlab.fidelity.networks import FeatureNet
 from slotlab.files import regular, replacing
 from slotlab.metrics.distances import FeatureSample, FeatureStatistics
-from slotlab.progress import finish
+from slotlab.progress import finish, in_steps
 
 BATCH = 16  # images per call of the feature net
 KEPT = 10_000  # feature vectors kept for the kernel distance: 80 MB of Inception's
@@ -113,9 +113,10 @@ class SetStatistics:
         return cls(information, statistics, sample)
 
 
+@in_steps
 def folder_statistics(
     folder: str | Path, network: FeatureNet, split: str | None = None, mixed_sizes: bool = False
-) -> SetStatistics:
+) -> Generator[int, None, SetStatistics]:
     """Statistics of the images in a folder and below it, in constant memory.
 
     All images have one size, unless `mixed_sizes`. The protocol names their `split`, e.g. "val".
@@ -123,13 +124,6 @@ def folder_statistics(
     Raises:
         DataError: the folder is missing or empty, an image is broken, or sizes are mixed.
     """
-    return finish(folder_statistics_steps(folder, network, split, mixed_sizes))
-
-
-def folder_statistics_steps(
-    folder: str | Path, network: FeatureNet, split: str | None = None, mixed_sizes: bool = False
-) -> Generator[int, None, SetStatistics]:
-    """`folder_statistics` as a generator: yields the number of images of each batch."""
     paths = find_images(folder)
 
     def read(path: Path) -> Resized:

@@ -240,6 +240,29 @@ def intersection_over_union_of(table: Tensor) -> Tensor:
     return table / union.clamp(min=1).double()
 
 
+def without_small(target: Tensor, least: float) -> Tensor:
+    """True masks in which the objects below a share of the picture are ignored (-1).
+
+    Ignored, not background: a small object that a model finds is then no error, as in COCO's scores
+    by area (`areaRng`), where objects outside the range match nothing and cost nothing.
+
+    Args:
+        target: [..., H, W] of a signed integer dtype; 0 is the background, below 0 is ignored.
+        least: the smallest share of all H * W pixels that an object needs to count.
+
+    Example:
+        >>> without_small(torch.tensor([[[0, 0, 0, 2], [1, 1, 1, 1]]]), least=0.2)
+        tensor([[[ 0,  0,  0, -1],
+                 [ 1,  1,  1,  1]]])
+    """
+    flat = target.flatten(-2).flatten(0, -2)
+    order = flat.sort(dim=1)
+    starts = F.pad(order.values.diff(dim=1) != 0, (1, 0)).cumsum(dim=1)  # the rank of each pixel's id
+    areas = torch.zeros_like(starts).scatter_add_(1, starts, torch.ones_like(starts)).gather(1, starts)
+    small = torch.empty_like(areas).scatter_(1, order.indices, areas) < least * flat.shape[1]
+    return flat.masked_fill(small & (flat > 0), -1).reshape(target.shape)
+
+
 def squared_error(reconstruction: Tensor, image: Tensor, reduction: str = "sum") -> Tensor:
     """Squared error of each reconstruction.
 

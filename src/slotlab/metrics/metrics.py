@@ -128,13 +128,25 @@ class LabelMapMetric(PerImageMetric):
     """Base of the metrics from a contingency table; images without a value (NaN) are left out."""
 
     higher_is_better = True
+    over = "mean"  # of the values of several annotators
 
     def __init__(self, function: Callable[..., Tensor], **options: Any) -> None:
         super().__init__("_".join(map(str, [function.__name__, *options.values()])))
         self._function = partial(function, **options)
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W]; target 0 is the background, below 0 ignored."""
+        """Adds a batch of label maps, integer [B, H, W]; target 0 is the background, below 0 ignored.
+
+        With the masks of several annotators, target [B, A, H, W], an image's value is the mean or
+        the best of its values over annotators; one who ignored every pixel is left out.
+        """
+        if target.ndim > predicted.ndim:
+            tables = [contingency(predicted, one) for one in target.unbind(1)]
+            each = torch.stack([self._values(table).where(table.sum((1, 2)) > 0, math.nan) for table in tables])
+            values = each.nan_to_num(-math.inf).amax(0) if self.over == "best" else each.nanmean(0)
+            undefined = each.isnan().all(0)
+            few = torch.stack([self._degenerate(table).expand_as(values) for table in tables])
+            return self._add(values, (few | each.isnan()).all(0), undefined)
         table = contingency(predicted, target)
         values = self._values(table)
         self._add(values, self._degenerate(table) | values.isnan(), values.isnan())
@@ -198,6 +210,9 @@ class MeanBestOverlap(LabelMapMetric):
 class SegmentationScores(LabelMapMetric):
     """ARI, FG-ARI, mIoU (by `definition`, of a model with `slots`) and mBO from one table.
 
+    Where images have several annotators, a value is `over` them the "mean" or, each metric by
+    itself, the "best".
+
     Example:
         >>> scores = SegmentationScores()
         >>> scores.update(torch.tensor([[[3, 3], [7, 7]]]), torch.tensor([[[0, 0], [1, 1]]]))
@@ -207,9 +222,12 @@ class SegmentationScores(LabelMapMetric):
 
     names = ("ari", "fg_ari", "miou", "mbo")
 
-    def __init__(self, definition: str = "clevrtex", background: bool = False, slots: int | None = None) -> None:
-        PerImageMetric.__init__(self, f"segmentation_{definition}_{background}_{slots}", len(self.names))
-        self.definition = definition
+    def __init__(
+        self, definition: str = "clevrtex", background: bool = False, slots: int | None = None, over: str = "mean"
+    ) -> None:
+        check_name("average over annotators", over, ("mean", "best"))
+        PerImageMetric.__init__(self, f"segmentation_{definition}_{background}_{slots}_{over}", len(self.names))
+        self.definition, self.over = definition, over
         aris = AdjustedRandIndex(), AdjustedRandIndex(foreground_only=True)
         self._parts = (*aris, MeanIoU(definition, slots), MeanBestOverlap(background))
 

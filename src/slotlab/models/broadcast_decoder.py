@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from slotlab.errors import ConfigError
 from slotlab.models.building import KernelSize, Positive, check_slots, configured, full_precision
-from slotlab.models.position import PositionEmbedding, direction_grid
+from slotlab.models.slot_encoder import PositionEmbedding, direction_grid
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 

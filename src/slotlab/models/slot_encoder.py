@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import gcd, prod
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
 from slotlab.models.building import KernelSize, Positive, build, check_arguments, check_images, configured
-from slotlab.models.position import PositionEmbedding
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import SamplingSettings
 from slotlab.models.slot_attention import SlotAttention
@@ -59,7 +59,11 @@ class ResNetEncoder(nn.Module):
         channels: width of each stage; the last is the width of the features.
         strides: stride of each stage's first block.
         blocks: residual blocks in each stage.
-        stem_stride: stride of the 5x5 convolution before the stages.
+        stem_stride: stride of the convolution before the stages.
+        stem_kernel: its side, odd.
+        activation: norm and ReLU "before" each convolution, or "after", as in ResNet-18 (He et al.
+            2015, arXiv 1512.03385), with convolutions without bias and up to 32 groups.
+        mlp_dim: width of the MLP between the features and slot attention; by default theirs.
     """
 
     def __init__(
@@ -68,6 +72,9 @@ class ResNetEncoder(nn.Module):
         strides: Strides = (1, 2, 1),
         blocks: Positive = 2,
         stem_stride: Stride = 1,
+        stem_kernel: KernelSize = 5,
+        activation: Literal["before", "after"] = "before",
+        mlp_dim: Positive | None = None,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides):
@@ -76,18 +83,22 @@ class ResNetEncoder(nn.Module):
             )
         self.out_channels = channels[-1]
         self.stride = prod(strides) * stem_stride
-        self.stem = nn.Conv2d(3, channels[0], 5, stem_stride, 2)
+        self.after, self.mlp_dim = activation == "after", mlp_dim
+        self.stem = nn.Conv2d(3, channels[0], stem_kernel, stem_stride, stem_kernel // 2, bias=not self.after)
+        block = ResidualBlock if self.after else PlainResidualBlock
         stages: list[nn.Module] = []
         width = channels[0]
         for out, stride in zip(channels, strides, strict=True):
             for number in range(blocks):
-                stages.append(PlainResidualBlock(width, out, stride if number == 0 else 1))
+                stages.append(block(width, out, stride if number == 0 else 1))
                 width = out
         self.stages = nn.Sequential(*stages)
-        self.norm = group_norm(width)
+        self.norm = group_norm(channels[0], 32) if self.after else group_norm(width)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to [B, channels[-1], H / stride, W / stride]."""
+        if self.after:
+            return self.stages(self.norm(self.stem(images)).relu_())
         return self.norm(self.stages(self.stem(images))).relu_()
 
 
@@ -112,12 +123,65 @@ class PlainResidualBlock(nn.Module):
         return self.body(features).add_(self.shortcut(features))
 
 
+class ResidualBlock(nn.Module):
+    """conv 3x3, norm, ReLU, conv 3x3, norm, plus the shortcut, ReLU; no biases."""
+
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, out, 3, stride, 1, bias=False),
+            group_norm(out, 32),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out, out, 3, 1, 1, bias=False),
+            group_norm(out, 32),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if width != out or stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), group_norm(out, 32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, width, H, W] to [B, out, H / stride, W / stride]."""
+        return self.body(features).add_(self.shortcut(features)).relu_()
+
+
 ENCODERS: dict[str, Callable[..., CNNEncoder | ResNetEncoder]] = {"cnn": CNNEncoder, "resnet": ResNetEncoder}
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of at most 8 groups that divide `channels`."""
-    return nn.GroupNorm(gcd(8, channels), channels)
+def group_norm(channels: int, most: int = 8) -> nn.GroupNorm:
+    """GroupNorm of at most `most` groups that divide `channels`."""
+    return nn.GroupNorm(gcd(most, channels), channels)
+
+
+def direction_grid(height: int, width: int) -> Tensor:
+    """Four gradients in [0, 1], float32 [4, height, width]: down, right, up, left.
+
+    After Locatello et al. 2020, appendix E.
+
+    Example:
+        >>> direction_grid(1, 3)[1].tolist()
+        [[0.0, 0.5, 1.0]]
+    """
+    down, right = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack([down, right, 1 - down, 1 - right])
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a learned linear map of the direction grid to features [B, C, H, W]."""
+
+    grid: Tensor
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("grid", direction_grid(height, width)[None], persistent=False)
+        self.projection = nn.Conv2d(4, channels, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return features + self.map()
+
+    def map(self) -> Tensor:
+        """What is added, [1, C, H, W]."""
+        return self.projection(self.grid)
 
 
 class SlotEncoder(nn.Module):
@@ -137,9 +201,10 @@ class SlotEncoder(nn.Module):
         side = resolution // stride
         self.grid = (side, side)
         self.position: nn.Module = PositionEmbedding(width, side, side)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        inner = getattr(self.backbone, "mlp_dim", None) or width
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, inner))
         check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim"})
-        self.slot_attention = SlotAttention(feature_dim=width, **slot_attention)
+        self.slot_attention = SlotAttention(feature_dim=inner, **slot_attention)
 
     def forward(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1]."""

@@ -67,6 +67,22 @@ class TimeResidualBlock(nn.Module):
         return self.shortcut(features) + hidden
 
 
+class Resample(nn.Module):
+    """Halves the sides by a 3x3 convolution of stride 2, or doubles them: nearest, convolution.
+
+    Latent diffusion's way between levels (Rombach et al. 2022); the time is not used.
+    """
+
+    def __init__(self, width: int, mode: Mode) -> None:
+        super().__init__()
+        self.mode = mode
+        self.convolution = nn.Conv2d(width, width, 3, 2 if mode == "down" else 1, padding=1)
+
+    def forward(self, features: Tensor, time: Tensor) -> Tensor:
+        """[B, width, h, w] to [B, width, h', w']."""
+        return self.convolution(F.interpolate(features, scale_factor=2.0) if self.mode == "up" else features)
+
+
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) of [B, N, width] to [B, M, context_dim]."""
 
@@ -179,7 +195,7 @@ class Denoiser(nn.Module):
     The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) as the report has it: each
     level has `blocks` residual blocks on the way down and `blocks + 1` on the way up, each followed
     by a transformer block if the level attends; residual blocks in mode "down" and "up" join the
-    levels; the outputs of the way down are concatenated to the inputs of the way up. The defaults
+    levels, or convolutions; the outputs of the way down are concatenated to the inputs of the way up. The defaults
     are the report's final parameters.
 
     Args:
@@ -194,6 +210,7 @@ class Denoiser(nn.Module):
         time_dim: width of the sinusoidal time embedding; even.
         time_mlp: Linear, SiLU, Linear of the embedding to width 4 x time_dim, as latent diffusion.
         gated: feed-forward layers with a GELU gate, as latent diffusion.
+        resample: what joins the levels: "block", as the report, or "convolution", as latent diffusion.
         dropout: in the residual blocks.
         checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
 
@@ -214,6 +231,7 @@ class Denoiser(nn.Module):
         time_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 128,
         time_mlp: bool = False,
         gated: bool = False,
+        resample: Literal["block", "convolution"] = "block",
         dropout: Probability = 0.0,
         checkpointing: bool = False,
     ) -> None:
@@ -234,6 +252,8 @@ class Denoiser(nn.Module):
             self.time_mlp = nn.Sequential(nn.Linear(time_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
         def stage(width: int, out: int, attends: bool = False, mode: Mode = "same") -> nn.ModuleList:
+            if mode != "same" and resample == "convolution":
+                return nn.ModuleList([Resample(out, mode), nn.Identity()])
             block = TimeResidualBlock(width, out, embedding, mode, dropout)
             attention = TransformerBlock(out, slot_dim, head_dim, num_repeat, gated) if attends else nn.Identity()
             return nn.ModuleList([block, attention])

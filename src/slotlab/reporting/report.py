@@ -13,12 +13,11 @@ from slotlab import checkpoints
 from slotlab.config import RUN_FILE, RunConfig, read_run_config
 from slotlab.data import Batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.evaluation import Evaluation
+from slotlab.evaluation import Evaluation, batch_output
 from slotlab.figures.grid import data_uri
 from slotlab.files import read_json, replacing
 from slotlab.models import SlotOutput
 from slotlab.models.fingerprint import fingerprint
-from slotlab.reporting.previews import batch_output
 from slotlab.reporting.sections import (
     Section,
     composition_section,
@@ -77,7 +76,7 @@ def write_report(
     again = evaluate_command(str(run), str(data or config.data.source), config.data.model_dump())
     remedy = f"write it again with: {again}"
     metrics = evaluation.to_json() if evaluation else _if_there(run / "metrics.json", remedy)
-    batch = _validation_batch(config, data, images, device)
+    batch = validation_batch(config, data, images, device)
     output = batch_output(model, batch, config.training.seed)
     with _readable(run / "metrics.json", remedy):
         scored = scores(metrics, again)
@@ -117,13 +116,17 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
 
 def render_report(title: str, facts: Sequence[str], kind: str, sections: Sequence[Section]) -> str:
     """The HTML of a report of a `kind` of model: complete, without scripts; all text is escaped."""
+    return rendered("report.html.jinja", title=title, facts=facts, kind=kind, sections=sections)
+
+
+def rendered(template: str, **content: Any) -> str:
+    """The HTML that a template of this folder makes of `content`; all text is escaped."""
     environment = templates(Path(__file__).parent, autoescape=True)  # its name ends in .jinja
     environment.filters |= {
         "data_uri": data_uri,
         "paragraphs": lambda text: [p for p in text.split("\n\n") if p.strip()],
     }
-    content = {"title": title, "facts": facts, "kind": kind, "sections": sections}
-    return environment.get_template("report.html.jinja").render(content, version=slotlab.__version__)
+    return environment.get_template(template).render(content, version=slotlab.__version__)
 
 
 def templates(folder: Path, **options: Any) -> Environment:
@@ -132,7 +135,8 @@ def templates(folder: Path, **options: Any) -> Environment:
     return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 
-def _validation_batch(config: RunConfig, data: str | Path | None, images: int, device: str | torch.device) -> Batch:
+def validation_batch(config: RunConfig, data: str | Path | None, images: int, device: str | torch.device) -> Batch:
+    """The first validation images of a run, of `data` if they were moved there."""
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": str(data)})})
     try:

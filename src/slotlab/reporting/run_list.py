@@ -13,6 +13,8 @@ from slotlab.errors import CheckpointError, DataError
 from slotlab.models import DiffusionOutput, SlotDiffusion, SlotOutput
 from slotlab.training.checkpoint import Row, read_history
 
+PREVIEWS_FOLDER = "previews"
+
 
 class RunFolder(NamedTuple):
     """The state of a run, read from its folder.
@@ -89,6 +91,12 @@ def read_run_folder(folder: Path) -> RunFolder | None:
         damage = str(error).removeprefix(f"{folder}/")
     titles = (DiffusionOutput if config.model.get("kind") == SlotDiffusion.kind else SlotOutput).titles
     return RunFolder(folder, config.preset, titles["masks"], config.training.steps, rows, written, damage)
+
+
+def preview_files(folder: Path) -> dict[int, Path]:
+    """The preview files of a run folder by step, in order."""
+    files = sorted((folder / PREVIEWS_FOLDER).glob("step-*.png"))
+    return {int(step): file for file in files if (step := file.stem.partition("-")[2]).isdigit()}
 
 
 def run_table(runs: Sequence[RunFolder]) -> Table:

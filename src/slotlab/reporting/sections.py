@@ -18,7 +18,7 @@ from slotlab.figures.curves import figure_image, loss_curves, slot_use_figure
 from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.files import read_json
 from slotlab.models import AutoencoderOutput, SlotOutput
-from slotlab.reporting.previews import preview_files
+from slotlab.reporting.run_list import preview_files
 from slotlab.reporting.tables import explained, mask_titles
 from slotlab.training.checkpoint import read_history
 
@@ -60,7 +60,7 @@ class Snippet(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a report; in its text a blank line starts a paragraph.
+    """A part of a report; in its text a blank line starts a paragraph, `level` is of its heading.
 
     Example:
         >>> from slotlab.reporting.report import render_report
@@ -74,6 +74,7 @@ class Section(NamedTuple):
     tables: Sequence[ReportTable] = ()
     figures: Sequence[ReportFigure] = ()
     snippets: Sequence[Snippet] = ()
+    level: int = 2
 
 
 def concept_section(folder: Path, model: str) -> Section:
@@ -158,8 +159,12 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
 
     tables = []
     if metrics.get("masks") or metrics.get("attention"):
-        rows = [[title, *cells(source, SCORES)] for source, title in mask_titles(protocol).items()]
-        tables.append(ReportTable("Segmentation: mean ± standard error", ["", *SCORES.values()], rows))
+        columns = SCORES | ({"mbo_class": "mBO by class"} if "mbo_class" in metrics.get("masks", {}) else {})
+        rows = [[title, *cells(source, columns)] for source, title in mask_titles(protocol).items()]
+        for title, found in metrics.get("baselines", {}).items():
+            details = [found.get(name, {}) for name in columns]
+            rows.append([title, *[_score(one.get("mean"), one) for one in details]])
+        tables.append(ReportTable("Segmentation: mean ± standard error", ["", *columns.values()], rows))
     row = ["", *cells("reconstruction", ERRORS), _number(metrics.get("loss")), _number(metrics.get("slots_used"))]
     headings = ["", *ERRORS.values(), "loss", "slots used"]
     tables.append(ReportTable("Reconstruction: mean ± standard error", headings, [row]))

@@ -29,7 +29,7 @@ def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> st
     """The command that scores a model on data with the `settings` of a run or of a protocol."""
     words = ["slotlab", "evaluate", model, "--data", source]
     of_kind = ("min_objects", "max_objects", "supersample") if source.startswith("scenes:") else ("crop",)
-    for name in ("split", "count", "ignore", *of_kind):
+    for name in ("split", "count", "ignore", "mask_resolution", "min_area", *of_kind):
         value = settings.get(name)
         if value is not None and (name, value) != ("supersample", 1):
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -132,14 +132,15 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
     """Every score with standard error and number of images; the protocol is the caption."""
     titles = mask_titles(evaluation.protocol)
     columns = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"} if titles else {"mean": ""}
+    columns |= {"mBO class": "mbo_class"} if "mbo_class" in evaluation.masks else {}
     errors = {"mse_sum": "MSE (sum)", "mse": "MSE (mean)", "psnr": "PSNR (dB)", "feature_error": "feature error"}
     caption = {"caption": protocol_line(evaluation.protocol), "caption_justify": "left", "caption_style": "dim"}
     table = table_of("", *columns, "n", **caption)
-    for source, scores in evaluation.segmentation.items():
-        cells = [_cell(scores[name], 3) for name in columns.values()]
-        table.add_row(titles[source], *cells, str(scores["ari"].count))
-    for title, scores in evaluation.baselines.items():
-        table.add_row(title, *[_cell(scores[name], 3) for name in columns.values()], str(scores["ari"].count))
+    for title, scores in {**evaluation.segmentation, **evaluation.baselines}.items():
+        by_average = {"": scores, ", best annotator": evaluation.best_annotator.get(title, {})}
+        for average, of in by_average.items() if evaluation.best_annotator else [("", scores)]:
+            cells = [_cell(of[name], 3) if name in of else "" for name in columns.values()]
+            table.add_row(f"{titles.get(title, title)}{average}", *cells, str(of["ari"].count))
     if titles and not evaluation.masks:
         table.add_row("no true masks", *["-"] * len(columns), "0")
     table.add_section()
@@ -156,7 +157,8 @@ def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
-    shown = ("data", "split", "crop", "resolution", "images", "ignore", "max_objects", "slots", "iterations")
+    shown = ("data", "split", "crop", "resolution", "mask_resolution", "images", "ignore", "min_area", "annotator")
+    shown += ("max_objects", "slots", "iterations")
     shown += ("slot_seed", "miou", "autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
     shown += ("broken",) if protocol.get("broken") else ()
     shown += ("supersample",) if protocol.get("supersample", 1) != 1 else ()

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slotlab.data.finding import find_images
+from slotlab.data.folders import find_images
 from slotlab.data.images import decode_mask, read_image
 from slotlab.data.loading import in_order
 from slotlab.distributed import from_all, place_among_processes, wait_for_all
@@ -23,7 +23,7 @@ from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
 from slotlab.models import FeatureGrouping, Model, with_slots
 from slotlab.models.fingerprint import fingerprint
-from slotlab.progress import finish
+from slotlab.progress import in_steps
 from slotlab.segmenting.formats import FORMATS, Photo, check_formats
 from slotlab.segmenting.image import (
     FITS,
@@ -74,6 +74,7 @@ class SegmentedFolder:
         return {"protocol": self.protocol, **counts, "images": [outcome._asdict() for outcome in self.outcomes]}
 
 
+@in_steps
 def segment(
     model: Model,
     images: Images,
@@ -84,12 +85,13 @@ def segment(
     seed: int = 0,
     batch_size: int = 32,
     formats: Sequence[str] = (),
-) -> SegmentedFolder:
+) -> Generator[int, None, SegmentedFolder]:
     """Segments images into files: reconstruction, masks, segmentation, overlay and slots of each.
 
     Any number of images fits into memory. Images that cannot be read are skipped and listed. Images
     whose outputs are there and no older are kept: re-run the same call to resume. Several processes
-    share the images.
+    share the images. `segment.steps` yields 1 for each image of this process, then for each in a
+    format.
 
     Args:
         model: any model with slots; it is in evaluation mode while it runs.
@@ -120,22 +122,6 @@ def segment(
         >>> done.count("written"), done.protocol["mask_source"]
         (1, 'posterior')
     """
-    options: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
-    return finish(segment_steps(model, images, out=out, batch_size=batch_size, formats=formats, **options))
-
-
-def segment_steps(
-    model: Model,
-    images: Images,
-    *,
-    out: str | Path,
-    fit: str | None = None,
-    mask_source: str | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-    formats: Sequence[str] = (),
-) -> Generator[int, None, SegmentedFolder]:
-    """`segment` as a generator: yields 1 for each image of this process, then for each in a format."""
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
@@ -298,7 +284,8 @@ def _is_done(stem: Path, image: Path) -> bool:
         return False
     try:
         with np.load(last, allow_pickle=False) as arrays:
-            return str(arrays["image"]) == image.name
+            whole = arrays["slots"].ndim == 2 and float(arrays.get("error", 0)) >= 0
+            return whole and str(arrays["image"]) == image.name
     except Exception:  # NumPy raises a different kind for each way in which a file is damaged
         return False
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from slotlab.composition.edits import paint_edit, paint_edit_steps, read_scene
+from slotlab.composition.edits import paint_edit, read_scene
 from slotlab.errors import ConfigError
 from slotlab.models.sampling import SAMPLERS, SamplingSettings
 from slotlab.studio import components, edit_session
@@ -80,7 +80,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
             yield shown(replace(then, painted=paint_edit(loaded.model, then.scene, then.slots)))
             return
         chosen = replace(loaded.sampling, sampler=sampler, steps=int(steps))
-        previews = paint_edit_steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
+        previews = paint_edit.steps(loaded.model, then.scene, then.slots, int(seed or 0), sampling=chosen)
         if not now.painting.acquire(blocking=False):
             raise ConfigError("The last edit is still being painted: wait, or stop it first.")
         now.stop.clear()

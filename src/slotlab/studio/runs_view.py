@@ -12,9 +12,8 @@ from slotlab.data.images import read_image
 from slotlab.errors import ConfigError, DataError
 from slotlab.figures.curves import figure_image, loss_curves
 from slotlab.figures.grid import data_uri
-from slotlab.reporting.previews import preview_files
 from slotlab.reporting.report import REPORT_FILE, write_report
-from slotlab.reporting.run_list import RunFolder, run_folders
+from slotlab.reporting.run_list import RunFolder, preview_files, run_folders
 from slotlab.studio import components
 from slotlab.studio.components import View, at_work, note, table
 

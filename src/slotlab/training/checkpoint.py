@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints, history, and where a result comes from."""
+"""What a run writes: checkpoints, history, rows for loggers, and where a result comes from."""
 
 import csv
 import math
@@ -8,10 +8,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from zipfile import ZipFile
@@ -25,10 +27,9 @@ import slotlab
 from slotlab import checkpoints
 from slotlab.config import RunConfig
 from slotlab.data import SlotDataset
-from slotlab.errors import CheckpointError
+from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import read_json, regular, remove, replacing, write_json
 from slotlab.models import TrainableModel
-from slotlab.training.loggers import open_logger
 
 if TYPE_CHECKING:  # takes seconds to load, and reports do not need it
     from lightning_fabric import Fabric
@@ -156,6 +157,54 @@ class History:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows(rows)
+
+
+IDS_FILE = "loggers.json"  # what each logger calls the run, so that a resumed run continues it
+FABRIC_LOGGERS = {
+    "tensorboard": ("lightning_fabric", "TensorBoardLogger"),
+    "wandb": ("pytorch_lightning", "WandbLogger"),
+    "mlflow": ("pytorch_lightning", "MLFlowLogger"),
+}
+
+
+def check_loggers(kinds: Iterable[str]) -> None:
+    """Raises ConfigError if what a logger needs is not installed."""
+    for kind in kinds:
+        if missing := [name for name in (kind, FABRIC_LOGGERS[kind][0]) if find_spec(name) is None]:
+            lacking = " and ".join(missing)
+            raise ConfigError(f"training.logger: {lacking} not installed; pip install 'slotlab[{kind}]'")
+
+
+def open_logger(kind: str, folder: Path, config: RunConfig, first_step: int) -> Any:
+    """Opens a Fabric logger for a run, which has the name of its folder.
+
+    Args:
+        kind: "tensorboard" writes to `tensorboard/` in the run folder, "wandb" and "mlflow" to
+            where their environment variables say; without them MLflow writes to `mlflow.db` there.
+        folder: the run folder.
+        config: the config of the run.
+        first_step: TensorBoard drops what a killed run wrote from here on.
+    """
+    ids_path, whole = folder / IDS_FILE, folder.resolve()
+    try:
+        ids = read_json(ids_path, "")
+    except CheckpointError:
+        ids = {}
+    named: dict[str, dict[str, Any]] = {
+        "tensorboard": {"root_dir": whole, "name": "", "version": kind, "purge_step": first_step},
+        "wandb": {"project": "slotlab", "name": whole.name, "save_dir": whole, "id": ids.get(kind)},
+        "mlflow": {
+            "experiment_name": "slotlab",
+            "run_name": whole.name,
+            "tracking_uri": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{whole}/mlflow.db"),
+            "run_id": ids.get(kind),
+        },
+    }
+    package, name = FABRIC_LOGGERS[kind]
+    logger = getattr(import_module(f"{package}.loggers"), name)(**named[kind])
+    logger.log_hyperparams(config.model_dump(mode="json"))
+    write_json(ids_path, {**ids, kind: logger.version})
+    return logger
 
 
 def read_history(folder: Path) -> list[Row]:

@@ -42,7 +42,9 @@ def keep_freed_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: on a GPU, in torch's CPU allocator, or in Python."""
-    refused = re.search("DefaultCPUAllocator: (can't allocate|not enough) memory", str(error))
+    refused = re.search(
+        "DefaultCPUAllocator: (can't allocate|not enough) memory|size calculation overflowed", str(error)
+    )
     return refused is not None or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 

@@ -15,7 +15,7 @@ from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
 from slotlab.files import differences, is_free
 from slotlab.models import FeatureGrouping, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
-from slotlab.training.loggers import check_loggers
+from slotlab.training.checkpoint import check_loggers
 
 # What a resumed run may change: nothing here alters what the next steps compute.
 CHANGEABLE = {
