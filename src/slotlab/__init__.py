@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slotlab.figures.slots import show
     from slotlab.publishing import publish
     from slotlab.runs import train
-    from slotlab.scenes import render
+    from slotlab.scenes import render, render_video
     from slotlab.segmenting import segment, segment_image
 
 # Names load when first used, so that `import slotlab` and `slotlab --help` do not wait for torch.
@@ -30,7 +30,7 @@ _HOMES = {
     "slotlab.figures.slots": ("show",),
     "slotlab.publishing": ("publish",),
     "slotlab.runs": ("train",),
-    "slotlab.scenes": ("render",),
+    "slotlab.scenes": ("render", "render_video"),
     "slotlab.segmenting": ("segment", "segment_image"),
 }
 
@@ -43,6 +43,7 @@ __all__ = [
     "open_data",
     "publish",
     "render",
+    "render_video",
     "save",
     "segment",
     "segment_image",

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from slotlab.config import changed, dotted, preset_names, run_config
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json, regular, replacing, write_json
-from slotlab.models import MODELS, LatentAutoencoder, Model, SlotDiffusion
+from slotlab.models import MODELS, FeatureGrouping, LatentAutoencoder, Model, SlotDiffusion, VideoModel
 from slotlab.models.building import check_arguments
 from slotlab.models.latent_autoencoder import FAMILIES
 from slotlab.models.relative_frames import without_frame
@@ -136,8 +136,15 @@ def model_from_config(config: Mapping[str, Any]) -> Model:
         arguments["autoencoder"] = load_autoencoder(part["pretrained"], resolution, part.get("subfolder"))
     if str(kind) not in MODELS:
         raise ConfigError(f"model.kind: unknown kind {kind!r}{nearest(str(kind), list(MODELS))}")
+    video = arguments.pop("video", None)
     check_arguments("model", MODELS[kind], arguments)
-    return MODELS[kind](**arguments)
+    model = MODELS[kind](**arguments)
+    if video is None:
+        return model
+    if isinstance(model, LatentAutoencoder | FeatureGrouping):
+        raise ConfigError(f"video: a {model.kind} has no slot attention; leave the section out")
+    check_arguments("video", VideoModel, video, reserved={"image_model"})
+    return VideoModel(model, **video)
 
 
 def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:
@@ -206,6 +213,14 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
     its autoencoder. Returns what grew in each part that was copied, in words.
     """
     source, taken, differing = load(folder), {}, []
+    if isinstance(model, VideoModel):  # a video model starts from one of images, too
+        if isinstance(source, VideoModel):
+            for name in ("predictor", "cue"):
+                part, other = (getattr(one, name, nn.Identity()).state_dict() for one in (model, source))
+                if _shapes(part) == _shapes(other):
+                    getattr(model, name, nn.Identity()).load_state_dict(other)
+            source = source.image_model
+        model = model.image_model
     for name, part in model.named_children():
         other = getattr(source, name, None)
         if other is None or not any(parameter.requires_grad for parameter in part.parameters()):

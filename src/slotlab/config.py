@@ -19,8 +19,8 @@ RUN_FILE = "run.json"
 Section = TypeVar("Section", bound=BaseModel)
 
 # Sections of a model.
-SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder")
-SUPPLIED = ("feature_dim", "slot_dim", "resolution")  # arguments that the whole model decides
+SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder", "video")
+SUPPLIED = ("feature_dim", "slot_dim", "resolution", "image_model")  # arguments that the whole model decides
 WORDS = {"true": True, "false": False, "null": None, "none": None}
 OF_PRETRAINED = {
     "model.autoencoder.pretrained": "a trained autoencoder: a run folder, a name, or one of diffusers",
@@ -39,6 +39,7 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     validation_count: int = Field(default=500, ge=0, description="most validation images; 0: all, or 1,000 scenes")
     min_objects: int = Field(default=3, ge=1, le=16, description="fewest objects in a scene")
     max_objects: int = Field(default=10, ge=1, le=16, description="most objects in a scene")
+    frames: int | None = Field(default=None, ge=1, description="frames of a clip; none: 12 of moving scenes")
     scene_seed: int = Field(default=0, ge=0, description="seed of the scenes")
     supersample: int = Field(default=1, ge=1, le=4, description="samples per pixel and axis of rendered scenes")
     skip_broken: bool = Field(default=False, description="skip images that cannot be read")
@@ -85,6 +86,7 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     attention_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.attention_disagreement`")
     attention_loss_start: int = Field(default=0, ge=0, description="first step of `attention_loss`")
     colour_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.colour_error`")
+    contrast_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.slot_contrast`, of clips")
     cross_attention_loss: float = Field(default=0.0, ge=0, description="weight of `cross_attention_disagreement`")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bfloat16 where it is fast")
@@ -297,6 +299,9 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             settings |= {key: about for key, about in found.items() if key not in supplied}
         if name == "autoencoder":
             settings |= {key: (None, meaning) for key, meaning in OF_PRETRAINED.items()}
+    if "video" in model:
+        found = {f"model.video.{name}": about for name, about in _arguments(models.VideoModel).items()}
+        settings |= {key: about for key, about in found.items() if key.rpartition(".")[2] not in SUPPLIED}
     return settings
 
 

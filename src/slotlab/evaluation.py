@@ -27,6 +27,7 @@ from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.feature_grouping import STRIDE
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
+from slotlab.models.video import ClipModel, TrackedModel, cues_of
 from slotlab.progress import in_steps
 from slotlab.released import PHOTOS
 
@@ -69,6 +70,7 @@ class Evaluation:
     masks: "dict[str, Score]" = field(default_factory=dict)  # ari, fg_ari, miou, mbo; empty without true masks
     attention: "dict[str, Score]" = field(default_factory=dict)  # of the last iteration, resized bilinearly
     posterior: "dict[str, Score]" = field(default_factory=dict)  # if the model has posterior masks
+    video: "dict[str, dict[str, Score]]" = field(default_factory=dict)  # of clips, by source, see `VideoScores`
     reconstruction: "dict[str, Score]"  # mse_sum (as CLEVRTex), mse, psnr (dB), after a clamp; or feature_error
     loss: float  # the training objective, mean over images
     baselines: "dict[str, dict[str, Score]]" = field(default_factory=dict)  # by title, if they were asked for
@@ -91,7 +93,7 @@ class Evaluation:
         means = {group: {name: score.mean for name, score in scores.items()} for group, scores in groups.items()}
         rest = {name: getattr(self, name) for name in ("loss", "usual_error", "slots_used", "diagnostics", "warnings")}
         content: dict[str, Any] = {"protocol": self.protocol, **means, "details": details, **rest}
-        by_title = {"baselines": self.baselines, "best_annotator": self.best_annotator}
+        by_title = {"baselines": self.baselines, "best_annotator": self.best_annotator, "video": self.video}
         for group, found in by_title.items():
             if found or group == "baselines":
                 content[group] = {title: {name: asdict(one) for name, one in of.items()} for title, of in found.items()}
@@ -112,7 +114,8 @@ def outputs(
     image (initial slots, noise of samples) depend on `seed` and on the image's index only, so the
     batch size does not change the results. Each of several processes runs over its share of the
     images. `segment_only` calls `model.segment`, which skips slow sampling. Images whose masks have
-    their original sizes come one by one.
+    their original sizes come one by one. Of clips, batch and output hold all frames, clip after
+    clip, and `index` the clips; a model of images is tracked (`slotlab.models.TrackedModel`).
 
     Raises:
         DataError: an image cannot be read.
@@ -134,7 +137,15 @@ def outputs(
         for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             for name in batch.keys() & {"image", "mask", "classes", "annotators"}:
                 batch[name] = batch[name].to(device)
-            yield batch, run(batch["image"], [seeded_generator(seed, int(index)) for index in batch["index"]])
+            generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+            if batch["image"].ndim == 4:
+                yield batch, run(batch["image"], generators, **cues_of(model, batch))
+                continue
+            clips: Any = model if isinstance(model, ClipModel) else TrackedModel(model)
+            found = (clips.segment if segment_only else clips)(batch["image"], generators, **cues_of(clips, batch))
+            for name in batch.keys() & {"image", "mask"}:
+                batch[name] = batch[name].flatten(0, 1)
+            yield batch, found
 
 
 @torch.inference_mode()
@@ -179,7 +190,13 @@ class Evaluator:
         from torchmetrics import MeanMetric  # torchmetrics takes seconds to import
 
         from slotlab.diagnostics import SlotDiagnostics
-        from slotlab.metrics import MeanBestOverlap, PeakSignalToNoiseRatio, ReconstructionError, SegmentationScores
+        from slotlab.metrics import (
+            MeanBestOverlap,
+            PeakSignalToNoiseRatio,
+            ReconstructionError,
+            SegmentationScores,
+            VideoScores,
+        )
 
         if not 0 <= min_area < 1:
             raise ConfigError(f"min_area={min_area}: expected a share of the picture, from 0 to below 1")
@@ -195,6 +212,7 @@ class Evaluator:
         self.scores = {title: SegmentationScores(slots=slots).to(device) for title in titles}
         self.by_class = {title: MeanBestOverlap().to(device) for title in titles}
         self.best = {title: SegmentationScores(slots=slots, over="best").to(device) for title in titles}
+        self.video = {title: VideoScores().to(device) for title in titles}
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         mean = ReconstructionError("mean")
         errors = {"mse_sum": ReconstructionError("sum"), "mse": mean, "psnr": PeakSignalToNoiseRatio()}
@@ -215,6 +233,10 @@ class Evaluator:
             if target is not None:  # at the masks' resolution
                 seen = F.interpolate(target[:, None].double(), masks.shape[2:], mode="nearest")[:, 0].long()
             self.diagnostics.update(masks, output.slots, output.attention, seen)
+        if len(images) > len(batch["index"]):
+            self.protocol.setdefault("frames", len(images) // len(batch["index"]))
+            if not isinstance(model, ClipModel):
+                self.protocol |= TrackedModel(model).describe()
         if target is not None:
             size = (target.shape[1], target.shape[2])
             for source in self.sources:
@@ -239,6 +261,9 @@ class Evaluator:
         if "annotators" in batch:
             target = self._counted(batch["annotators"])
             self.best[title].update(owners, target)
+        if len(owners) > (clips := len(batch["index"])):
+            self.more.add("clips")
+            self.video[title].update(owners.unflatten(0, (clips, -1)), target.unflatten(0, (clips, -1)))
         self.scores[title].update(owners, target)
 
     def _counted(self, target: Tensor) -> Tensor:
@@ -270,6 +295,8 @@ class Evaluator:
                 found["baselines"] = {title: scores[title] for title in self.costless}
                 if "annotators" in more:
                     found["best_annotator"] = {title: best.compute() for title, best in self.best.items()}
+                if "clips" in more:
+                    found["video"] = {title: clips.compute() for title, clips in self.video.items()}
         return Evaluation(protocol=protocol, reconstruction=reconstruction, loss=float(self.loss.compute()), **found)
 
 

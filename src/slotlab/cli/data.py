@@ -27,18 +27,29 @@ def write(
     min_objects: Annotated[int, options.MIN_OBJECTS] = 3,
     max_objects: Annotated[int, options.MAX_OBJECTS] = 10,
     supersample: Annotated[int, options.SUPERSAMPLE] = 2,
+    frames: Annotated[int | None, Option(min=1, help="Write clips of so many frames, in which objects move.")] = None,
+    mp4: Annotated[bool, Option("--mp4", help="Also write each clip as a film (needs the extra `video`).")] = False,
 ) -> None:
-    """Write rendered scenes to disk in the published CLEVRTex layout.
+    """Write rendered scenes to disk in the published CLEVRTex layout, or clips as folders of frames.
 
     [bold]slotlab scenes write data/scenes --variant textured --count 200 --size 128[/bold]
+
+    [bold]slotlab scenes write data/clips --variant plain --count 20 --frames 24[/bold]
 
     These are the first test scenes of scenes:VARIANT with the same seed (whose default is 0). Do
     not train on scenes:VARIANT with the seed that you test on.
     """
-    from slotlab.data.scenes import write_scenes
+    from slotlab.data.scenes import write_clips, write_scenes
 
     objects = {"min_objects": min_objects, "max_objects": max_objects}
     options: dict[str, Any] = {"resolution": size, "seed": seed, "supersample": supersample, **objects}
+    if frames is not None:
+        steps = write_clips.steps(out, variant=variant, count=count, frames=frames, mp4=mp4, **options)
+        shown(f"{variant} clips", count, steps)
+        say(f"{count} {variant} clips in {out}; check them with: slotlab data check {shlex.quote(str(out))}")
+        return
+    if mp4:
+        raise ConfigError("--mp4: needs --frames, the number of frames of a clip")
     shown(f"{variant} scenes", count, write_scenes.steps(out, variant=variant, count=count, **options))
     say(f"{count} {variant} scenes in {out}; check them with: slotlab data check {shlex.quote(str(out))}")
 

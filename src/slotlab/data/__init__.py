@@ -2,6 +2,7 @@
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
 from slotlab.data.check import DataCheck, check_data
+from slotlab.data.clips import Clips
 from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
 from slotlab.data.dataset import BrokenFile
 from slotlab.data.folders import ClevrTex, ImageFolder
@@ -22,6 +23,7 @@ __all__ = [
     "BrokenFile",
     "Bsds",
     "ClevrTex",
+    "Clips",
     "Coco",
     "CocoClasses",
     "CocoPanoptic",

@@ -216,6 +216,10 @@ class PixelDataset(RowsDataset, ABC):
         """The sample's number in its data set."""
         return row
 
+    def clip(self, row: int) -> str:
+        """What this row is a frame of, if images are frames: by default the folder in its name."""
+        return self.name(row).rpartition("/")[0]
+
     def pixels(self, row: int) -> Decoded:
         """The image of a row, cropped and resized; DataError if it is broken."""
         read, side = self.checked(row), self.mask_resolution

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
+from slotlab.data.clips import Clips
 from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
 from slotlab.data.dataset import RowsDataset
 from slotlab.data.folders import ClevrTex, ImageFolder
@@ -20,11 +21,11 @@ from slotlab.errors import ConfigError, DataError, nearest
 
 # Files and folders are recognised by their content; the first reader that fits is it.
 READERS: tuple[type[RowsDataset], ...] = (
-    *(Packed, Hub, Hdf5, Npz, Coco, CocoClasses, CocoPanoptic, Voc, VocClasses, Davis, Bsds),
+    *(Packed, Clips, Hub, Hdf5, Npz, Coco, CocoClasses, CocoPanoptic, Voc, VocClasses, Davis, Bsds),
     *(ClevrTex, ImageFolder, TfRecords, Shards, Scenes),
 )
 KINDS: dict[str, Any] = {reader.kind: reader for reader in READERS}
-WITHOUT_PATH = ("scenes", "hub")
+WITHOUT_PATH = ("scenes", "hub", "clips")  # after `kind:` there is something other than a path
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
@@ -63,7 +64,8 @@ def open_data(
         every_mask: batches also have `classes` (coco, voc) or `annotators` (bsds).
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
             `images` (of coco: the folder of the images), `stuff` (coco-panoptic),
-            `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes).
+            `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes), `frames`
+            (of scenes:moving and clips), `stride` (clips).
 
     Raises:
         DataError: there is no data set or no such split; the message names folder and remedy.

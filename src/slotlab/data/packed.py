@@ -37,6 +37,7 @@ class _Settings(BaseModel):
     masked_splits: list[str]
     arrays: dict[str, _Array]
     latents: str | None = None
+    frames: int | None = None  # of a clip
 
 
 class Packed(RowsDataset):
@@ -46,7 +47,7 @@ class Packed(RowsDataset):
 
     * `packed.json`: source, resolution, crop, splits as ranges of rows; shape, dtype, size and
       SHA-256 of each array
-    * `images.npy`: uint8 [N, S, S, 3]
+    * `images.npy`: uint8 [N, S, S, 3], of clips [N, T, S, S, 3], as are their masks
     * `masks.npy`, if a split has masks: uint8 ids [N, S, S], int16 if an id exceeds 255 or is -1
       (ignored)
     * `indices.npy`: int64 [N], each sample's number in the source
@@ -113,11 +114,12 @@ class Packed(RowsDataset):
 
     def _open(self) -> None:
         count, side, arrays = self.settings.count, self.settings.resolution, self.settings.arrays
-        self._images = self._mapped("images.npy", (count, side, side, 3), "uint8")
+        frames = () if self.settings.frames is None else (self.settings.frames,)
+        self._images = self._mapped("images.npy", (count, *frames, side, side, 3), "uint8")
         self._indices = self._mapped("indices.npy", (count,), "int64")
         self._masks = np.empty(0)
         if self.settings.masked_splits:
-            self._masks = self._mapped("masks.npy", (count, side, side), "uint8", "int16")
+            self._masks = self._mapped("masks.npy", (count, *frames, side, side), "uint8", "int16")
         self._latents = None
         if "latents.npy" in arrays:
             self._latents = self._mapped("latents.npy", (count, *arrays["latents.npy"].shape[1:]), "float32")

@@ -138,12 +138,10 @@ def _write_images(
                 shape = image.shape
                 _check_space(folder, total * image[..., 0].size * (4 if masked else 3))
             if image.shape != shape:
-                raise DataError(
-                    f"{name}: images of mixed sizes: {image.shape[1]}x{image.shape[0]} after {shape[1]}x{shape[0]}; "
-                    "pass resolution= to bring all to one size"
-                )
+                sizes = f"{image.shape[-2]}x{image.shape[-3]} after {shape[-2]}x{shape[-3]}"
+                raise DataError(f"{name}: images of mixed sizes: {sizes}; pass resolution= to bring all to one size")
             if masked:
-                ids = np.zeros(shape[:2], np.uint8) if mask is None else mask
+                ids = np.zeros(shape[:-1], np.uint8) if mask is None else mask
                 low, high = int(ids.min()), int(ids.max())
                 if low < IGNORED or high > 32767:
                     raise DataError(f"{name}: mask ids {low}..{high}; a packed cache holds 0..32767: renumber them")
@@ -166,7 +164,8 @@ def _write_images(
         "format": FORMAT,
         "version": VERSION,
         "source": {key: value for key, value in facts.items() if key not in ("split", "count", "broken")},
-        "resolution": shape[0],
+        "resolution": shape[-2],
+        **({"frames": shape[0]} if len(shape) == 4 else {}),
         "crop": facts["crop"],
         "count": len(indices),
         "splits": {} if set(splits) == {"all"} else splits,

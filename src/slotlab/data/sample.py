@@ -9,12 +9,13 @@ IGNORED = -1  # in masks: pixels that annotators left open, which scores leave o
 
 
 class Sample(TypedDict):
-    """One image, as `dataset[i]` returns it.
+    """One image, or one clip of T frames, as `dataset[i]` returns it.
 
-    `image`: float32 [3, H, W] in [0, 1]. `mask`: int64 [H, W], 0 = background, 1.. = objects,
-    -1 = ignored; absent without masks. `index`: the sample's number in its data set, int64 scalar. `latents`:
-    float32 [C, h, w], if a packed cache holds those of a latent autoencoder. `classes`: int64 [H, W], and
-    `annotators`: int64 [A, H, W], if the data set was opened with `every_mask` and has them.
+    `image`: float32 [3, H, W] in [0, 1], of a clip [T, 3, H, W]. `mask`: int64 [H, W], of a clip
+    [T, H, W], 0 = background, 1.. = objects, -1 = ignored; absent without masks. `index`: the
+    sample's number in its data set, int64 scalar. `latents`: float32 [C, h, w], if a packed cache
+    holds those of a latent autoencoder. `classes`: int64 [H, W], and `annotators`: int64 [A, H, W],
+    if the data set was opened with `every_mask` and has them.
     """
 
     image: Tensor
@@ -38,7 +39,7 @@ class LatentEncoder(Protocol):
 
 
 class Batch(TypedDict):
-    """Samples stacked: `image` [B, 3, H, W] and `index` [B].
+    """Samples stacked: `image` [B, 3, H, W] or [B, T, 3, H, W], and `index` [B].
 
     `mask` and `classes` [B, H, W], `annotators` [B, A, H, W] (all -1 where an image has fewer) and
     `latents` [B, C, h, w], if there are any.

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from slotlab.data.clips import CLIPS_FILE
 from slotlab.data.dataset import Opening, RowsDataset, in_a_row
+from slotlab.data.films import need_video, write_film
 from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
@@ -16,25 +18,28 @@ from slotlab.files import Workspace, replacing, write_json
 from slotlab.progress import Stage, in_steps
 
 if TYPE_CHECKING:
-    from slotlab.scenes import SceneBatch
+    from slotlab.scenes import SceneBatch, VideoBatch
 
 FIRST_INDEX = {"test": 0, "val": 10_000, "train": 20_000}
 MOST = {"test": 10_000, "val": 10_000, "train": 2_000_000_000}
+MOVING, CLIP = "moving", 12  # variants of clips begin with this; frames of a clip
 DEFAULT_COUNT = {"test": 1_000, "val": 1_000, "train": 10_000}
 
 
 class Scenes(RowsDataset):
-    """Scenes of one variant, rendered on demand.
+    """Scenes of one variant, rendered on demand: images, or clips in which the objects move.
 
     Dataset format: none. Scene `i` of a seed and a resolution is always the same image. The splits
     are ranges of `i`: test from 0, val from 10,000 (at most 10,000 each), train from 20,000.
 
     Args:
-        variant: one of `slotlab.scenes.VARIANTS`.
+        variant: one of `slotlab.scenes.VARIANTS`; `moving-VARIANT` for clips of it, which are
+            samples `image` [T, 3, H, W] and `mask` [T, H, W]; `moving` is `moving-plain`.
         split: train, val, test or all: the three together.
         resolution: side of the images, 64 by default; they are not cropped.
         count: scenes in each split; by default 10,000 for train, 1,000 for val and test.
         seed, min_objects, max_objects, supersample, device: as for `slotlab.scenes.render`.
+        frames: frames T of a clip, 12 by default.
 
     Example:
         >>> scenes = Scenes("plain", split="val", resolution=32, count=3)
@@ -53,6 +58,7 @@ class Scenes(RowsDataset):
         min_objects: int = 3,
         max_objects: int = 10,
         supersample: int = 1,
+        frames: int | None = None,
         device: str | torch.device = "cpu",
         **opening: Unpack[Opening],
     ) -> None:
@@ -69,8 +75,14 @@ class Scenes(RowsDataset):
         self.variant, self.device = variant, torch.device(device)
         self.resolution = 64 if self.resolution is None else self.resolution
         self.check_mask_resolution()
-        self._options: dict[str, Any] = {"resolution": self.resolution, "variant": variant, "seed": seed}
+        still = variant.removeprefix(MOVING).removeprefix("-") or "plain"
+        self._options: dict[str, Any] = {"resolution": self.resolution, "variant": still, "seed": seed}
         self._options |= {"min_objects": min_objects, "max_objects": max_objects, "supersample": supersample}
+        self.frames = None
+        if variant.startswith(MOVING):
+            self.frames = self._options["frames"] = CLIP if frames is None else frames
+        elif frames is not None:
+            raise ConfigError(f"frames={frames}: scenes:{variant} are images; take scenes:{MOVING}-{variant} for clips")
         self._rendered([])  # checks the arguments
 
     def batch(self, positions: Sequence[int]) -> Batch:
@@ -87,10 +99,10 @@ class Scenes(RowsDataset):
         name = next(name for name, rows in self.splits.items() if row in rows)
         return FIRST_INDEX[name] + row - self.splits[name].start
 
-    def _rendered(self, numbers: Sequence[int]) -> "SceneBatch":
-        from slotlab.scenes import render
+    def _rendered(self, numbers: Sequence[int]) -> "SceneBatch | VideoBatch":
+        from slotlab.scenes import render, render_videos
 
-        return render(numbers, **self._options, device=self.device)
+        return (render if self.frames is None else render_videos)(numbers, **self._options, device=self.device)
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with all that decides the images."""
@@ -117,8 +129,9 @@ class ScenesInMemory(SlotDataset):
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
         count, side = len(scenes), scenes.resolution
-        self._images = np.empty((count, side, side, 3), dtype=np.uint8)
-        self._masks = np.empty((count, side, side), dtype=np.uint8)
+        shape = (count, side, side) if scenes.frames is None else (count, scenes.frames, side, side)
+        self._images = np.empty((*shape, 3), dtype=np.uint8)
+        self._masks = np.empty(shape, dtype=np.uint8)
         self._indices = np.full(count, -1)  # -1: not rendered yet
 
     def __len__(self) -> int:
@@ -129,8 +142,9 @@ class ScenesInMemory(SlotDataset):
         rows = np.array(self.scenes.at(positions)) - self.scenes.rows.start
         missing = np.unique(rows[self._indices[rows] < 0])
         if len(missing):
-            others = np.setdiff1d(np.flatnonzero(self._indices < 0)[:RENDERED_TOGETHER], missing)
-            missing = np.concatenate([missing, others[: max(0, RENDERED_TOGETHER - len(missing))]])
+            together = RENDERED_TOGETHER // (self.scenes.frames or 1)
+            others = np.setdiff1d(np.flatnonzero(self._indices < 0)[:together], missing)
+            missing = np.concatenate([missing, others[: max(0, together - len(missing))]])
             rendered = self.scenes.batch(missing.tolist())
             self._images[missing], masks = to_pixels(rendered)
             self._masks[missing] = np.asarray(masks)
@@ -234,6 +248,64 @@ def write_scenes(
             done += 1
             yield f"{variant} scenes", done, count
     return folder
+
+
+@in_steps
+def write_clips(
+    out: str | Path, *, variant: str, count: int, frames: int, mp4: bool = False, device: str = "cpu", **options: Any
+) -> Generator[Stage, None, Path]:
+    """Renders clips 0 to `count` - 1 into a folder; a second call resumes.
+
+    `slotlab.data.Clips` reads them::
+
+        OUT/clips.json                          the settings
+        OUT/images/{index:06d}/{frame:04d}.png  RGB
+        OUT/masks/{index:06d}/{frame:04d}.png   8-bit palette; pixel = id, the same in all frames
+        OUT/videos/{index:06d}.mp4              with `mp4`
+        OUT/objects/{index:06d}.json            see `slotlab.scenes.render_videos`; written last
+
+    Args:
+        out: the folder; made if missing. Complete clips in it are kept, and `count` may grow.
+        variant: one of `slotlab.scenes.VARIANTS`.
+        count: number of clips, 1 to 1,000,000.
+        frames: frames of each clip.
+        mp4: also write each clip as a film, 12 frames a second; needs the extra `video`.
+        device: where to render.
+        **options: as for `slotlab.scenes.render_videos`.
+
+    Raises:
+        ConfigError: as `write_scenes`; PyAV is missing.
+    """
+    from slotlab.scenes import render_videos
+    from slotlab.scenes.rendering import RENDERER
+
+    if not 1 <= count <= 1_000_000:
+        raise ConfigError(f"count: must lie in 1..1000000, got {count}")
+    options |= {"variant": variant, "frames": frames}
+    render_videos([], **options)  # checks the arguments before anything is written
+    if mp4:
+        need_video()
+    out = Path(out)
+    work = Workspace(out, CLIPS_FILE, {"renderer": RENDERER, **options}, "rendered clips")
+    if not work.check():
+        work.begin()
+    for index in range(count):
+        last = out / "objects" / f"{index:06d}.json"
+        film = out / "videos" / f"{index:06d}.mp4"
+        if not (_written(last) and (_written(film) or not mp4)):
+            clip = render_videos([index], **options, device=device)
+            images, masks = to_pixels(Batch(image=clip.image[0], mask=clip.mask[0], index=torch.zeros(1)))
+            for frame, (image, mask) in enumerate(zip(images, np.asarray(masks).astype(np.uint8), strict=True)):
+                flat = Image.fromarray(mask)
+                flat.putpalette(PALETTE)
+                for kind, drawn in (("images", Image.fromarray(image)), ("masks", flat)):
+                    with replacing(out / kind / f"{index:06d}" / f"{frame:04d}.png") as temporary:
+                        drawn.save(temporary, format="PNG")
+            if mp4:
+                write_film(film, images)
+            write_json(last, {**clip.metadata[0], "renderer": RENDERER}, indent=None)
+        yield f"{variant} clips", index + 1, count
+    return out
 
 
 def _files(stem: Path) -> list[Path]:

@@ -81,6 +81,10 @@ class TfRecords(PixelDataset):
         number, frame = divmod(row, self.frames)
         return f"{self._records[number][0]}[{number}]" + (f", frame {frame}" if self.frames > 1 else "")
 
+    def clip(self, row: int) -> str:
+        """The record."""
+        return self.name(row).partition(", frame")[0]
+
     def _record(self, number: int) -> Frames:
         if self._process != os.getpid():  # a fork shares the places in open files
             self._forget()

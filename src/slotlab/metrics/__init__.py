@@ -16,10 +16,11 @@ if TYPE_CHECKING:
         ReconstructionError,
         Score,
         SegmentationScores,
+        VideoScores,
     )
 
 __all__ = ["AdjustedRandIndex", "MeanBestOverlap", "MeanIoU", "PeakSignalToNoiseRatio", "ReconstructionError"]
-__all__ += ["Score", "SegmentationScores"]
+__all__ += ["Score", "SegmentationScores", "VideoScores"]
 
 
 def __getattr__(name: str) -> Any:

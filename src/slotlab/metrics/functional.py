@@ -263,6 +263,43 @@ def without_small(target: Tensor, least: float) -> Tensor:
     return flat.masked_fill(small & (flat > 0), -1).reshape(target.shape)
 
 
+def slot_identity(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """How well objects keep their slots in clips: integer maps [B, T, H, W] each.
+
+    In each frame in which a true object is seen, its slot is the one that covers most of its pixels.
+    The object's main slot is that of most frames.
+
+    Returns:
+        The share of object-frames whose slot is the object's main slot, and the mean number of
+        times an object's slot changes from one frame in which it is seen to the next: float64 [B]
+        each; NaN for a clip without objects. A model with one slot for everything has 1 and 0, so
+        read them beside FG-ARI.
+
+    Example:
+        >>> target = torch.ones(1, 3, 1, 2, dtype=torch.int64)
+        >>> predicted = torch.tensor([4, 4, 5]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
+        >>> slot_identity(predicted, target)
+        (tensor([0.6667], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    """
+    shares, switches = [], []
+    for owners, ids in zip(predicted.flatten(2).cpu().numpy(), target.flatten(2).cpu().numpy(), strict=True):
+        inside, frames = ids > 0, len(ids)
+        known, slot = np.unique(owners, return_inverse=True)
+        numbers, thing = np.unique(ids[inside], return_inverse=True)
+        cell = (inside.nonzero()[0] * len(known) + slot.reshape(ids.shape)[inside]) * len(numbers) + thing
+        counts = np.bincount(cell, minlength=frames * len(known) * len(numbers))
+        counts = counts.reshape(frames, len(known), len(numbers))
+        kept = seen = changes = objects = 0
+        for one in counts.transpose(2, 0, 1):  # [T, P] of each object
+            slots = one.argmax(axis=1)[one.any(axis=1)]
+            if len(slots):
+                kept, seen, objects = kept + np.bincount(slots).max(), seen + len(slots), objects + 1
+                changes += int((slots[1:] != slots[:-1]).sum())
+        shares.append(kept / seen if seen else np.nan)
+        switches.append(changes / objects if objects else np.nan)
+    return tuple(torch.tensor(one, dtype=torch.float64, device=target.device) for one in (shares, switches))  # type: ignore[return-value]
+
+
 def squared_error(reconstruction: Tensor, image: Tensor, reduction: str = "sum") -> Tensor:
     """Squared error of each reconstruction.
 

@@ -20,6 +20,7 @@ from slotlab.metrics.functional import (
     mean_best_overlap_of,
     mean_iou_of,
     peak_signal_to_noise_ratio,
+    slot_identity,
     squared_error,
 )
 
@@ -239,4 +240,38 @@ class SegmentationScores(LabelMapMetric):
 
     def compute(self) -> dict[str, Score]:
         """The scores over all images added so far, under "ari", "fg_ari", "miou" and "mbo"."""
+        return dict(zip(self.names, self._scores(), strict=True))
+
+
+class VideoScores(PerImageMetric):
+    """ARI, FG-ARI and mBO of clips, all frames of a clip as one map, and `slot_identity`.
+
+    `compute` gives scores over clips under "ari", "fg_ari", "mbo" (IoU of whole tubes), "identity"
+    (share of object-frames) and "switches" (per object).
+
+    Example:
+        >>> scores = VideoScores()
+        >>> target = torch.tensor([[[[0, 1]], [[1, 0]]]])  # one clip of two frames
+        >>> scores.update(target, target)
+        >>> {name: score.mean for name, score in scores.compute().items()}
+        {'ari': 1.0, 'fg_ari': 1.0, 'mbo': 1.0, 'identity': 1.0, 'switches': 0.0}
+    """
+
+    names = ("ari", "fg_ari", "mbo", "identity", "switches")
+
+    def __init__(self) -> None:
+        super().__init__("video", len(self.names))
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """Adds label maps of clips, integer [B, T, H, W]; target 0 is background, below 0 ignored."""
+        table = contingency(predicted.flatten(1), target.flatten(1))
+        aris = adjusted_rand_index_of(table), adjusted_rand_index_of(table, foreground_only=True)
+        values = torch.stack([*aris, mean_best_overlap_of(table), *slot_identity(predicted, target)])
+        degenerate = values.isnan()
+        degenerate[0] |= degenerate_of(table, False)
+        degenerate[1] |= degenerate_of(table, True)
+        self._add(values, degenerate, values.isnan())
+
+    def compute(self) -> dict[str, Score]:
+        """The scores over all clips added so far, by name."""
         return dict(zip(self.names, self._scores(), strict=True))

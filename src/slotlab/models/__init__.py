@@ -1,4 +1,4 @@
-"""The models: encoders, slot attention, decoders, latent autoencoder, slot diffusion; outputs."""
+"""The models: encoders, slot attention, decoders, slot diffusion, video; what they return."""
 
 from slotlab.errors import CheckpointError
 from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
@@ -12,10 +12,11 @@ from slotlab.models.slot_autoencoder import SlotAutoencoder
 from slotlab.models.slot_diffusion import SlotDiffusion
 from slotlab.models.slot_encoder import ENCODERS, CNNEncoder, ResNetEncoder, SlotEncoder
 from slotlab.models.unet import Denoiser
+from slotlab.models.video import ClipModel, TrackedModel, VideoModel, boxes_of
 
 PaintingModel = SlotAutoencoder | SlotDiffusion  # has a decoder: paints images from slots
-SlotModel = PaintingModel | FeatureGrouping
-TrainableModel = PaintingModel | LatentAutoencoder
+SlotModel = PaintingModel | FeatureGrouping | ClipModel
+TrainableModel = PaintingModel | LatentAutoencoder | VideoModel
 Model = SlotModel | LatentAutoencoder
 KINDS: tuple[type[Model], ...] = (SlotAutoencoder, SlotDiffusion, LatentAutoencoder, FeatureGrouping)
 MODELS: dict[str, type[Model]] = {model.kind: model for model in KINDS}
@@ -27,6 +28,7 @@ __all__ = [
     "MODELS",
     "AutoencoderOutput",
     "CNNEncoder",
+    "ClipModel",
     "Denoiser",
     "DiffusionOutput",
     "FeatureGrouping",
@@ -43,7 +45,10 @@ __all__ = [
     "SlotModel",
     "SlotOutput",
     "SpatialBroadcastDecoder",
+    "TrackedModel",
     "TrainableModel",
+    "VideoModel",
+    "boxes_of",
     "that_paints",
     "with_slots",
 ]

@@ -33,6 +33,8 @@ class SlotAttention(nn.Module):
 
     Attributes:
         noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
+        begin: starts [B, K, D] and a number of iterations to use in place of its own, if set: of a
+            frame that is not the first of a video.
 
     Example:
         >>> module = SlotAttention(feature_dim=16, slots=4, dim=32)
@@ -63,6 +65,7 @@ class SlotAttention(nn.Module):
         self.epsilon = epsilon
         self.gradient = gradient
         self.noise = 0.0
+        self.begin: tuple[Tensor, int] | None = None
         self.scale = projection_dim**-0.5
 
         starts = 1 if initialisation == "gaussian" else slots
@@ -97,10 +100,13 @@ class SlotAttention(nn.Module):
         keys, values = self.to_key(inputs), self.to_value(inputs)
         with full_precision(features):
             keys, values = keys.to(self.start.dtype), values.to(self.start.dtype)
-            start = slots = self.initial_slots(features.shape[0], generator)
-            maps = []
-            for iteration in range(self.iterations):
-                last, short = iteration == self.iterations - 1, self.gradient == "last-iteration"
+            if self.begin is None:
+                start, iterations = self.initial_slots(features.shape[0], generator), self.iterations
+            else:
+                start, iterations = self.begin
+            slots, maps = start, []
+            for iteration in range(iterations):
+                last, short = iteration == iterations - 1, self.gradient == "last-iteration"
                 if short and last:
                     slots = slots.detach() + start - start.detach()
                 skipped = short and not last and not torch.compiler.is_exporting()

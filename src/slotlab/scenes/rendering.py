@@ -123,7 +123,7 @@ def render(
     at_once = max(1, most * SETTLE_SAMPLES // pixels)
     for start in range(0, len(index), at_once):
         part, gone = index[start : start + at_once], left_out[start : start + at_once]
-        layout, attempts, mask, depth = _settle(part, vocabulary, seed, min_objects, max_objects, view)
+        layout, attempts, mask, depth = settle(part, vocabulary, seed, min_objects, max_objects, view)
         dress = draw_dress(layout, vocabulary)
         if bool(gone.any()):
             for scene, number, objects in zip(part.tolist(), gone.tolist(), layout.count.tolist(), strict=True):
@@ -131,14 +131,14 @@ def render(
                     there = f"scene {scene} has objects 1 to {objects}, not {number}"
                     raise ConfigError(f"leave_out: {there}; 0 leaves none out")
             layout, dress = without(layout, dress, gone)
-            mask, depth = _look(layout, view)
+            mask, depth = look(layout, view)
         masks.append(mask)
         metadata += describe(layout, dress, part, attempts, mask, view)
         scenes = max(1, most * SHADE_SAMPLES // (pixels * supersample**2))
         for start in range(0, len(part), scenes):
             stop = min(start + scenes, len(part))
             some, clothes = select(layout, dress, start, stop)
-            images.append(_shade(some, clothes, mask[start:stop], depth[start:stop], supersample, view))
+            images.append(shade(some, clothes, mask[start:stop], depth[start:stop], supersample, view))
     return SceneBatch(torch.cat(images), torch.cat(masks), metadata)
 
 
@@ -147,7 +147,7 @@ def _at_once(view: Grid) -> int:
     return 1 if view.device.type == "cpu" else 64
 
 
-def _settle(
+def settle(
     index: Tensor, vocabulary: Variant, seed: int, min_objects: int, max_objects: int, view: Grid
 ) -> tuple[Layout, Tensor, Tensor, Tensor]:
     """Draws each scene until every object is visible enough; the attempt is part of its key.
@@ -177,7 +177,7 @@ def _settle(
         layout = draw_layout(
             scene_keys(seed, index[trial], number), count_keys[trial], vocabulary, min_objects, max_objects
         )
-        shown, far = _look(layout, view)
+        shown, far = look(layout, view)
         # Counted within the square that the scene is composed for.
         visible = _pixels(shown[:, top : top + side, left : left + side], layout)
         good = layout.ok.clone()
@@ -194,7 +194,7 @@ def _settle(
     return layout, attempts, mask, depth
 
 
-def _look(layout: Layout, view: Grid) -> tuple[Tensor, Tensor]:
+def look(layout: Layout, view: Grid) -> tuple[Tensor, Tensor]:
     """The mask, and the depth of what each pixel shows, both [B, H, W]."""
     shown, depth = first_hits(layout, local_rays(layout).to(view.device), view)
     shown, depth = (part.view(-1, view.height, view.width) for part in (shown, depth))
@@ -207,7 +207,7 @@ def _pixels(mask: Tensor, layout: Layout) -> Tensor:
     return torch.bincount(ids.view(-1), minlength=32 * len(mask)).cpu()[32 * layout.scene + layout.number]
 
 
-def _shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: Grid) -> Tensor:
+def shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample: int, view: Grid) -> Tensor:
     """The images [b, 3, H, W] of a layout whose pixels show `mask` at `depth` [b, H, W]."""
     scenes, device = len(layout.count), view.device
     grid = replace(view, height=view.height * supersample, width=view.width * supersample)

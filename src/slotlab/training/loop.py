@@ -20,6 +20,7 @@ from slotlab.evaluation import Evaluation, evaluate
 from slotlab.files import clear_leftovers, write_json
 from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
+from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
 from slotlab.training.objectives import with_penalties
 from slotlab.training.optimisation import (
@@ -252,14 +253,16 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     """The model's loss of a part of a batch, detached, and the objective with all penalties."""
     settings, device = run.config.training, run.fabric.device
-    images = batch["image"][mine].to(device, non_blocking=True)
-    images = images.contiguous(memory_format=memory_format(settings.without))
+    images, more = batch["image"][mine].to(device, non_blocking=True), cues_of(run.trained, batch, mine)
+    frames = images.shape[1] if images.ndim == 5 else 1
+    if images.ndim == 4:
+        images = images.contiguous(memory_format=memory_format(settings.without))
     if "latents" in batch and isinstance(run.trained, SlotDiffusion):
-        output = forward(images, generators, latents=batch["latents"][mine].to(device))
-    else:
-        output = forward(images, generators)
+        more = {"latents": batch["latents"][mine].to(device)}
+    output = forward(images, generators, **more)
+    images = images.flatten(0, -4)  # all frames of clips
     loss = run.trained.losses(output, images).mean()
-    return loss.detach(), with_penalties(loss, output, images, settings, step)
+    return loss.detach(), with_penalties(loss, output, images, settings, step, frames)
 
 
 def _validate(run: Run) -> Evaluation:
@@ -306,7 +309,7 @@ def _measure_scaling(run: Run) -> None:
 
 
 def _some_images(run: Run, data: SlotDataset, count: int) -> Tensor:
-    return data.batch(range(min(count, len(data))))["image"].to(run.fabric.device)
+    return data.batch(range(min(count, len(data))))["image"].flatten(0, -4).to(run.fabric.device)
 
 
 def _check_finite(run: Run) -> None:

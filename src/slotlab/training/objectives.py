@@ -11,11 +11,17 @@ EPSILON = 1e-6  # added to masks and attention before the logarithm
 GROUND_SIGMA = 0.06  # tolerance of a background colour, in units of the images
 PAINTING_SIGMA = 0.1  # error of slot 0 beyond which a pixel counts less: it shows an object
 PAINTING_WEIGHT = 10
+CONTRAST_TEMPERATURE = 0.1
 SMALLEST_SHARE = 1e-3  # share of the image below which the cost of a slot is linear
 
 
-def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: TrainingSettings, step: int) -> Tensor:
-    """The loss plus all penalties that `settings` turn on at a step, each with its weight."""
+def with_penalties(
+    loss: Tensor, output: SlotOutput, images: Tensor, settings: TrainingSettings, step: int, frames: int = 1
+) -> Tensor:
+    """The loss plus all penalties that `settings` turn on at a step, each with its weight.
+
+    `output` and `images` are those of clips of so many frames, clip after clip.
+    """
     if settings.mask_penalty and step >= settings.mask_penalty_start:
         loss = loss + settings.mask_penalty * mask_area_penalty(output)
     if settings.background_penalty and step >= settings.background_penalty_start:
@@ -24,6 +30,8 @@ def with_penalties(loss: Tensor, output: SlotOutput, images: Tensor, settings: T
         loss = loss + settings.sharing_penalty * sharing_penalty(output)
     if settings.attention_loss and step >= settings.attention_loss_start:
         loss = loss + settings.attention_loss * attention_disagreement(output)
+    if settings.contrast_loss and frames > 1:
+        loss = loss + settings.contrast_loss * slot_contrast(output.slots.unflatten(0, (-1, frames)))
     if settings.cross_attention_loss:
         loss = loss + settings.cross_attention_loss * cross_attention_disagreement(output)
     if settings.colour_loss:
@@ -115,6 +123,20 @@ def cross_attention_disagreement(output: SlotOutput) -> Tensor:
     attention = output.attention[:, -1].detach().float().unflatten(2, output.attention_grid)
     target = F.adaptive_avg_pool2d(attention, output.cross_attention.shape[-2:])  # type: ignore[arg-type]
     return -(target * (output.cross_attention.float() + EPSILON).log()).sum(dim=1).mean()
+
+
+def slot_contrast(slots: Tensor) -> Tensor:
+    """Cross-entropy of finding a slot of a frame again among all slots of the next, in the batch.
+
+    Slots are [B, T, K, D]. Between frames t and t + 1 the cosines of all B · K slots with all
+    others, divided by a temperature of 0.1, are logits; the right answer is the same slot of the
+    same clip (Manasyan et al. 2024, arXiv 2412.14295). It makes slots differ from each other, and
+    keep what they hold.
+    """
+    normed = F.normalize(slots.float(), dim=3).transpose(0, 1).flatten(1, 2)  # [T, B K, D]
+    logits = normed[:-1] @ normed[1:].transpose(1, 2) / CONTRAST_TEMPERATURE
+    right = torch.arange(logits.shape[1], device=slots.device).expand(len(logits), -1)
+    return F.cross_entropy(logits.flatten(0, 1), right.flatten())
 
 
 def colour_error(output: SlotOutput, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import ConfigError
-from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, TrainableModel
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -89,7 +89,7 @@ def memory_format(without: Collection[str]) -> torch.memory_format:
 
 def arrange(model: TrainableModel, device: torch.device, without: Collection[str]) -> TrainableModel:
     """Moves the model to `device` and applies all speed-ups but `without`."""
-    if isinstance(model, SlotAutoencoder):
+    if isinstance(getattr(model, "image_model", model), SlotAutoencoder):
         model.decoder.factored = "factored-convolution" not in without
         model.decoder.in_parts = "parts" not in without
     return model.to(device, memory_format=memory_format(without))  # type: ignore[call-overload]
@@ -100,6 +100,6 @@ def compile_parts(model: TrainableModel) -> None:
     if isinstance(model, LatentAutoencoder):
         parts: list[nn.Module] = [model.network.encoder, model.network.decoder]
     else:
-        parts = [model.encoder.backbone, model.denoiser if isinstance(model, SlotDiffusion) else model.decoder]
+        parts = [model.encoder.backbone, model.denoiser if hasattr(model, "denoiser") else model.decoder]
     for part in parts:
         part.compile()

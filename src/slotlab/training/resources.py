@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import SlotlabError
-from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, TrainableModel
 
 OVERHEAD = 1.6  # memory of a step over what it keeps for the gradient: of a CLEVRTex model on a CPU
 WARM_UP, MEASURED = 3, 10  # steps of a profile
@@ -80,7 +80,9 @@ def what_would_fit(model: TrainableModel, device: torch.device, settings: Traini
         f"{(at_once * each + state) / 2**30:.1f} GiB on {device}, which has {present / 2**30:.1f} GiB"
     )
     smaller = "a lower resolution" + (" or fewer slots" if slots else "")
-    if isinstance(model, SlotAutoencoder) and not getattr(model.decoder, "checkpointing", True):
+    if isinstance(getattr(model, "image_model", model), SlotAutoencoder) and not getattr(
+        model.decoder, "checkpointing", True
+    ):
         smaller = f"decoder.checkpointing=true, {smaller}"
     if fitting < 1:
         return f"{need}; not even one image fits: only {smaller} can help"
@@ -194,6 +196,6 @@ def _parts(model: TrainableModel) -> dict[str, nn.Module]:
     if isinstance(model, LatentAutoencoder):
         return {"encoder": model.network.encoder, "decoder": model.network.decoder}
     parts: dict[str, nn.Module] = {"encoder": model.encoder, "slot attention": model.encoder.slot_attention}
-    if isinstance(model, SlotDiffusion):
+    if hasattr(model, "denoiser"):
         return parts | {"frozen autoencoder": model.autoencoder.network.encoder, "denoiser": model.denoiser}
     return parts | {"decoder": model.decoder}

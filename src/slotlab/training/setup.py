@@ -14,7 +14,14 @@ from slotlab.data import Scenes, ScenesInMemory, SlotDataset, open_data
 from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
 from slotlab.files import differences, is_free
-from slotlab.models import FeatureGrouping, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
+from slotlab.models import (
+    FeatureGrouping,
+    LatentAutoencoder,
+    SlotAutoencoder,
+    SlotDiffusion,
+    TrainableModel,
+    VideoModel,
+)
 from slotlab.training.checkpoint import check_loggers
 
 # What a resumed run may change: nothing here alters what the next steps compute.
@@ -80,6 +87,7 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     """Raises ConfigError if training settings do not suit the kind of model, or each other."""
     settings = config.training
     check_loggers(settings.logger)
+    video, model = isinstance(model, VideoModel), getattr(model, "image_model", model)
     starts = config.model.get("slot_attention", {}).get("initialisation", "gaussian")
 
     def refuse(key: str, why: str, fault: object) -> None:
@@ -96,6 +104,7 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     if not isinstance(model, SlotAutoencoder):
         for key in ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss"):
             refuse(key, "needs the decoder of a slot autoencoder; leave it out", getattr(settings, key))
+    refuse("contrast_loss", "needs a video model; leave it out", settings.contrast_loss and not video)
     if settings.cross_attention_loss:
         only = "only slot diffusion has cross-attention; leave it out"
         refuse("cross_attention_loss", only, not isinstance(model, SlotDiffusion))
@@ -145,8 +154,9 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
         raise ConfigError(f"model.resolution: must be a whole number of pixels, not {resolution!r}")
     if not data.source.startswith("scenes:"):
         options: dict[str, Any] = data.model_dump(include={"crop", "skip_broken"})
+        options |= {} if data.frames is None else {"frames": data.frames}
         return open_data(data.source, split=split, resolution=resolution, count=count or None, **options)
-    options = data.model_dump(include={"min_objects", "max_objects", "supersample"})
+    options = data.model_dump(include={"min_objects", "max_objects", "supersample", "frames"})
     options |= {"count": count or (ENDLESS if split == "train" else None), "seed": data.scene_seed, "device": device}
     scenes = open_data(data.source, split=split, resolution=resolution, **options)
     on_cpu = torch.device(device).type == "cpu"
@@ -170,5 +180,6 @@ def start_from(
         checkpoints.take_parts(average, source)
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
     learning = (name for name, parameter in model.named_parameters() if parameter.requires_grad and "." in name)
+    learning = (name.removeprefix("image_model.") for name in learning)
     fresh = [part for part in dict.fromkeys(name.partition(".")[0] for name in learning) if part not in taken]
     return f"starting from {source}: {', '.join(parts)}" + (f"; fresh: {', '.join(fresh)}" if fresh else "")
