@@ -10,7 +10,7 @@ from pathlib import Path
 
 # isort: off
 # Each module adds its commands; `--help` lists them in this order.
-from slotlab.cli import training, evaluation, inference, composition, data, models  # noqa: F401
+from slotlab.cli import training, evaluation, inference, composition, edit, data, models  # noqa: F401
 
 # isort: on
 from slotlab.cli.options import app, printable

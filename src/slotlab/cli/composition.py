@@ -1,11 +1,11 @@
-"""Commands on slots of many images: concepts fit, concepts show, compose, edit."""
+"""Commands on slots of many images: concepts fit, concepts show, compose."""
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from slotlab.cli import options
 from slotlab.cli.options import app, command, open_from_options, say, shown, speaks
@@ -172,57 +172,3 @@ def compose(
         steps = score_compositions.steps(model, concepts, out, real, network, beside)
         say(composition_table(shown("scoring", None, steps)))
     say(f"{count} compositions: {out / IMAGES_FOLDER}; the source of each slot: {out / PLANS_FILE}")
-
-
-@command(app)
-def edit(
-    run: options.Run,
-    image: Annotated[Path, Argument(help="An image file.")],
-    out: Annotated[Path, Option(metavar="DIR", help="Output folder.")],
-    words: options.EditWords,
-    keep_outside: Annotated[bool, Option("--keep-outside", help="Keep the pixels outside the edited region.")] = False,
-    sampler: Annotated[
-        str | None, Option(help="Slot diffusion: ddpm, ddim or dpm-solver++. Default: the model's own.")
-    ] = None,
-    steps: Annotated[int | None, Option(help="Slot diffusion: sampling steps. Default: the model's own.")] = None,
-    crop: options.SquareCrop = 1.0,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-) -> None:
-    """Edit the objects of an image. Without an edit, write slots.png with the number of each slot.
-
-    [bold]slotlab edit runs/first photo.png --out edits[/bold]
-
-    [bold]slotlab edit scenes-64 photo.png --remove 2 --add other.png:4 --out edits[/bold]
-
-    Numbers are those in slots.png (made with the same --seed). Edits are applied in this order:
-    keep, remove, swap, replace, interpolate, add, background, move, resize.
-    """
-    from slotlab.checkpoints import load
-    from slotlab.cli.edit import edit_by_words
-    from slotlab.composition.edits import paint_edit, read_scene
-    from slotlab.figures.composition import write_edit, write_slots
-    from slotlab.models.sampling import SamplingSettings
-
-    model = load(run, device)
-    scene = read_scene(model, image, seed, crop)
-    if not words:
-        say(f"{len(scene.slots)} slots, numbered in {write_slots(out, scene)}; remove one with --remove K")
-        return
-    plan, swapped = edit_by_words(model, scene, words, seed, crop)
-    sampling = None
-    if sampler is not None or steps is not None:
-        usual: SamplingSettings = getattr(model, "sampling", SamplingSettings())
-        chosen: dict[str, Any] = {"sampler": sampler or usual.sampler, "steps": usual.steps if steps is None else steps}
-        sampling = SamplingSettings(**chosen, guidance=usual.guidance)
-    edited = paint_edit(model, scene, plan, seed, keep_outside, sampling=sampling)
-    write_edit(out, scene, edited)
-    for number, other in enumerate(swapped, start=1):
-        edit = paint_edit(model, other.scene, other.plan, seed, keep_outside, sampling=sampling)
-        write_edit(out, other.scene, edit, prefix=f"swapped-{number}-")
-        say(f"swapped-{number}: {other.image}, mean squared error outside the region {edit.outside_error:.3g}")
-    changed = ", ".join(map(str, sorted(edited.changed))) or "none"
-    say(f"slots now: {', '.join(map(str, plan.numbers))}; changed: {changed}")
-    say(f"edited region: {edited.region.float().mean():.1%} of the image")
-    say(f"mean squared error outside the region, before and after: {edited.outside_error:.3g}")
-    say(f"look at {out / 'edit.png'}")

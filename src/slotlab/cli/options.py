@@ -29,48 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Words = list[str] | None
-
-
-FORMS = {
-    "swap": "K=IMAGE:J",
-    "replace": "K=LIBRARY:CONCEPT",
-    "interpolate": "K=IMAGE:J:AMOUNT",
-    "add": "IMAGE:J",
-    "move": "K:DX,DY",
-    "resize": "K:FACTOR",
-}
-
-
-@dataclass(frozen=True)
-class EditWords:
-    """The edits of `slotlab edit`, those with several parts in the forms of `FORMS`."""
-
-    keep: Annotated[list[int] | None, Option(metavar="K", help="Leave out all slots but these.")] = None
-    remove: Annotated[list[int] | None, Option(metavar="K", help="Leave out a slot.")] = None
-    swap: Annotated[Words, Option(metavar=FORMS["swap"], help="Exchange slot K for slot J of another image.")] = None
-    replace: Annotated[
-        Words, Option(metavar=FORMS["replace"], help="Put a member of a concept in the place of slot K.")
-    ] = None
-    interpolate: Annotated[
-        Words, Option(metavar=FORMS["interpolate"], help="Mix slot K (amount 0) with slot J of another image (1).")
-    ] = None
-    add: Annotated[
-        Words, Option(metavar=FORMS["add"], help="Add slot J of another image; it gets the next number.")
-    ] = None
-    background: Annotated[str | None, Option(metavar="IMAGE", help="Take the background of another image.")] = None
-    move: Annotated[
-        Words,
-        Option(metavar=FORMS["move"], help="Move right and down by fractions of the side (relative frames only)."),
-    ] = None
-    resize: Annotated[
-        Words, Option(metavar=FORMS["resize"], help="Make a slot larger or smaller (relative frames only).")
-    ] = None
-
-    def __bool__(self) -> bool:
-        """Whether there is any edit."""
-        return any(vars(self).values())
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
