@@ -10,6 +10,7 @@ import pytest
 import torch
 from hub_server import TOKEN, hub_of
 from PIL import Image
+from stand_ins import write_network
 
 # float32 on every machine: several tests compare two ways to one result, up to rounding.
 TINY_PRESET = """
@@ -154,16 +155,7 @@ def diffusion_run(
 @pytest.fixture(scope="session")
 def feature_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TorchScript file with the interface of the published Inception and a small net inside."""
-    path = tmp_path_factory.mktemp("net") / "small.pt"
-    torch.manual_seed(0)
-    network = torch.nn.Module()
-    network.layers = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 6, 13, stride=13), torch.nn.Tanh(), torch.nn.AdaptiveAvgPool2d(1)
-    )
-    network.forward = lambda x: network.layers(x)
-    scripted = torch.jit.trace_module(network, {"forward": torch.zeros(1, 3, 299, 299)})
-    scripted.save(str(path))
-    return path
+    return write_network(tmp_path_factory.mktemp("networks") / "small.pt")
 
 
 @pytest.fixture(scope="session")

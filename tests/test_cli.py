@@ -1,10 +1,8 @@
 import json
 import subprocess
 import sys
-from collections import OrderedDict
 
 import pytest
-import torch
 import typer
 from PIL import Image
 
@@ -104,13 +102,10 @@ def test_a_place_that_cannot_be_written_is_named(run_slotlab, tiny_preset, squar
     assert "Traceback" not in err
 
 
-def test_two_folders_of_images_are_compared(run_slotlab, squares, tmp_path):
-    layers = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
-    network = torch.nn.Sequential(OrderedDict(layers=layers))
-    torch.jit.script(network).save(str(tmp_path / "pool.pt"))
-    words = [squares / "images", squares / "images", "--features", tmp_path / "pool.pt", "--json", tmp_path / "fd.json"]
+def test_two_folders_of_images_are_compared(run_slotlab, squares, feature_net, tmp_path):
+    words = [squares / "images", squares / "images", "--features", feature_net, "--json", tmp_path / "fd.json"]
     out = run_slotlab.fine("fid", *words)
-    assert out.startswith("FD-pool")
+    assert out.startswith("FD-small")
     assert "note: " in out  # far fewer than 2,048 images
     assert abs(json.loads((tmp_path / "fd.json").read_text())["distance"]) < 1e-6
 

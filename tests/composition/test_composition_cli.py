@@ -28,26 +28,21 @@ def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_fol
     kept = {path.name.partition("-")[0] for path in (library / "score").glob("*.npz")}
     assert kept == {"real", "reconstructions", "shuffle"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("0*.png")}
-    assert run_slotlab(*words, *score)[0] == 0
+    run_slotlab.fine(*words, *score)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "what is there is not painted again"
     assert json.loads((out / "scores.json").read_text()) == scores
     scene = ["compose", model_folder, library, "--count", 6, "--out", tmp_path / "scene", "--seed", 4]
-    assert run_slotlab(*scene, "--protocol", "scene", *score)[0] == 0
+    run_slotlab.fine(*scene, "--protocol", "scene", *score)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "another protocol is scored beside the same"
     again = json.loads((tmp_path / "scene" / "scores.json").read_text())
     assert (again["shuffle"], again["reconstructions"]) == (scores["shuffle"], scores["reconstructions"])
 
 
-def test_slot_diffusion_is_composed_too(run_slotlab, diffusion_run, squares, tmp_path):
-    library = tmp_path / "library"
-    run_slotlab.fine(
-        "concepts", "fit", diffusion_run, "--data", squares, "--count", 12, "--out", library, "--concepts", 2
-    )
-    run_slotlab.fine("compose", diffusion_run, library, "--protocol", "scene", "--count", 3, "--out", tmp_path / "out")
+def test_a_run_is_composed_with_its_averaged_weights(run_slotlab, diffusion_run, diffusion, libraries, tmp_path):
+    library = libraries[diffusion.kind]
+    run_slotlab.fine("compose", diffusion_run, library, "--count", 1, "--sheet", 0, "--out", tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "composition.json").read_text())
-    assert settings["model"]["sampling_steps"] == 2
-    assert settings["model"]["weights"] == "moving average"
-    assert settings["library"]["images"] == 12
+    assert (settings["model"]["sampling_steps"], settings["model"]["weights"]) == (2, "moving average")
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import torch
 from composition_samples import blobs, output_of, pictures, scene_of
 from PIL import Image
 
-from slotlab.checkpoints import load
 from slotlab.composition import edits
 from slotlab.composition.edits import background_slot, paint_edit, read_scene, take_background
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import ConfigError
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.sampling import SamplingSettings
 
@@ -52,11 +51,6 @@ def test_another_size_is_cut_to_the_centred_square_and_resized(model, tmp_path):
     assert (scene.image * 255).round().byte().equal(torch.from_numpy(expected.copy()).permute(2, 0, 1))
     cropped = read_scene(model, torch.from_numpy(wide).permute(2, 0, 1) / 255, crop=0.5).image
     assert (cropped * 255).round().byte().equal(torch.from_numpy(wide[8:24, 24:40].copy()).permute(2, 0, 1))
-
-
-def test_a_model_without_slots_cannot_read_a_scene(latents_run):
-    with pytest.raises(CheckpointError, match=r"a latent-autoencoder has no slots"):
-        read_scene(load(latents_run), torch.zeros(3, 16, 16))
 
 
 # Editing
@@ -258,8 +252,3 @@ def test_a_sampled_edit_repeats_with_its_seed_and_can_be_stopped(diffusion, squa
     stopped.close()
     assert diffusion.training
     diffusion.eval()
-
-
-def test_a_model_that_paints_in_one_step_has_no_sampler(model, scene):
-    with pytest.raises(ConfigError, match="paints in one step"):
-        paint_edit(model, scene, edits.remove(scene, [1]), sampling=SamplingSettings())

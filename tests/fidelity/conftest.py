@@ -1,10 +1,5 @@
 import pytest
-from stand_ins import write_images, write_network
-
-
-@pytest.fixture(scope="session")
-def network_file(tmp_path_factory):
-    return write_network(tmp_path_factory.mktemp("networks") / "small net.pt")
+from stand_ins import write_images
 
 
 @pytest.fixture

@@ -26,43 +26,43 @@ from slotlab.metrics.distances import FeatureStatistics, frechet_distance
 pytestmark = pytest.mark.filterwarnings("ignore::slotlab.fidelity.FidelityWarning")
 
 
-def features_by_hand(folder, network_file):
-    layers = torch.jit.load(str(network_file)).layers
+def features_by_hand(folder, feature_net):
+    layers = torch.jit.load(str(feature_net)).layers
     pictures = [np.array(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
     batch = torch.stack([torch.from_numpy(clean_resize(pixels)) for pixels in pictures])
     with torch.no_grad():
         return layers((batch - 128) / 128)[:, :, 0, 0].double().numpy()
 
 
-def test_equals_the_definition_step_by_step(folders, network_file, monkeypatch):
+def test_equals_the_definition_step_by_step(folders, feature_net, monkeypatch):
     monkeypatch.setattr("slotlab.fidelity.statistics.BATCH", 5)
-    result = compare_folders(*folders, features=network_file)
-    a, b = (features_by_hand(folder, network_file) for folder in folders)
+    result = compare_folders(*folders, features=feature_net)
+    a, b = (features_by_hand(folder, feature_net) for folder in folders)
     expected = frechet_distance(
         *(torch.from_numpy(x) for x in (a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False)))
     )
     assert result.distance == pytest.approx(expected, rel=1e-4)
     assert result.distance > 0
     assert result.kernel > 0
-    assert str(compare_folders(folders[0], folders[0], features=network_file)).startswith("FD-small-net 0   KD")
+    assert str(compare_folders(folders[0], folders[0], features=feature_net)).startswith("FD-small 0   KD")
 
 
-def test_prints_its_protocol(folders, network_file):
+def test_prints_its_protocol(folders, feature_net):
     few = r"12 images are fewer than 2,048: the distance is biased upwards, here by about [0-9.e-]+ \(two"
     with pytest.warns(FidelityWarning, match=few):
-        result = compare_folders(*folders, features=network_file, split="val")
+        result = compare_folders(*folders, features=feature_net, split="val")
     text = str(result)
     assert result.chance > 0
-    for said in ("FD-small-net ", "KD-small-net ", "12 images of 20 x 16, split val", "15 images of 20 x 16", "note: "):
+    for said in ("FD-small ", "KD-small ", "12 images of 20 x 16, split val", "15 images of 20 x 16", "note: "):
         assert said in text
     assert "FID" not in text
     assert "KID" not in text
     assert json.loads(json.dumps(result.as_dict()))["real"]["count"] == 12
 
 
-def test_is_called_fid_with_the_published_network_only(folders, network_file, monkeypatch):
-    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(network_file))
-    monkeypatch.setenv(networks.VARIABLE, str(network_file))
+def test_is_called_fid_with_the_published_network_only(folders, feature_net, monkeypatch):
+    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(feature_net))
+    monkeypatch.setenv(networks.VARIABLE, str(feature_net))
     result = compare_folders(*folders)
     assert (result.name, result.kernel_name) == ("FID", "KID")
 
@@ -77,46 +77,46 @@ def test_enough_images_are_not_warned_of():
         assert compare(enough, enough).notes == ()
 
 
-def test_jpegs_and_different_resolutions_are_noted_and_mixed_sizes_refused_or_noted(tmp_path, network_file):
+def test_jpegs_and_different_resolutions_are_noted_and_mixed_sizes_refused_or_noted(tmp_path, feature_net):
     real = write_images(tmp_path / "real", size=(32, 24))
     generated = write_images(tmp_path / "generated", size=(16, 16), suffix=".jpg")
     (generated / "000000.jpg").rename(generated / "000000.png")  # still a JPEG, whatever its name
-    result = compare_folders(real, generated, features=network_file)
+    result = compare_folders(real, generated, features=feature_net)
     assert any("generated: 12 JPEG images, whose artefacts change the distance" in note for note in result.notes)
     assert any("real images are 32 x 24 but generated ones 16 x 16" in note for note in result.notes)
     Image.new("RGB", (9, 7)).save(real / "000003.png")
     with pytest.raises(DataError, match=r"000003.png is 9 x 7, but .*000000.png is 32 x 24"):
-        compare_folders(real, generated, features=network_file)
-    result = compare_folders(real, generated, features=network_file, mixed_sizes=True)
+        compare_folders(real, generated, features=feature_net)
+    result = compare_folders(real, generated, features=feature_net, mixed_sizes=True)
     assert "12 images of mixed sizes" in result.protocol()
     assert any("images of mixed sizes" in note for note in result.notes)
 
 
-def test_empty_and_single(tmp_path, folders, network_file):
+def test_empty_and_single(tmp_path, folders, feature_net):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"empty: no image file"):
-        compare_folders(tmp_path / "empty", folders[1], features=network_file)
+        compare_folders(tmp_path / "empty", folders[1], features=feature_net)
     single = write_images(tmp_path / "single", count=1)
     with pytest.raises(DataError, match="single: 1 image; a distance needs at least 2"):
-        compare_folders(folders[0], single, features=network_file)
+        compare_folders(folders[0], single, features=feature_net)
 
 
-def test_masks_of_a_data_set_are_refused_and_hidden_files_not_counted(folders, network_file, tmp_path):
+def test_masks_of_a_data_set_are_refused_and_hidden_files_not_counted(folders, feature_net, tmp_path):
     Image.new("P", (20, 16)).save(folders[0] / "CLEVRTEX_full_000000_flat.png")
     with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png: a mask, not an image"):
-        compare_folders(*folders, features=network_file)
+        compare_folders(*folders, features=feature_net)
     write_images(tmp_path / "set" / "images", count=2)
     write_images(tmp_path / "set" / "images" / ".thumbnails", count=2)
     write_images(tmp_path / "set" / "masks", count=2)
     with pytest.raises(DataError, match="a mask, not an image; name a folder of images alone"):
-        compare_folders(tmp_path / "set", folders[1], features=network_file)
-    statistics = folder_statistics(tmp_path / "set" / "images", open_network(network_file))
+        compare_folders(tmp_path / "set", folders[1], features=feature_net)
+    statistics = folder_statistics(tmp_path / "set" / "images", open_network(feature_net))
     assert statistics.information.count == 2
     for ending in ("", "_0", "_overlay", "_segmentation"):  # what `slotlab segment` writes of an image
         Image.new("RGB", (20, 16)).save(folders[1] / f"photo{ending}.png")
     with pytest.raises(DataError, match="photo_segmentation.png: a mask that `slotlab segment` wrote"):
-        compare_folders(folders[1], folders[1], features=network_file)
+        compare_folders(folders[1], folders[1], features=feature_net)
 
 
 def test_nan_features_and_a_broken_image_are_refused(folders, tmp_path):
@@ -128,13 +128,13 @@ def test_nan_features_and_a_broken_image_are_refused(folders, tmp_path):
         compare_folders(*folders, features=network)
 
 
-def test_saved_statistics_replace_folders(folders, network_file, tmp_path):
-    network = open_network(network_file)
+def test_saved_statistics_replace_folders(folders, feature_net, tmp_path):
+    network = open_network(feature_net)
     saved = tmp_path / "real.npz", tmp_path / "generated.npz"
     for folder, path in zip(folders, saved, strict=True):
         folder_statistics(folder, network, split="val").save(path)
-    direct = compare_folders(*folders, features=network_file)
-    one = compare_folders(saved[0], folders[1], features=network_file)
+    direct = compare_folders(*folders, features=feature_net)
+    one = compare_folders(saved[0], folders[1], features=feature_net)
     both = compare_folders(*saved, features=tmp_path / "gone.pt")  # needs no network
     for again in (one, both):
         assert again.distance == pytest.approx(direct.distance, rel=1e-12)
@@ -142,18 +142,18 @@ def test_saved_statistics_replace_folders(folders, network_file, tmp_path):
         assert (again.real.split, again.real.resolution) == ("val", (20, 16))
 
 
-def test_mistakes_are_found_before_the_work(folders, network_file, tmp_path):
+def test_mistakes_are_found_before_the_work(folders, feature_net, tmp_path):
     with pytest.raises(DataError, match="wrong: no such folder"):
         next(compare_folders.steps(folders[0], tmp_path / "wrong", features=tmp_path / "gone.pt"))
     other = open_network(write_network(tmp_path / "other.pt", seed=1))
     folder_statistics(folders[0], other).save(tmp_path / "reference.npz")
-    steps = compare_folders.steps(tmp_path / "reference.npz", folders[1], features=network_file)
+    steps = compare_folders.steps(tmp_path / "reference.npz", folders[1], features=feature_net)
     assert next(steps)[0] == "opening the feature net"
     with pytest.raises(DataError, match="make both with one feature net"):
         next(steps)
 
 
-def test_damaged_statistics(tmp_path, network_file, folders):
+def test_damaged_statistics(tmp_path, feature_net, folders):
     with pytest.raises(DataError, match=r"gone.npz: no such file"):
         SetStatistics.load(tmp_path / "gone.npz")
     damaged = tmp_path / "damaged.npz"
@@ -165,7 +165,7 @@ def test_damaged_statistics(tmp_path, network_file, folders):
     np.savez(damaged, information=np.array(json.dumps({"format": 99})), **zeros)
     with pytest.raises(DataError, match="of another version of slotlab"):
         SetStatistics.load(damaged)
-    folder_statistics(folders[0], open_network(network_file)).save(damaged)
+    folder_statistics(folders[0], open_network(feature_net)).save(damaged)
     arrays = dict(np.load(damaged))
     facts = json.loads(str(arrays["information"]))
     for name, values, message in (
@@ -178,8 +178,8 @@ def test_damaged_statistics(tmp_path, network_file, folders):
             SetStatistics.load(damaged)
 
 
-def test_pictures_in_memory_equal_their_files(folders, network_file):
-    network = open_network(network_file)
+def test_pictures_in_memory_equal_their_files(folders, feature_net):
+    network = open_network(feature_net)
     arrays = [np.array(Image.open(path)) for path in sorted(folders[0].iterdir())]
     pictures = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
     filed = folder_statistics(folders[0], network)
@@ -199,10 +199,10 @@ def test_pictures_in_memory_equal_their_files(folders, network_file):
             batch_statistics(wrong, network, "nothing")
 
 
-def test_progress_and_subfolders(folders, network_file, monkeypatch):
+def test_progress_and_subfolders(folders, feature_net, monkeypatch):
     monkeypatch.setattr("slotlab.fidelity.statistics.BATCH", 8)
     (folders[0] / "more").mkdir()
     (folders[0] / "000011.png").rename(folders[0] / "more" / "000011.PNG")
-    _, *seen = compare_folders.steps(*folders, features=network_file)
+    _, *seen = compare_folders.steps(*folders, features=feature_net)
     real, generated = (f"features of {folder}" for folder in folders)
     assert seen == [(real, 8, 12), (real, 12, 12), (generated, 8, 15), (generated, 15, 15)]

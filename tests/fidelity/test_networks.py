@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,25 +11,25 @@ from slotlab.fidelity.networks import INCEPTION
 from slotlab.models.efficientnet import PACKAGE, EfficientNetLite0
 
 
-def test_torchscript_file(network_file):
-    network = open_network(network_file)
+def test_torchscript_file(feature_net, tmp_path):
+    network = open_network(shutil.copy(feature_net, tmp_path / "small net.pt"))
     assert (network.name, network.side, network.dimension) == ("small-net", 299, 8)
     pictures = torch.rand(3, 3, 299, 299) * 255
     features = network.features(pictures)
     assert features.shape == (3, 8)
-    layers = torch.jit.load(str(network_file)).layers
+    layers = torch.jit.load(str(feature_net)).layers
     torch.testing.assert_close(features, layers((pictures - 128) / 128)[:, :, 0, 0], rtol=0, atol=0)
 
 
-def test_only_the_published_weights_have_the_published_name(network_file, tmp_path, monkeypatch):
+def test_only_the_published_weights_have_the_published_name(feature_net, tmp_path, monkeypatch):
     impostor = tmp_path / networks.FILE_NAME
-    impostor.write_bytes(network_file.read_bytes())
+    impostor.write_bytes(feature_net.read_bytes())
     assert open_network(impostor).name == "inception-2015-12-05-other"
     with pytest.raises(CheckpointError, match="is not the Inception network"):
         open_network("inception", impostor)
-    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(network_file))
-    assert open_network("inception", network_file).name == INCEPTION
-    assert open_network(network_file).name == INCEPTION
+    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(feature_net))
+    assert open_network("inception", feature_net).name == INCEPTION
+    assert open_network(feature_net).name == INCEPTION
 
 
 def test_names_that_do_not_fit_and_a_net_that_is_not_installed(monkeypatch):
