@@ -60,32 +60,28 @@ class Coco(PixelDataset):
         split = opening.get("split", "train")
         if split in files:  # the others may be large
             files = {split: files[split]}
-        self._images: list[dict[str, Any]] = []
-        self._folders: list[Path] = []
+        self._rows: list[tuple[dict[str, Any], Path, Path]] = []  # an image, its path, its JSON file
         self._found: dict[int, list[dict[str, Any]]] = {}
-        self._files: list[Path] = []
         sizes: dict[str, int] = {}
         for name, file in files.items():
             content = _content(file, self.task)
             folder = Path(images) if images is not None else _image_folder(file, content["images"])
             sizes[name] = len(content["images"])
-            self._images += content["images"]
-            self._folders += [folder] * len(content["images"])
-            self._files += [file] * len(content["images"])
+            self._rows += [(image, folder / image["file_name"], file) for image in content["images"]]
             self._add(file, content)
         super().__init__(root, sizes, **opening)
 
     def _add(self, file: Path, content: dict[str, Any]) -> None:
         """Keeps what `mask` needs of the annotations, by image."""
         for annotation in content["annotations"]:
-            kept = {key: annotation.get(key) for key in ("id", "segmentation", "iscrowd", "category_id")}
+            kept = {key: annotation.get(key) for key in ("id", "image_id", "segmentation", "iscrowd", "category_id")}
             self._found.setdefault(annotation["image_id"], []).append(kept)
 
     def read(self, row: int) -> Decoded:
         """Decodes the image and draws its annotations."""
-        path = self._folders[row] / self._images[row]["file_name"]
-        image, mask_name = decode_image(path, str(path)), f"{self._files[row]}, image {self.number(row)}"
-        size = (self._images[row]["height"], self._images[row]["width"])
+        known, path, file = self._rows[row]
+        image, mask_name = decode_image(path, str(path)), f"{file}, image {known['id']}"
+        size = (known["height"], known["width"])
         with_mask(image, np.broadcast_to(0, size), str(path), mask_name)  # before a mask of that size is drawn
         mask = self.mask(row)
         more = {"classes": self.classes_of(mask, row)} if self.every_mask and self.kind == Coco.kind else {}
@@ -101,48 +97,23 @@ class Coco(PixelDataset):
         """The ids int32 [H, W] of a row's annotations; DataError if one is broken."""
         from pycocotools import mask as rle
 
-        image = self._images[row]
+        image, _, file = self._rows[row]
         size: tuple[int, int] = (image["height"], image["width"])
         found = self._found.get(image["id"], [])
-        layers = [rle.decode(self._encoded(annotation, *size, row)) > 0 for annotation in found]
+        layers = [rle.decode(_encoded(annotation, *size, file)) > 0 for annotation in found]
         crowd = [bool(annotation["iscrowd"]) for annotation in found]
         mask = stacked([layer for layer, of_crowd in zip(layers, crowd, strict=True) if not of_crowd], size)
         for layer in itertools.compress(layers, crowd):
             mask[layer & (mask == 0)] = IGNORED
         return mask
 
-    def _encoded(self, annotation: dict[str, Any], height: int, width: int, row: int) -> Any:
-        """An annotation as one RLE of COCO."""
-        from pycocotools import mask
-
-        rle: Any = mask
-        shape = annotation["segmentation"]
-        try:
-            if not shape or not isinstance(shape, list | dict):
-                raise ValueError("polygons or an RLE are expected")
-            # pycocotools crashes on damaged lengths, and takes memory by the coordinates of polygons.
-            if isinstance(shape, list):
-                least, most = -max(height, width), 2 * max(height, width)
-                if any(len(polygon) < 6 or not all(least <= at <= most for at in polygon) for polygon in shape):
-                    raise ValueError("a polygon of fewer than 3 points, or far outside the image")
-                return rle.merge(rle.frPyObjects(shape, height, width))
-            if list(shape["size"]) != [height, width]:
-                raise ValueError(f"its RLE is of size {shape['size']}, the image {[height, width]}")
-            counts = shape["counts"] if isinstance(shape["counts"], list) else _run_lengths(shape["counts"])
-            if sum(counts) != height * width or min(counts) < 0:
-                raise ValueError(f"its RLE has not {height * width} pixels")
-            return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        except Exception as error:  # pycocotools raises its own, TypeError, IndexError, KeyError ...
-            name = f"{self._files[row]}: annotation {annotation['id']} of image {self.number(row)}"
-            raise DataError(f"{name}: its segmentation cannot be read ({error}); {REMEDY}") from error
-
     def name(self, row: int) -> str:
         """The image's path."""
-        return str(self._folders[row] / self._images[row]["file_name"])
+        return str(self._rows[row][1])
 
     def number(self, row: int) -> int:
         """COCO's image id."""
-        return self._images[row]["id"]
+        return self._rows[row][0]["id"]
 
 
 class CocoClasses(Coco):
@@ -189,7 +160,7 @@ class CocoPanoptic(Coco):
 
     def mask(self, row: int) -> np.ndarray:
         """The ids int32 [H, W] of a row's segments; DataError if its PNG is missing or broken."""
-        file = self._files[row]
+        file = self._rows[row][2]
         if self.number(row) not in self._found:
             raise DataError(f"{file}: no annotation of image {self.number(row)}; {REMEDY}")
         (annotation,) = self._found[self.number(row)][:1]
@@ -209,6 +180,32 @@ class CocoPanoptic(Coco):
         if stray.size:
             raise DataError(f"{path}: has the segment {stray[0]}, which {file.name} does not list; {REMEDY}")
         return mask
+
+
+def _encoded(annotation: dict[str, Any], height: int, width: int, file: Path) -> Any:
+    """An annotation as one RLE of COCO."""
+    from pycocotools import mask
+
+    rle: Any = mask
+    shape = annotation["segmentation"]
+    try:
+        if not shape or not isinstance(shape, list | dict):
+            raise ValueError("polygons or an RLE are expected")
+        # pycocotools crashes on damaged lengths, and takes memory by the coordinates of polygons.
+        if isinstance(shape, list):
+            least, most = -max(height, width), 2 * max(height, width)
+            if any(len(polygon) < 6 or not all(least <= at <= most for at in polygon) for polygon in shape):
+                raise ValueError("a polygon of fewer than 3 points, or far outside the image")
+            return rle.merge(rle.frPyObjects(shape, height, width))
+        if list(shape["size"]) != [height, width]:
+            raise ValueError(f"its RLE is of size {shape['size']}, the image {[height, width]}")
+        counts = shape["counts"] if isinstance(shape["counts"], list) else _run_lengths(shape["counts"])
+        if sum(counts) != height * width or min(counts) < 0:
+            raise ValueError(f"its RLE has not {height * width} pixels")
+        return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    except Exception as error:  # pycocotools raises its own, TypeError, IndexError, KeyError ...
+        name = f"{file}: annotation {annotation['id']} of image {annotation['image_id']}"
+        raise DataError(f"{name}: its segmentation cannot be read ({error}); {REMEDY}") from error
 
 
 def _run_lengths(text: str) -> list[int]:
