@@ -58,6 +58,7 @@ def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
         (["report", "scenes-64"], "run.json: missing; give the folder that `slotlab train"),
         (["evaluate", "scenes-46", "--data", "scenes:plain"], "did you mean 'scenes-64'?"),
         (["show", "a/1.png", "b/1.png", "--out", "x"], "two figures would have the same name"),
+        (["data", "pack", "scenes:plain", "x", "--latents", "scenes-64-diffusion"], "--latents needs --resolution"),
         (["segment", ".", "--model", "scenes-64", "--out", "x"], "no image file in this folder"),
         (["segment", ".", "--model", "scenes-64", "--out", "x", "--format", "cocoa"], "did you mean 'coco'?"),
         (["compose", "scenes-64", "nowhere", "--out", "x"], "made with: slotlab concepts fit RUN"),
@@ -174,16 +175,3 @@ def test_the_core_needs_neither_torchvision_nor_timm(squares, tiny_preset, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_slot_diffusion_from_packed_latents_to_report(run_slotlab, tiny_diffusion, latents_run, squares, tmp_path):
-    packed, run = tmp_path / "packed", tmp_path / "run"
-    out = run_slotlab.fine("data", "pack", squares, packed, "--resolution", 16, "--latents", latents_run)
-    words = ["--data", packed, "--out", run, "--device", "cpu", f"pretrained={latents_run}", "steps=3"]
-    assert run_slotlab("train", tiny_diffusion, *words)[0] == 0
-    out = run_slotlab.fine("evaluate", run, "--data", packed, "--split", "val")
-    for part in ("cross-attention masks", "attention masks", "sampler dpm-solver++", "weights moving average"):
-        assert part in out
-    assert run_slotlab("report", run)[0] == 0
-    err = run_slotlab.refused("data", "pack", squares, tmp_path / "other", "--latents", latents_run)
-    assert "--latents needs --resolution" in err

@@ -11,11 +11,6 @@ def test_the_score_of_one_image_has_no_error():
     assert _cell(Score(mean=0.5, standard_error=math.nan, count=1, degenerate=0), 2) == "0.50"
 
 
-def test_the_list_of_models_names_their_licence(run_slotlab):
-    printed = run_slotlab.fine("models")
-    assert "licence of the weights: Apache-2.0" in printed
-
-
 @pytest.mark.parametrize(
     ("source", "settings", "options"),
     [
