@@ -167,20 +167,6 @@ def test_no_pretrained_autoencoder_is_none():
     assert "pretrained" not in run_config("scenes-64-diffusion", ["autoencoder.pretrained=none"]).model["autoencoder"]
 
 
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        ("training: 5", "training: a section of settings, not 5"),
-        ("model: {kind: slot-autoencoder, encoder: cnn}", "model.encoder: a section of settings, not 'cnn'"),
-    ],
-)
-def test_sections_of_ones_own_preset_are_sections(tmp_path, written, message):
-    preset = tmp_path / "own.yaml"
-    preset.write_text(written if "model" in written else f"model: {{kind: slot-autoencoder}}\n{written}")
-    with pytest.raises(ConfigError, match=message):
-        run_config(str(preset))
-
-
 def test_sections_may_be_left_empty(tmp_path):
     preset = tmp_path / "own.yaml"
     preset.write_text("model:\n  kind: slot-autoencoder\n  slot_attention:\ntraining:\n")
@@ -209,6 +195,8 @@ def test_unknown_presets_suggest_the_nearest(tmp_path):
         (b"model: " + b"[" * 5000, not_yaml),
         (f"{bomb}model: *j".encode(), "an alias"),
         (b"model: {kind: " + b"9" * 5000 + b"}", not_yaml),
+        (b"model: {kind: slot-autoencoder}\ntraining: 5", "training: a section of settings, not 5"),
+        (b"model: {kind: slot-autoencoder, encoder: cnn}", "model.encoder: a section of settings, not 'cnn'"),
     )
     for content, message in contents:
         broken.write_bytes(content)

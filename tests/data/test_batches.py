@@ -34,6 +34,7 @@ def test_every_sample_comes_once_an_epoch(data):
     order = joined(indices(training_batches(data, batch_size=5, seed=3), 23))
     for epoch in range(5):
         assert sorted(order[epoch * 23 : (epoch + 1) * 23]) == list(range(23))
+    assert indices(training_batches(data, batch_size=50, seed=3), 1) == [order[:50]]  # larger than the data set
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -48,11 +49,6 @@ def test_ranks_share_the_global_batch(data):
     whole = indices(training_batches(data, batch_size=6, seed=1), 8)
     parts = [indices(training_batches(data, batch_size=6, seed=1, rank=r, world_size=3), 8) for r in range(3)]
     assert [joined(part[step] for part in parts) for step in range(8)] == whole
-
-
-def test_a_batch_may_be_larger_than_the_data_set(data):
-    (batch,) = indices(training_batches(data, batch_size=50, seed=0), 1)
-    assert len(batch) == 50
 
 
 def test_endless_data_sets_need_no_permutation_in_memory():
@@ -116,6 +112,8 @@ def test_results_come_in_order_though_work_does_not():
         return number * number
 
     assert list(in_order(slowly, range(40), threads=4)) == [number * number for number in range(40)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda number: 1 / number, range(100), threads=2))
 
 
 def test_works_only_a_few_items_ahead():
@@ -129,11 +127,3 @@ def test_works_only_a_few_items_ahead():
     results = in_order(lambda number: number, items(), threads=2)
     assert next(results) == 0
     assert len(taken) <= 8
-
-
-def test_an_error_comes_out():
-    def fails(number):
-        raise ValueError(f"number {number}")
-
-    with pytest.raises(ValueError, match="number 0"):
-        list(in_order(fails, range(100), threads=2))

@@ -4,24 +4,9 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 
 from slotlab.data import evaluation_batches, open_data, training_batches
 from slotlab.errors import DataError
-
-
-@pytest.fixture
-def damaged(clevrtex):
-    """Twenty scenes: 4 truncated, 5 empty, 9 with a coloured mask, 19 without a mask."""
-    root = clevrtex(20)
-    stem = "CLEVRTEX_full_0000"
-    image = root / "0" / f"{stem}04.png"
-    image.write_bytes(image.read_bytes()[:500])
-    (root / "0" / f"{stem}05.png").write_bytes(b"")
-    mask = root / "0" / f"{stem}09_flat.png"
-    Image.open(mask).convert("RGB").save(mask)
-    (root / "1" / f"{stem}19_flat.png").unlink()
-    return root
 
 
 def test_without_leave_the_first_broken_picture_stops_the_run(damaged):

@@ -17,12 +17,17 @@ def test_images_and_masks_by_stem(folder):
     assert batch["mask"][0].unique().tolist() == [0, 1, 2, 3]
 
 
-def test_split_folders(folder):
-    root = folder(splits={"train": 6, "val": 3})
+@pytest.mark.parametrize("names", [("train", "val"), ("training", "validation")])
+def test_split_folders(folder, names):
+    root = folder(splits=dict(zip(names, (6, 3), strict=True)))
     assert [len(open_data(root, split=split)) for split in ("train", "val", "all")] == [6, 3, 9]
     assert open_data(root, split="val")[0]["index"] == 6
+    assert open_data(root, split="val").has_masks
     with pytest.raises(DataError, match="split 'test' does not exist .train 6, val 3"):
         open_data(root, split="test")
+    (root / "images" / "dev").mkdir()
+    with pytest.raises(DataError, match=f"{names[1]} and dev both name the split 'val'"):
+        open_data(root)
 
 
 def test_a_split_may_lack_masks(folder):
@@ -95,15 +100,6 @@ def test_mixed_sizes_need_a_resolution(folder):
 def test_too_few_images_for_a_split(folder):
     with pytest.raises(DataError, match=r"split 'test' is empty .*or 'all'"):
         open_data(folder(3), split="test")
-
-
-def test_other_names_of_splits(folder):
-    root = folder(splits={"training": 4, "validation": 2})
-    assert [len(open_data(root, split=split)) for split in ("train", "val", "all")] == [4, 2, 6]
-    assert open_data(root, split="val").has_masks
-    (root / "images" / "dev").mkdir()
-    with pytest.raises(DataError, match="validation and dev both name the split 'val'"):
-        open_data(root)
 
 
 def test_images_that_share_a_mask_are_refused(folder):
