@@ -49,11 +49,24 @@ def clouds(u: Tensor, v: Tensor) -> Tensor:
     return _smooth(_cloud_table(u.device), *_entry(u * CLOUD_CELL, v * CLOUD_CELL))
 
 
-def cells(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Random cells of about unit size: distance to centre and border, and a number in [0, 1)."""
-    near, edge, number = _cell_tables(u.device)
-    entry = _entry(u * CELL, v * CELL)
-    return _smooth(near, *entry), _smooth(edge, *entry), number.index_select(0, entry[0].view(-1)).view(u.shape)
+class Cells:
+    """Random cells of about unit size at coordinates (u, v)."""
+
+    def __init__(self, u: Tensor, v: Tensor) -> None:
+        self._tables, self._entry = _cell_tables(u.device), _entry(u * CELL, v * CELL)
+
+    def centre(self) -> Tensor:
+        """Distance to the centre of the cell."""
+        return _smooth(self._tables[0], *self._entry)
+
+    def border(self) -> Tensor:
+        """How much nearer its centre is than the next cell's."""
+        return _smooth(self._tables[1], *self._entry)
+
+    def number(self) -> Tensor:
+        """The cell's number in [0, 1)."""
+        place = self._entry[0]
+        return self._tables[2].index_select(0, place.view(-1)).view(place.shape)
 
 
 def white(column: Tensor, row: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 A pattern gets coordinates in its own units (one tile, brick, cell … is about 1), the width of a
 sample in them, and three random numbers in [0, 1) of its material. It returns how much of the
 second and of the third colour shows (0..1), and the height of the relief (0..1); None for none.
+`planks_height` and the like give the relief alone, which is needed at a second place too.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slotlab.scenes.noise import cells, clouds, white
+from slotlab.scenes.noise import Cells, clouds, white
 
 Layers = tuple[Tensor | None, Tensor | None, Tensor | None]
 Pattern = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Layers]
+Relief = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def sine_turns(turns: Tensor) -> Tensor:
@@ -66,28 +68,48 @@ def wood(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -
 
 def planks(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Floor boards of uneven tone, with gaps."""
+    row, plank, gap = _boards(u, v, width)
+    tone = white(row, plank)
+    grain = clouds(u * 5 + 13 * tone, v * 0.4)
+    return (0.75 * tone + contrast(grain, 0.5, 1.5) - 0.4).clamp_(0, 1), gap * 0.9, 1 - gap
+
+
+def planks_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `planks`."""
+    return 1 - _boards(u, v, width)[2]
+
+
+def _boards(u: Tensor, v: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and number of each board, and the gaps between boards."""
     row = u.floor()
     along = v * 0.22 + 7 * white(row, row)
     plank = along.floor()
     across, lengthwise = u - row, along - plank
     joint = torch.minimum(torch.minimum(across, 1 - across), torch.minimum(lengthwise, 1 - lengthwise) * 4.5)
-    tone = white(row, plank)
-    grain = clouds(u * 5 + 13 * tone, v * 0.4)
-    gap = 1 - edge(joint - 0.03, width + 0.02)
-    return (0.75 * tone + contrast(grain, 0.5, 1.5) - 0.4).clamp_(0, 1), gap * 0.9, 1 - gap
+    return row, plank, 1 - edge(joint - 0.03, width + 0.02)
 
 
 def bricks(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Bricks of uneven tone in a running bond, with mortar."""
+    column, row, body = _courses(u, v, width, a)
+    rough = clouds(u * 2, v * 2)
+    tone = (white(column, row) * 0.8 + rough - 0.4).clamp_(0, 1)
+    return tone, 1 - body, body * (0.7 + 0.3 * rough)
+
+
+def bricks_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `bricks`."""
+    return _courses(u, v, width, a)[2] * (0.7 + 0.3 * clouds(u * 2, v * 2))
+
+
+def _courses(u: Tensor, v: Tensor, width: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Column and row of each brick, and 1 on bricks."""
     row = v.floor()
     x = u * 0.5 + 0.5 * (row - 2 * (row * 0.5).floor())
     column = x.floor()
     fx, fy = x - column, v - row
     joint = torch.minimum(torch.minimum(fx, 1 - fx) * 2, torch.minimum(fy, 1 - fy))
-    body = edge(joint - (0.05 + 0.06 * a), width + 0.04)
-    rough = clouds(u * 2, v * 2)
-    tone = (white(column, row) * 0.8 + rough - 0.4).clamp_(0, 1)
-    return tone, 1 - body, body * (0.7 + 0.3 * rough)
+    return column, row, edge(joint - (0.05 + 0.06 * a), width + 0.04)
 
 
 def checker(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
@@ -120,15 +142,32 @@ def dots(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -
 
 def pebbles(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Rounded stones of uneven tone, packed."""
-    _, border, number = cells(u, v)
+    cells = Cells(u, v)
+    body, height = _stones(cells, width, a)
+    return cells.number(), 1 - body, height
+
+
+def pebbles_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `pebbles`."""
+    return _stones(Cells(u, v), width, a)[1]
+
+
+def _stones(cells: Cells, width: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """1 on stones, and their height."""
+    border = cells.border()
     body = edge(border - (0.06 + 0.08 * a), width + 0.1)
-    return number + torch.zeros_like(u), 1 - body, body * (0.6 + (border * 1.2).clamp(max=0.4))
+    return body, body * (0.6 + (border * 1.2).clamp(max=0.4))
 
 
 def noise(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Patches of two colours with spots of a third."""
     coarse = clouds(u, v)
     return contrast(coarse, 0.5, 3), contrast(clouds(u * 3 + 5, v * 3), 0.62, 4) * 0.8, coarse
+
+
+def noise_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `noise`."""
+    return clouds(u, v)
 
 
 def brushed(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
@@ -146,19 +185,40 @@ def speckled(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tenso
 
 def weave(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Threads over and under each other."""
+    turn, height = _threads(u, v)
+    return turn, (0.8 - height).clamp_(0, 1), height
+
+
+def weave_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `weave`."""
+    return _threads(u, v)[1]
+
+
+def _threads(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Which thread is on top, 0 or 1, and its height."""
     column, row = u.floor(), v.floor()
-    turn = _fraction((column + row) * 0.5) * 2  # 0 or 1: which thread is on top
+    turn = _fraction((column + row) * 0.5) * 2
     x, y = u - column, v - row
     round_x, round_y = 4 * x * (1 - x), 4 * y * (1 - y)
-    height = round_y + turn * (round_x - round_y)
-    return turn, (0.8 - height).clamp_(0, 1), height
+    return turn, round_y + turn * (round_x - round_y)
 
 
 def rust(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Patches of rough rust on paint."""
-    coarse, fine = clouds(u, v), clouds(u * 4, v * 4)
-    part = contrast(coarse + 0.25 * fine, 0.5 + 0.25 * a, 6)
+    part, fine = _patches(u, v, a)
     return part, contrast(fine, 0.5, 3) * part * 0.8, part * fine
+
+
+def rust_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `rust`."""
+    part, fine = _patches(u, v, a)
+    return part * fine
+
+
+def _patches(u: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """1 where there is rust, and how rough it is."""
+    coarse, fine = clouds(u, v), clouds(u * 4, v * 4)
+    return contrast(coarse + 0.25 * fine, 0.5 + 0.25 * a, 6), fine
 
 
 def chevron(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
@@ -188,8 +248,7 @@ def rings(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) 
 
 def leopard(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Rosettes: spots with a dark rim."""
-    reach, _, _ = cells(u, v)
-    reach = reach + 0.35 * (clouds(u, v) - 0.5)
+    reach = Cells(u, v).centre() + 0.35 * (clouds(u, v) - 0.5)
     soft = width + 0.05
     inside = 1 - edge(reach - 0.36, soft)
     return inside, inside * edge(reach - 0.2, soft), None
@@ -207,7 +266,17 @@ def mosaic(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor)
 
 def crackle(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Glaze with a net of cracks."""
+    cloud, cells = _glaze(u, v)
+    body = edge(cells.border() - 0.05, width + 0.05)
+    return (0.3 * cells.number() + cloud - 0.2).clamp_(0, 1), 1 - body, body
+
+
+def crackle_height(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Relief of `crackle`."""
+    return edge(_glaze(u, v)[1].border() - 0.05, width + 0.05)
+
+
+def _glaze(u: Tensor, v: Tensor) -> tuple[Tensor, Cells]:
+    """Its clouds, and its cells."""
     cloud = clouds(u * 0.7, v * 0.7)
-    _, border, number = cells(u + 0.6 * cloud, v - 0.6 * cloud)
-    body = edge(border - 0.05, width + 0.05)
-    return (0.3 * number + cloud - 0.2).clamp_(0, 1), 1 - body, body
+    return cloud, Cells(u + 0.6 * cloud, v - 0.6 * cloud)

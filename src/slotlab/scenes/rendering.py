@@ -34,7 +34,7 @@ RENDERER = "slotlab scenes 1"  # changes whenever a scene of the same seed and i
 MIN_VISIBLE = 20 / 64**2  # part of the frame that every object must show
 MAX_ATTEMPTS = 400
 # Samples worked on at a time on a CPU; 64 times as many on a GPU. Of the ground, what the cache holds.
-SETTLE_SAMPLES, LOOK_SAMPLES, SHADE_SAMPLES, GROUND_SAMPLES = 1 << 21, 1 << 17, 1 << 19, 1 << 16
+SETTLE_SAMPLES, LOOK_SAMPLES, SHADE_SAMPLES, GROUND_SAMPLES = 1 << 21, 1 << 17, 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True)

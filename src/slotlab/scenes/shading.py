@@ -28,15 +28,21 @@ def shade_ground(layout: Layout, dress: Dress, grid: Grid, lit: Tensor, sky: Ten
     out = torch.empty(3, scenes, grid.height, grid.width, device=device)
     lit, sky = lit.view(out.shape[1:]), sky.view(out.shape[1:])
     for material in dress.ground.unique().tolist():
-        for chosen in torch.nonzero(dress.ground == material).squeeze(1).to(device).split(max(1, at_once // samples)):
-            row = rows.index_select(1, chosen)[:, :, None, None]
+        for chosen in torch.nonzero(dress.ground == material).squeeze(1).split(max(1, at_once // samples)):
+            alone = slice(int(chosen[0]), int(chosen[0]) + 1) if len(chosen) == 1 else None
+            chosen = chosen.to(device)
+            row = rows.index_select(1, chosen)[:, :, None, None].unbind(0)
             lines = max(1, at_once // (len(chosen) * grid.width))
             for top in range(0, grid.height, lines):
                 strip = slice(top, top + lines)
-                shade, open_sky = (part[:, strip].index_select(0, chosen) for part in (lit, sky))
-                colours, light = _ground(material, row.unbind(0), grid, (right, up[strip]), shade, open_sky)
-                for whole, colour in zip(out, colours, strict=True):
-                    whole[:, strip].index_copy_(0, chosen, colour * light)
+                here = [part[alone or slice(None), strip] for part in (lit, sky, *out)]
+                shades = here[:2] if alone else [part.index_select(0, chosen) for part in here[:2]]
+                colours, light = _ground(material, row, grid, (right, up[strip]), *shades)
+                for whole, colour in zip(here[2:], colours, strict=True):
+                    if alone:
+                        torch.mul(colour, light, out=whole)
+                    else:
+                        whole.index_copy_(0, chosen, colour * light)
     return out
 
 
@@ -115,7 +121,7 @@ def shade_objects(
 def _normals(layout: Layout, owner: Tensor, point: Vector) -> Vector:
     """Outward normals at surface points [T] of the objects `owner`, in their frames."""
     normal = torch.empty(3, len(owner), device=owner.device)
-    kinds = layout.shape.to(owner.device).index_select(0, owner)
+    kinds = layout.shape.to(owner.device, torch.uint8).index_select(0, owner)
     for kind in layout.shape.unique().tolist():
         mine = torch.nonzero(kinds == kind).squeeze(1)
         there = tuple(p.index_select(0, mine) for p in point)
@@ -129,7 +135,7 @@ def _surfaces(dress: Dress, owner: Tensor, point: Vector, normal: Vector, light:
     """The materials at surface points [T]; each is evaluated on the points that show it."""
     painted = torch.empty(6, len(owner), device=owner.device)
     coefficients = dress.coefficients.to(owner.device)
-    kinds = dress.material.to(owner.device).index_select(0, owner)
+    kinds = dress.material.to(owner.device, torch.uint8).index_select(0, owner)
     u, v, on_x, on_side = box_coordinates(point, normal)
     # The light direction runs along the same two axes as u and v (offsets aside).
     ahead_u = light[0] + on_x * (light[1] - light[0])

@@ -33,11 +33,11 @@ def soft_shadow(shape: Shape, point: Vector, light: Vector, fine: bool) -> Tenso
     closest, shifts = dot(point, light).neg_(), _MANY if fine else _FEW
     each = len(shifts) // 6
     first = shifts[each :: 2 * each]
-    best = torch.full_like(closest, torch.inf)
-    clear = best.clone()
+    best, clear = (torch.full_like(closest, torch.inf) for _ in range(2))
+    at, *place = (torch.empty_like(closest) for _ in range(4))
     for shift in first:
-        at = (closest + shift).clamp_(min=0.03)
-        gap = shape.distance(shapes.along(point, light, at))
+        torch.add(closest, shift, out=at).clamp_(min=0.03)
+        gap = shape.distance(shapes.along(point, light, at, place))
         torch.minimum(clear, gap - LIGHT_RADIUS * at, out=clear)
         torch.minimum(best, gap.div_(at), out=best)
     apart = (first[1] - first[0]) / 2
@@ -45,10 +45,12 @@ def soft_shadow(shape: Shape, point: Vector, light: Vector, fine: bool) -> Tenso
     chosen = torch.nonzero(unsure.view(-1)).squeeze(1)
     point, light = (tuple(part.view(-1).index_select(0, chosen) for part in of) for of in (point, light))
     middle, least = (part.view(-1).index_select(0, chosen) for part in (closest, best))
+    at, *place = (torch.empty_like(middle) for _ in range(4))
     for shift in shifts:
         if shift not in first:
-            at = (middle + shift).clamp_(min=0.03)
-            torch.minimum(least, shape.distance(shapes.along(point, light, at)).div_(at), out=least)
+            torch.add(middle, shift, out=at).clamp_(min=0.03)
+            gap = shape.distance(shapes.along(point, light, at, place))
+            torch.minimum(least, gap.div_(at), out=least)
     best.view(-1).index_copy_(0, chosen, least)
     part = best.mul_(0.5 / LIGHT_RADIUS).add_(0.5).clamp_(0, 1)
     part = (part * part).mul_((part * -2).add_(3))
@@ -135,7 +137,7 @@ def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, p
         ]
     )
     rows = torch.cat([rows.to(owner.device), table[12:15].index_select(1, caster.to(owner.device))])
-    kinds = layout.shape[caster].to(owner.device).index_select(0, pair)
+    kinds = layout.shape[caster].to(owner.device, torch.uint8).index_select(0, pair)
     for kind in layout.shape[caster].unique().tolist():
         mine = torch.nonzero(kinds == kind).squeeze(1)
         row = rows.index_select(1, pair.index_select(0, mine)).unbind(0)

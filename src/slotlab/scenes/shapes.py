@@ -70,9 +70,14 @@ def normalise(a: Sequence[Tensor]) -> Vector:
     return a[0] * scale, a[1] * scale, a[2] * scale
 
 
-def along(origin: Sequence[Tensor], direction: Sequence[Tensor], distance: Tensor) -> Vector:
-    """The point `origin + distance * direction`."""
-    x, y, z = ((distance * speed).add_(start) for start, speed in zip(origin, direction, strict=True))
+def along(
+    origin: Sequence[Tensor], direction: Sequence[Tensor], distance: Tensor, into: Sequence[Tensor | None] = (None,) * 3
+) -> Vector:
+    """The point `origin + distance * direction`; overwrites `into`, if given."""
+    x, y, z = (
+        torch.mul(distance, speed, out=out).add_(start)
+        for start, speed, out in zip(origin, direction, into, strict=True)
+    )
     return x, y, z
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slotlab.scenes import patterns
 from slotlab.scenes.noise import clouds
-from slotlab.scenes.patterns import Pattern, contrast, sine_turns
+from slotlab.scenes.patterns import Pattern, Relief, contrast, sine_turns
 from slotlab.scenes.shapes import Vector, largest
 
 NUMBERS = 24  # random numbers that one material draws from
@@ -36,6 +36,7 @@ class Family:
     gloss: Range = (0.1, 0.4)
     metal: float = 0.0
     bump: float = 0.0  # height of the relief
+    relief: Relief | None = None  # the pattern's relief alone, of one with a bump
     wear: float = 0.0  # how far stains and fading darken a pattern that is too clean by itself
 
 
@@ -63,23 +64,25 @@ FAMILIES: dict[str, Family] = {
                      (0.5, 0.85)),
     "wood": Family(patterns.wood, (_TIMBER, _TIMBER_DARK, _TIMBER_DARK), (0.8, 2.2), (0.15, 0.6)),
     "planks": Family(patterns.planks, (_TIMBER, Tint(0.07, 0.05, (0.2, 0.6), (0.35, 0.7)), _BLACK), (1, 2.5),
-                     (0.1, 0.5), bump=0.02),
+                     (0.1, 0.5), bump=0.02, relief=patterns.planks_height),
     "bricks": Family(patterns.bricks, (_CLAY, Tint(0.04, 0.06, (0.2, 0.7), (0.25, 0.55)), _GREY), (1.6, 4.2),
-                     (0.05, 0.2), bump=0.035),
+                     (0.05, 0.2), bump=0.035, relief=patterns.bricks_height),
     "checker": Family(patterns.checker, (_ANY, _OTHER, _GREY), (0.9, 3), (0.2, 0.8), wear=0.45),
     "stripes": Family(patterns.stripes, (_ANY, _OTHER, _LIGHT), (1.2, 4), (0.1, 0.5), wear=0.4),
     "dots": Family(patterns.dots, (_ANY, _OTHER, _LIGHT), (1.5, 4.5), (0.1, 0.5), wear=0.4),
     "cells": Family(patterns.pebbles, (_STONE, Tint(0.08, 0.1, (0.1, 0.5), (0.3, 0.7)), _BLACK), (1.8, 5), (0.1, 0.4),
-                    bump=0.05),
-    "noise": Family(patterns.noise, (_ANY, _NEAR, _OTHER), (0.9, 3), (0.05, 0.3), bump=0.05),
+                    bump=0.05, relief=patterns.pebbles_height),
+    "noise": Family(patterns.noise, (_ANY, _NEAR, _OTHER), (0.9, 3), (0.05, 0.3),
+                    bump=0.05, relief=patterns.noise_height),
     "brushed": Family(
         patterns.brushed, (_STEEL, Tint(_OWN, 0.05, (0.02, 0.35), (0.4, 0.65)), _ANY), (0.8, 1.8), (0.6, 0.8), metal=0.6
     ),
     "speckled": Family(patterns.speckled, (_STONE, _BLACK, _LIGHT), (1.5, 3.5), (0.3, 0.75)),
-    "weave": Family(patterns.weave, (_ANY, _NEAR, _DARK), (4, 9), (0.02, 0.1), bump=0.03, wear=0.3),
+    "weave": Family(patterns.weave, (_ANY, _NEAR, _DARK), (4, 9), (0.02, 0.1),
+                    bump=0.03, relief=patterns.weave_height, wear=0.3),
     "rust": Family(
         patterns.rust, (Tint(_OWN, 0.1, (0.05, 0.5), (0.35, 0.7)), Tint(0.05, 0.025, (0.6, 0.9), (0.3, 0.6)), _BLACK),
-        (0.8, 2.2), (0.2, 0.5), bump=0.05,
+        (0.8, 2.2), (0.2, 0.5), bump=0.05, relief=patterns.rust_height,
     ),
     "chevron": Family(patterns.chevron, (_ANY, _OTHER, _LIGHT), (1.2, 3), (0.1, 0.5), wear=0.4),
     "tartan": Family(patterns.tartan, (_ANY, _DARK, _LIGHT), (1.2, 3), (0.02, 0.1), wear=0.3),
@@ -89,7 +92,8 @@ FAMILIES: dict[str, Family] = {
         (2.2, 5), (0.05, 0.3),
     ),
     "mosaic": Family(patterns.mosaic, (_ANY, _OTHER, _GREY), (1.4, 3.5), (0.3, 0.8), wear=0.4),
-    "crackle": Family(patterns.crackle, (_OTHER, _NEAR, _DARK), (1.2, 3), (0.2, 0.6), bump=0.04),
+    "crackle": Family(patterns.crackle, (_OTHER, _NEAR, _DARK), (1.2, 3), (0.2, 0.6),
+                      bump=0.04, relief=patterns.crackle_height),
 }  # fmt: skip
 MATERIALS: tuple[str, ...] = tuple(FAMILIES)
 _TINTS = torch.tensor([[[t.hue, t.spread, *t.saturation, *t.value] for t in f.tints] for f in FAMILIES.values()])
@@ -171,13 +175,11 @@ def paint(
             mixed = (three - mixed).mul_(third).add_(mixed)
         colour.append(mixed if shade is None else mixed * shade)
     rise = torch.zeros((), device=u.device)
-    if height is not None and family.bump:
+    if height is not None and family.relief is not None:
         reach = width + 0.02
         du, dv = ahead[0] * reach, ahead[1] * reach
         x = (du * row[2]).add_(x).sub_(dv * row[3])
         y = (du * row[3]).add_(y).add_(dv * row[2])
-        shifted = family.pattern(x, y, soft, *free)[2]
-        assert shifted is not None
-        rise = (shifted - height).mul_(row[16] / reach)
+        rise = (family.relief(x, y, soft, *free) - height).mul_(row[16] / reach)
     gloss = row[13] if third is None else row[13] * (1 - 0.6 * third)
     return Surface(colour[0], colour[1], colour[2], gloss, row[14], rise)

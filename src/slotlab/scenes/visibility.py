@@ -149,7 +149,7 @@ def rays_by_shape(
     owner, x, y = (one.index_select(0, mine) for one in (owner, x, y))
     step = torch.arange(PART * PART, device=device)[:, None]
     column, line = step % PART, step // PART
-    scene, kinds = layout.scene.to(device), layout.shape.to(device).index_select(0, owner)
+    scene, kinds = layout.scene.to(device), layout.shape.to(device, torch.uint8).index_select(0, owner)
     for kind in layout.shape.unique().tolist():
         mine = torch.nonzero(kinds == kind).squeeze(1)
         one, left, top = (of.index_select(0, mine) for of in (owner, x, y))
