@@ -24,7 +24,7 @@ from slotlab.data.folders import find_images
 from slotlab.data.images import prepared
 from slotlab.metrics.baselines import block_pattern, colour_groups
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
-from slotlab.models.feature_grouping import WIDTH, FeatureGrouping
+from slotlab.models import FeatureGrouping
 from slotlab.progress import finish
 
 SIDE = 224  # of the masks that are scored
@@ -97,15 +97,12 @@ def scored(photos: Path, masks: Path, method: Method, side: int, count: int | No
 
 def fitted(photos: Path) -> Iterator[int]:
     """Measures mean and deviation of the features of centre squares; returns the model."""
-    model = FeatureGrouping()
-    sums, squares, count = torch.zeros(WIDTH).double(), torch.zeros(WIDTH).double(), 0
+    model, raw = FeatureGrouping(), []
     for file in find_images(photos):
         image, _ = prepared(file, resolution=model.resolution)
-        features = model.encoder.network.sixth_stage(255 * image[None])[0].flatten(1).double()
-        sums, squares, count = sums + features.sum(1), squares + features.square().sum(1), count + features.shape[1]
+        raw.append(model.encoder.raw(image[None]))
         yield 1
-    model.encoder.mean.copy_(sums / count)
-    model.encoder.deviation.copy_((squares / count - (sums / count).square()).sqrt())
+    model.encoder.fit(raw)
     return model  # type: ignore[return-value]
 
 

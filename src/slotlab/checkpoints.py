@@ -21,8 +21,18 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from slotlab.config import changed, dotted, preset_names, run_config
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json, regular, replacing, write_json
-from slotlab.models import MODELS, FeatureGrouping, LatentAutoencoder, Model, SlotDiffusion, VideoModel
+from slotlab.models import (
+    MODELS,
+    FeatureAutoencoder,
+    FeatureGrouping,
+    FrozenFeatures,
+    LatentAutoencoder,
+    Model,
+    SlotDiffusion,
+    VideoModel,
+)
 from slotlab.models.building import check_arguments
+from slotlab.models.frozen_features import LITE0, TIMM
 from slotlab.models.latent_autoencoder import FAMILIES
 from slotlab.models.relative_frames import without_frame
 from slotlab.released import HUB_PREFIX, check, model_folder, released_names
@@ -174,6 +184,31 @@ def load_autoencoder(name: str | Path, resolution: int, subfolder: str | None = 
     resized = LatentAutoencoder(**arguments)
     resized.load_state_dict(autoencoder.state_dict())
     return resized.eval()
+
+
+def frozen_features(name: str | Path, resolution: int) -> FrozenFeatures:
+    """A frozen network for images of `resolution`, to pack its features.
+
+    Args:
+        name: "efficientnet-lite0", "timm:NAME", or a preset or model folder with such features.
+        resolution: side of the images.
+
+    Raises:
+        CheckpointError: the network is not installed, or there is no such model.
+        ConfigError: the preset's model has no frozen features, or another resolution.
+    """
+    if str(name) == LITE0 or str(name).startswith(TIMM):
+        return FrozenFeatures(resolution, str(name))
+    if str(name) in preset_names() or Path(name).suffix in (".yaml", ".yml"):
+        config = run_config(str(name)).model
+    else:
+        config = _read_config(model_folder(name) / CONFIG_FILE)
+    if config.get("kind") not in (FeatureAutoencoder.kind, FeatureGrouping.kind):
+        raise ConfigError(f"{name}: a {config.get('kind')} has no frozen features; give {LITE0} or {TIMM}NAME")
+    if (side := config.get("resolution", resolution)) != resolution:
+        raise ConfigError(f"{name}: takes images of {side}x{side}; add --resolution {side}")
+    check_arguments("features", FrozenFeatures, config.get("features", {}), reserved={"resolution"})
+    return FrozenFeatures(resolution, **config.get("features", {}))
 
 
 def _load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: str | None = None) -> LatentAutoencoder:

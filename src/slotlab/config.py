@@ -19,8 +19,9 @@ RUN_FILE = "run.json"
 Section = TypeVar("Section", bound=BaseModel)
 
 # Sections of a model.
-SECTIONS = ("slot_attention", "autoencoder", "denoiser", "schedule", "sampling", "encoder", "decoder", "video")
-SUPPLIED = ("feature_dim", "slot_dim", "resolution", "image_model")  # arguments that the whole model decides
+SECTIONS = ("features", "slot_attention", "autoencoder", "denoiser", "schedule", "sampling")
+SECTIONS += ("encoder", "decoder", "video")
+SUPPLIED = ("feature_dim", "slot_dim", "resolution", "image_model", "width", "grid")  # that the whole model decides
 WORDS = {"true": True, "false": False, "null": None, "none": None}
 OF_PRETRAINED = {
     "model.autoencoder.pretrained": "a trained autoencoder: a run folder, a name, or one of diffusers",
@@ -274,13 +275,15 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     from slotlab.models.sampling import SamplingSettings
 
     parts: dict[str, Callable[..., object]] = {
+        "features": models.FrozenFeatures,
         "slot_attention": models.SlotAttention,
         "autoencoder": models.LatentAutoencoder,
         "denoiser": models.Denoiser,
         "schedule": models.NoiseSchedule,
         "sampling": SamplingSettings,
     }
-    registries = {"encoder": models.ENCODERS, "decoder": models.DECODERS}
+    decoders = models.FEATURE_DECODERS if model.get("kind") == models.FeatureAutoencoder.kind else models.DECODERS
+    registries: dict[str, Mapping[str, Callable[..., object]]] = {"encoder": models.ENCODERS, "decoder": decoders}
     settings: dict[str, tuple[Any, str]] = {}
     for section, fields in (("data", DataSettings.model_fields), ("training", TrainingSettings.model_fields)):
         settings |= {f"{section}.{name}": (field.default, field.description or "") for name, field in fields.items()}

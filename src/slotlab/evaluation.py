@@ -21,10 +21,17 @@ from slotlab.errors import ConfigError
 from slotlab.files import write_json
 from slotlab.metrics.baselines import block_pattern, colour_groups, feature_groups, superpixels
 from slotlab.metrics.functional import squared_error, without_small
-from slotlab.models import FeatureGrouping, FeatureOutput, LatentAutoencoder, Model, SlotModel, SlotOutput
+from slotlab.models import (
+    FeatureGrouping,
+    FeatureModel,
+    FeatureOutput,
+    LatentAutoencoder,
+    Model,
+    SlotModel,
+    SlotOutput,
+)
 from slotlab.models.building import evaluating
 from slotlab.models.efficientnet import PACKAGE
-from slotlab.models.feature_grouping import STRIDE
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.video import ClipModel, TrackedModel, cues_of
@@ -52,10 +59,10 @@ def baselines_here() -> dict[str, Baseline]:
         from slotlab.checkpoints import load
 
         model: Any = load(PHOTOS)
-        side, grid = model.resolution, (model.resolution // STRIDE, model.resolution // STRIDE)
+        side, grid = model.resolution, model.encoder.grid
 
         def of_features(images: Tensor, size: Size, count: int) -> Tensor:
-            features = model.encoder(resized(images.cpu(), (side, side)))
+            features = F.normalize(model.encoder(resized(images.cpu(), (side, side))), dim=2)
             return feature_groups(features, grid, size, count).to(images.device)
 
         found["feature K-means"] = of_features
@@ -216,7 +223,7 @@ class Evaluator:
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         mean = ReconstructionError("mean")
         errors = {"mse_sum": ReconstructionError("sum"), "mse": mean, "psnr": PeakSignalToNoiseRatio()}
-        if isinstance(model, FeatureGrouping):
+        if isinstance(model, FeatureModel):
             errors = {"feature_error": mean}
         self.errors = {name: error.to(device) for name, error in errors.items()}
         self.squared_errors: list[float] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.files import replacing
-from slotlab.models import FeatureGrouping, LatentAutoencoder, Model
+from slotlab.models import FeatureModel, LatentAutoencoder, Model
 from slotlab.models.building import evaluating
 
 TOLERANCE = 1e-3  # of slots, masks and colours in onnxruntime
@@ -26,7 +26,7 @@ class _Outputs(nn.Module):
         super().__init__()
         self.model = model
         self.names: list[str] = []
-        if not isinstance(model, LatentAutoencoder | FeatureGrouping):
+        if not isinstance(model, LatentAutoencoder):
             start = model.encoder.slot_attention.initial_slots(1, torch.Generator().manual_seed(0)).detach()
             self.register_buffer("start", start, persistent=False)
 
@@ -67,8 +67,8 @@ def export(model: Model, path: str | Path) -> dict[str, float]:
         ConfigError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: a model that cannot be exported, or whose file gives other numbers.
     """
-    if isinstance(model, FeatureGrouping):
-        raise CheckpointError(f"a {model.kind} cannot be exported: its cuts and superpixels are not tensor operations")
+    if isinstance(model, FeatureModel):
+        raise CheckpointError(f"a {model.kind} cannot be exported: its superpixels and frozen network stay outside")
     try:
         runtime, _ = (import_module(name) for name in ("onnxruntime", "onnxscript"))
     except ImportError as error:

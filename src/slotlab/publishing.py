@@ -32,7 +32,7 @@ from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
-from slotlab.models import LatentAutoencoder, Model, SlotModel
+from slotlab.models import FeatureModel, FeatureOutput, LatentAutoencoder, Model, SlotModel
 from slotlab.progress import Stage, in_steps, stage
 from slotlab.released import (
     CARD_FILE,
@@ -91,12 +91,15 @@ def write_card(folder: Path, name: str) -> None:
 def image_scores(batch: Batch, output: Any, source: str | None) -> tuple[str, list[float]]:
     """What is scored and the score of each image, for a batch and a model's output for it.
 
-    It is FG-ARI of the masks from `source`; or PSNR if that is None or the data has no masks.
+    It is FG-ARI of the masks from `source`; or PSNR, or less the error of features, if that is None
+    or the data has no masks.
     """
     if source is not None and "mask" in batch:
         target = batch["mask"].to(output.masks.device)
         values = adjusted_rand_index(output.segmentation(source), target, foreground_only=True)
         return f"FG-ARI of the {output.titles.get(source, 'attention masks')}", values.tolist()
+    if isinstance(output, FeatureOutput):
+        return "feature error, negated", (-output.feature_errors()).tolist()
     images = batch["image"].to(output.reconstruction.device)
     return "PSNR of the reconstruction", peak_signal_to_noise_ratio(output.reconstruction.clamp(0, 1), images).tolist()
 
@@ -288,7 +291,7 @@ def prepare_steps(
         write_json(folder / TRAINING_FILE, training)
         dataset = open_data(source, resolution=model.resolution, **opening, split="test", count=images)
         yield from _evaluate(model, dataset, folder)
-        if not isinstance(model, LatentAutoencoder):
+        if not isinstance(model, LatentAutoencoder | FeatureModel):  # which paint from slots
             opening |= {"split": "train", "count": library_images}
             dataset = open_data(source, resolution=model.resolution, **opening)
             sources = {"model": name, "data": shown, "opening": opening}

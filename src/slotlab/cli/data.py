@@ -81,6 +81,10 @@ def pack(
     latents: Annotated[
         str | None, Option(metavar="RUN|NAME", help="Also pack the latents of this autoencoder.")
     ] = None,
+    features: Annotated[
+        str | None,
+        Option(metavar="NETWORK|PRESET|RUN", help="Also pack the features of this frozen network, in float16."),
+    ] = None,
 ) -> None:
     """Pack a data set, cropped and resized, into a memory-mapped cache.
 
@@ -89,6 +93,9 @@ def pack(
     For slot diffusion: [bold]slotlab data pack scenes:plain data/plain --resolution 64 --count
     10000 --max-objects 6 --latents runs/latents[/bold]; training then skips the autoencoder's
     encoder.
+
+    For slots on frozen features: [bold]slotlab data pack photos packed --resolution 448 --features
+    efficientnet-lite0[/bold], or timm:NAME, or the preset or run whose features are meant.
     """
     from slotlab.data.packing import pack
 
@@ -99,6 +106,12 @@ def pack(
         if resolution is None:
             raise ConfigError("--latents needs --resolution, the side of the images that the autoencoder encodes")
         more["latents"] = load_autoencoder(latents, resolution)
+    if features is not None:
+        from slotlab.checkpoints import frozen_features
+
+        if resolution is None:
+            raise ConfigError("--features needs --resolution, the side of the images that the network sees")
+        more["features"] = frozen_features(features, resolution)
     shown("packing", None, pack.steps(path, out, resolution=resolution, count=count, **more))
     say(f"packed into {out}; train with: slotlab train PRESET --data {shlex.quote(str(out))} --out RUN")
 

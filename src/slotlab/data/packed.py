@@ -37,6 +37,7 @@ class _Settings(BaseModel):
     masked_splits: list[str]
     arrays: dict[str, _Array]
     latents: str | None = None
+    features: str | None = None
     frames: int | None = None  # of a clip
 
 
@@ -52,6 +53,7 @@ class Packed(RowsDataset):
       (ignored)
     * `indices.npy`: int64 [N], each sample's number in the source
     * `latents.npy`, if packed with an autoencoder: float32 [N, C, h, w]
+    * `features.npy`, if packed with a frozen network: float16 [N, h * w, C]
 
     A batch is one indexed copy from the memory maps and one conversion to float.
 
@@ -97,6 +99,8 @@ class Packed(RowsDataset):
             batch["mask"][batch["mask"] == self.ignore] = IGNORED
         if self._latents is not None:
             batch["latents"] = torch.from_numpy(self._latents[rows])
+        if self._features is not None:
+            batch["features"] = torch.from_numpy(self._features[rows]).float()
         return batch
 
     def verify(self) -> list[BrokenFile]:
@@ -108,9 +112,10 @@ class Packed(RowsDataset):
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What a protocol line needs; `source` describes the source, `latents` its autoencoder."""
+        """What a protocol line needs; `source` describes the source, `latents` and `features` the encoder."""
         facts = super().describe() | {"source": self.settings.source}
-        return facts | ({} if self._latents is None else {"latents": self.settings.latents})
+        encoders = {"latents": self.settings.latents, "features": self.settings.features}
+        return facts | {name: encoder for name, encoder in encoders.items() if encoder is not None}
 
     def _open(self) -> None:
         count, side, arrays = self.settings.count, self.settings.resolution, self.settings.arrays
@@ -120,9 +125,10 @@ class Packed(RowsDataset):
         self._masks = np.empty(0)
         if self.settings.masked_splits:
             self._masks = self._mapped("masks.npy", (count, *frames, side, side), "uint8", "int16")
-        self._latents = None
-        if "latents.npy" in arrays:
-            self._latents = self._mapped("latents.npy", (count, *arrays["latents.npy"].shape[1:]), "float32")
+        self._latents, self._features = (
+            self._mapped(name, (count, *arrays[name].shape[1:]), dtype) if name in arrays else None
+            for name, dtype in (("latents.npy", "float32"), ("features.npy", "float16"))
+        )
 
     def _check_size(self, name: str) -> None:
         path, wanted = self.root / name, self.settings.arrays[name].bytes

@@ -1,19 +1,20 @@
 """Writing the packed cache that `packed.py` reads."""
 
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slotlab.data.dataset import BrokenFile, PixelDataset
 from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import FORMAT, SETTINGS, VERSION
-from slotlab.data.sample import IGNORED, LatentEncoder, SlotDataset
+from slotlab.data.sample import IGNORED, FeatureEncoder, LatentEncoder, SlotDataset
 from slotlab.data.scenes import MOST
 from slotlab.errors import ConfigError, DataError, nearest
 from slotlab.files import replacing, sha256_of, write_json
@@ -32,6 +33,7 @@ def pack(
     count: int | Mapping[str, int] | None = None,
     skip_broken: bool = False,
     latents: LatentEncoder | None = None,
+    features: FeatureEncoder | None = None,
     **options: Any,
 ) -> Generator[Stage, None, Path]:
     """Writes a packed cache of a data set, with all its splits; replaces an older cache there.
@@ -47,6 +49,8 @@ def pack(
         skip_broken: leave broken images out and list them in `packed.json`, instead of raising.
         latents: an autoencoder for images of this size; its latents are packed too
             (`batch["latents"]`).
+        features: a frozen network for images of this size; its features are packed too, in float16
+            (`batch["features"]`).
         **options: for `open_data`, such as `seed` for scenes.
 
     Raises:
@@ -79,7 +83,12 @@ def pack(
             settings = yield from stage("packing", total, _write_images(folder, parts, facts, skip_broken))
             if latents is not None:
                 settings["latents"] = latents.fingerprint()
-                yield from stage("encoding", settings["count"], _write_latents(folder, latents))
+                steps = _write_encoded(folder / "latents.npy", latents.encode, np.float32)
+                yield from stage("encoding", settings["count"], steps)
+            if features is not None:
+                settings["features"] = features.fingerprint()
+                steps = _write_encoded(folder / "features.npy", features.raw, np.float16)
+                yield from stage("features", settings["count"], steps)
             settings["arrays"] = {}
             for path in sorted(folder.glob("*.npy")):
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -176,14 +185,15 @@ def _write_images(
 
 
 @torch.inference_mode()
-def _write_latents(folder: Path, encoder: LatentEncoder) -> Generator[int, None, None]:
-    images, path = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), folder / "latents.npy"
+def _write_encoded(path: Path, encode: Callable[[Tensor], Tensor], dtype: Any) -> Generator[int, None, None]:
+    folder = path.parent
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     for start in range(0, len(images), AT_ONCE):
         pixels = np.asarray(images[start : start + AT_ONCE])
-        latents = encoder.encode(to_batch(pixels, None, range(len(pixels)))["image"]).float().cpu().numpy()
+        encoded = encode(to_batch(pixels, None, range(len(pixels)))["image"]).float().cpu().numpy().astype(dtype)
         if not start:
-            _check_space(folder, latents[0].nbytes * len(images))
-        _append(path, latents)
+            _check_space(folder, encoded[0].nbytes * len(images))
+        _append(path, encoded)
         yield len(pixels)
     _set_rows(path, len(images))
 

@@ -14,8 +14,9 @@ class Sample(TypedDict):
     `image`: float32 [3, H, W] in [0, 1], of a clip [T, 3, H, W]. `mask`: int64 [H, W], of a clip
     [T, H, W], 0 = background, 1.. = objects, -1 = ignored; absent without masks. `index`: the
     sample's number in its data set, int64 scalar. `latents`: float32 [C, h, w], if a packed cache
-    holds those of a latent autoencoder. `classes`: int64 [H, W], and `annotators`: int64 [A, H, W],
-    if the data set was opened with `every_mask` and has them.
+    holds those of a latent autoencoder; `features`: float32 [N, C], if it holds those of a frozen
+    network. `classes`: int64 [H, W], and `annotators`: int64 [A, H, W], if the data set was opened
+    with `every_mask` and has them.
     """
 
     image: Tensor
@@ -23,6 +24,7 @@ class Sample(TypedDict):
     classes: NotRequired[Tensor]
     annotators: NotRequired[Tensor]
     latents: NotRequired[Tensor]
+    features: NotRequired[Tensor]
     index: Tensor
 
 
@@ -38,11 +40,23 @@ class LatentEncoder(Protocol):
         ...
 
 
+class FeatureEncoder(Protocol):
+    """Makes features of images, such as `slotlab.models.FrozenFeatures`."""
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Features [B, N, C] of images [B, 3, H, W] in [0, 1]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for two encoders only if they make the same features."""
+        ...
+
+
 class Batch(TypedDict):
     """Samples stacked: `image` [B, 3, H, W] or [B, T, 3, H, W], and `index` [B].
 
-    `mask` and `classes` [B, H, W], `annotators` [B, A, H, W] (all -1 where an image has fewer) and
-    `latents` [B, C, h, w], if there are any.
+    `mask` and `classes` [B, H, W], `annotators` [B, A, H, W] (all -1 where an image has fewer),
+    `latents` [B, C, h, w] and `features` [B, N, C], if there are any.
     """
 
     image: Tensor
@@ -50,6 +64,7 @@ class Batch(TypedDict):
     classes: NotRequired[Tensor]
     annotators: NotRequired[Tensor]
     latents: NotRequired[Tensor]
+    features: NotRequired[Tensor]
     index: Tensor
 
 

@@ -66,7 +66,7 @@ def reconstruction_grid(
     size = cell_size(images, cell)
     painted = {"image": images, output.titles["reconstruction"]: output.reconstruction}
     if isinstance(output, SlotOutput) and output.ceiling is not None:
-        painted = {"image": images, "autoencoder": output.ceiling, **painted}
+        painted = {"image": images, output.titles["ceiling"]: output.ceiling, **painted}
     rows, segments, paints = [], _segments(output, mask), not isinstance(output, FeatureOutput)
     for number, (image, found) in enumerate(zip(images, segments, strict=True)):
         error = (output.reconstruction[number].clamp(0, 1) - image).abs().mean(dim=0)

@@ -2,7 +2,9 @@
 
 from slotlab.errors import CheckpointError
 from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
+from slotlab.models.feature_autoencoder import FEATURE_DECODERS, FeatureAutoencoder
 from slotlab.models.feature_grouping import FeatureGrouping
+from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.latent_autoencoder import AutoencoderOutput, LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, FeatureOutput, SlotOutput
 from slotlab.models.relative_frames import RelativeSlotAutoencoder
@@ -15,24 +17,35 @@ from slotlab.models.unet import Denoiser
 from slotlab.models.video import ClipModel, TrackedModel, VideoModel, boxes_of
 
 PaintingModel = SlotAutoencoder | SlotDiffusion  # has a decoder: paints images from slots
-SlotModel = PaintingModel | FeatureGrouping | ClipModel
-TrainableModel = PaintingModel | LatentAutoencoder | VideoModel
+FeatureModel = FeatureGrouping | FeatureAutoencoder  # of frozen features: cannot paint
+SlotModel = PaintingModel | FeatureModel | ClipModel
+TrainableModel = PaintingModel | LatentAutoencoder | FeatureAutoencoder | VideoModel
 Model = SlotModel | LatentAutoencoder
-KINDS: tuple[type[Model], ...] = (SlotAutoencoder, SlotDiffusion, LatentAutoencoder, FeatureGrouping)
+KINDS: tuple[type[Model], ...] = (
+    SlotAutoencoder,
+    SlotDiffusion,
+    LatentAutoencoder,
+    FeatureGrouping,
+    FeatureAutoencoder,
+)
 MODELS: dict[str, type[Model]] = {model.kind: model for model in KINDS}
 MODELS[RelativeSlotAutoencoder.kind] = RelativeSlotAutoencoder  # experimental
 
 __all__ = [
     "DECODERS",
     "ENCODERS",
+    "FEATURE_DECODERS",
     "MODELS",
     "AutoencoderOutput",
     "CNNEncoder",
     "ClipModel",
     "Denoiser",
     "DiffusionOutput",
+    "FeatureAutoencoder",
     "FeatureGrouping",
+    "FeatureModel",
     "FeatureOutput",
+    "FrozenFeatures",
     "LatentAutoencoder",
     "Model",
     "NoiseSchedule",
@@ -66,7 +79,7 @@ def with_slots(model: Model, name: object = None) -> SlotModel:
 def that_paints(model: Model, name: object = None) -> PaintingModel:
     """`model`, if it paints images from slots; else a CheckpointError, which begins with `name`."""
     model = with_slots(model, name)
-    if isinstance(model, FeatureGrouping):
+    if isinstance(model, FeatureModel):
         named = "" if name is None else f"{name}: "
         remedy = (
             "segment and show work with it; composing and editing need a model with a decoder, such as textured-128"

@@ -1,5 +1,6 @@
 """Objects in photographs: frozen features of a network, grouped by how alike they are."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,41 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError
-from slotlab.models.building import check_images, configured
-from slotlab.models.efficientnet import open_efficientnet
+from slotlab.models.building import check_arguments, check_images, configured
+from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import FeatureOutput
 from slotlab.models.randomness import Generators
 
-STRIDE, WIDTH = 32, 192  # of the features
 SHARPNESS = 4.0  # of soft memberships: softmax of -4 times the squared distance to a cluster's centre
-
-
-class FrozenFeatures(nn.Module):
-    """Standardised features of the sixth stage of EfficientNet-Lite0.
-
-    The network was trained with the labels of ImageNet (Tan and Le 2019, arXiv 1905.11946). Its
-    weights come with a Python package, so nothing is downloaded, and are not part of the model; the
-    mean and deviation of each channel over photographs are.
-
-    Raises:
-        CheckpointError: the package with the network's weights is not installed.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = open_efficientnet()
-        self.mean = nn.Parameter(torch.zeros(WIDTH), requires_grad=False)
-        self.deviation = nn.Parameter(torch.ones(WIDTH), requires_grad=False)
-
-    def train(self, mode: bool = True) -> "FrozenFeatures":
-        """The network stays in evaluation mode."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, N, 192] of length 1 of images [B, 3, H, W] in [0, 1]; N = H/32 x W/32."""
-        features = self.network.sixth_stage(255 * images).flatten(2).transpose(1, 2)
-        return F.normalize((features - self.mean) / self.deviation, dim=2)
 
 
 @configured("model")
@@ -57,16 +29,19 @@ class FeatureGrouping(nn.Module):
 
     The groups are things that look or mean alike: objects of one kind that touch are often one
     group. There are no classes. Nothing is random. It takes images of any size whose sides are
-    multiples of 32 (`working_size`), and cannot paint: `compose` and `edit` need a decoder.
+    multiples of the features' stride, 32 of EfficientNet-Lite0 (`working_size`), and cannot paint:
+    `compose` and `edit` need a decoder.
 
     Args:
         resolution: side of the square images of data sets; other images have as many pixels.
         slots: number of groups K, some of which may own no pixel in the end.
         temperature: how fast links fall with the angle: exp((cos - 1) / temperature).
         spread: how fast they fall with the distance d in sides: exp(-d^2 / (2 spread^2)).
+        features: arguments of `FrozenFeatures`; by default EfficientNet-Lite0's.
 
     Raises:
         CheckpointError: the package with the network's weights is not installed.
+        ConfigError: an unknown key or a value out of range.
 
     Example:
         >>> model = FeatureGrouping(resolution=64, slots=2)
@@ -81,10 +56,11 @@ class FeatureGrouping(nn.Module):
 
     def __init__(
         self,
-        resolution: Annotated[int, Field(ge=STRIDE, le=4096, multiple_of=STRIDE)] = 448,
+        resolution: Annotated[int, Field(ge=8, le=4096)] = 448,
         slots: Annotated[int, Field(ge=1, le=64)] = 8,
         temperature: Annotated[float, Field(gt=0)] = 0.05,
         spread: Annotated[float, Field(gt=0)] = 0.3,
+        features: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -93,17 +69,19 @@ class FeatureGrouping(nn.Module):
             "slots": slots,
             "temperature": temperature,
             "spread": spread,
+            **({} if features is None else {"features": dict(features)}),  # older configs lack it
         }
         self.resolution, self.slots = resolution, slots
         self.temperature, self.spread = temperature, spread
-        self.encoder = FrozenFeatures()
+        check_arguments("features", FrozenFeatures, features or {}, reserved={"resolution"})
+        self.encoder = FrozenFeatures(resolution, **(features or {}))
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
         return {
             "slots": self.slots,
             "iterations": self.iterations,
-            "features": "efficientnet-lite0, sixth stage",
+            "features": self.encoder.describe(),
             "mask_sources": {
                 "masks": "superpixel masks, groups of features averaged over superpixels, argmax",
                 "attention": "feature masks, groups of features, resized bilinearly, argmax",
@@ -111,26 +89,27 @@ class FeatureGrouping(nn.Module):
         }
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size at which an image is seen: about resolution^2 pixels, multiples of 32.
+        """The size at which an image is seen: about resolution^2 pixels, multiples of the stride.
 
         Example:
             >>> FeatureGrouping().working_size(480, 640)
             (384, 512)
         """
-        scale = self.resolution / (height * width) ** 0.5
-        most = self.resolution**2 // STRIDE  # a line of pixels would have sides without end
-        high, wide = (min(max(1, round(side * scale / STRIDE)) * STRIDE, most) for side in (height, width))
+        scale, stride = self.resolution / (height * width) ** 0.5, self.encoder.stride
+        most = self.resolution**2 // stride  # a line of pixels would have sides without end
+        high, wide = (min(max(1, round(side * scale / stride)) * stride, most) for side in (height, width))
         return high, wide
 
     @torch.no_grad()
     def forward(self, images: Tensor, generator: Generators = None) -> FeatureOutput:
-        """Groups of images [B, 3, H, W] in [0, 1]; ValueError unless sides are multiples of 32.
+        """Groups of images [B, 3, H, W] in [0, 1]; ValueError unless sides are multiples of the stride.
 
         The `generator` is not used: nothing is random.
         """
-        check_images(images, STRIDE, self.encoder.mean.dtype, values=True, multiples=True)
-        grid = (images.shape[2] // STRIDE, images.shape[3] // STRIDE)
-        features = self.encoder(images)
+        stride = self.encoder.stride
+        check_images(images, stride, self.encoder.mean.dtype, values=True, multiples=True)
+        grid = (images.shape[2] // stride, images.shape[3] // stride)
+        features = F.normalize(self.encoder(images), dim=2)
         shares = torch.stack([self._grouped(one, grid) for one in features.cpu()])
         maps = F.interpolate(shares.unflatten(2, grid), images.shape[2:], mode="bilinear")
         masks = torch.stack([snapped(soft, image) for soft, image in zip(maps, images.cpu(), strict=True)])
@@ -141,7 +120,7 @@ class FeatureGrouping(nn.Module):
             attention=shares[:, None],
             attention_grid=grid,
             masks=masks,
-            reconstruction=torch.einsum("bkc,bkhw->bchw", slot_colours(features, slots), masks),
+            reconstruction=torch.einsum("bkc,bkhw->bchw", feature_colours(features, slots), masks),
             features=features,
             predicted=shares.transpose(1, 2) @ slots,
         )
@@ -165,7 +144,7 @@ class FeatureGrouping(nn.Module):
     def _grouped(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
         """Memberships [K, N] of features [N, 192], which sum to 1 over K."""
         rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
-        places = torch.stack([rows.flatten(), columns.flatten()], dim=1) * STRIDE / self.resolution
+        places = torch.stack([rows.flatten(), columns.flatten()], dim=1) * self.encoder.stride / self.resolution
         near = torch.exp(-torch.cdist(places, places).square() / (2 * self.spread**2))
         alike = torch.exp((features @ features.T - 1) / self.temperature)
         shares = memberships(leading_vectors(near * alike, self.slots))
@@ -211,10 +190,10 @@ def snapped(soft: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(owners[None], image.shape[1:], mode="bilinear")[0]
 
 
-def slot_colours(features: Tensor, slots: Tensor) -> Tensor:
-    """Slots [B, K, C] as colours [B, K, 3] in [0, 1]: three principal components of each image."""
+def feature_colours(features: Tensor, shown: Tensor) -> Tensor:
+    """What is `shown` [B, K, C] in colours [B, K, 3] in [0, 1]: three principal components of each image's features."""
     colours = []
-    for own, some in zip(features, slots, strict=True):
+    for own, some in zip(features, shown, strict=True):
         centre = own.mean(dim=0)
         _, _, axes = torch.linalg.svd(own - centre, full_matrices=False)
         axes = axes[:3] * axes[:3].sum(dim=1, keepdim=True).sign()  # the signs are not determined

@@ -43,6 +43,7 @@ class SlotOutput:
         "masks": "decoder masks",
         "attention": "attention masks",
         "posterior": "posterior masks",
+        "ceiling": "autoencoder",
         "reconstruction": "reconstruction",
     }
 
@@ -159,6 +160,7 @@ class DiffusionOutput(SlotOutput):
     titles: ClassVar[dict[str, str]] = {
         "masks": "cross-attention masks",
         "attention": "attention masks",
+        "ceiling": "autoencoder",
         "reconstruction": "sample",
     }
 
@@ -196,6 +198,7 @@ class FeatureOutput(SlotOutput):
     titles: ClassVar[dict[str, str]] = {
         "masks": "superpixel masks",
         "attention": "feature masks",
+        "ceiling": "frozen features",
         "reconstruction": "slot features",
     }
 
@@ -207,5 +210,24 @@ class FeatureOutput(SlotOutput):
         return (self.predicted.float() - self.features.float()).square().mean(dim=(1, 2))
 
 
-for made in (SlotOutput, DiffusionOutput, FeatureOutput):
+@dataclass(eq=False, kw_only=True)
+class SlotFeatureOutput(FeatureOutput):
+    """A `FeatureOutput` of slot attention and a decoder."""
+
+    titles: ClassVar[dict[str, str]] = {
+        "masks": "decoder masks",
+        "attention": "attention masks",
+        "ceiling": "frozen features",
+        "reconstruction": "predicted features",
+    }
+
+
+@dataclass(eq=False, kw_only=True)
+class SuperpixelOutput(SlotFeatureOutput):
+    """A `SlotFeatureOutput` whose masks are averaged over superpixels."""
+
+    titles: ClassVar[dict[str, str]] = {**SlotFeatureOutput.titles, "masks": "superpixel masks"}
+
+
+for made in (SlotOutput, DiffusionOutput, FeatureOutput, SlotFeatureOutput, SuperpixelOutput):
     torch.export.register_dataclass(made, serialized_type_name=f"slotlab.{made.__name__}")

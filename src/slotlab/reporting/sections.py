@@ -24,7 +24,7 @@ from slotlab.training.checkpoint import read_history
 
 CLOSE_UPS = 3  # images whose slots and attention are shown one by one
 SCORES = {"ari": "ARI", "fg_ari": "FG-ARI", "miou": "mIoU", "mbo": "mBO"}
-ERRORS = {"mse_sum": "MSE, official sum", "mse": "MSE, mean", "psnr": "PSNR (dB)"}
+ERRORS = {"mse_sum": "MSE, official sum", "mse": "MSE, mean", "psnr": "PSNR (dB)", "feature_error": "feature error"}
 SHEET_PICTURE = "sheet.png"
 PROTOCOLS = {
     "report": "one slot drawn from each concept, background included, no two from one image",
@@ -165,8 +165,9 @@ def scores(metrics: Mapping[str, Any] | None, evaluate_command: str) -> Section:
             details = [found.get(name, {}) for name in columns]
             rows.append([title, *[_score(one.get("mean"), one) for one in details]])
         tables.append(ReportTable("Segmentation: mean ± standard error", ["", *columns.values()], rows))
-    row = ["", *cells("reconstruction", ERRORS), _number(metrics.get("loss")), _number(metrics.get("slots_used"))]
-    headings = ["", *ERRORS.values(), "loss", "slots used"]
+    errors = {name: title for name, title in ERRORS.items() if name in metrics.get("reconstruction", {})}
+    row = ["", *cells("reconstruction", errors), _number(metrics.get("loss")), _number(metrics.get("slots_used"))]
+    headings = ["", *errors.values(), "loss", "slots used"]
     tables.append(ReportTable("Reconstruction: mean ± standard error", headings, [row]))
     text = "Protocol: " + " · ".join(f"{_name(name)}: {_value(value)}" for name, value in protocol.items())
     if not metrics.get("masks") and "mask_sources" in protocol:

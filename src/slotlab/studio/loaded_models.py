@@ -9,7 +9,7 @@ from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
 from slotlab.composition.library import LIBRARY_FILE
 from slotlab.errors import CheckpointError
-from slotlab.models import FeatureGrouping, PaintingModel, SlotDiffusion, SlotModel, with_slots
+from slotlab.models import FeatureGrouping, FeatureModel, PaintingModel, SlotDiffusion, SlotModel, with_slots
 from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, PHOTOS, library_folder, model_folder, released_names
@@ -47,7 +47,7 @@ class LoadedModel:
     @property
     def painting(self) -> PaintingModel | None:
         """The model, if it paints images from slots."""
-        return None if isinstance(self.model, FeatureGrouping) else self.model
+        return None if isinstance(self.model, FeatureModel) else self.model
 
     @property
     def can_move(self) -> bool:
@@ -59,7 +59,8 @@ class LoadedModel:
         iterations, side = self.model.describe()["iterations"], self.model.resolution
         size = f"{side} × {side} pixels, {self.model.slots} slots"
         if self.painting is None:
-            return f"groups of frozen features, {size}; it finds objects but cannot paint them"
+            parts = "groups" if isinstance(self.model, FeatureGrouping) else "slots"
+            return f"{parts} of frozen features, {size}; it finds objects but cannot paint them"
         return f"{'slot diffusion' if self.sampling else 'slot autoencoder'}, {size}, {iterations} iterations"
 
 

@@ -121,5 +121,5 @@ def _attention_pane(seen: Look, image: str) -> dict[str, Any]:
         labels = levels(output.attention_masks(iteration)[0].argmax(dim=0))
         frames.append({"labels": labels, "heat": {"side": maps.shape[-1], "maps": heat}})
     note = "the slot with the most attention; select a slot to see its attention alone"
-    title = "Feature masks" if isinstance(output, FeatureOutput) else "Slot attention"
+    title = "Feature masks" if output.titles["attention"] == "feature masks" else "Slot attention"
     return {**pane(title, image, note=note, tint=True), "frames": frames}

@@ -18,7 +18,7 @@ from slotlab.distributed import make_fabric, naming_lost_processes, noticing_sto
 from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.files import clear_leftovers, write_json
-from slotlab.models import LatentAutoencoder, SlotDiffusion
+from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
@@ -36,9 +36,11 @@ from slotlab.training.optimisation import (
 from slotlab.training.resources import StepProfile, explaining_out_of_memory, keep_freed_memory, what_would_fit
 from slotlab.training.setup import (
     check_data,
+    check_features,
     check_folder,
     check_latents,
     check_settings,
+    fit_features,
     new_model,
     only_process,
     open_split,
@@ -133,6 +135,10 @@ def train_steps(
     if isinstance(model, SlotDiffusion):
         model.keeps_cross_attention = settings.cross_attention_loss > 0
     model = arrange(model, torch_device, settings.without)
+    if isinstance(model, FeatureAutoencoder):
+        check_features(train_data.describe(), model)
+        if newest_checkpoint(folder) is None:
+            fit_features(model, train_data, torch_device)
     average = make_average(model, settings)
     if settings.compile:
         compile_parts(model)
@@ -259,6 +265,8 @@ def _loss(
         images = images.contiguous(memory_format=memory_format(settings.without))
     if "latents" in batch and isinstance(run.trained, SlotDiffusion):
         more = {"latents": batch["latents"][mine].to(device)}
+    if "features" in batch and isinstance(run.trained, FeatureAutoencoder):
+        more = {"raw": batch["features"][mine].to(device)}
     output = forward(images, generators, **more)
     images = images.flatten(0, -4)  # all frames of clips
     loss = run.trained.losses(output, images).mean()

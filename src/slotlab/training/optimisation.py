@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import ConfigError
-from slotlab.models import LatentAutoencoder, SlotAutoencoder, TrainableModel
+from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotAutoencoder, TrainableModel
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -99,6 +99,8 @@ def compile_parts(model: TrainableModel) -> None:
     """Compiles the parts of a model where most of the time goes."""
     if isinstance(model, LatentAutoencoder):
         parts: list[nn.Module] = [model.network.encoder, model.network.decoder]
+    elif isinstance(model, FeatureAutoencoder):
+        parts = [model.decoder]
     else:
         parts = [model.encoder.backbone, model.denoiser if hasattr(model, "denoiser") else model.decoder]
     for part in parts:

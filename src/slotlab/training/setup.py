@@ -15,6 +15,7 @@ from slotlab.distributed import from_first, place_among_processes
 from slotlab.errors import ConfigError
 from slotlab.files import differences, is_free
 from slotlab.models import (
+    FeatureAutoencoder,
     FeatureGrouping,
     LatentAutoencoder,
     SlotAutoencoder,
@@ -32,6 +33,7 @@ CHANGEABLE = {
 LOCK_FILE = ".lock"
 ENDLESS = 1_000_000_000
 MOST_IN_MEMORY = 100_000
+FITTED_TO = 512  # images, to whose features a feature autoencoder fits their mean and components
 
 
 def check_folder(config: RunConfig, folder: Path, resume: bool) -> None:
@@ -102,7 +104,8 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
         no_encoder = "this model has no slot encoder; leave it out"
         refuse("encoder_steps", no_encoder, settings.encoder_steps is not None)
     if not isinstance(model, SlotAutoencoder):
-        for key in ("background_penalty", "sharing_penalty", "attention_loss", "colour_loss"):
+        keys = ["background_penalty", "sharing_penalty", "colour_loss"]
+        for key in keys if isinstance(model, FeatureAutoencoder) else [*keys, "attention_loss"]:
             refuse(key, "needs the decoder of a slot autoencoder; leave it out", getattr(settings, key))
     refuse("contrast_loss", "needs a video model; leave it out", settings.contrast_loss and not video)
     if settings.cross_attention_loss:
@@ -139,6 +142,26 @@ def check_latents(data: dict[str, Any], autoencoder: LatentAutoencoder) -> None:
         raise ConfigError(
             f"{data['data']}: its latents are of another autoencoder than autoencoder.pretrained; {remedy}"
         )
+
+
+def check_features(data: dict[str, Any], model: FeatureAutoencoder) -> None:
+    """Raises ConfigError if the data was packed with the features of another frozen network."""
+    if data.get("features") not in (None, model.encoder.backbone.fingerprint()):
+        remedy = "pack the source again with `slotlab data pack ... --features` and this preset"
+        raise ConfigError(f"{data['data']}: its features are of another network than model.features; {remedy}")
+
+
+def fit_features(model: FeatureAutoencoder, data: SlotDataset, device: torch.device) -> None:
+    """Measures the statistics and components of a model's frozen features on the first images."""
+    features = model.encoder.backbone
+    count = min(FITTED_TO, len(data))
+
+    def raw() -> Iterator[torch.Tensor]:
+        for start in range(0, count, 32):
+            batch = data.batch(range(start, min(start + 32, count)))
+            yield batch["features"] if "features" in batch else features.raw(batch["image"].to(device))
+
+    features.fit(raw())
 
 
 def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu") -> SlotDataset:
