@@ -25,7 +25,6 @@ from slotlab.data.images import prepared
 from slotlab.metrics.baselines import block_pattern, colour_groups
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
 from slotlab.models import FeatureGrouping
-from slotlab.progress import finish
 
 SIDE = 224  # of the masks that are scored
 SIZES = (0.1, 0.2, 0.3, 0.5, 1.0)  # of objects, in sides
@@ -95,15 +94,12 @@ def scored(photos: Path, masks: Path, method: Method, side: int, count: int | No
     return result
 
 
-def fitted(photos: Path) -> Iterator[int]:
-    """Measures mean and deviation of the features of centre squares; returns the model."""
-    model, raw = FeatureGrouping(), []
-    for file in find_images(photos):
-        image, _ = prepared(file, resolution=model.resolution)
-        raw.append(model.encoder.raw(image[None]))
-        yield 1
-    model.encoder.fit(raw)
-    return model  # type: ignore[return-value]
+def fitted(photos: Path) -> FeatureGrouping:
+    """A model with the mean and the deviation of the features of centre squares."""
+    model = FeatureGrouping()
+    images = (prepared(file, resolution=model.resolution)[0] for file in find_images(photos))
+    model.encoder.fit(model.encoder.raw(image[None]) for image in images)
+    return model
 
 
 def main() -> None:
@@ -120,7 +116,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.fit:
         with torch.inference_mode():
-            slotlab.save(finish(fitted(arguments.fit)), arguments.out)  # type: ignore[arg-type]
+            slotlab.save(fitted(arguments.fit), arguments.out)
         return
     if arguments.sizes:
         return print_sizes(segmented(arguments.photos, arguments.masks, *of_model("photos"), arguments.count))

@@ -125,9 +125,8 @@ def test_it_is_published_and_takes_photographs_apart_again(run, packed, tmp_path
     assert slotlab.segment_image(out, photo).masks.shape == (3, 60, 90)
     assert slotlab.show(photo, out, cell=32).width > 100
     photo.save(tmp_path / "photo.png")
-    status, _, error = run_slotlab("edit", out, tmp_path / "photo.png", "--remove", "1", "--out", tmp_path / "edited")
-    assert status != 0
-    assert "cannot paint" in error
+    words = ("edit", out, tmp_path / "photo.png", "--remove", "1", "--out", tmp_path / "edited")
+    assert "cannot paint" in run_slotlab.refused(*words)
 
 
 def test_features_of_another_network_are_refused(preset, packed, tmp_path):
