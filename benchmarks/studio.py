@@ -1,6 +1,6 @@
-"""How long the studio takes to show its first image, an edit, and a sampled edit's preview.
+"""How long the studio takes to show its first image, an edit, a sampled edit's preview, a photograph.
 
-Starts `slotlab studio` with two bundled models, visits it with Chromium (driven by Playwright), and
+Starts `slotlab studio` with three bundled models, visits it with Chromium (driven by Playwright), and
 takes the time from the click until the page shows the answer. Prints medians and worst cases; says
 so where there is no Chromium.
 """
@@ -20,6 +20,8 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
+from slotlab.data.published import SAMPLES
+
 OPENED = "#sl-look .sl-slot"
 STATUS = "document.querySelector('#sl-edit-status').innerText"
 
@@ -36,7 +38,7 @@ def main() -> None:
         print("the studio is left out: no chromium is on the PATH")
         return
     words = ["studio", "--no-browser", "--port", str(arguments.port), "--threads", str(arguments.threads)]
-    words += ["--model", "scenes-64", "--model", "scenes-64-diffusion"]
+    words += ["--model", "scenes-64", "--model", "scenes-64-diffusion", "--model", "photos"]
     server = subprocess.Popen([sys.executable, "-m", "slotlab", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -99,6 +101,18 @@ def visited(page: Page, address: str) -> list[tuple[str, float]]:
         said(page, "removed")
         undo()
         said(page, "removed", False)
+    page.get_by_role("tab", name="Photo").click()
+    shown = page.locator("#sl-photo .sl-frame img")
+    for photo in sorted(SAMPLES.glob("*.jpg")):
+        before = shown.get_attribute("src", timeout=60_000)
+        field = page.locator("#sl-upload input[type=file]")
+        changed = f"document.querySelector('#sl-photo .sl-frame img').src != {before!r}"
+        timed(
+            "photograph dropped until it is taken apart",
+            partial(field.set_input_files, photo),
+            partial(page.wait_for_function, changed, polling=20),
+        )
+        page.wait_for_timeout(500)  # the field is emptied
     return times
 
 

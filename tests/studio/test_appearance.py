@@ -16,6 +16,7 @@ def test_views_fit_their_window(visit, pictures_folder, width, dark):
     assert width > 1000 or tabs["y"] > upload["y"], "on a phone the choosers come first"
     for name, sign in {
         "Look": "#sl-look .sl-slot",
+        "Photo": "#sl-photo .sl-slot",
         "Edit": "#sl-edit .sl-slot",
         "Compose": "#sl-concepts .sl-card",
         "Compare": "#sl-compare .sl-frame",

@@ -32,6 +32,7 @@ from slotlab.studio.edit_view import edit_view
 from slotlab.studio.image_chooser import FIRST_EXAMPLE, ChosenImage, image_choosers
 from slotlab.studio.loaded_models import LoadedModel, model_of_uploads
 from slotlab.studio.look_view import compare_view, look_view
+from slotlab.studio.photo_view import photo_view
 from slotlab.studio.runs_view import runs_view
 
 LOCAL = "127.0.0.1"
@@ -58,16 +59,17 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
                 model = gr.Dropdown(names, label="Model", info=info, visible=len(models) > 1, elem_id="sl-model")
                 with gr.Column() as images:
                     choosers = image_choosers("sl-upload", image)
-            with gr.Column(scale=4, min_width=320), gr.Tabs():
+            with gr.Column(scale=4, min_width=320), gr.Tabs(selected="Look") as tabs:
                 views = {}
                 for name, make in {
                     "Look": lambda: look_view((models[0], FIRST_EXAMPLE), image, model, find),
+                    "Photo": lambda: photo_view(model, find),
                     "Edit": lambda: edit_view(model, find),
                     "Compose": lambda: compose_view(model, models),
                     "Compare": lambda: compare_view(models),
                     "Runs": lambda: runs_view(runs),
                 }.items():
-                    with gr.Tab(name) as tab:
+                    with gr.Tab(name, id=name) as tab:
                         views[tab] = make()
         with gr.Accordion("What the words mean", open=False, elem_id="sl-words"):
             gr.HTML((ASSETS / "glossary.html").read_text(encoding="utf-8"))
@@ -84,7 +86,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
             return {refreshed: before, **values}
 
         def opened(name: str) -> tuple[Any, ...]:
-            takes_image = name in ("Look", "Edit", "Compare")
+            takes_image = name in ("Look", "Photo", "Edit", "Compare")
             takes_model = name != "Runs" and len(models) > 1
             return name, gr.Column(visible=takes_image or takes_model), gr.Column(visible=takes_image)
 
@@ -93,10 +95,13 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
         if uploads := model_of_uploads(models):
 
             def for_uploads(now: str) -> Any:
-                return gr.Dropdown(value=uploads) if now == "Look" else gr.skip()
+                if now in ("Edit", "Compare"):
+                    return gr.skip()
+                # A tab that opens is refreshed by its own event, not by this one.
+                return gr.Dropdown(value=uploads), gr.Tabs(selected="Photo"), now if now == "Photo" else ""
 
             *choosers, read = choosers
-            choosers.append(at_once(read.success, for_uploads, active, model))
+            choosers.append(at_once(read.success, for_uploads, active, [model, tabs, active]))
         for event in (*(made.success for made in choosers), model.input):
             at_work(event, shown, inputs, outputs)
         for tab, view in views.items():

@@ -64,10 +64,12 @@ def with_messages(act: Callable[..., Any]) -> Callable[..., Any]:
     return stream
 
 
-def at_work(event: Any, act: Callable[..., Any], inputs: Any, outputs: Any, progress: str = "hidden") -> Any:
+def at_work(
+    event: Any, act: Callable[..., Any], inputs: Any, outputs: Any, progress: str = "hidden", **more: Any
+) -> Any:
     """Has an event work with models: at most two at a time, for all users; the rest waits."""
     options = {"concurrency_id": "model", "concurrency_limit": 2, "show_progress": progress, "api_name": False}
-    return event(with_messages(act), inputs, outputs, **options)
+    return event(with_messages(act), inputs, outputs, **options, **more)
 
 
 def at_once(event: Any, act: Callable[..., Any], inputs: Any, outputs: Any) -> Any:

@@ -186,7 +186,7 @@ def edit_figure(now: Editing, preview: Tensor | None = None, progress: str = "")
     colours = more_colours(now.colours, now.slots.next_number)
     where = f"Now click where the centre of slot {now.selected} should be."
     return {
-        "groups": [group(scene.image.shape[-1], colours, panes, slots)],
+        "groups": [group(scene.image.shape[-2:], colours, panes, slots)],
         "hint": where if now.placing else progress or HINT,
         "selected": now.selected,
         "keep": True,
@@ -201,7 +201,7 @@ def other_figure(scene: Scene) -> dict[str, Any]:
     owners = scene.segmentation()
     slots = [slot_card(number, scene.image, mask, owners) for number, mask in enumerate(scene.masks)]
     panes = [pane("Other image", photograph(scene.image), owners)]
-    one = group(scene.image.shape[-1], slot_colours(range(len(slots))), panes, slots)
+    one = group(scene.image.shape[-2:], slot_colours(range(len(slots))), panes, slots)
     return {"groups": [one], "hint": "Click on the object to take.", "selected": None, "keep": True}
 
 

@@ -19,11 +19,12 @@ from slotlab.studio.slot_figure import photograph
 
 SCENES = 10_000  # no preset trains on scenes 0 to 9,999
 MOST_OBJECTS = 10
-LARGEST = 1024  # side of the images that sessions keep in memory
+LARGEST = 1024  # side of the centred squares that sessions keep in memory
+FINEST = 256  # side to which scenes are rendered; larger ones are enlarged from it
 CHOOSE = "Upload, drop or paste your own, or take an example. No model gets every image right: see the hard one."
 PRIVATE = (
-    f"Your image: PNG, JPEG or WEBP, at most {UPLOAD_LIMITS.size // 2**20} MiB; the model sees the centred square. It "
-    "stays on this computer and in memory only: the uploaded file is removed as soon as it is read."
+    f"Your image: PNG, JPEG or WEBP, at most {UPLOAD_LIMITS.size // 2**20} MiB. Photo shows all of it, other views its "
+    "centred square. It stays on this computer and in memory only: the uploaded file is removed as soon as it is read."
 )
 
 
@@ -49,6 +50,9 @@ class RenderedScene:
             >>> image.shape, int(mask.max())
             (torch.Size([3, 32, 32]), 4)
         """
+        if resolution > FINEST:
+            image, mask = self.at(FINEST)
+            return prepared(read_image(image), mask, resolution=resolution)
         finer = 1 if self.variant == "plain" else 2  # textures are finer than a pixel
         scene = render(
             [self.seed],
@@ -60,17 +64,35 @@ class RenderedScene:
         )
         return scene.image[0], scene.mask[0]
 
+    def whole(self) -> np.ndarray:
+        """Its pixels, uint8 [H, W, 3]."""
+        return read_image(self.at(FINEST)[0])
+
+    def file(self) -> tuple[bytes, str]:
+        """The content of an image file, and a name for it."""
+        return components.png(Image.fromarray(self.whole())), f"{self.variant}-{self.seed}.png"
+
 
 @dataclass(frozen=True, eq=False)
 class UploadedImage:
-    """A user's own image, uint8 [S, S, 3]: its centred square."""
+    """A user's own image: its file, and the pixels of its centred square, uint8 [S, S, 3]."""
 
     pixels: np.ndarray
+    content: bytes
+    name: str
     title: str = "your image"
 
     def at(self, resolution: int) -> tuple[Tensor, Tensor | None]:
-        """The image [3, R, R] in [0, 1]; there is no true mask."""
+        """The centred square [3, R, R] in [0, 1]; there is no true mask."""
         return prepared(self.pixels, resolution=resolution)
+
+    def whole(self) -> np.ndarray:
+        """Its upright pixels, uint8 [H, W, 3]."""
+        return read_image(self.content, limits=UPLOAD_LIMITS)
+
+    def file(self) -> tuple[bytes, str]:
+        """The content of an image file, and a name for it."""
+        return self.content, self.name
 
 
 ChosenImage = RenderedScene | UploadedImage
@@ -128,11 +150,11 @@ def _scene(variant: str, objects: int, seed: float | None) -> ChosenImage:
 
 
 def take_upload(path: str | Path) -> UploadedImage:
-    """The centred square of an uploaded image file; the file is removed, read or not."""
+    """An uploaded image file, in memory; the file is removed, read or not."""
     try:
-        pixels = read_image(path, name="This image", limits=UPLOAD_LIMITS)
+        pixels, content = read_image(path, name="This image", limits=UPLOAD_LIMITS), Path(path).read_bytes()
     finally:
         Path(path).unlink(missing_ok=True)
     side = min(*pixels.shape[:2], LARGEST)
     fitted = ImageOps.fit(Image.fromarray(pixels), (side, side), Image.Resampling.BILINEAR)
-    return UploadedImage(np.asarray(fitted))
+    return UploadedImage(np.asarray(fitted), content, Path(path).name)

@@ -32,30 +32,38 @@ def levels(values: Tensor) -> str:
 
 
 def pane(title: str, image: str, labels: Tensor | None = None, *, note: str = "", tint: bool = False) -> dict[str, Any]:
-    """An image whose pixels belong to the slots in `labels` [R, R]; `tint` colours it by them."""
+    """An image whose pixels belong to the slots in `labels` [H, W]; `tint` colours it by them."""
     frames = [{"labels": None if labels is None else levels(labels)}]
     return {"title": title, "note": note, "image": image, "tint": tint, "frames": frames}
 
 
-def slot_card(number: int, image: Tensor, mask: Tensor, owners: Tensor, raw: Tensor | None = None) -> dict[str, Any]:
-    """A slot cut out of `image` [3, R, R] by its `mask`; `owners` [R, R] are slot numbers."""
+def slot_card(
+    number: int,
+    image: Tensor,
+    mask: Tensor,
+    owners: Tensor,
+    raw: Tensor | None = None,
+    size: tuple[int, int] = (THUMBNAIL, THUMBNAIL),
+) -> dict[str, Any]:
+    """A slot cut out of `image` [3, h, w] by its `mask` [h, w]; `owners` [H, W] are slot numbers."""
     share = float((owners == number).float().mean())
     empty = share < EMPTY_SHARE
     return {
         "number": number,
         "share": "owns nothing" if empty else f"{share:.{0 if share >= 0.01 else 1}%} of the image",
         "empty": empty,
-        "picture": data_uri(grid.cut_out(image, mask, (THUMBNAIL, THUMBNAIL))),
+        "picture": data_uri(grid.cut_out(image, mask, size)),
         "raw": None if raw is None else photograph(raw),
     }
 
 
 def group(
-    size: int, colours: Colours, panes: Sequence[Any], slots: Iterable[Any], title: str = "", text: str = ""
+    shape: Sequence[int], colours: Colours, panes: Sequence[Any], slots: Iterable[Any], title: str = "", text: str = ""
 ) -> dict[str, Any]:
-    """Panes and slots with one selection; `size` is the side of the labels in pixels."""
+    """Panes and slots with one selection; `shape` is (height, width) of the labels in pixels."""
     codes = {str(slot): "#{:02x}{:02x}{:02x}".format(*colour) for slot, colour in colours.items()}
-    return {"title": title, "text": text, "size": size, "colours": codes, "panes": [*panes], "slots": [*slots]}
+    found: dict[str, Any] = {"title": title, "text": text, "height": shape[0], "width": shape[1], "colours": codes}
+    return found | {"panes": [*panes], "slots": [*slots]}
 
 
 def around(mask: Tensor) -> tuple[slice, slice]:
@@ -110,7 +118,7 @@ def look_group(seen: Look, colours: Colours, title: str, text: str) -> dict[str,
         slot_card(number, seen.image if raw is None else raw, mask, owners, raw)
         for number, (mask, raw) in enumerate(zip(seen.masks, own, strict=True))
     ]
-    return group(size, colours, panes, slots, title, text)
+    return group((size, size), colours, panes, slots, title, text)
 
 
 def _attention_pane(seen: Look, image: str) -> dict[str, Any]:

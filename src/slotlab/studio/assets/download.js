@@ -1,4 +1,5 @@
-// Gives the browser a file without keeping one on the server; and puts pasted images into the upload field.
+// Gives the browser a file without keeping one on the server; puts images that are pasted, or dropped anywhere, into
+// the upload field.
 (() => {
   window.slotlab = window.slotlab || {};
   window.slotlab.download = (element, props, watch) => {
@@ -14,15 +15,21 @@
     });
   };
 
-  document.addEventListener("paste", (event) => {
-    const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
+  async function take(event, files) {
+    const file = [...(files || [])].find((one) => one.type.startsWith("image/"));
     if (!file) return;
     event.preventDefault();
-    const field = document.querySelector("#sl-upload input[type=file]");
-    if (!field) return; // a view without an image
+    const find = () => document.querySelector("#sl-upload input[type=file]");
+    if (!find()) [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Photo")?.click();
+    for (let wait = 0; wait < 100 && !find(); wait++) await new Promise((done) => setTimeout(done, 50));
     const carried = new DataTransfer();
     carried.items.add(file);
-    field.files = carried.files;
-    field.dispatchEvent(new Event("change", { bubbles: true }));
-  });
+    find().files = carried.files;
+    find().dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  document.addEventListener("paste", (event) => take(event, event.clipboardData?.files));
+  const elsewhere = (event) => !event.target.closest?.(".sl-upload"); // the fields take what is dropped on them
+  document.addEventListener("dragover", (event) => elsewhere(event) && event.preventDefault());
+  document.addEventListener("drop", (event) => elsewhere(event) && take(event, event.dataTransfer?.files));
 })();

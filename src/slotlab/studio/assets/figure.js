@@ -1,9 +1,10 @@
 // An image and its slots: panes side by side, a strip of slots below them, and one selection for all.
 //
-// value: {opacity, frames, groups: [{title, note, size, colours, panes, slots}]}
-//   pane: {title, note, image, tint, frames: [{labels, heat}]}; labels: base64 of size*size slot numbers, row by row;
+// value: {opacity, frames, groups: [{title, text, width, height, colours, panes, slots}]}
+//   pane: {title, note, image, tint, frames: [{labels, heat}]}; labels: base64 of width*height slot numbers, row by row;
 //         heat: {side, maps: {slot: base64}}, drawn for the selected slot where there is one
 //   slot: {number, share, picture, raw}
+// A click chooses a slot; with Shift, and where the value says `merges`, it puts {slot, into} instead.
 (() => {
   const INFERNO = ["000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4"].map(
     (code) => [0, 2, 4].map((at) => parseInt(code.slice(at, at + 2), 16)),
@@ -24,30 +25,37 @@
     return node;
   }
 
-  function paintPixels(canvas, side, colourAt) {
-    canvas.width = canvas.height = side;
+  // Colours are [red, green, blue, alpha]; one of each level or slot, so that a photograph takes milliseconds.
+  function paintPixels(canvas, width, height, values, colours) {
+    Object.assign(canvas, { width, height });
     const context = canvas.getContext("2d");
-    const pixels = context.createImageData(side, side);
-    for (let at = 0; at < side * side; at++) pixels.data.set(colourAt(at), 4 * at);
+    const pixels = context.createImageData(width, height);
+    const words = new Uint32Array(pixels.data.buffer);
+    const packed = new Uint32Array(256);
+    new Uint8ClampedArray(packed.buffer).set(Array.from({ length: 256 }, (_, at) => colours[at] || [0, 0, 0, 0]).flat());
+    for (let at = 0; at < words.length; at++) words[at] = packed[values[at]];
     context.putImageData(pixels, 0, 0);
   }
 
   // Draws a line around the slot, and dims what is outside.
-  function markSlot(canvas, labels, size, slot, colour, dim) {
-    const scale = Math.max(1, Math.round(640 / size));
-    canvas.width = canvas.height = size * scale;
+  function markSlot(canvas, labels, { width, height }, slot, colour, dim) {
+    const scale = Math.max(1, Math.round(640 / width));
+    Object.assign(canvas, { width: width * scale, height: height * scale });
     const context = canvas.getContext("2d");
     if (slot === null || !labels) return;
-    context.fillStyle = "rgba(0, 0, 0, 0.62)";
     const outline = new Path2D();
-    for (let row = 0; row < size; row++) {
-      for (let column = 0; column < size; column++) {
-        if (labels[row * size + column] !== slot) {
-          if (dim) context.fillRect(column * scale, row * scale, scale, scale);
-          continue;
-        }
+    if (dim) {
+      const small = make("canvas");
+      const shade = Array.from({ length: 256 }, (_, at) => [0, 0, 0, at === slot ? 0 : 158]);
+      paintPixels(small, width, height, labels, shade);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(small, 0, 0, canvas.width, canvas.height);
+    }
+    for (let row = 0; row < height; row++) {
+      for (let column = 0; column < width; column++) {
+        if (labels[row * width + column] !== slot) continue;
         const [left, top, right, bottom] = [column, row, column + 1, row + 1].map((edge) => edge * scale);
-        const other = (x, y) => x < 0 || y < 0 || x >= size || y >= size || labels[y * size + x] !== slot;
+        const other = (x, y) => x < 0 || y < 0 || x >= width || y >= height || labels[y * width + x] !== slot;
         if (other(column - 1, row)) outline.moveTo(left, top), outline.lineTo(left, bottom);
         if (other(column + 1, row)) outline.moveTo(right, top), outline.lineTo(right, bottom);
         if (other(column, row - 1)) outline.moveTo(left, top), outline.lineTo(right, top);
@@ -65,12 +73,13 @@
     const { labels } = pane.shown;
     const colours = {};
     for (const [slot, code] of Object.entries(group.colours)) colours[slot] = [...rgb(code), 255 * opacity];
-    paintPixels(canvas, group.size, (at) => (labels && pane.tint ? colours[labels[at]] : [0, 0, 0, 0]));
+    const values = labels || new Uint8Array(group.width * group.height);
+    paintPixels(canvas, group.width, group.height, values, labels && pane.tint ? colours : {});
   }
 
   function heatPane(canvas, heat, slot) {
-    const map = bytes(heat.maps[slot]);
-    paintPixels(canvas, heat.side, (at) => [...inferno(map[at]), 140 + 115 * Math.min(1, (1.6 * map[at]) / 255)]);
+    const colourOf = (_, level) => [...inferno(level), 140 + 115 * Math.min(1, (1.6 * level) / 255)];
+    paintPixels(canvas, heat.side, heat.side, bytes(heat.maps[slot]), Array.from({ length: 256 }, colourOf));
   }
 
   function slider(label, help, from, to, step, value, onInput) {
@@ -103,7 +112,7 @@
           pane.tintCanvas.classList.toggle("sl-smooth", Boolean(heated));
           if (heated) heatPane(pane.tintCanvas, frame.heat, slot);
           else tintPane(pane.tintCanvas, group, pane, kept.opacity);
-          markSlot(pane.markCanvas, frame.labels, group.size, heated ? null : slot, group.colours[slot] || "#ffffff", !props.value.keep);
+          markSlot(pane.markCanvas, frame.labels, group, heated ? null : slot, group.colours[slot] || "#ffffff", !props.value.keep);
         }
         for (const card of group.cards) {
           card.setAttribute("aria-pressed", String(Number(card.dataset.slot) === group.pinned));
@@ -116,9 +125,12 @@
 
     function place(pane, group, event) {
       const box = pane.frameNode.getBoundingClientRect();
-      const at = (value, start, length) =>
-        Math.max(0, Math.min(group.size - 1, Math.floor(((value - start) / length) * group.size)));
-      return { x: at(event.clientX, box.left, box.width), y: at(event.clientY, box.top, box.height) };
+      const at = (value, start, length, count) =>
+        Math.max(0, Math.min(count - 1, Math.floor(((value - start) / length) * count)));
+      return {
+        x: at(event.clientX, box.left, box.width, group.width),
+        y: at(event.clientY, box.top, box.height, group.height),
+      };
     }
 
     // The slot that owns a place of one group's pane, and in the other groups the slot at the same place.
@@ -126,14 +138,23 @@
       for (const other of groups) {
         const own = other === group && pane.shown.labels ? pane : other.panes.find((one) => one.shown.labels);
         const labels = own?.shown.labels;
-        const [x, y] = [spot.x, spot.y].map((value) => Math.floor(((value + 0.5) / group.size) * other.size));
-        other[how] = labels ? labels[y * other.size + x] : null;
+        const x = Math.floor(((spot.x + 0.5) / group.width) * other.width);
+        const y = Math.floor(((spot.y + 0.5) / group.height) * other.height);
+        other[how] = labels ? labels[y * other.width + x] : null;
       }
     }
 
     function clear(how) {
       for (const group of groups) group[how] = null;
       redraw();
+    }
+
+    // Whether a click with Shift merges a slot into the selected one.
+    function merges(event, group, slot) {
+      const into = group.pinned;
+      if (!event.shiftKey || !props.value.merges || into === null || slot === null || slot === into) return false;
+      put({ slot, into });
+      return true;
     }
 
     function buildPane(group, pane, number) {
@@ -145,15 +166,18 @@
       [pane.tintCanvas, pane.markCanvas] = [make("canvas", "sl-tint"), make("canvas", "sl-mark")];
       pane.frameNode.append(image, pane.tintCanvas, pane.markCanvas);
       pane.frameNode.dataset.pane = pane.title;
+      pane.frameNode.style.setProperty("--sl-aspect", group.width / group.height);
       pane.frameNode.addEventListener("pointermove", (event) => {
         if (event.pointerType === "touch") return;
+        const before = groups.map((one) => one.hovered).join();
         selectAt(group, pane, place(pane, group, event), "hovered");
-        redraw();
+        if (groups.map((one) => one.hovered).join() !== before) redraw();
       });
       pane.frameNode.addEventListener("pointerleave", () => clear("hovered"));
       pane.frameNode.addEventListener("click", (event) => {
         const spot = place(pane, group, event);
         if (props.value.placing) return put(spot);
+        if (merges(event, group, pane.shown.labels?.[spot.y * group.width + spot.x] ?? null)) return;
         const before = group.pinned;
         selectAt(group, pane, spot, "pinned");
         if (group.pinned === before && !props.value.keep) clear("pinned");
@@ -186,7 +210,8 @@
       card.addEventListener("pointerleave", hover(null));
       card.addEventListener("focus", hover(slot.number));
       card.addEventListener("blur", hover(null));
-      card.addEventListener("click", () => {
+      card.addEventListener("click", (event) => {
+        if (merges(event, group, slot.number)) return;
         group.pinned = group.pinned === slot.number && !props.value.keep ? null : slot.number;
         redraw();
         choose({ slot: group.pinned, pane: null, group: groups.indexOf(group), x: null, y: null });
