@@ -138,29 +138,31 @@ def outputs(
     """
     device = next(model.parameters()).device
     place = place_among_processes()
-    run: Any = getattr(model, "segment") if segment_only else model  # noqa: B009
     batch_size = 1 if getattr(dataset, "mask_resolution", None) == ORIGINAL else batch_size
     with evaluating(model):
         for batch in evaluation_batches(dataset, batch_size=batch_size, rank=place.rank, world_size=place.count):
             for name in batch.keys() & {"image", "mask", "classes", "annotators"}:
                 batch[name] = batch[name].to(device)
-            generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
-            if batch["image"].ndim == 4:
-                yield batch, run(batch["image"], generators, **cues_of(model, batch))
-                continue
-            clips: Any = model if isinstance(model, ClipModel) else TrackedModel(model)
-            found = (clips.segment if segment_only else clips)(batch["image"], generators, **cues_of(clips, batch))
-            for name in batch.keys() & {"image", "mask"}:
+            output = _run(model, batch, seed, segment_only)
+            for name in batch.keys() & {"image", "mask"} if batch["image"].ndim == 5 else ():
                 batch[name] = batch[name].flatten(0, 1)
-            yield batch, found
+            yield batch, output
+
+
+def _run(model: Any, batch: Batch, seed: int, segment_only: bool = False) -> Any:
+    """The output for a batch; clips that a model of images sees are tracked."""
+    if batch["image"].ndim == 5 and not isinstance(model, ClipModel):
+        model = TrackedModel(model)
+    generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
+    return (model.segment if segment_only else model)(batch["image"], generators, **cues_of(model, batch))
 
 
 @torch.inference_mode()
 def batch_output(model: Model, batch: Batch, seed: int) -> Any:
     """A model's output for one batch, as `outputs` yields it, on the CPU."""
     with evaluating(model):
-        generators = [seeded_generator(seed, int(index)) for index in batch["index"]]
-        output = model(batch["image"].to(next(model.parameters()).device), generators)
+        image = batch["image"].to(next(model.parameters()).device)
+        output = _run(model, Batch(**{**batch, "image": image}), seed)  # pyright: ignore
     if isinstance(output, SlotOutput):
         return output.cpu()
     return replace(output, reconstruction=output.reconstruction.cpu())
@@ -240,10 +242,8 @@ class Evaluator:
             if target is not None:  # at the masks' resolution
                 seen = F.interpolate(target[:, None].double(), masks.shape[2:], mode="nearest")[:, 0].long()
             self.diagnostics.update(masks, output.slots, output.attention, seen)
-        if len(images) > len(batch["index"]):
-            self.protocol.setdefault("frames", len(images) // len(batch["index"]))
-            if not isinstance(model, ClipModel):
-                self.protocol |= TrackedModel(model).describe()
+        if len(images) > len(batch["index"]) and not isinstance(model, ClipModel):
+            self.protocol |= TrackedModel(model).describe()
         if target is not None:
             size = (target.shape[1], target.shape[2])
             for source in self.sources:

@@ -32,7 +32,7 @@ from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
 from slotlab.files import read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
-from slotlab.models import FeatureModel, FeatureOutput, LatentAutoencoder, Model, SlotModel
+from slotlab.models import ClipModel, FeatureModel, FeatureOutput, LatentAutoencoder, Model, SlotModel
 from slotlab.progress import Stage, in_steps, stage
 from slotlab.released import (
     CARD_FILE,
@@ -96,7 +96,9 @@ def image_scores(batch: Batch, output: Any, source: str | None) -> tuple[str, li
     """
     if source is not None and "mask" in batch:
         target = batch["mask"].to(output.masks.device)
-        values = adjusted_rand_index(output.segmentation(source), target, foreground_only=True)
+        clips = len(batch["index"])  # of whose frames all are one map
+        maps = (one.unflatten(0, (clips, -1)).flatten(1) for one in (output.segmentation(source), target))
+        values = adjusted_rand_index(*maps, foreground_only=True)
         return f"FG-ARI of the {output.titles.get(source, 'attention masks')}", values.tolist()
     if isinstance(output, FeatureOutput):
         return "feature error, negated", (-output.feature_errors()).tolist()
@@ -291,7 +293,7 @@ def prepare_steps(
         write_json(folder / TRAINING_FILE, training)
         dataset = open_data(source, resolution=model.resolution, **opening, split="test", count=images)
         yield from _evaluate(model, dataset, folder)
-        if not isinstance(model, LatentAutoencoder | FeatureModel):  # which paint from slots
+        if not isinstance(model, LatentAutoencoder | FeatureModel | ClipModel):  # which paint from slots, of images
             opening |= {"split": "train", "count": library_images}
             dataset = open_data(source, resolution=model.resolution, **opening)
             sources = {"model": name, "data": shown, "opening": opening}

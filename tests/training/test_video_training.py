@@ -2,9 +2,13 @@ import pytest
 import torch
 from training_runs import fit, losses, weights
 
+from slotlab.checkpoints import load
 from slotlab.config import run_config
 from slotlab.errors import ConfigError
 from slotlab.models import VideoModel
+from slotlab.progress import finish
+from slotlab.publishing import prepare_steps
+from slotlab.reporting.report import write_report
 from slotlab.training.loop import train_steps
 from slotlab.training.objectives import slot_contrast
 from slotlab.training.setup import new_model, start_from
@@ -75,3 +79,17 @@ def test_contrast_is_of_clips(preset):
 
     with pytest.raises(ConfigError, match="contrast_loss: needs a video model"):
         check_settings(new_model(settings), settings, 1)
+
+
+def test_a_run_is_evaluated_reported_and_published(preset, tmp_path, run_slotlab):
+    run = fit(run_config(preset), tmp_path / "run")
+    words = ["--data", "scenes:moving", "--count", 2, "--frames", 3, "--max-objects", 3, "--device", "cpu"]
+    printed = run_slotlab.fine("evaluate", run, *words)
+    assert "whole clips" in printed and "identity" in printed
+    report = write_report(run, device="cpu")
+    assert "Clips" in report.read_text() and "frames" in report.read_text()
+    finish(prepare_steps(run, tmp_path / "film-16", name="film-16", images=2))
+    card = (tmp_path / "film-16" / "card.md").read_text()
+    assert "video FG-ARI" in card and "frame before" in card and "model.stream" in card
+    assert (tmp_path / "film-16" / "first.png").is_file()
+    assert isinstance(load(tmp_path / "film-16"), VideoModel)

@@ -27,12 +27,17 @@ def segment(
     format: Annotated[
         list[str] | None, Option(help="Also write cutouts, coco, yolo or labelme; may be repeated.")
     ] = None,
+    track: Annotated[
+        bool, Option("--track", help="Folders hold frames of a video: each is a clip, whose slots keep their objects.")
+    ] = False,
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
-    """Segment images of any size and number into objects.
+    """Segment images of any size and number into objects, or films.
 
     [bold]slotlab segment photos --out segments[/bold]
+
+    [bold]slotlab segment film.mp4 --model moving-64 --out segments[/bold]
 
     For each image it writes, at the image's own size: NAME_segmentation.png (palette image: the
     slot that owns each pixel), NAME_overlay.png, NAME_0.png, NAME_1.png, ... (grey mask of each
@@ -53,20 +58,32 @@ def segment(
     (docs/segment.md). stretch changes the proportions. crop takes the centred square; pixels
     outside it belong to no slot (255, black).
 
+    A film (mp4, mov, webm, gif; needs the extra `video`), or with --track a folder of frames, gets a
+    folder: masks/0000.png, ... (palette image of each frame), overlay.mp4 (for frames overlays/) and
+    slots.npz. A model of images is tracked: its slots are matched from frame to frame.
+
     NAME is the image's path below the common folder of all IMAGES, without suffix. Images that
     cannot be read, or have more than 67 million pixels, are skipped and listed.
     """
     from slotlab.checkpoints import load
+    from slotlab.data.films import FILM_SUFFIXES
     from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
     from slotlab.released import model_folder
-    from slotlab.segmenting import find_inputs, segment
+    from slotlab.segmenting import find_inputs, segment, segment_clips
     from slotlab.segmenting.usual import unusual, usual_of
 
     loaded = load(model, device)
+    more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
+    if track or any(path.suffix.lower() in FILM_SUFFIXES for path in images):
+        if format or json is not None:
+            raise ConfigError("--format, --json: not for films and --track; leave them out")
+        for clip in shown("segmenting", None, segment_clips.steps(loaded, images, out=out, **more)):
+            say(f"{clip.source}: {clip.frames} frames in {clip.folder}")
+        return
     count, formats = len(find_inputs(images)[0]), format or []
     total = len(place_among_processes().share(count)) + count * len(set(formats))
-    more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed, "batch_size": batch_size}
+    more |= {"batch_size": batch_size}
     listing = shown("segmenting", total, segment.steps(loaded, images, out=out, formats=formats, **more))
     if json is not None and speaks():
         write_json(json, listing.to_json())

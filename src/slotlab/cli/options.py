@@ -87,6 +87,10 @@ class ImageOptions:
         False
     )
     ignore: Ignore = None
+    frames: Annotated[
+        int | None, Option(min=1, help="Clips: frames of a sample. Default: 12 of moving scenes, else all.")
+    ] = None
+    stride: Annotated[int | None, Option(min=1, help="Stored clips: use every so many frames.")] = None
 
     def set(self) -> dict[str, Any]:
         """The options that differ from their defaults, as `open_data` and `pack` take them."""

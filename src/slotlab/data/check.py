@@ -90,6 +90,7 @@ def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataC
     """
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
     dataset: Any = open_data(spec, **opening)
+    dataset = getattr(dataset, "of_frames", dataset)  # each frame of clips
     splits = {name: len(rows) for name, rows in dataset.splits.items()}
     result = DataCheck(str(spec), dataset.kind, splits, len(dataset), crop=dataset.describe()["crop"])
     result.broken += dataset.broken
@@ -145,7 +146,10 @@ def _stored(dataset: PixelDataset) -> Iterator[_Found]:
 
 def _batched(dataset: Any) -> Iterator[_Found]:
     for start in range(0, len(dataset), 64):
-        images, masks = to_pixels(dataset.batch(range(start, min(start + 64, len(dataset)))))
+        batch = dataset.batch(range(start, min(start + 64, len(dataset))))
+        if batch["image"].ndim == 5:  # each frame of clips
+            batch |= {name: batch[name].flatten(0, 1) for name in batch.keys() & {"image", "mask"}}
+        images, masks = to_pixels(batch)
         for i, image in enumerate(images):
             yield _counted(Decoded(image, None if masks is None else masks[i], "uint8"), 1.0, [])
 

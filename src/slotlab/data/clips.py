@@ -57,7 +57,7 @@ class Clips(RowsDataset):
         of_frames: Any = open_data(spec, split="all", **inner)
         if not isinstance(of_frames, PixelDataset):
             raise DataError(f"{root}: its images are no frames of clips; name a folder of frames, DAVIS or TFRecords")
-        self.frames, self.stride, self._of_frames = frames, stride, of_frames
+        self.frames, self.stride, self.of_frames = frames, stride, of_frames
         clips: dict[str, list[int]] = {}
         for row in of_frames.rows:
             clips.setdefault(of_frames.clip(row), []).append(row)
@@ -88,8 +88,8 @@ class Clips(RowsDataset):
         lengths = sorted({len(window) for window in chosen})
         if len(lengths) > 1:
             raise DataError(f"{self.data}: clips of {lengths[0]} and {lengths[-1]} frames; pass frames={lengths[0]}")
-        place = {row: number for number, row in enumerate(self._of_frames.rows)}
-        flat = self._of_frames.batch([place[row] for window in chosen for row in window])
+        place = {row: number for number, row in enumerate(self.of_frames.rows)}
+        flat = self.of_frames.batch([place[row] for window in chosen for row in window])
         shape = (len(chosen), lengths[0])
         batch = Batch(image=flat["image"].unflatten(0, shape), index=flat["index"].unflatten(0, shape)[:, 0])
         if "mask" in flat:
@@ -98,7 +98,7 @@ class Clips(RowsDataset):
 
     def name(self, row: int) -> str:
         """What messages call a clip: its first frame."""
-        return self._of_frames.name(self._windows[row][0])
+        return self.of_frames.name(self._windows[row][0])
 
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, with the frames of a sample and their stride."""
@@ -112,5 +112,5 @@ class Clips(RowsDataset):
         return [rows[start : start + span : self.stride] for start in starts]
 
     def _in_order(self, row: int) -> list[Any]:
-        words = re.split(r"(\d+)", self._of_frames.name(row))
+        words = re.split(r"(\d+)", self.of_frames.name(row))
         return [int(word) if place % 2 else word for place, word in enumerate(words)]

@@ -1,6 +1,6 @@
 """Films: frames of mp4, mov, webm and gif files through PyAV (extra `video`), and back."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from slotlab.errors import ConfigError, DataError
 from slotlab.files import regular, replacing
+from slotlab.progress import in_steps
 
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif")
 RATE = 12.0  # frames per second, where nothing says it
@@ -57,22 +58,25 @@ def film_rate(path: str | Path) -> tuple[float, int]:
         return RATE, 0  # `film_frames` says what is wrong
 
 
-def write_film(path: str | Path, frames: Iterable[np.ndarray], rate: float = RATE) -> None:
+@in_steps
+def write_film(path: str | Path, frames: Iterable[np.ndarray], rate: float = RATE) -> Generator[int, None, None]:
     """Writes frames, uint8 [H, W, 3] of one size, as an mp4 (H.264), whole or not at all.
 
-    An odd last row or column is repeated, as the format takes even sizes only.
+    An odd last row or column is repeated, as the format takes even sizes only. `write_film.steps`
+    yields the number of frames written.
     """
     from fractions import Fraction
 
     av = need_video()
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as film:
         stream: Any = None
-        for pixels in frames:
+        for number, pixels in enumerate(frames, 1):
             pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], mode="edge")
             if stream is None:
                 stream = film.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
                 stream.height, stream.width = pixels.shape[:2]
                 stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
             film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            yield number
         if stream is not None:
             film.mux(stream.encode())

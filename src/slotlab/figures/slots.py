@@ -42,6 +42,7 @@ from slotlab.models.randomness import seeded_generator
 
 EMPTY_SHARE = 0.002  # of the image; the smallest visible objects of data sets have 0.005
 ERROR_TOP = 0.5
+MOST_FRAMES = 12  # of a film strip
 OPACITY = 0.55  # of segments over an image
 THRESHOLD = 0.5  # above which a mask shows its slot
 
@@ -57,12 +58,14 @@ def reconstruction_grid(
     mBO. An output without slots has no segmentations.
 
     Args:
-        images: [B, 3, H, W] in [0, 1].
+        images: [B, 3, H, W] in [0, 1]; clips [B, T, 3, H, W] give `film_strips`.
         output: the model's output for these images.
         mask: true masks, int64 [B, H, W], 0 = background, below 0 = ignored; for the colours of
             slots (`image_colours`) and scores.
         cell: longer side of a cell in pixels.
     """
+    if images.ndim == 5 and isinstance(output, SlotOutput):
+        return film_strips(images, output, mask, cell=cell)
     size = cell_size(images, cell)
     painted = {"image": images, output.titles["reconstruction"]: output.reconstruction}
     if isinstance(output, SlotOutput) and output.ceiling is not None:
@@ -78,6 +81,36 @@ def reconstruction_grid(
     headings = [Heading(title) for title in [*painted, *(["error"] if paints else []), *segments[0]]]
     scale = Scale("error: mean absolute difference of the channels", ERROR_TOP)
     return grid(rows, headings, scale=scale if paints else None)
+
+
+def film_strips(images: Tensor, output: SlotOutput, mask: Tensor | None = None, *, cell: int = CELL) -> Image.Image:
+    """The frames of each clip, and below them true objects and segmentation laid over the frames.
+
+    A slot has one colour in all frames of a clip: that of the object it covers most of, if `mask`
+    is given. Of long clips, evenly spaced frames are shown.
+
+    Args:
+        images: [B, T, 3, H, W] in [0, 1].
+        output: the output for all frames, clip after clip, as a `ClipModel` gives it.
+        mask: true masks, int64 [B, T, H, W].
+        cell: longer side of a cell in pixels.
+    """
+    (clips, frames), size = images.shape[:2], cell_size(images, cell)
+    shown = torch.linspace(0, frames - 1, min(frames, MOST_FRAMES)).round().long().tolist()
+    owners, slots = output.segmentation(output.finest).unflatten(0, (clips, frames)).cpu(), range(output.slots.shape[1])
+    rows, labels = [], []
+    for clip, (film, segments) in enumerate(zip(images, owners, strict=True)):
+        rows.append([Cell(photograph(film[frame], size)) for frame in shown])
+        colours, layers = slot_colours(slots), []
+        if mask is not None:
+            true = mask[clip].cpu()
+            colours = matched_colours(segments.flatten(0, 1), true.flatten(0, 1), slots)
+            layers.append(("true objects", true, true_colours(true)))
+        layers.append((output.titles.get(output.finest, ""), segments, colours))
+        for _, maps, paints in layers:
+            rows.append([Cell(overlay(film[frame], maps[frame], paints, size, OPACITY)) for frame in shown])
+        labels += ["", *(title for title, _, _ in layers)]
+    return grid(rows, [Heading(f"frame {frame}") for frame in shown], labels)
 
 
 def segmentation_grid(

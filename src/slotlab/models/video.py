@@ -75,7 +75,11 @@ class ClipModel(nn.Module):
         return self(images, generator, cues, segment_only=True)
 
     def stream(
-        self, frames: Iterable[Tensor], generator: Generators = None, cues: Tensor | None = None
+        self,
+        frames: Iterable[Tensor],
+        generator: Generators = None,
+        cues: Tensor | None = None,
+        segment_only: bool = True,
     ) -> Iterator[SlotOutput]:
         """Yields the output of each frame as it comes; memory does not grow with their number.
 
@@ -83,6 +87,7 @@ class ClipModel(nn.Module):
             frames: images [3, R, R] of one clip, or [B, 3, R, R] of B clips, in [0, 1].
             generator: fixes the slots of the first frame, if they are random.
             cues: as for `step`.
+            segment_only: skip what is slow, as `segment` does.
 
         Example:
             >>> import slotlab
@@ -94,7 +99,7 @@ class ClipModel(nn.Module):
         previous: SlotOutput | None = None
         for frame in frames:
             with evaluating(self), torch.no_grad():
-                previous = self.step(frame if frame.ndim == 4 else frame[None], previous, generator, cues, True)
+                previous = self.step(frame if frame.ndim == 4 else frame[None], previous, generator, cues, segment_only)
             yield previous
 
 

@@ -180,6 +180,8 @@ def image_sections(images: Tensor, output: SlotOutput | AutoencoderOutput, mask:
     text = "The first images of the validation data, not chosen by their looks."
     alt = f"{len(images)} validation images in rows: image, reconstruction, error, and segmentations if there are slots"
     whole = ReportFigure(reconstruction_grid(images, output, mask), alt)
+    if images.ndim == 5:
+        return [Section("Clips", "The first clips of the validation data, not chosen by their looks.", figures=[whole])]
     if not isinstance(output, SlotOutput):
         return [Section("Images and reconstructions", text, figures=[whole])]
 

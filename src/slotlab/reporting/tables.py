@@ -29,7 +29,7 @@ def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> st
     """The command that scores a model on data with the `settings` of a run or of a protocol."""
     words = ["slotlab", "evaluate", model, "--data", source]
     of_kind = ("min_objects", "max_objects", "supersample") if source.startswith("scenes:") else ("crop",)
-    for name in ("split", "count", "ignore", "mask_resolution", "min_area", *of_kind):
+    for name in ("split", "count", "ignore", "mask_resolution", "min_area", "frames", "stride", *of_kind):
         value = settings.get(name)
         if value is not None and (name, value) != ("supersample", 1):
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -141,6 +141,11 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
         for average, of in by_average.items() if evaluation.best_annotator else [("", scores)]:
             cells = [_cell(of[name], 3) if name in of else "" for name in columns.values()]
             table.add_row(f"{titles.get(title, title)}{average}", *cells, str(of["ari"].count))
+    for title, clips in evaluation.video.items():
+        cells = [_cell(clips[name], 3) if name in clips else "" for name in columns.values()]
+        table.add_row(f"{titles.get(title, title)}, whole clips", *cells, str(clips["ari"].count))
+        kept = f"identity {_cell(clips['identity'], 3)}, switches {_cell(clips['switches'], 2)}"
+        table.add_row(f"  {kept}", *[""] * (len(columns) + 1))
     if titles and not evaluation.masks:
         table.add_row("no true masks", *["-"] * len(columns), "0")
     table.add_section()
@@ -158,8 +163,18 @@ def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
     shown = ("data", "split", "crop", "resolution", "mask_resolution", "images", "ignore", "min_area", "annotator")
-    shown += ("max_objects", "slots", "iterations")
-    shown += ("slot_seed", "miou", "autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
+    shown += ("max_objects", "frames", "stride", "slots", "iterations")
+    shown += (
+        "tracking",
+        "slot_seed",
+        "miou",
+        "autoencoder",
+        "latent_shape",
+        "sampler",
+        "sampling_steps",
+        "guidance",
+        "weights",
+    )
     shown += ("broken",) if protocol.get("broken") else ()
     shown += ("supersample",) if protocol.get("supersample", 1) != 1 else ()
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)

@@ -1,0 +1,193 @@
+"""Segments films and folders of frames into files, frame by frame: a slot keeps its object."""
+
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slotlab.data.films import FILM_SUFFIXES, RATE, film_frames, film_rate, need_video, write_film
+from slotlab.data.folders import folders_below, image_files
+from slotlab.data.images import read_image, to_batch
+from slotlab.errors import CheckpointError, ConfigError, DataError
+from slotlab.figures.grid import write_png
+from slotlab.files import Workspace, replacing
+from slotlab.models import ClipModel, FeatureGrouping, Model, TrackedModel, with_slots
+from slotlab.models.fingerprint import fingerprint
+from slotlab.models.randomness import seeded_generator
+from slotlab.progress import Stage, in_steps
+from slotlab.segmenting.image import FITS, WHOLE, Fitting, checked_source, drawn, fitting_of, owners_of
+
+LAST_FILE = "slots.npz"  # of a clip, written after all others
+
+
+class SegmentedClip(NamedTuple):
+    """A film or folder of frames, and the folder of its outputs."""
+
+    source: Path
+    folder: Path
+    frames: int
+
+
+@in_steps
+def segment_clips(
+    model: Model,
+    clips: str | Path | Iterable[str | Path],
+    *,
+    out: str | Path,
+    fit: str | None = None,
+    mask_source: str | None = None,
+    seed: int = 0,
+) -> Generator[Stage, None, list[SegmentedClip]]:
+    """Segments films, and folders of frames, at their own size; any number of frames fits into memory.
+
+    A model of images is tracked (`slotlab.models.TrackedModel`). Each clip gets a folder in `out`:
+    `masks/0000.png`, ... (palette image: the slot that owns each pixel), the frames with the slots'
+    colours laid over them (`overlay.mp4`, of the film's rate and without its sound; for a folder
+    of frames `overlays/0000.png`, ...), and `slots.npz` (`slots` [T, K, D], `share` [T, K] of the
+    pixels). Clips that are complete are kept: re-run the same call to resume.
+
+    Args:
+        model: any model with slots.
+        clips: films, and folders of frames at any depth, each of which is one clip.
+        out: a new or empty folder, or one written before with the same model and options.
+        fit: as for `segment`.
+        mask_source: as for `segment`.
+        seed: of the slots of the first frame.
+
+    Raises:
+        CheckpointError: the model has no slots, or its slots are not finite.
+        ConfigError: an unknown option, PyAV is missing, or `out` holds something else.
+        DataError: a film or folder is missing or broken, or its frames differ in size.
+    """
+    slot_model, out = with_slots(model), Path(out)
+    video = slot_model if isinstance(slot_model, ClipModel) else TrackedModel(slot_model)
+    source = checked_source(slot_model, mask_source, fit)
+    whole = isinstance(getattr(slot_model, "image_model", slot_model), FeatureGrouping)
+    if getattr(video, "starts", "learned") != "learned":
+        raise ConfigError(f"this model starts from {video.starts} of objects; train one with starts=learned for films")
+    given = [Path(one) for one in ([clips] if isinstance(clips, str | Path) else clips)]
+    found = find_clips(given)
+    if any(path.is_file() for path in found):
+        need_video()
+    described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **video.describe()}
+    fit = fit or (WHOLE if whole else FITS[0])
+    settings = {"format": "slotlab-clips", "version": 1, "fit": fit, "mask_source": source, "seed": seed}
+    work = Workspace(out, "clips.json", {**settings, "model": described}, "segmented clips")
+    work.check()
+    work.begin()
+    done: list[SegmentedClip] = []
+    for path, name in found.items():
+        folder, count = out / name, len(image_files(path, nested=False)) if path.is_dir() else film_rate(path)[1]
+        kept = _frames_kept(folder, path)
+        if kept is None:
+            kept = 0
+            for kept in _segment(video, slot_model, path, folder, fit, source, seed):
+                yield f"{name}: frames", kept, count or None
+        done.append(SegmentedClip(path, folder, kept))
+    return done
+
+
+def find_clips(given: Sequence[Path]) -> dict[Path, str]:
+    """The films and folders of frames in files and folders, with the names of their outputs.
+
+    Raises:
+        DataError: there are none, one is missing, or two would have one name.
+    """
+    found: dict[Path, str] = {}
+    for path in given:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        if path.is_file():
+            if path.suffix.lower() not in FILM_SUFFIXES:
+                raise DataError(f"{path}: not a film by its name ({', '.join(FILM_SUFFIXES)}); name its folder instead")
+            found[path] = path.stem
+            continue
+        for folder, names in folders_below(path):
+            below = (Path(path.resolve().name) / folder.relative_to(path)).as_posix()
+            if image_files(folder, nested=False):
+                found[folder] = below
+            films = [folder / name for name in names if Path(name).suffix.lower() in FILM_SUFFIXES]
+            found |= {film: f"{below}/{film.stem}" for film in films}
+    names = [*found.values()]
+    for path, name in found.items():
+        if names.count(name) > 1:
+            raise DataError(f"{path}: another clip is also called {name}; rename one, or use two output folders")
+    if not found:
+        raise DataError(f"{given[0] if given else 'no clips'}: no frames and no films; name films or folders of frames")
+    return found
+
+
+def frames_of(clip: Path) -> Iterator[np.ndarray]:
+    """The frames of a film, or of a folder in the order of the numbers in their names.
+
+    Raises:
+        DataError: one cannot be read, or has another size than the first.
+    """
+    if clip.is_file():
+        yield from film_frames(clip)
+        return
+    size = None
+    for path in sorted(image_files(clip, nested=False), key=_in_order):
+        pixels = read_image(path)
+        if size not in (None, pixels.shape):
+            sizes = f"{pixels.shape[1]}x{pixels.shape[0]}, the first frame {size[1]}x{size[0]}"
+            raise DataError(f"{path}: has {sizes}; give frames of one size")
+        size = pixels.shape
+        yield pixels
+
+
+def _in_order(path: Path) -> list[Any]:
+    return [int(word) if place % 2 else word for place, word in enumerate(re.split(r"(\d+)", path.name))]
+
+
+def _segment(video: ClipModel, model: Any, clip: Path, folder: Path, fit: str, source: str, seed: int) -> Iterator[int]:
+    """Writes the files of one clip; yields the number of frames done."""
+    device, waiting = next(video.parameters()).device, list[tuple[np.ndarray, Fitting]]()
+    slots, shares = list[np.ndarray](), list[np.ndarray]()
+
+    def seen() -> Iterator[Tensor]:
+        for pixels in frames_of(clip):
+            fitted = fitting_of(getattr(model, "image_model", model), fit, (pixels.shape[1], pixels.shape[0]))
+            waiting.append((pixels, fitted))
+            yield to_batch(fitted.shown(pixels)[None], None, [0])["image"].to(device)
+
+    def overlays() -> Iterator[np.ndarray]:
+        only = source != "masks"  # only the decoder's masks of slot diffusion need its sampling
+        for number, output in enumerate(video.stream(seen(), [seeded_generator(seed)], segment_only=only)):
+            pixels, fitted = waiting.pop()
+            if not bool(torch.isfinite(output.slots).all()):
+                raise CheckpointError("the model's slots are not finite; take an earlier checkpoint")
+            owners = owners_of(fitted.onto_image(mask) for mask in output.soft_masks(source)[0].float().cpu())
+            segmentation, overlay = drawn(pixels, owners)
+            write_png(segmentation, folder / "masks" / f"{number:04d}.png")
+            slots.append(output.slots[0].cpu().numpy())
+            shares.append(np.bincount(owners.ravel(), minlength=256)[: len(slots[-1])] / owners.size)
+            yield np.asarray(overlay)
+
+    if clip.is_file():
+        yield from write_film.steps(folder / "overlay.mp4", overlays(), film_rate(clip)[0] or RATE)
+    else:
+        from PIL import Image
+
+        for number, overlay in enumerate(overlays()):
+            write_png(Image.fromarray(overlay), folder / "overlays" / f"{number:04d}.png")
+            yield number + 1
+    with replacing(folder / LAST_FILE) as temporary, temporary.open("wb") as file:
+        np.savez(file, slots=np.stack(slots), share=np.stack(shares))
+
+
+def _frames_kept(folder: Path, clip: Path) -> int | None:
+    """How many frames an earlier call segmented, if it was to the end and the clip is no newer."""
+    last = folder / LAST_FILE
+    newest = max(path.stat().st_mtime for path in (image_files(clip, nested=False) if clip.is_dir() else [clip]))
+    if not last.is_file() or last.stat().st_mtime < newest:
+        return None
+    try:
+        with np.load(last, allow_pickle=False) as arrays:
+            return len(arrays["slots"])
+    except Exception:  # NumPy raises a different kind for each way in which a file is damaged
+        return None
