@@ -225,7 +225,7 @@ class Evaluator:
         self.diagnostics = None if isinstance(model, LatentAutoencoder) else SlotDiagnostics.of(model).to(device)
         mean = ReconstructionError("mean")
         errors = {"mse_sum": ReconstructionError("sum"), "mse": mean, "psnr": PeakSignalToNoiseRatio()}
-        if isinstance(model, FeatureModel):
+        if isinstance(getattr(model, "image_model", model), FeatureModel):
             errors = {"feature_error": mean}
         self.errors = {name: error.to(device) for name, error in errors.items()}
         self.squared_errors: list[float] = []

@@ -79,7 +79,7 @@ def with_slots(model: Model, name: object = None) -> SlotModel:
 def that_paints(model: Model, name: object = None) -> PaintingModel:
     """`model`, if it paints images from slots; else a CheckpointError, which begins with `name`."""
     model = with_slots(model, name)
-    if isinstance(model, FeatureModel):
+    if isinstance(getattr(model, "image_model", model), FeatureModel):
         named = "" if name is None else f"{name}: "
         remedy = (
             "segment and show work with it; composing and editing need a model with a decoder, such as textured-128"
