@@ -30,7 +30,7 @@ from slotlab.evaluation import Evaluator, batch_output, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
 from slotlab.figures.slots import reconstruction_grid
-from slotlab.files import read_json, replacing, write_json
+from slotlab.files import is_free, read_json, replacing, write_json
 from slotlab.metrics.functional import adjusted_rand_index, peak_signal_to_noise_ratio
 from slotlab.models import ClipModel, FeatureModel, FeatureOutput, LatentAutoencoder, Model, SlotModel
 from slotlab.progress import Stage, in_steps, stage
@@ -260,7 +260,7 @@ def prepare_steps(
         The stage, how much of it is done, and of how much.
     """
     run, out = Path(run), Path(out)
-    if out.exists() and not is_released(out) and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out) and not is_released(out):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")

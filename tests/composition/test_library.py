@@ -204,7 +204,7 @@ def test_damaged_settings_of_a_library_are_named(part, key, value, tmp_path):
 @pytest.mark.parametrize("killed_at", ["library.json", "slots.safetensors"])
 def test_a_fit_that_was_killed_is_repeated_in_its_folder(killed_at, model, dataset, monkeypatch, tmp_path):
     def killed(path, content=None):
-        (tmp_path / f".{path.name}.123.tmp").write_bytes(b"half")
+        (tmp_path / f".{path.name}.999999999.tmp").write_bytes(b"half")
         raise KeyboardInterrupt
 
     name = "write_json" if killed_at == "library.json" else "replacing"
@@ -212,6 +212,6 @@ def test_a_fit_that_was_killed_is_repeated_in_its_folder(killed_at, model, datas
         patch.setattr(library_module, name, killed)
         with pytest.raises(KeyboardInterrupt):
             fit_library(model, dataset, tmp_path, concepts=2)
-    assert (tmp_path / f".{killed_at}.123.tmp").exists()
+    assert (tmp_path / f".{killed_at}.999999999.tmp").exists()
     assert fit_library(model, dataset, tmp_path, concepts=2).concepts == 2
     assert {path.name for path in tmp_path.iterdir()} == {"library.json", "slots.safetensors"}

@@ -19,7 +19,7 @@ from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract
 from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.files import read_json, regular, remove, replacing, write_json
+from slotlab.files import clear_leftovers, is_free, read_json, regular, remove, replacing, write_json
 from slotlab.models import Model
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import in_steps
@@ -376,16 +376,14 @@ def fit_library(
     """
     _check_number(concepts)  # before the long work
     out = Path(out)
-    leftovers = {*out.glob(".*.[0-9]*.tmp")}
-    mine = not out.exists() or (out / LIBRARY_FILE).is_file() or (out.is_dir() and leftovers == {*out.iterdir()})
-    if not mine:
+    if not is_free(out) and not (out / LIBRARY_FILE).is_file():
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
     table = yield from extract.steps(model, dataset, batch_size=batch_size, seed=seed)
     if place_among_processes().is_first:
         library = ConceptLibrary.fit(table, concepts=concepts, seed=seed)
         library.sources = sources or {}
-        for path in (*leftovers, out / PICTURE_FILE):  # the picture is of the replaced library
-            remove(path)
+        clear_leftovers(out)
+        remove(out / PICTURE_FILE)  # of the replaced library
         library.save(out)
     wait_for_all()
     return ConceptLibrary.load(out)

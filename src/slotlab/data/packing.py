@@ -17,7 +17,7 @@ from slotlab.data.packed import FORMAT, SETTINGS, VERSION
 from slotlab.data.sample import IGNORED, FeatureEncoder, LatentEncoder, SlotDataset
 from slotlab.data.scenes import MOST
 from slotlab.errors import ConfigError, DataError, nearest
-from slotlab.files import replacing, sha256_of, write_json
+from slotlab.files import is_free, replacing, sha256_of, write_json
 from slotlab.progress import Stage, in_steps, stage
 
 AT_ONCE = 64  # scenes rendered, or images encoded
@@ -66,7 +66,7 @@ def pack(
         2
     """
     out = Path(out)
-    if out.exists() and not (out / SETTINGS).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out) and not (out / SETTINGS).is_file():
         raise DataError(f"{out}: exists and is not a packed cache; name a new folder")
     options |= {"resolution": resolution, "crop": crop}
     if isinstance(source, str | Path):
