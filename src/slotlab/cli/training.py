@@ -55,9 +55,6 @@ def train(
     [bold]torchrun --nnodes 2 --nproc-per-node 8 ... -m slotlab train PRESET --out RUN[/bold]
     """
     from slotlab.config import RUN_FILE, parse_overrides, read_run_config, run_config
-    from slotlab.distributed import place_among_processes
-    from slotlab.reporting.tables import evaluate_command
-    from slotlab.runs import fit, train
 
     settings = parse_overrides(changes or [])
     if mistaken := settings.keys() & signature(train).parameters.keys():
@@ -67,6 +64,10 @@ def train(
     if dry_run:
         say(settings_table(config))
         return
+    from slotlab.distributed import place_among_processes
+    from slotlab.reporting.tables import evaluate_command
+    from slotlab.runs import fit
+
     if out is None:
         raise ConfigError("--out: missing; name the folder of the run, or add --dry-run to see its settings")
     if resume and not (out / RUN_FILE).is_file():
