@@ -60,7 +60,6 @@ def test_scenes_are_written_checked_and_packed(run_slotlab, tmp_path):
         (["show", "a/1.png", "b/1.png", "--out", "x"], "two figures would have the same name"),
         (["data", "pack", "scenes:plain", "x", "--latents", "scenes-64-diffusion"], "--latents needs --resolution"),
         (["segment", ".", "--model", "scenes-64", "--out", "x"], "no image file in this folder"),
-        (["segment", ".", "--model", "scenes-64", "--out", "x", "--format", "cocoa"], "did you mean 'coco'?"),
         (["compose", "scenes-64", "nowhere", "--out", "x"], "made with: slotlab concepts fit RUN"),
         (["compose", "scenes-64", "scenes-64-diffusion", "--out", "x"], "the library holds slots of model"),
     ],

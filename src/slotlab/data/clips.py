@@ -88,8 +88,7 @@ class Clips(RowsDataset):
         lengths = sorted({len(window) for window in chosen})
         if len(lengths) > 1:
             raise DataError(f"{self.data}: clips of {lengths[0]} and {lengths[-1]} frames; pass frames={lengths[0]}")
-        place = {row: number for number, row in enumerate(self.of_frames.rows)}
-        flat = self.of_frames.batch([place[row] for window in chosen for row in window])
+        flat = self.of_frames.batch([row for window in chosen for row in window])
         shape = (len(chosen), lengths[0])
         batch = Batch(image=flat["image"].unflatten(0, shape), index=flat["index"].unflatten(0, shape)[:, 0])
         if "mask" in flat:
