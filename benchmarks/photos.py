@@ -12,6 +12,7 @@ noise. `--fit` measures the mean and the deviation of the features.
 import argparse
 import csv
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,20 @@ from torch import Tensor
 import slotlab
 from slotlab.data.folders import find_images
 from slotlab.data.images import prepared
-from slotlab.metrics.baselines import block_pattern, colour_groups
+from slotlab.evaluation import Baseline, baselines_here
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap, mean_iou
 from slotlab.models import FeatureGrouping
 
 SIDE = 224  # of the masks that are scored
+BASELINES = {"block pattern": 6, "colour K-means": 6, "SLIC superpixels": 7, "feature K-means": 7}  # segments
 SIZES = (0.1, 0.2, 0.3, 0.5, 1.0)  # of objects, in sides
 Method = Callable[[Tensor], Tensor]
 
 
-def slic(image: Tensor, groups: int = 7) -> Tensor:
-    """SLIC superpixels (Achanta et al. 2012)."""
-    from skimage.segmentation import slic
-
-    return torch.from_numpy(slic(image.permute(1, 2, 0).numpy(), groups, compactness=10, start_label=0))
+@torch.inference_mode()
+def of_baseline(groups: Baseline, count: int, image: Tensor) -> Tensor:
+    """The segments of a method that costs nothing."""
+    return groups(image[None], (SIDE, SIDE), count)[0]
 
 
 def of_model(name: str) -> tuple[Method, int]:
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?")
     parser.add_argument("masks", type=Path, nargs="?")
     parser.add_argument("--models", nargs="*", default=["photos", "textured-128"])
+    parser.add_argument("--baselines", nargs="*", default=[*BASELINES])
     parser.add_argument("--count", type=int, help="only the first COUNT photographs")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--sizes", action="store_true")
@@ -120,12 +122,13 @@ def main() -> None:
         return
     if arguments.sizes:
         return print_sizes(segmented(arguments.photos, arguments.masks, *of_model("photos"), arguments.count))
+    costless = baselines_here()
     methods: dict[str, tuple[Method, int]] = {
-        "block pattern 6": (lambda image: block_pattern(image[None], 6)[0], SIDE),
-        "colour K-means 6": (lambda image: colour_groups(image[None], 6)[0], SIDE),
-        "SLIC 7": (slic, SIDE),
-        **{name: of_model(name) for name in arguments.models},
+        f"{name} {count}": (partial(of_baseline, costless[name], count), 448 if name == "feature K-means" else SIDE)
+        for name, count in BASELINES.items()
+        if name in arguments.baselines
     }
+    methods |= {name: of_model(name) for name in arguments.models}
     rows = []
     for name, (method, side) in methods.items():
         scores = scored(arguments.photos, arguments.masks, method, side, arguments.count)

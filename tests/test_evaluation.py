@@ -135,6 +135,17 @@ def test_masks_are_scored_at_the_resolution_that_is_asked_for(model, rectangles)
     assert open_data("scenes:plain", mask_resolution="original").describe()["mask_resolution"] == 64
 
 
+def test_the_protocol_of_the_command_names_what_was_scored(rectangles, run_slotlab, tmp_path):
+    words = ["evaluate", "scenes-64", "--data", str(rectangles), "--split", "all", "--min-area", "0.01"]
+    status, out, _ = run_slotlab(*words, "--mask-resolution", "original", "--json", str(tmp_path / "scores.json"))
+    protocol = json.loads((tmp_path / "scores.json").read_text())["protocol"]
+    assert (status, protocol["mask_resolution"], protocol["min_area"]) == (0, "original", 0.01)
+    assert "mask_resolution original" in " ".join(out.split())
+    status, _, error = run_slotlab(*words, "--mask-resolution", "20000")
+    assert status == 2
+    assert "mask_resolution=20000: expected a whole number of pixels from 1 to 4,096, or original" in error
+
+
 def test_small_objects_can_be_left_out(model, rectangles):
     """With the dot ignored, the halves are right."""
     data = open_data(rectangles, split="all", resolution=16, mask_resolution="original")

@@ -95,6 +95,18 @@ def test_masks_are_those_of_pycocotools_with_the_smaller_on_top_and_crowds_ignor
     assert (sample["mask"].numpy() == data.read(1).mask[:, 5:35]).all()
 
 
+def test_classes_may_be_counted_from_0_or_be_missing(coco):
+    whole = open_data(coco, split="val", every_mask=True).read(0)
+    edited(coco, lambda content: content["annotations"][0].update(category_id=0))
+    shifted = open_data(coco, split="val", every_mask=True).read(0)
+    assert (shifted.more["classes"] == np.where(whole.mask == 1, 1, np.where(whole.mask == 2, 19, 0))).all()
+    edited(coco, lambda content: content["annotations"][0].pop("category_id"))
+    alone = open_data(coco, split="val", every_mask=True).read(0)
+    assert (alone.mask == whole.mask).all() and not alone.more
+    with pytest.raises(DataError, match=r"val2017.json: not every annotation has a 'category_id'; open it as coco:"):
+        open_data(f"coco-classes:{coco}", split="val")
+
+
 def test_a_json_file_alone_is_enough(coco, tmp_path):
     found = open_data(coco / "annotations" / "instances_val2017.json", split="val")
     assert len(found) == 3

@@ -1,5 +1,7 @@
 """PASCAL VOC, DAVIS and BSDS500 in miniatures of their layouts."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,11 @@ def test_voc_has_objects_and_ignores_their_borders(voc):
     )
     assert both["classes"].equal(alone["mask"]) and "classes" not in alone
     assert both["mask"].equal(open_data(voc, split="val", resolution=20)[0]["mask"])
+
+
+def test_voc_without_classes_has_its_objects(voc):
+    shutil.rmtree(voc / "SegmentationClass")
+    assert "classes" not in open_data(voc, split="val", every_mask=True)[0]
 
 
 def test_bad_voc_is_said_in_one_sentence(voc):

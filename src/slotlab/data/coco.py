@@ -30,7 +30,8 @@ class Coco(PixelDataset):
     pixels without an instance are 0, as are images without annotations. Both polygons and RLE are
     read, by pycocotools. Splits by the name (train, val, test); a single file whose name says none
     is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0. With
-    `every_mask`, batches have the category id of each pixel as `classes`.
+    `every_mask`, batches have the category id of each pixel as `classes` (one more if the file
+    counts them from 0), unless an annotation has none.
     """
 
     kind = "coco"
@@ -62,6 +63,7 @@ class Coco(PixelDataset):
             files = {split: files[split]}
         self._rows: list[tuple[dict[str, Any], Path, Path]] = []  # an image, its path, its JSON file
         self._found: dict[int, list[dict[str, Any]]] = {}
+        self._categories: set[Any] = set()
         sizes: dict[str, int] = {}
         for name, file in files.items():
             content = _content(file, self.task)
@@ -76,6 +78,11 @@ class Coco(PixelDataset):
         for annotation in content["annotations"]:
             kept = {key: annotation.get(key) for key in ("id", "image_id", "segmentation", "iscrowd", "category_id")}
             self._found.setdefault(annotation["image_id"], []).append(kept)
+            self._categories.add(kept["category_id"])
+
+    @property
+    def _has_classes(self) -> bool:
+        return all(isinstance(category, int) for category in self._categories)
 
     def read(self, row: int) -> Decoded:
         """Decodes the image and draws its annotations."""
@@ -84,13 +91,14 @@ class Coco(PixelDataset):
         size = (known["height"], known["width"])
         with_mask(image, np.broadcast_to(0, size), str(path), mask_name)  # before a mask of that size is drawn
         mask = self.mask(row)
-        more = {"classes": self.classes_of(mask, row)} if self.every_mask and self.kind == Coco.kind else {}
+        wanted = self.every_mask and self.kind == Coco.kind and self._has_classes
+        more = {"classes": self.classes_of(mask, row)} if wanted else {}
         return with_mask(image, mask, str(path), mask_name)._replace(more=more)
 
     def classes_of(self, mask: np.ndarray, row: int) -> np.ndarray:
-        """The category ids int32 [H, W] of the annotations in a row's `mask`."""
-        found = self._found.get(self.number(row), [])
-        classes = [0, *(annotation["category_id"] for annotation in found if not annotation["iscrowd"])]
+        """The category ids int32 [H, W] in a row's `mask`, one more if the file counts them from 0."""
+        found, first = self._found.get(self.number(row), []), int(0 in self._categories)
+        classes = [0, *(annotation["category_id"] + first for annotation in found if not annotation["iscrowd"])]
         return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
 
     def mask(self, row: int) -> np.ndarray:
@@ -123,6 +131,11 @@ class CocoClasses(Coco):
     """
 
     kind = "coco-classes"
+
+    def _add(self, file: Path, content: dict[str, Any]) -> None:
+        super()._add(file, content)
+        if not self._has_classes:
+            raise DataError(f"{file}: not every annotation has a 'category_id'; open it as coco:{file}")
 
     def mask(self, row: int) -> np.ndarray:
         """The classes int32 [H, W] of a row's annotations."""

@@ -95,7 +95,7 @@ class Voc(Listed):
       difficult, which is ignored (-1)
 
     Splits by the lists; VOC has no public test masks. Crop 1.0. With `every_mask`, batches have the
-    class of each pixel, from `SegmentationClass`, as `classes`.
+    class of each pixel, from `SegmentationClass` if it is there, as `classes`.
     """
 
     kind = "voc"
@@ -105,7 +105,7 @@ class Voc(Listed):
     def read(self, row: int) -> Decoded:
         """Decodes the photograph and its masks."""
         decoded = super().read(row)
-        if not self.every_mask or self.kind != Voc.kind:
+        if not self.every_mask or self.kind != Voc.kind or not (self._base / VocClasses.masks).is_dir():
             return decoded
         classes = with_mask(decoded, *self._ids(row, VocClasses.masks, VocClasses.largest)).mask
         return decoded._replace(more={"classes": np.asarray(classes)})
@@ -189,8 +189,11 @@ class Bsds(Photographs):
         masks = regions(path)
         if self.annotator >= len(masks):
             raise DataError(f"{path}: has {len(masks)} annotators; pass annotator= below that")
-        decoded = with_mask(decode_image(image, str(image)), masks[self.annotator], str(image), str(path))
-        return decoded._replace(more={"annotators": np.stack(masks)}) if self.every_mask else decoded
+        decoded, names = decode_image(image, str(image)), (str(image), str(path))
+        if self.every_mask:
+            each = [np.asarray(with_mask(decoded, mask, *names).mask) for mask in masks]
+            decoded = decoded._replace(more={"annotators": np.stack(each)})
+        return with_mask(decoded, masks[self.annotator], *names)
 
     def name(self, row: int) -> str:
         """The photograph's path."""
