@@ -100,10 +100,17 @@ def test_a_model_with_relative_frames_is_reported(tmp_path, data):
 
 def test_scores_may_be_given(run):
     scores = dict.fromkeys(("ari", "fg_ari", "miou", "mbo"), Score(0.75, 0.125, 8, 0))
-    parts = {"masks": scores, "attention": scores, "reconstruction": {"mse": scores["ari"]}}
-    evaluation = Evaluation(protocol={"data": "elsewhere"}, **parts, loss=1.5, slots_used=3.0)
+    parts = {"masks": scores | {"mbo_class": Score(0.625, 0.125, 8, 0)}, "attention": scores}
+    parts |= {
+        "reconstruction": {"mse": scores["ari"]},
+        "baselines": {"block pattern": {"ari": Score(0.375, 0.125, 8, 0)}},
+    }
+    protocol = {"data": "elsewhere", "mask_sources": {"masks": "decoder masks, argmax"}}
+    evaluation = Evaluation(protocol=protocol, **parts, loss=1.5, slots_used=3.0)
     text = page(write_report(run, images=1, evaluation=evaluation)).text
     assert "0.750 ± 0.125" in text
+    assert "mBO by class" in text and "0.625 ± 0.125" in text
+    assert "block pattern" in text and "0.375 ± 0.125" in text
     assert "data: elsewhere" in text
 
 

@@ -47,7 +47,7 @@ class LoadedModel:
     @property
     def painting(self) -> PaintingModel | None:
         """The model, if it paints images from slots."""
-        return None if isinstance(self.model, FeatureModel) else self.model
+        return self.model if isinstance(self.model, PaintingModel) else None
 
     @property
     def can_move(self) -> bool:
@@ -60,7 +60,8 @@ class LoadedModel:
         size = f"{side} × {side} pixels, {self.model.slots} slots"
         if self.painting is None:
             parts = "groups" if isinstance(self.model, FeatureGrouping) else "slots"
-            return f"{parts} of frozen features, {size}; it finds objects but cannot paint them"
+            what = f"{parts} of frozen features" if isinstance(self.model, FeatureModel) else "slots of videos"
+            return f"{what}, {size}; it finds objects but cannot paint them"
         return f"{'slot diffusion' if self.sampling else 'slot autoencoder'}, {size}, {iterations} iterations"
 
 
