@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from slotlab.data import open_data
-from slotlab.errors import DataError
+from slotlab.errors import ConfigError, DataError
 
 WIDTH, HEIGHT = 40, 30
 
@@ -80,6 +80,12 @@ def test_masks_are_those_of_pycocotools_with_the_smaller_on_top_and_crowds_ignor
     small, large = (tool.annToMask(annotation).astype(bool) for annotation in tool.loadAnns([7, 8]))
     wanted = np.where(small, 1, np.where(large, 2, 0))
     assert (data.read(0).mask == wanted).all()
+    ignoring = open_data(coco, split="val", overlaps="ignored")
+    assert (ignoring.read(0).mask == np.where(small & large, -1, wanted)).all()
+    assert (ignoring.read(2).mask == 0).all()
+    assert ignoring.describe()["overlaps"] == "ignored" and "overlaps" not in data.describe()
+    with pytest.raises(ConfigError, match="overlaps='smallest': expected smaller or ignored"):
+        open_data(coco, split="val", overlaps="smallest")
     thing, crowd = (tool.annToMask(annotation).astype(bool) for annotation in tool.loadAnns([9, 10]))
     assert (data.read(1).mask == np.where(thing, 1, np.where(crowd, -1, 0))).all()
     assert (data.read(2).mask == 0).all()  # no annotations

@@ -10,7 +10,7 @@ from slotlab.data.arrays import stacked
 from slotlab.data.dataset import Opening, PixelDataset, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
 from slotlab.data.sample import IGNORED
-from slotlab.errors import DataError
+from slotlab.errors import ConfigError, DataError
 from slotlab.files import read_json
 
 REMEDY = "take the published file, or write it again"
@@ -26,12 +26,12 @@ class Coco(PixelDataset):
       the JSON file itself
 
     Ids are those of the image's annotations in their order in the file, from 1. Where instances
-    overlap, the smaller one is on top. Crowds are ignored (-1) where no instance covers them, and
-    pixels without an instance are 0, as are images without annotations. Both polygons and RLE are
-    read, by pycocotools. Splits by the name (train, val, test); a single file whose name says none
-    is split in its order with CLEVRTex's rule. `index` is COCO's image id. Crop 1.0. With
-    `every_mask`, batches have the category id of each pixel as `classes` (one more if the file
-    counts them from 0), unless an annotation has none.
+    overlap, the smaller one is on top; with `overlaps="ignored"` such pixels are ignored (-1). So
+    are crowds, where no instance covers them. Pixels without an instance are 0, as are images
+    without annotations. Both polygons and RLE are read, by pycocotools. Splits by the name (train,
+    val, test); a single file whose name says none is split in its order with CLEVRTex's rule.
+    `index` is COCO's image id. Crop 1.0. With `every_mask`, batches have the category id of each
+    pixel as `classes` (one more if the file counts them from 0), unless an annotation has none.
     """
 
     kind = "coco"
@@ -47,8 +47,12 @@ class Coco(PixelDataset):
         root: str | Path,
         *,
         images: str | Path | None = None,
+        overlaps: str = "smaller",
         **opening: Unpack[Opening],
     ) -> None:
+        if overlaps not in ("smaller", "ignored"):
+            raise ConfigError(f"overlaps={overlaps!r}: expected smaller or ignored")
+        self._overlaps = overlaps
         if self.task == "instances":
             try:
                 import pycocotools  # noqa: F401
@@ -110,9 +114,12 @@ class Coco(PixelDataset):
         found = self._found.get(image["id"], [])
         layers = [rle.decode(_encoded(annotation, *size, file)) > 0 for annotation in found]
         crowd = [bool(annotation["iscrowd"]) for annotation in found]
-        mask = stacked([layer for layer, of_crowd in zip(layers, crowd, strict=True) if not of_crowd], size)
+        objects = [layer for layer, of_crowd in zip(layers, crowd, strict=True) if not of_crowd]
+        mask = stacked(objects, size)
         for layer in itertools.compress(layers, crowd):
             mask[layer & (mask == 0)] = IGNORED
+        if self._overlaps == "ignored":
+            mask[np.sum(objects, axis=0) > 1] = IGNORED
         return mask
 
     def name(self, row: int) -> str:
@@ -122,6 +129,10 @@ class Coco(PixelDataset):
     def number(self, row: int) -> int:
         """COCO's image id."""
         return self._rows[row][0]["id"]
+
+    def describe(self) -> dict[str, Any]:
+        """What a protocol line needs, as JSON values."""
+        return super().describe() | ({} if self._overlaps == "smaller" else {"overlaps": self._overlaps})
 
 
 class CocoClasses(Coco):

@@ -63,7 +63,7 @@ def open_data(
             "original" for that of the crop in the stored image. Rendered and packed masks have one.
         every_mask: batches also have `classes` (coco, voc) or `annotators` (bsds).
         **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
-            `images` (of coco: the folder of the images), `stuff` (coco-panoptic),
+            `images` (coco: the folder of the images), `overlaps` (coco), `stuff` (coco-panoptic),
             `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes), `frames`
             (of scenes:moving and clips), `stride` (clips).
 
