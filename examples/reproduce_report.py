@@ -20,6 +20,7 @@ from slotlab.fidelity import open_network
 from slotlab.files import Workspace
 from slotlab.reporting.reproduction import measure, write_reproduction
 from slotlab.runs import train
+from slotlab.training.loop import TrainingStopped
 
 ATTENTION, LATENTS, DIFFUSION = "slot-attention", "latents", "slot-diffusion"
 TINY = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "validation_count": 4, "resolution": 32}
@@ -86,6 +87,8 @@ def main() -> None:
     try:
         device = chosen_device(options.device)
         print(reproduce(options.out, options.scale, options.data, options.features, device))
+    except TrainingStopped:
+        sys.exit("stopped, and saved: re-run the same command to resume")
     except SlotlabError as error:
         sys.exit(f"error: {error}")
 

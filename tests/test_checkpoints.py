@@ -260,3 +260,22 @@ def test_one_slot_does_not_become_several_and_larger_parts_do_not_shrink(presets
     slotlab.save(learned(presets, slots=6, dim=24), tmp_path / "wide")
     with pytest.raises(CheckpointError, match="encoder and decoder differ in form"):
         take_parts(small, tmp_path / "wide")
+
+
+def test_a_trained_model_takes_another_number_of_slots(presets, tmp_path):
+    model = learned(presets, slots=4)
+    slotlab.save(model, tmp_path)
+    trained = model.encoder.slot_attention.start
+    fewer, more = (slotlab.create_model(str(tmp_path), pretrained=True, slots=slots) for slots in (2, 7))
+    assert torch.equal(fewer.encoder.slot_attention.start, trained[:, :2])
+    assert torch.equal(more.encoder.slot_attention.start[:, :4], trained)
+    new = more.encoder.slot_attention.start[0, 4:]
+    assert new.unique(dim=0).shape == new.shape, "new slots differ from each other"
+    for slots, changed in ((2, fewer), (7, more)):
+        output = changed(torch.rand(1, 3, 16, 16))
+        assert output.masks.shape[1] == changed.slots == slots
+        slotlab.save(changed, tmp_path / str(slots))
+        assert torch.equal(
+            slotlab.load(tmp_path / str(slots)).encoder(torch.ones(1, 3, 16, 16))[0],
+            changed.encoder(torch.ones(1, 3, 16, 16))[0],
+        )

@@ -13,6 +13,7 @@ from slotlab.data import open_data
 from slotlab.errors import ConfigError
 from slotlab.evaluation import Evaluator, outputs
 from slotlab.metrics.functional import adjusted_rand_index
+from slotlab.models import merge_slots
 from slotlab.models.randomness import seeded_generator
 from slotlab.reporting.tables import evaluation_table
 
@@ -185,3 +186,16 @@ def test_baselines_stand_beside_the_model(tmp_path):
     blocks, colours, *_ = (scores["ari"].mean for scores in result.baselines.values())
     assert 0 < blocks < colours
     assert result.to_json()["baselines"]["block pattern"]["ari"]["count"] == 3
+
+
+def test_slots_may_be_merged_before_they_are_scored(model, squares):
+    data = open_data(squares, split="all", resolution=16, count=10)
+    result = slotlab.evaluate(model, data, merge=True)
+    values = []
+    for position in range(10):
+        sample = data[position]
+        output = merge_slots(model(sample["image"][None], [seeded_generator(0, int(sample["index"]))]))
+        values.append(adjusted_rand_index(output.segmentation("masks"), sample["mask"][None])[0])
+    assert result.masks["ari"].mean == pytest.approx(torch.stack(values).mean().item(), abs=1e-9)
+    assert result.protocol["merged"] == "overlap 0.6, distance 0.2, emptied below 0.005"
+    assert result.slots_used <= slotlab.evaluate(model, data).slots_used

@@ -54,6 +54,12 @@ def test_weights_in_the_package_that_differ_ask_for_a_new_installation(copy, mon
         slotlab.load("copy")
 
 
+def test_a_release_without_a_library_says_how_to_make_one(copy, run_slotlab, tmp_path):
+    shutil.rmtree(copy / "concepts")
+    error = run_slotlab.refused("compose", copy, copy, "--out", tmp_path / "out")
+    assert f"{copy}: comes without a concept library; make one with: slotlab concepts fit {copy}" in error
+
+
 def test_files_that_are_missing_and_damaged_manifests_are_named(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors: missing"):

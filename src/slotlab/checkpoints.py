@@ -39,6 +39,7 @@ from slotlab.released import HUB_PREFIX, check, model_folder, released_names
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
+START = "slot_attention.start"
 
 
 def list_models(pretrained: bool = False) -> list[str]:
@@ -58,7 +59,9 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
         name: a preset (`list_models()`) or the path of a preset file; with `pretrained` a name as
             for `load`.
         pretrained: load trained weights, in evaluation mode.
-        overrides: changes to the model: `slots=7`, or dotted as in `**{"decoder.channels": 32}`.
+        overrides: changes to the model: `slots=7`, or dotted as in `**{"decoder.channels": 32}`. With
+            other `slots` than trained with learned starts, a model keeps the first starts, or new
+            ones begin as old ones with noise (`grown`).
 
     Raises:
         ConfigError: an unknown preset or key (the nearest is suggested), or a value out of range.
@@ -75,11 +78,14 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
     check(folder, CONFIG_FILE, WEIGHTS_FILE)
     config, weights = _read_config(folder / CONFIG_FILE), _read_weights(folder / WEIGHTS_FILE)
     try:
+        trained = config.get("slot_attention", {}).get("slots")
         config = changed({"model": config}, overrides)["model"]
         if "pretrained" in config.get("autoencoder", {}):
             raise ConfigError("autoencoder.pretrained: a saved model holds its own autoencoder; leave it out")
         with _as_large_as(weights):
             outline = _outline(config).state_dict()
+        if config.get("slot_attention", {}).get("slots") != trained:
+            weights |= _starts(weights, outline)
         _check_fit(folder / WEIGHTS_FILE, weights, outline)
         model = model_from_config(config)
     except CheckpointError:
@@ -289,7 +295,7 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
         before = weights.get(name)
         if before is None or before.shape == wanted:
             continue
-        if name == "slot_attention.start" and 1 < before.shape[1] < wanted[1]:
+        if name == START and 1 < before.shape[1] < wanted[1]:
             like = torch.arange(wanted[1] - before.shape[1]) % (before.shape[1] - 1) + 1
             noise = torch.randn(len(like), before.shape[2], generator=torch.Generator().manual_seed(0))
             result[name] = torch.cat([before, before[:, like] + NOISE * before.std() * noise.to(before)], dim=1)
@@ -303,6 +309,15 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
                 if name.endswith(".weight"):
                     growth.append(f"each pixel to {factor}x{factor}")
     return result, growth
+
+
+def _starts(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Learned slot starts for the number of slots in `wanted`; empty if slots have one start."""
+    name = f"encoder.{START}"
+    if name not in weights or name not in wanted or weights[name].ndim != 3:
+        return {}
+    starts, count = weights[name], wanted[name].shape[1]
+    return {name: grown({START: starts}, {START: wanted[name].shape})[0][START][:, :count].contiguous()}
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -29,9 +29,12 @@ from slotlab.models import (
     Model,
     SlotModel,
     SlotOutput,
+    merge_slots,
+    with_slots,
 )
 from slotlab.models.building import evaluating
 from slotlab.models.efficientnet import PACKAGE
+from slotlab.models.merging import LEAST, NEAR, OVERLAP
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.video import ClipModel, TrackedModel, cues_of
@@ -322,13 +325,15 @@ def evaluate(
     weights: str | None = None,
     baselines: bool = False,
     min_area: float = 0.0,
+    merge: bool = False,
 ) -> Generator[int, None, Evaluation]:
     """Scores a model on a data set, on the model's device and in float32.
 
     Takes the arguments of `outputs` and raises its errors. All processes return the scores of the
     whole. The protocol names the `weights`, e.g. "moving average"; `baselines` and `min_area` as
-    for `Evaluator`. To score masks at another resolution than the model's, open the data with
-    `mask_resolution`.
+    for `Evaluator`. With `merge`, slots that hold one object are merged before they are scored, and
+    those that hold nothing emptied (`slotlab.models.merge_slots`). To score masks at another
+    resolution than the model's, open the data with `mask_resolution`.
 
     Example:
         >>> import slotlab
@@ -338,8 +343,12 @@ def evaluate(
         2
     """
     evaluator = Evaluator(model, dataset, seed, weights, baselines, min_area)
+    if merge:
+        evaluator.protocol |= {"merged": f"overlap {OVERLAP}, distance {NEAR}, emptied below {LEAST}"}
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed):
-        evaluator.update(batch, output)
+        if merge and len(output) > len(batch["index"]):
+            raise ConfigError("merge: a slot of a clip keeps its object from frame to frame; leave it out for clips")
+        evaluator.update(batch, merge_slots(output, with_slots(model).finer_masks) if merge else output)
         yield len(batch["index"])
     return evaluator.compute()
 

@@ -57,7 +57,10 @@ def model_folder(name: str | Path) -> Path:
 def library_folder(name: str | Path) -> Path:
     """The folder of a concept library: `name` itself, or the library of a released model.
 
-    A model without a library gives its own folder, which `ConceptLibrary.load` refuses.
+    A run without a library gives its own folder, which `ConceptLibrary.load` refuses.
+
+    Raises:
+        CheckpointError: an unknown name, or a release without a library.
     """
     if (Path(name) / "library.json").is_file():
         return Path(name)
@@ -67,6 +70,11 @@ def library_folder(name: str | Path) -> Path:
         made = f"slotlab concepts fit RUN --data DATA --out {shlex.quote(str(name))}"
         raise CheckpointError(f"{error}; a concept library is made with: {made}") from None
     if not (folder / LIBRARY_FOLDER).is_dir():
+        if is_released(folder):
+            make = f"slotlab concepts fit {shlex.quote(str(name))} --data DATA --out LIBRARY"
+            raise CheckpointError(
+                f"{name}: comes without a concept library; make one with: {make}, and name its folder"
+            )
         return folder
     check(folder, *(f"{LIBRARY_FOLDER}/{file}" for file in ("library.json", "slots.safetensors")))
     return folder / LIBRARY_FOLDER

@@ -6,6 +6,7 @@ from PIL import Image
 import slotlab
 from slotlab import checkpoints
 from slotlab.errors import CheckpointError, ConfigError, DataError
+from slotlab.models import merge_slots
 from slotlab.models.randomness import seeded_generator
 from slotlab.segmenting import FITS
 
@@ -38,6 +39,8 @@ def test_a_square_image_gives_what_the_model_gives(model):
     assert torch.allclose(found.masks, output.masks[0], atol=1e-6)
     assert torch.allclose(found.slots, output.slots[0], atol=1e-6)
     assert torch.equal(found.segmentation, output.segmentation()[0])
+    merged = slotlab.segment_image(model, Image.fromarray(pixels), seed=5, merge=True)
+    assert torch.allclose(merged.masks, merge_slots(output).masks[0], atol=1e-6)
 
 
 def test_the_seed_alone_decides_what_is_random_and_the_model_keeps_its_mode(model):

@@ -27,6 +27,7 @@ def evaluate(
     min_area: Annotated[
         float, Option(min=0, max=1, help="Ignore objects below this share of the picture, such as 0.01.")
     ] = 0.0,
+    merge: options.Merge = False,
     batch_size: options.BatchSize = 32,
     seed: options.Seed = 0,
     json: options.Json = None,
@@ -37,7 +38,7 @@ def evaluate(
     Of COCO and PASCAL VOC, mBO is scored by class too; of BSDS500, the mean and the best over its
     annotators.
 
-    The scores of a run are also written to metrics.json in its folder.
+    The scores of a run are also written to metrics.json in its folder, but not those of --merge.
 
     [bold]slotlab evaluate runs/first --data scenes:plain --max-objects 6[/bold] (the data of
     scenes-32)
@@ -55,7 +56,7 @@ def evaluate(
     side = int(mask_resolution) if mask_resolution and mask_resolution.isdecimal() else mask_resolution
     of_masks: dict[str, Any] = {"mask_resolution": side, "every_mask": True}
     dataset = open_from_options(data, model.resolution, split, count, images, **of_masks)
-    more: dict[str, Any] = {"weights": weights_of(folder), "baselines": baselines, "min_area": min_area}
+    more: dict[str, Any] = {"weights": weights_of(folder), "baselines": baselines, "min_area": min_area, "merge": merge}
     steps = evaluate.steps(model, dataset, batch_size=batch_size, seed=seed, **more)
     result = shown("evaluating", len(dataset), steps)
     if not speaks():
@@ -63,7 +64,7 @@ def evaluate(
     say(evaluation_table(result))
     for warning in result.warnings:
         say(f"warning: {warning}")
-    if not is_released(folder):
+    if not (is_released(folder) or merge):
         result.write(folder / "metrics.json")
     if json is not None:
         result.write(json)

@@ -22,6 +22,7 @@ def segment(
     model: options.ModelOption = "photos",
     fit: Annotated[str | None, Option(help="letterbox (default), stretch or crop; photos takes any shape.")] = None,
     mask_source: options.MaskSource = None,
+    merge: options.Merge = False,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 32,
     format: Annotated[
@@ -76,14 +77,14 @@ def segment(
     loaded = load(model, device)
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
     if track or any(path.suffix.lower() in FILM_SUFFIXES for path in images):
-        if format or json is not None:
-            raise ConfigError("--format, --json: not for films and --track; leave them out")
+        if format or merge or json is not None:
+            raise ConfigError("--format, --merge, --json: not for films and --track; leave them out")
         for clip in shown("segmenting", None, segment_clips.steps(loaded, images, out=out, **more)):
             say(f"{clip.source}: {clip.frames} frames in {clip.folder}")
         return
     count, formats = len(find_inputs(images)[0]), format or []
     total = len(place_among_processes().share(count)) + count * len(set(formats))
-    more |= {"batch_size": batch_size}
+    more |= {"batch_size": batch_size, "merge": merge}
     listing = shown("segmenting", total, segment.steps(loaded, images, out=out, formats=formats, **more))
     if json is not None and speaks():
         write_json(json, listing.to_json())

@@ -116,6 +116,9 @@ MaskSource = Annotated[
 ]
 Features = Annotated[str, Option(help="inception, efficientnet-lite0, or the path of a TorchScript network.")]
 Inception = Annotated[Path | None, Option(help="Path of inception-2015-12-05.pt.")]
+Merge = Annotated[
+    bool, Option("--merge", help="First merge slots that hold one object, and empty those that hold nothing.")
+]
 Json = Annotated[Path | None, Option("--json", dir_okay=False, help="Also write the result to this file.")]
 Device = Annotated[str, Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int, Option(min=0, help="CPU threads per process; 0: all cores.")]

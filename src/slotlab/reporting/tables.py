@@ -163,7 +163,7 @@ def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
     shown = ("data", "split", "crop", "resolution", "mask_resolution", "images", "ignore", "min_area", "annotator")
-    shown += ("max_objects", "frames", "stride", "slots", "iterations")
+    shown += ("max_objects", "frames", "stride", "slots", "merged", "iterations")
     shown += (
         "tracking",
         "slot_seed",

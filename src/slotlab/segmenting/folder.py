@@ -85,6 +85,7 @@ def segment(
     seed: int = 0,
     batch_size: int = 32,
     formats: Sequence[str] = (),
+    merge: bool = False,
 ) -> Generator[int, None, SegmentedFolder]:
     """Segments images into files: reconstruction, masks, segmentation, overlay and slots of each.
 
@@ -106,6 +107,8 @@ def segment(
         batch_size: images at a time.
         formats: also write the segmentations as cutouts, coco, yolo or labelme, see
             `slotlab.segmenting.formats`; they can be added by a later call.
+        merge: make one slot of those that hold one object, and empty those that hold nothing
+            (`slotlab.models.merge_slots`).
 
     Raises:
         CheckpointError: the model has no slots, or its slots are not finite.
@@ -133,6 +136,7 @@ def segment(
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
     fit = fit or (WHOLE if isinstance(slot_model, FeatureGrouping) else FITS[0])
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source, "seed": seed, "model": described}
+    protocol |= {"merge": True} if merge else {}
     settings = {"format": "slotlab-segments", "version": 1, "input folder": str(common), **protocol}
     workspace = Workspace(out, "segments.json", settings, "segments")
     workspace.check()
@@ -148,7 +152,7 @@ def segment(
         read = in_order(lambda one: _read(*one, out, lambda size: fitting_of(slot_model, fit, size)), mine, threads)
         while some := list(itertools.islice(read, batch_size)):
             seen = [pixels for _, fitted, pixels in some if fitted]
-            parts = iter(take_apart(slot_model, seen, source, seed) if seen else ())
+            parts = iter(take_apart(slot_model, seen, source, seed, merge) if seen else ())
             yield from ((outcome, fitted, next(parts) if fitted else None) for outcome, fitted, _ in some)
 
     with warnings.catch_warnings():

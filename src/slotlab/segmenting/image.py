@@ -14,7 +14,7 @@ from slotlab.checkpoints import load
 from slotlab.data.images import AnyImage, read_image, to_batch
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.figures.grid import laid_over, palette_map
-from slotlab.models import FeatureGrouping, FeatureOutput, Model, SlotModel, with_slots
+from slotlab.models import FeatureGrouping, FeatureOutput, Model, SlotModel, merge_slots, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
 from slotlab.models.randomness import seeded_generator
@@ -126,6 +126,7 @@ def segment_image(
     fit: str | None = None,
     mask_source: str | None = None,
     seed: int = 0,
+    merge: bool = False,
 ) -> SegmentedImage:
     """Segments one image into objects, at the image's own size.
 
@@ -138,6 +139,8 @@ def segment_image(
         mask_source: "masks" (of the decoder; cross-attention for slot diffusion), "attention" (of
             slot attention) or "posterior"; by default the model's finest, `model.finer_masks`.
         seed: of the initial slots, and of the noise of samples.
+        merge: make one slot of those that hold one object, and empty those that hold nothing
+            (`slotlab.models.merge_slots`).
 
     Raises:
         CheckpointError: the model cannot be loaded, has no slots, or its slots are not finite.
@@ -155,7 +158,7 @@ def segment_image(
     source = checked_source(slot_model, mask_source, fit)
     pixels = read_image(image)
     fitted = fitting_of(slot_model, fit, (pixels.shape[1], pixels.shape[0]))
-    ((slots, soft, painted),) = take_apart(slot_model, [fitted.shown(pixels)], source, seed)
+    ((slots, soft, painted),) = take_apart(slot_model, [fitted.shown(pixels)], source, seed, merge)
     masks = torch.stack([fitted.onto_image(mask) for mask in soft])
     owners = owners_of(masks)
     reconstruction = None if painted is None else torch.stack([fitted.onto_image(plane) for plane in painted])
@@ -164,19 +167,22 @@ def segment_image(
 
 @torch.no_grad()
 def take_apart(
-    model: SlotModel, shown: Sequence[np.ndarray], mask_source: str, seed: int
+    model: SlotModel, shown: Sequence[np.ndarray], mask_source: str, seed: int, merge: bool = False
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """Slots [K, D], masks [K, H, W], any reconstruction [3, H, W] in [0, 1], of each image.
 
-    The images are uint8 [H, W, 3]; what is random in one depends on `seed` alone.
+    The images are uint8 [H, W, 3]; what is random in one depends on `seed` alone. With `merge`, slots
+    are merged and emptied by those masks (`slotlab.models.merge_slots`).
     """
     if len({one.shape for one in shown}) > 1:
-        return [parts for one in shown for parts in take_apart(model, [one], mask_source, seed)]
+        return [parts for one in shown for parts in take_apart(model, [one], mask_source, seed, merge)]
     images = to_batch(np.stack(shown), None, range(len(shown)))["image"].to(next(model.parameters()).device)
     with evaluating(model):
         output = model(images, [seeded_generator(seed) for _ in images])
     if not bool(torch.isfinite(output.slots).all()):
         raise CheckpointError("the model's slots are not finite; its training diverged, take an earlier checkpoint")
+    if merge:
+        output = merge_slots(output, mask_source)
     masks, painted = output.soft_masks(mask_source).float().cpu(), output.reconstruction.clamp(0, 1).cpu()
     paints = not isinstance(output, FeatureOutput)
     return list(zip(output.slots.cpu(), masks, painted if paints else [None] * len(masks), strict=True))

@@ -1,0 +1,66 @@
+"""What merging slots, and another number of slots than trained with, do to the scores.
+
+    python benchmarks/slots.py --csv benchmarks/results/slots.csv
+
+Scores the masks that fit objects best of bundled models on rendered test scenes: with two slots
+fewer, as trained, and with two more, each as they are and merged (`slotlab.models.merge_slots`).
+"""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import slotlab
+from slotlab.evaluation import Evaluator, outputs
+from slotlab.models import merge_slots, with_slots
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scenes-64": ("scenes:plain", {"max_objects": 6}),
+    "scenes-64-diffusion": ("scenes:plain", {"max_objects": 6}),
+    "textured-128": ("scenes:textured", {"supersample": 2}),
+}
+COLUMNS = ("model", "data", "images", "masks", "slots", "merged", "used", "objects", "ari", "fg_ari", "miou", "mbo")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200, help="test scenes (default: 200)")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--csv", type=Path, help="write the rows to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = []
+    for name in options.models:
+        source, opening = MODELS[name]
+        trained = with_slots(slotlab.load(name))
+        data = slotlab.open_data(
+            source, split=options.split, resolution=trained.resolution, count=options.count, **opening
+        )
+        for slots in (trained.slots - 2, trained.slots, trained.slots + 2):
+            model = with_slots(slotlab.create_model(name, pretrained=True, slots=slots))
+            each = {merged: Evaluator(model, data) for merged in (False, True)}
+            for batch, output in outputs(model, data):
+                for merged, evaluator in each.items():
+                    evaluator.update(batch, merge_slots(output, model.finer_masks) if merged else output)
+            for merged, evaluator in each.items():
+                found = evaluator.compute()
+                scores = {key: f"{score.mean:.3f}" for key, score in found.segmentation[model.finer_masks].items()}
+                row = {"model": name, "data": source, "images": options.count, "masks": model.finer_masks}
+                row |= {"slots": slots, "merged": merged, "used": f"{found.slots_used:.2f}"}
+                row |= {"objects": f"{found.diagnostics['objects']:.2f}", **scores}
+                rows.append({column: row[column] for column in COLUMNS})
+                print(*rows[-1].values(), flush=True)
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
