@@ -170,11 +170,10 @@ def slots_run(tiny_preset: str, squares: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def released(slots_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The released folder of that run; to change it, copy it."""
-    from slotlab.progress import finish
-    from slotlab.publishing import prepare_steps
+    from slotlab.publishing import prepare
 
     out = tmp_path_factory.mktemp("released") / "tiny"
-    return finish(prepare_steps(slots_run, out, name="tiny", library_images=20))
+    return prepare(slots_run, out, name="tiny", library_images=20)
 
 
 @pytest.fixture

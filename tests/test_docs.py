@@ -104,8 +104,8 @@ def smaller(words):
 def test_the_commands_of_a_page_run_in_order(page, run_slotlab, tmp_path, monkeypatch):
     """In an empty folder but for runs/first, the run of the quick start."""
     monkeypatch.chdir(tmp_path)
-    prepare = functools.partial(publishing.prepare_steps, images=8, library_images=8)
-    monkeypatch.setattr(publishing, "prepare_steps", prepare)
+    few = functools.partial(publishing.prepare.steps, images=8, library_images=8)
+    monkeypatch.setattr(publishing.prepare, "steps", few)
     told = [words for words in commands(page) if not NOT_RUN.search(shlex.join(["slotlab", *words]))]
     if page.stem in ("composition", "diagnostics"):
         told.insert(0, ["train", "scenes-32", "--out", "runs/first"])

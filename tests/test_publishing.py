@@ -14,14 +14,9 @@ import slotlab
 from slotlab.config import run_config
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.progress import finish
-from slotlab.publishing import prepare_steps, training_records, write_card
+from slotlab.publishing import prepare, training_records, write_card
 from slotlab.released import check, write_manifest
 from slotlab.runs import train
-
-
-def prepare(*places, **options):
-    return finish(prepare_steps(*places, **options))
 
 
 def read(folder, name):
@@ -242,7 +237,7 @@ def test_a_released_model_goes_to_the_hub_comes_back_begins_a_run_and_is_publish
 
 
 def test_without_a_login_or_with_an_impossible_name_nothing_is_prepared(hub, slots_run, monkeypatch):
-    monkeypatch.setattr("slotlab.publishing.prepare_steps", lambda *_, **__: pytest.fail("minutes of work for nothing"))
+    monkeypatch.setattr(prepare, "steps", lambda *_, **__: pytest.fail("minutes of work for nothing"))
     with pytest.raises(CheckpointError, match=r"hf:a/b/c: not published"):
         slotlab.publish(slots_run, "hf:a/b/c")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

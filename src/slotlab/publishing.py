@@ -229,7 +229,8 @@ def _kept_options(training: Mapping[str, Any]) -> list[str]:
     return [word for option in kept for word in option.split()]
 
 
-def prepare_steps(
+@in_steps
+def prepare(
     run: str | Path,
     out: str | Path,
     *,
@@ -255,9 +256,6 @@ def prepare_steps(
         images: how many images of the test split are scored, at most.
         library_images: how many images of the train split are in the library, at most.
         device: where the model runs.
-
-    Yields:
-        The stage, how much of it is done, and of how much.
     """
     run, out = Path(run), Path(out)
     if not is_free(out) and not is_released(out):
@@ -350,7 +348,7 @@ def publish(
     """Publishes a run, or a released model again under another name.
 
     Args:
-        run: a run folder, see `prepare_steps`; or the folder or name of a released model, which is
+        run: a run folder, see `prepare`; or the folder or name of a released model, which is
             copied unchanged but for the name on its card.
         to: a new or empty folder, or an earlier release; its name is the model's name. Or
             `hf:owner/name`, which needs a login (`hf auth login`, or `HF_TOKEN`).
@@ -370,14 +368,14 @@ def publish(
     folder = model_folder(run)
     if not str(to).startswith(HUB_PREFIX):
         out = Path(to)
-        yield from prepare_steps(folder, out, name=out.resolve().name, data=data, device=device)
+        yield from prepare.steps(folder, out, name=out.resolve().name, data=data, device=device)
         return str(out)
     repository = str(to).removeprefix(HUB_PREFIX)
     with _hub(repository) as hub:  # first: it shows whether the user may write there
         hub.create_repo(repository, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "release"
-        yield from prepare_steps(folder, out, name=repository, data=data, device=device)
+        yield from prepare.steps(folder, out, name=repository, data=data, device=device)
         shutil.copy(out / CARD_FILE, out / "README.md")  # which the hub shows
         with _hub(repository) as hub:
             hub.upload_folder(repo_id=repository, folder_path=out, commit_message="slotlab publish")

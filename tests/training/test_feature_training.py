@@ -14,8 +14,7 @@ from slotlab.config import run_config
 from slotlab.data import open_data, pack
 from slotlab.errors import ConfigError
 from slotlab.files import read_json
-from slotlab.progress import finish
-from slotlab.publishing import prepare_steps
+from slotlab.publishing import prepare
 from slotlab.reporting.report import write_report
 from slotlab.runs import train
 from slotlab.training.loop import train_steps
@@ -118,7 +117,7 @@ def test_scores_are_errors_of_features_and_reports_show_them(run, packed):
 
 def test_it_is_published_and_takes_photographs_apart_again(run, packed, tmp_path, run_slotlab):
     out = tmp_path / "released"
-    finish(prepare_steps(run, out, name="slots", data=str(packed)))
+    prepare(run, out, name="slots", data=str(packed))
     assert "error of the predicted features" in (out / "card.md").read_text().lower()
     assert read_json(out / "metrics.json", "")["reconstruction"].keys() == {"feature_error"}
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))

@@ -6,8 +6,7 @@ from slotlab.checkpoints import load
 from slotlab.config import run_config
 from slotlab.errors import ConfigError
 from slotlab.models import VideoModel
-from slotlab.progress import finish
-from slotlab.publishing import prepare_steps
+from slotlab.publishing import prepare
 from slotlab.reporting.report import write_report
 from slotlab.training.loop import train_steps
 from slotlab.training.objectives import slot_contrast
@@ -88,7 +87,7 @@ def test_a_run_is_evaluated_reported_and_published(preset, tmp_path, run_slotlab
     assert "whole clips" in printed and "identity" in printed
     report = write_report(run, device="cpu")
     assert "Clips" in report.read_text() and "frames" in report.read_text()
-    finish(prepare_steps(run, tmp_path / "film-16", name="film-16", images=2))
+    prepare(run, tmp_path / "film-16", name="film-16", images=2)
     card = (tmp_path / "film-16" / "card.md").read_text()
     assert "video FG-ARI" in card and "frame before" in card and "model.stream" in card
     assert (tmp_path / "film-16" / "first.png").is_file()
