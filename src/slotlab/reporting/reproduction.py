@@ -11,7 +11,7 @@ from slotlab import checkpoints
 from slotlab.composition.compositions import compose, image_path
 from slotlab.composition.library import SLOTS_FILE, ConceptLibrary, fit_library
 from slotlab.composition.scoring import SCORES_FILE, score_compositions
-from slotlab.config import RUN_FILE, RunConfig, read_run_config
+from slotlab.config import RUN_FILE, RunConfig, dotted, read_run_config
 from slotlab.data import open_data
 from slotlab.data.images import read_image
 from slotlab.evaluation import batch_output, evaluate
@@ -227,7 +227,8 @@ def _part(
     seen = image_sections(batch["image"].cpu(), output, batch["mask"].cpu() if "mask" in batch else None)
     shown = {section.title: section for section in seen}
     count = sum(parameter.numel() for parameter in model.parameters())
-    rows = [[name, str(value), _setting(model.config, key)] for name, value, key in published.settings]
+    own = dotted(model.config)
+    rows = [[name, str(value), str(own.get(key, "–"))] for name, value, key in published.settings]
     whole = scores(metrics, "")
     titles = mask_titles(metrics["protocol"])
     scored = [["report", f"{published.ari}", f"{published.fg_ari}"]]
@@ -287,13 +288,6 @@ def _compositions(folder: Path, count: int) -> list[ReportFigure]:
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     figure = grid(rows, [Heading("")] * min(COLUMNS, len(cells)))
     return [ReportFigure(figure, f"{len(cells)} compositions", "The first compositions, not chosen by their looks")]
-
-
-def _setting(config: Any, key: str) -> str:
-    """A setting by its dotted name; a dash if the config leaves it out."""
-    for name in key.split("."):
-        config = config.get(name, {}) if isinstance(config, dict) else {}
-    return "–" if config == {} else str(config)
 
 
 def _three(value: float | None) -> str:
