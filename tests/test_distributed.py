@@ -150,9 +150,33 @@ def test_a_gpu_without_bfloat16_is_named(monkeypatch):
         make_fabric("cuda", 1, 1, "bf16")
 
 
+# Prints the number of turns at the moment when torch begins to load, which is when libgomp reads it.
+NOTICES = """
+import os, sys
+class Notice:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            os._exit(0)
+sys.meta_path.insert(0, Notice())
+"""
+
+
 @pytest.mark.parametrize(("before", "after"), [(None, "50000"), ("7", "7")])
-def test_threads_give_busy_cores_away_unless_the_user_chose(before, after):
+@pytest.mark.parametrize("begun", ["slotlab.training.loop", "slotlab.cli.training", "slotlab.studio.app"])
+def test_threads_give_busy_cores_away_unless_the_user_chose(begun, before, after):
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {} if before is None else {"GOMP_SPINCOUNT": before}
-    command = [sys.executable, "-c", "import os, slotlab; print(os.environ['GOMP_SPINCOUNT'])"]
+    command = [sys.executable, "-c", f"{NOTICES}\nimport {begun}\nimport torch"]
     assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == after
+
+
+def test_workers_inherit_how_long_threads_wait():
+    class Setting(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            return os.environ["GOMP_SPINCOUNT"]
+
+    assert (
+        next(iter(torch.utils.data.DataLoader(Setting(), None, sampler=[0], num_workers=1)))
+        == os.environ["GOMP_SPINCOUNT"]
+    )

@@ -25,7 +25,7 @@ def test_training_into_a_file_speaks_at_the_first_step_and_then_by_time(capsys, 
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     progress = TrainingProgress(3000, enabled=True)
     for step in (1, 2, 3, 4):
-        run = SimpleNamespace(step=step, config=run_config("scenes-32"), losses=[0.25], seconds=step)
+        run = SimpleNamespace(step=step, config=run_config("scenes-32"), loss=0.25, seconds=step)
         progress.show(Event("step", run))
     said = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == ["step 1 of 3000", "step 3 of 3000"]

@@ -235,7 +235,8 @@ class Run:
     seconds: float = 0.0
     best_loss: float = math.inf  # lowest of the validations
     rows: list[Row] = field(default_factory=list)  # of the history
-    losses: list[Tensor] = field(default_factory=list)  # of training, since the last row
+    losses: list[Tensor] = field(default_factory=list)  # of training, since the last row; on the device
+    loss: float = math.nan  # of the last step that the loop waited for
     gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # before clipping
     # Once: the source tree may change while the run trains.
     provenance: dict[str, Any] = field(default_factory=lambda: provenance())

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from slotlab.training.checkpoint import Row
-from slotlab.training.loop import Event
+from slotlab.training.loop import FINITE_EVERY, Event
 from slotlab.training.resources import MEASURED, WARM_UP
 
 LINE_EVERY = 60  # seconds, where there is no terminal for a bar
@@ -59,11 +59,11 @@ class TrainingProgress:
             self._bar.update(self._task, completed=run.step)
             if not self.console.is_terminal and time.monotonic() - self._spoke >= LINE_EVERY:
                 done = f"step {run.step} of {run.config.training.steps}"
-                self._say(f"{done}  loss {float(run.losses[-1]):.4f}  {run.seconds:.0f} s of training")
-            if run.step % 10 == 0:  # reading a loss waits for the device
+                self._say(f"{done}  loss {run.loss:.4f}  {run.seconds:.0f} s of training")
+            if run.step % FINITE_EVERY == 0:
                 speed = self._bar.tasks[0].speed
                 images = f"{speed * run.config.training.batch_size:.0f}" if speed else "-"
-                self._bar.update(self._task, loss=f"{float(run.losses[-1]):.4f}", speed=images)
+                self._bar.update(self._task, loss=f"{run.loss:.4f}", speed=images)
         elif event.kind == "profiled":
             self.console.print(profile_table(event.profile or {}, run.config.training.batch_size))
         elif event.kind == "validated" and event.evaluation is not None:

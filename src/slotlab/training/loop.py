@@ -47,7 +47,7 @@ from slotlab.training.setup import (
     start_from,
 )
 
-FINITE_EVERY = 10  # steps between checks of the loss, which wait for the device
+FINITE_EVERY = 10  # steps between reads of the loss, which wait for the device
 OF_LAYERS = 1  # marks the key of the global generator, from which layers draw dropout
 SCALED_BY = 256  # images whose latents give an autoencoder its scaling
 
@@ -227,7 +227,7 @@ def train_steps(
             last = run.step == settings.steps
             if timer is not None and (timer.step() or (last and not timer.milliseconds)):
                 yield Event("profiled", run, profile=timer.milliseconds)
-            if run.step % FINITE_EVERY == 0 or last:
+            if run.step % FINITE_EVERY == 0 or last or math.isnan(run.loss):
                 _check_finite(run)
             yield Event("step", run)
             if last or run.step % evaluate_every == 0:
@@ -241,7 +241,9 @@ def train_steps(
                         write_checkpoint(folder / "checkpoints" / "best", run.model, run.facts())
             if last or run.step % settings.preview_every == 0:
                 yield Event("preview", run)
-            stopping = _any_process(fabric, stop.is_set())
+            # Asking the other processes waits for the device.
+            asking = fabric.world_size == 1 or torch_device.type == "cpu" or run.step % FINITE_EVERY == 0 or last
+            stopping = asking and _any_process(fabric, stop.is_set())
             if last or stopping or run.step % settings.checkpoint_every == 0:
                 _check_finite(run)
                 _measure_scaling(run)
@@ -264,9 +266,9 @@ def _loss(
     if images.ndim == 4:
         images = images.contiguous(memory_format=memory_format(settings.without))
     if "latents" in batch and isinstance(run.trained, SlotDiffusion):
-        more = {"latents": batch["latents"][mine].to(device)}
+        more = {"latents": batch["latents"][mine].to(device, non_blocking=True)}
     if "features" in batch and isinstance(run.trained, FeatureAutoencoder):
-        more = {"raw": batch["features"][mine].to(device)}
+        more = {"raw": batch["features"][mine].to(device, non_blocking=True)}
     output = forward(images, generators, **more)
     images = images.flatten(0, -4)  # all frames of clips
     loss = run.trained.losses(output, images).mean()
@@ -322,7 +324,9 @@ def _some_images(run: Run, data: SlotDataset, count: int) -> Tensor:
 
 def _check_finite(run: Run) -> None:
     recent = torch.stack([*run.losses[-FINITE_EVERY:], run.gradient_norm.to(run.fabric.device)])
-    if _any_process(run.fabric, not bool(torch.isfinite(recent).all())):
+    newest = float(torch.where(torch.isfinite(recent).all(), recent[-2:][0], torch.nan))  # one transfer for both
+    run.loss = newest if run.losses else run.loss
+    if _any_process(run.fabric, math.isnan(newest)):
         raise TrainingDiverged(
             f"the loss or gradient is not finite at step {run.step}; last good checkpoint: "
             f"{newest_checkpoint(run.folder)}. Try a lower learning_rate, a smaller clip_norm, more warmup_steps, or "
