@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -67,7 +68,8 @@ class TakenApart:
         """The content of a file of `FILE_NAMES`, at the photograph's own size."""
         content, name = self.image.file()
         mask = self.owners(self.fitted.size).astype(np.int32)
-        with tempfile.TemporaryDirectory() as folder, io.BytesIO() as packed:
+        uploads = os.environ.get("GRADIO_TEMP_DIR")  # which the next studio removes after a kill
+        with tempfile.TemporaryDirectory(dir=uploads) as folder, io.BytesIO() as packed:
             (photo := Path(folder) / name).write_bytes(content)
             write_formats([kind], [Photo(photo, photo.stem, mask)], Path(folder) / "out")
             if kind == "coco":

@@ -16,9 +16,9 @@
   };
 
   async function take(event, files) {
+    if (files?.length) event.preventDefault(); // the browser would open what it is
     const file = [...(files || [])].find((one) => one.type.startsWith("image/"));
     if (!file) return;
-    event.preventDefault();
     const find = () => document.querySelector("#sl-upload input[type=file]");
     if (!find()) [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Photo")?.click();
     for (let wait = 0; wait < 100 && !find(); wait++) await new Promise((done) => setTimeout(done, 50));
