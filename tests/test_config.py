@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from rich.console import Console
+from tiny_timm import open_timm
 
 from slotlab.checkpoints import create_model, list_models
 from slotlab.cli.training import settings_table
@@ -13,8 +14,10 @@ from slotlab.models.building import build
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_preset_is_valid_and_makes_its_model(name):
+def test_every_preset_is_valid_and_makes_its_model(name, monkeypatch):
     config = run_config(name)
+    if "timm:" in str(config.model):
+        open_timm(monkeypatch)
     with torch.device("meta"):  # no memory, no time: only that it can be made
         model = create_model(name)
     assert config.preset == name
@@ -71,6 +74,31 @@ def test_a_key_may_be_shortened_as_long_as_it_is_unambiguous(tiny_preset):
     assert config.training.steps == 5
     assert config.training.learning_rate == 0.001
     assert config.data.crop is None
+
+
+TRANSFORMER = 384**2 + 256 * 384 + 3 * 768 + 4 * (3 * 768 + 16 * 384**2 + 5 * 384)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [
+        ("dinosaur-mlp", 256 * 256 + 257 * 2048 + 2 * 2049 * 2048 + 2049 * 385),
+        ("dinosaur-transformer", 384 + TRANSFORMER),
+        ("spot", 9 * 384 + TRANSFORMER),
+    ],
+)
+def test_published_models_of_features_have_the_published_sizes(name, decoder, monkeypatch):
+    open_timm(monkeypatch)
+    with torch.device("meta"):
+        model = create_model(name).train()
+        output = model(torch.zeros(2, 3, 224, 224))
+    assert output.features.shape == output.predicted.shape == (2, 256, 384)
+    assert output.masks.shape == (2, 7, 16, 16) and output.slots.shape == (2, 7, 256)
+    encoder = 2 * 384 + 385 * 384 + 385 * 256  # norm and MLP
+    start = {"spot": 7 * 256}.get(name, 2 * 256)
+    attention = start + 3 * 512 + 3 * 256**2 + 6 * 256**2 + 6 * 256 + 257 * 1024 + 1025 * 256
+    learning = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    assert learning == encoder + attention + decoder
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -89,6 +89,8 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     colour_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.colour_error`")
     contrast_loss: float = Field(default=0.0, ge=0, description="weight of `objectives.slot_contrast`, of clips")
     cross_attention_loss: float = Field(default=0.0, ge=0, description="weight of `cross_attention_disagreement`")
+    teacher: str | None = Field(default=None, description="trained model whose masks slot attention learns")
+    teacher_loss: float = Field(default=0.005, ge=0, description="weight of `teacher_disagreement`")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bfloat16 where it is fast")
     compile: bool = Field(default=False, description="compile the heavy parts with torch.compile")

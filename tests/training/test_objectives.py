@@ -14,6 +14,7 @@ from slotlab.training.objectives import (
     cross_attention_disagreement,
     mask_area_penalty,
     sharing_penalty,
+    teacher_disagreement,
     with_penalties,
 )
 
@@ -169,3 +170,15 @@ def test_attention_learns_from_the_masks_and_not_they_from_it():
     assert masks.grad is None
     assert attention.grad is not None and attention.grad[:, -1].abs().sum() > 0
     assert not attention.grad[:, :-1].any()
+
+
+def test_a_teacher_s_labels_go_to_the_slots_that_fit_them_whatever_their_numbers():
+    labels = torch.tensor([[[0, 0, 1], [2, 2, 1]]])
+    attention = torch.nn.functional.one_hot(torch.tensor([2, 2, 0, 1, 1, 0]), 4).T.float()[None, None]
+    taught = replace(output(torch.zeros(1, 4, 2, 3)), attention=attention, attention_grid=(2, 3))
+    assert teacher_disagreement(taught, labels).item() == pytest.approx(0, abs=1e-5)
+    wrong = replace(taught, attention=attention.roll(1, dims=3))
+    assert teacher_disagreement(wrong, labels) > 1
+    soft = torch.full((1, 1, 4, 6), 0.25, requires_grad=True)
+    teacher_disagreement(replace(taught, attention=soft), labels).backward()
+    assert soft.grad.abs().sum() > 0

@@ -151,7 +151,8 @@ def check_slots(slots: Tensor, dim: int) -> None:
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
     """No autocast on the device of `like`, where there is any: without, models can be exported."""
     device = like.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # there is none on "meta"
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 @contextmanager

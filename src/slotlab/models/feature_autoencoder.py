@@ -126,7 +126,7 @@ class TransformerDecoder(nn.Module):
 
     def forward(self, slots: Tensor, target: Tensor) -> Decoded:
         """Features [B, N, C] and masks [B, K, N], from slots [B, K, D] and the true features."""
-        number = int(torch.randint(len(self.orders), ())) if self.training else 0
+        number = int(torch.randint(len(self.orders), (), device="cpu")) if self.training else 0
         order, start = self.orders[number], self.start[number].expand(len(slots), -1, -1)
         x = self.from_features(torch.cat([start.to(target), target[:, order[:-1]]], dim=1))
         slots, attention = self.from_slots(slots), x
@@ -345,10 +345,10 @@ def reading_orders(grid: tuple[int, int]) -> Tensor:
     rows = [cells, cells.flip(0), cells.flip(1), cells.flip(0, 1)]
     spiral = []
     while cells.numel():  # from the outside to the inside
-        spiral += cells[0].tolist()
+        spiral.append(cells[0])
         cells = cells[1:].rot90()
     both = [one.flatten() for one in (*rows, *(one.T for one in rows))]
-    return torch.stack([*both, torch.tensor(spiral[::-1])])
+    return torch.stack([*both, torch.cat(spiral).flip(0)])
 
 
 def _layers(*widths: int) -> nn.Sequential:

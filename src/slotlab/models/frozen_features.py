@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.models.building import Positive, Resolution, configured
+from slotlab.models.building import Positive, Resolution, configured, full_precision
 from slotlab.models.efficientnet import open_efficientnet
 
 LITE0, TIMM = "efficientnet-lite0", "timm:"
@@ -112,7 +112,8 @@ class FrozenFeatures(nn.Module):
     @torch.no_grad()
     def raw(self, images: Tensor) -> Tensor:
         """The network's own features [B, N, channels] of images [B, 3, H, W] in [0, 1]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        half = self.precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16) if half else full_precision(images):
             if self.is_lite0:
                 maps = self.network.sixth_stage(255 * images)
             else:
@@ -219,7 +220,7 @@ def _opened(network: str, weights: str | None, resolution: int) -> nn.Module:
     try:
         timm: Any = import_module("timm")
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
-        remedy = "pip install timm, and the torchvision that was made for this torch"
+        remedy = "pip install 'slotlab[timm]', and the torchvision that was made for this torch"
         raise CheckpointError(f"features.network: {network} needs timm ({error}); {remedy}") from None
     pretrained = weights is None and not torch.empty(0).is_meta
     if Path(name).is_dir():

@@ -22,7 +22,7 @@ from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotDiffusion
 from slotlab.models.randomness import seeded_generator
 from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
-from slotlab.training.objectives import with_penalties
+from slotlab.training.objectives import teacher_disagreement, with_penalties
 from slotlab.training.optimisation import (
     arrange,
     compile_parts,
@@ -46,6 +46,7 @@ from slotlab.training.setup import (
     open_split,
     start_from,
 )
+from slotlab.training.teacher import Teacher
 
 FINITE_EVERY = 10  # steps between reads of the loss, which wait for the device
 OF_LAYERS = 1  # marks the key of the global generator, from which layers draw dropout
@@ -144,6 +145,7 @@ def train_steps(
         compile_parts(model)
     forward, optimizer = fabric.setup(model, make_optimizer(model, settings))
     run = Run(folder, config, fabric, model, average, cast(Optimizer, optimizer), train_data, validation)
+    teacher = None if settings.teacher is None else Teacher(settings.teacher, model, settings.seed)
     if isinstance(model, SlotDiffusion):
         model.autoencoder.check_scaling(_some_images(run, validation, 64))
         check_latents(train_data.describe(), model.autoencoder)
@@ -206,7 +208,7 @@ def train_steps(
                     mine = slice(*(len(generators) * end // settings.accumulate for end in (number, number + 1)))
                     more = number + 1 < settings.accumulate
                     with fabric.no_backward_sync(forward, enabled=more), part("loss and the rest"):
-                        loss, objective = _loss(run, forward, batch, mine, generators[mine], step)
+                        loss, objective = _loss(run, forward, batch, mine, generators[mine], step, teacher)
                         with part("backward"):
                             fabric.backward(objective / settings.accumulate)
                     losses.append(loss)
@@ -257,7 +259,13 @@ def train_steps(
 
 
 def _loss(
-    run: Run, forward: Any, batch: Batch, mine: slice, generators: list[torch.Generator], step: int
+    run: Run,
+    forward: Any,
+    batch: Batch,
+    mine: slice,
+    generators: list[torch.Generator],
+    step: int,
+    teacher: Teacher | None,
 ) -> tuple[Tensor, Tensor]:
     """The model's loss of a part of a batch, detached, and the objective with all penalties."""
     settings, device = run.config.training, run.fabric.device
@@ -272,7 +280,11 @@ def _loss(
     output = forward(images, generators, **more)
     images = images.flatten(0, -4)  # all frames of clips
     loss = run.trained.losses(output, images).mean()
-    return loss.detach(), with_penalties(loss, output, images, settings, step, frames)
+    objective = with_penalties(loss, output, images, settings, step, frames)
+    if teacher is not None:
+        labels = teacher.labels(batch, mine, output.attention_grid)
+        objective = objective + settings.teacher_loss * teacher_disagreement(output, labels)
+    return loss.detach(), objective
 
 
 def _validate(run: Run) -> Evaluation:

@@ -1,6 +1,7 @@
 """Penalties and losses that training can add to a model's loss (`model.losses`)."""
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -109,6 +110,24 @@ def attention_disagreement(output: SlotOutput) -> Tensor:
     """
     target = F.adaptive_avg_pool2d(output.masks.detach().float(), output.attention_grid).flatten(2)
     return -(target * (output.attention[:, -1].float() + EPSILON).log()).sum(dim=1).mean()
+
+
+def teacher_disagreement(output: SlotOutput, labels: Tensor) -> Tensor:
+    """Cross-entropy of attention against a teacher's labels, int64 [B, h, w]; mean over positions.
+
+    Each label goes to the slot whose attention fits it best, so that the sum of intersections over
+    unions is largest; labels without a slot do not count. After SPOT (Kakogeorgiou et al. 2024,
+    arXiv 2312.00648, section 3.2).
+    """
+    attention = output.attention[:, -1].float()
+    true = F.one_hot(labels.flatten(1).to(attention.device)).float()  # [B, N, K']
+    own = F.one_hot(attention.argmax(dim=1), attention.shape[1]).float()
+    both = own.transpose(1, 2) @ true
+    union = own.sum(1)[:, :, None] + true.sum(1)[:, None] - both
+    pairs = [linear_sum_assignment(one, maximize=True) for one in (both / union.clamp(min=1)).cpu().numpy()]
+    logs = (attention + EPSILON).log()
+    sums = [(one[slots] * each[:, ids].T).sum() for one, each, (slots, ids) in zip(logs, true, pairs, strict=True)]
+    return -torch.stack(sums).mean() / labels[0].numel()
 
 
 def cross_attention_disagreement(output: SlotOutput) -> Tensor:

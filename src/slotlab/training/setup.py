@@ -99,6 +99,8 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     uneven = f"batch_size={settings.batch_size} does not divide into {settings.accumulate} equal parts"
     in_each = f"{uneven} in each of {processes} processes"
     refuse("accumulate", in_each, settings.batch_size % (settings.accumulate * processes))
+    if isinstance(model, LatentAutoencoder | VideoModel):
+        refuse("teacher", "teaches slots of single images, which this model has not; leave it out", settings.teacher)
     if isinstance(model, LatentAutoencoder):
         refuse("mask_penalty", "a latent autoencoder has no masks; leave it out", settings.mask_penalty)
         no_encoder = "this model has no slot encoder; leave it out"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+SIZES = {"vit_tiny_patch16_224": (16, 192, 12, 3), "vit_small_patch14_dinov2.lvd142m": (14, 384, 12, 6)}
 NAME, ARGUMENTS = "vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
@@ -31,14 +32,14 @@ class _Any(types.ModuleType):
 
 
 class TinyViT(nn.Module):
-    """Two blocks over patches of 16x16, with a class token."""
+    """A vision transformer with a class token, without its details."""
 
-    def __init__(self, img_size=224, embed_dim=192, depth=12, num_heads=3, dynamic_img_size=False):
+    def __init__(self, patch, embed_dim, depth, num_heads, img_size=224, dynamic_img_size=False):
         super().__init__()
         self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-        self.patch_embed = nn.Conv2d(3, embed_dim, 16, 16)
+        self.patch_embed = nn.Conv2d(3, embed_dim, patch, patch)
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, (img_size // 16) ** 2, embed_dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, (img_size // patch) ** 2, embed_dim))
         layer = nn.TransformerEncoderLayer
         blocks = (layer(embed_dim, num_heads, 4 * embed_dim, batch_first=True, dropout=0) for _ in range(depth))
         self.blocks = nn.ModuleList(blocks)
@@ -63,9 +64,9 @@ def _create_model(name, pretrained=False, num_classes=None, checkpoint_path="", 
     if name.startswith("local-dir:"):
         config = json.loads((folder / "config.json").read_text())
         name, more = config["architecture"], config["model_args"] | more
-    if name != NAME:
+    if name not in SIZES:
         raise RuntimeError(f"Unknown model ({name})")
-    network = TinyViT(**more)
+    network = TinyViT(**dict(zip(("patch", "embed_dim", "depth", "num_heads"), SIZES[name], strict=True)) | more)
     if pretrained:
         network.load_state_dict(load_file(folder / "model.safetensors"))
     if checkpoint_path:
