@@ -303,6 +303,10 @@ def test_only_folders_of_images_alone_are_listed(folder, clevrtex, tmp_path):
     for wrong in (root, clevrtex(1)):
         with pytest.raises(DataError, match="a mask, not an image; name a folder of images alone"):
             find_images(wrong)
+    for ending in ("", "_0", "_overlay", "_segmentation"):  # what `slotlab segment` writes of an image
+        Image.fromarray(COLOURS).save(root / "images" / f"photo{ending}.png")
+    with pytest.raises(DataError, match=r"photo_segmentation.png: a mask that `slotlab segment` wrote"):
+        find_images(root / "images")
     with pytest.raises(DataError, match="nowhere: no such folder"):
         find_images(tmp_path / "nowhere")
 

@@ -102,23 +102,6 @@ def test_empty_and_single(tmp_path, folders, feature_net):
         compare_folders(folders[0], single, features=feature_net)
 
 
-def test_masks_of_a_data_set_are_refused_and_hidden_files_not_counted(folders, feature_net, tmp_path):
-    Image.new("P", (20, 16)).save(folders[0] / "CLEVRTEX_full_000000_flat.png")
-    with pytest.raises(DataError, match=r"CLEVRTEX_full_000000_flat.png: a mask, not an image"):
-        compare_folders(*folders, features=feature_net)
-    write_images(tmp_path / "set" / "images", count=2)
-    write_images(tmp_path / "set" / "images" / ".thumbnails", count=2)
-    write_images(tmp_path / "set" / "masks", count=2)
-    with pytest.raises(DataError, match="a mask, not an image; name a folder of images alone"):
-        compare_folders(tmp_path / "set", folders[1], features=feature_net)
-    statistics = folder_statistics(tmp_path / "set" / "images", open_network(feature_net))
-    assert statistics.information.count == 2
-    for ending in ("", "_0", "_overlay", "_segmentation"):  # what `slotlab segment` writes of an image
-        Image.new("RGB", (20, 16)).save(folders[1] / f"photo{ending}.png")
-    with pytest.raises(DataError, match="photo_segmentation.png: a mask that `slotlab segment` wrote"):
-        compare_folders(folders[1], folders[1], features=feature_net)
-
-
 def test_nan_features_and_a_broken_image_are_refused(folders, tmp_path):
     network = write_network(tmp_path / "broken.pt", weight=math.nan)
     with pytest.raises(DataError, match="features of 12 images are NaN or infinite, first that of image 0"):
