@@ -356,7 +356,7 @@ def evaluate(
 @in_steps
 def diagnose(
     model: SlotModel, dataset: SlotDataset, *, mask_source: str | None = None, batch_size: int = 32, seed: int = 0
-) -> "Generator[int, None, Diagnosis]":
+) -> Generator[int, None, "Diagnosis"]:
     """Measures how a model uses its slots; the numbers equal the `diagnostics` of `evaluate`.
 
     Takes the arguments of `outputs` and raises its errors. Some numbers need true masks. The

@@ -1,8 +1,9 @@
 """Long work as generators: they yield what is done so far and return the result."""
 
 import functools
+import inspect
 from collections.abc import Callable, Generator
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_args
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +59,11 @@ def in_steps(work: Callable[P, Generator[Yielded, None, Result]]) -> InSteps[P, 
     def run(*arguments: P.args, **options: P.kwargs) -> Result:
         return finish(work(*arguments, **options))
 
-    run.steps = work  # pyright: ignore[reportAttributeAccessIssue]
+    named: Any = run
+    named.steps = work
+    shown = inspect.signature(work)
+    if parts := get_args(shown.return_annotation):  # of Generator[Yielded, None, Result]
+        named.__signature__ = shown.replace(return_annotation=parts[2])  # what `help` shows
     return cast(InSteps[P, Yielded, Result], run)
 
 
