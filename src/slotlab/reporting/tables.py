@@ -137,10 +137,12 @@ def evaluation_table(evaluation: "Evaluation") -> Table:
     caption = {"caption": protocol_line(evaluation.protocol), "caption_justify": "left", "caption_style": "dim"}
     table = table_of("", *columns, "n", **caption)
     for title, scores in {**evaluation.segmentation, **evaluation.baselines}.items():
-        by_average = {"": scores, ", best annotator": evaluation.best_annotator.get(title, {})}
-        for average, of in by_average.items() if evaluation.best_annotator else [("", scores)]:
-            cells = [_cell(of[name], 3) if name in of else "" for name in columns.values()]
-            table.add_row(f"{titles.get(title, title)}{average}", *cells, str(of["ari"].count))
+        lines = {titles.get(title, title): scores, "  best annotator": evaluation.best_annotator.get(title)}
+        for name, found in lines.items():
+            if found:
+                cells = [_cell(found[key], 3) if key in found else "" for key in columns.values()]
+                cells = [cell.replace("±0.", "±.") for cell in cells] if len(columns) > 4 else cells  # for 80 columns
+                table.add_row(name, *cells, str(found["ari"].count))
     for title, clips in evaluation.video.items():
         cells = [_cell(clips[name], 3) if name in clips else "" for name in columns.values()]
         table.add_row(f"{titles.get(title, title)}, whole clips", *cells, str(clips["ari"].count))
