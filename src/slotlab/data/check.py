@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,10 +54,6 @@ class DataCheck:
     def ok(self) -> bool:
         """Whether everything could be read."""
         return not self.broken
-
-    def as_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return asdict(self) | {"broken": [file._asdict() for file in self.broken], "ok": self.ok}
 
 
 class _Found(NamedTuple):

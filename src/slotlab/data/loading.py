@@ -68,7 +68,6 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    prefetch: int = 2,
 ) -> Iterator[Batch]:
     """Endless shuffled batches, from `start_step` on.
 
@@ -90,7 +89,7 @@ def training_batches(
             yield whole[rank * share : (rank + 1) * share].tolist()
             step += 1
 
-    return _loaded(dataset, pieces(), batch_size, workers, prefetch)
+    return _loaded(dataset, pieces(), batch_size, workers)
 
 
 def evaluation_batches(
@@ -100,7 +99,6 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    prefetch: int = 2,
 ) -> Iterator[Batch]:
     """All samples once, in order; the last batch may be smaller.
 
@@ -112,7 +110,7 @@ def evaluation_batches(
         for start in range(first, last, batch_size):
             yield list(range(start, min(start + batch_size, last)))
 
-    return _loaded(dataset, pieces(), batch_size, workers, prefetch)
+    return _loaded(dataset, pieces(), batch_size, workers)
 
 
 class _Batches(Dataset[Any]):
@@ -130,9 +128,7 @@ class _Batches(Dataset[Any]):
             return None, broken[known:], str(error)
 
 
-def _loaded(
-    dataset: SlotDataset, pieces: Iterator[list[int]], batch_size: int, workers: int, prefetch: int
-) -> Iterator[Batch]:
+def _loaded(dataset: SlotDataset, pieces: Iterator[list[int]], batch_size: int, workers: int) -> Iterator[Batch]:
     device = torch.device(getattr(dataset, "device", "cpu"))
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
@@ -146,7 +142,6 @@ def _loaded(
         num_workers=workers,
         collate_fn=tuple,  # which changes nothing
         pin_memory=torch.cuda.is_available() and device.type == "cpu",
-        prefetch_factor=prefetch if workers else None,
         generator=torch.Generator(),  # so that a loader draws nothing from the global generator
     )
     return _unwrapped(dataset, loader, workers)
