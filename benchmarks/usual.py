@@ -15,7 +15,7 @@ from slotlab.evaluation import outputs
 from slotlab.files import read_json, write_json
 from slotlab.metrics.functional import squared_error
 from slotlab.released import WEIGHTS, released_names
-from slotlab.segmenting.usual import TABLE_FILE, library_slots, slot_distance
+from slotlab.segmenting.image import TABLE_FILE, library_slots, slot_distance
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("models", nargs="*", default=[name for name in released_names() if name != "photos"])

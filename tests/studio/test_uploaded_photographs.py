@@ -7,7 +7,7 @@ import pytest
 from visiting import noise
 
 from slotlab.models import FeatureGrouping
-from slotlab.segmenting.usual import Usual
+from slotlab.segmenting.image import Usual
 from slotlab.studio import LoadedModel, app, build
 from slotlab.studio.image_chooser import FIRST_EXAMPLE, take_upload
 

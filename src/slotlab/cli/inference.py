@@ -72,7 +72,7 @@ def segment(
     from slotlab.files import write_json
     from slotlab.released import model_folder
     from slotlab.segmenting import find_inputs, segment, segment_clips
-    from slotlab.segmenting.usual import unusual, usual_of
+    from slotlab.segmenting.image import usual_of
 
     loaded = load(model, device)
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
@@ -93,7 +93,7 @@ def segment(
     if len(listing.skipped) > MOST_SHOWN:
         say(f"... and {len(listing.skipped) - MOST_SHOWN} more, see {out / 'segments.csv'}", error=True)
     usual = usual_of(model_folder(model)) if speaks() else None
-    if usual is not None and (odd := unusual(listing, out, usual)):
+    if usual is not None and (odd := listing.unusual(out, usual)):
         named = ", ".join(odd[:MOST_NAMED]) + (", ..." if len(odd) > MOST_NAMED else "")
         remedy = "do not trust its masks there; try the model photos, or train on images like these"
         are = "is" if len(odd) == 1 else "are"

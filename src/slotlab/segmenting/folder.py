@@ -30,6 +30,7 @@ from slotlab.segmenting.image import (
     NO_SLOT,
     WHOLE,
     Fitting,
+    Usual,
     checked_source,
     drawn,
     fitting_of,
@@ -67,6 +68,17 @@ class SegmentedFolder:
     def count(self, status: Status) -> int:
         """How many images had this outcome."""
         return sum(outcome.status == status for outcome in self.outcomes)
+
+    def unusual(self, out: Path, usual: Usual) -> list[str]:
+        """The images, written to `out`, that are unlike the model's own test images."""
+        names = []
+        for outcome in self.outcomes:
+            if outcome.status != "skipped":
+                with np.load(out / f"{outcome.name}.npz", allow_pickle=False) as arrays:
+                    slots = torch.from_numpy(arrays["slots"])
+                    if "error" in arrays and not usual.covers(float(arrays["error"]), slots):
+                        names.append(outcome.image)
+        return names
 
     def to_json(self) -> dict[str, Any]:
         """Protocol, counts and all outcomes, as JSON values."""

@@ -13,7 +13,7 @@ from slotlab.models import FeatureGrouping, FeatureModel, PaintingModel, SlotDif
 from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, PHOTOS, library_folder, model_folder, released_names
-from slotlab.segmenting.usual import Usual, usual_of
+from slotlab.segmenting.image import Usual, usual_of
 
 FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page opens with
 
