@@ -223,10 +223,15 @@ def write(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
         numbers = f"{one['value']:>10} {one['unit']:12}{one['processor']:>10}{one['ratio']:>8}{one['peak_mib']:>8}"
         print(f"{one['work']:64}{one['contender']:40}{numbers}")
     if path is not None:
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, path)
+
+
+def save(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """Writes the lines to a CSV file, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def machine() -> str:

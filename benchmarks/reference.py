@@ -42,7 +42,6 @@ from slotlab.config import RunConfig, Speedup, run_config
 from slotlab.distributed import computes_bf16
 from slotlab.models import SlotAutoencoder
 from slotlab.models.randomness import seeded_generator
-from slotlab.models.slot_encoder import PositionEmbedding
 from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
 
@@ -69,10 +68,10 @@ class Plain(nn.Module):
 
     def forward(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         """The reconstruction [B, 3, H, W]."""
-        decoder, slots = self.model.decoder, self.model.encoder(images, generators).slots
+        decoder, slots = self.model.decoder, self.model.encoder(images, generators)[0]
         batch, count, _ = slots.shape
         grid = slots.reshape(batch * count, -1, 1, 1).repeat(1, 1, decoder.broadcast, decoder.broadcast)
-        if isinstance(decoder.position, PositionEmbedding):
+        if hasattr(decoder, "position"):
             grid = decoder.position(grid)
         else:
             grid = torch.cat([grid, decoder.grid.repeat(len(grid), 1, 1, 1)], dim=1)

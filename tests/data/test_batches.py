@@ -1,4 +1,5 @@
 import time
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -43,6 +44,26 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_would(data, workers, start
     whole = indices(training_batches(data, batch_size=6, seed=1), 14)
     resumed = training_batches(data, batch_size=6, seed=1, start_step=start_step, workers=workers)
     assert indices(resumed, 14 - start_step) == whole[start_step:]
+
+
+def test_a_device_makes_several_batches_at_a_time(data, monkeypatch):
+    class OnDevice:
+        device, made = torch.device("cuda"), 0
+
+        def __len__(self):
+            return len(data)
+
+        def batch(self, positions):
+            self.made += 1
+            return data.batch(positions)
+
+    monkeypatch.setattr("slotlab.data.loading.DEVICE_IMAGES", 26)  # four batches of six
+    whole, there = training_batches(data, batch_size=6, seed=1, start_step=3), OnDevice()
+    for one, other in zip(islice(whole, 9), training_batches(there, batch_size=6, seed=1, start_step=3), strict=False):
+        assert one.keys() == other.keys()
+        assert all(one[name].equal(other[name]) for name in one)
+    assert there.made == 3
+    assert indices(evaluation_batches(there, batch_size=5), 5) == indices(evaluation_batches(data, batch_size=5), 5)
 
 
 def test_ranks_share_the_global_batch(data):

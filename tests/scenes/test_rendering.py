@@ -220,6 +220,7 @@ def test_scenes_that_cannot_be_laid_out_say_so(monkeypatch):
         render([0], resolution=16)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_itself_and_nearly_with_the_cpu():
     batch = render(range(8), device="cuda")

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 
 LARGEST_PERMUTATION = 2**24
+DEVICE_IMAGES = 512  # made at a time on a device, which starts as many kernels for one image as for hundreds
 
 
 @lru_cache(maxsize=4)
@@ -135,16 +137,28 @@ def _loaded(dataset: SlotDataset, pieces: Iterator[list[int]], batch_size: int, 
             raise ConfigError(f"{name}={value}: expected {least} or more")
     if workers and device.type != "cpu":
         raise ConfigError(f"workers={workers}: this data set makes its batches on {device}; take workers=0")
+    if device.type != "cpu":
+        return _many_at_a_time(dataset, pieces, max(1, DEVICE_IMAGES // batch_size))
     loader = DataLoader(
         _Batches(dataset),
         batch_size=None,
         sampler=pieces,
         num_workers=workers,
         collate_fn=tuple,  # which changes nothing
-        pin_memory=torch.cuda.is_available() and device.type == "cpu",
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # so that a loader draws nothing from the global generator
     )
     return _unwrapped(dataset, loader, workers)
+
+
+def _many_at_a_time(dataset: SlotDataset, pieces: Iterator[list[int]], batches: int) -> Iterator[Batch]:
+    """The batches of these positions, made several at a time."""
+    while some := list(islice(pieces, batches)):
+        whole, first = dataset.batch([position for piece in some for position in piece]), 0
+        for piece in some:
+            part = slice(first, first + len(piece))
+            yield Batch(**{name: values[part] for name, values in whole.items()})  # pyright: ignore
+            first += len(piece)
 
 
 def _unwrapped(dataset: SlotDataset, loader: DataLoader[Any], workers: int) -> Iterator[Batch]:

@@ -43,13 +43,13 @@ def soft_shadow(shape: Shape, point: Vector, light: Vector, fine: bool) -> Tenso
     apart = (first[1] - first[0]) / 2
     unsure = (clear < (1.1 + LIGHT_RADIUS) * apart) & (best > -1.01 * LIGHT_RADIUS) & (closest > -1.21)
     chosen = torch.nonzero(unsure.view(-1)).squeeze(1)
-    point, light = (tuple(part.view(-1).index_select(0, chosen) for part in of) for of in (point, light))
+    (x, y, z), (dx, dy, dz) = ([part.view(-1).index_select(0, chosen) for part in of] for of in (point, light))
     middle, least = (part.view(-1).index_select(0, chosen) for part in (closest, best))
     at, *place = (torch.empty_like(middle) for _ in range(4))
     for shift in shifts:
         if shift not in first:
             torch.add(middle, shift, out=at).clamp_(min=0.03)
-            gap = shape.distance(shapes.along(point, light, at, place))
+            gap = shape.distance(shapes.along((x, y, z), (dx, dy, dz), at, place))
             torch.minimum(least, gap.div_(at), out=least)
     best.view(-1).index_copy_(0, chosen, least)
     part = best.mul_(0.5 / LIGHT_RADIUS).add_(0.5).clamp_(0, 1)

@@ -333,11 +333,13 @@ def _torus_intersect(o: Vector, d: Vector) -> Tensor:
     through = (discriminant > -1e-3) & (near < far + 0.05 * pace)
     out = torch.full_like(near, _FAR)
     chosen = torch.nonzero(through.view(-1)).squeeze(1)
-    o, d = (tuple(part.expand_as(near).reshape(-1).index_select(0, chosen) for part in of) for of in (o, d))
+    (ox, oy, oz), (dx, dy, dz) = (
+        [part.expand_as(near).reshape(-1).index_select(0, chosen) for part in of] for of in (o, d)
+    )
     near, far, pace, discriminant = (part.view(-1).index_select(0, chosen) for part in (near, far, pace, discriminant))
     t, gap = near, near
     for turn in range(_TORUS_STEPS):
-        gap = _torus_distance(along(o, d, t))
+        gap = _torus_distance(along((ox, oy, oz), (dx, dy, dz), t))
         stride = gap if turn >= _TORUS_STEPS - 5 else torch.maximum(gap, step(gap).mul_(_TORUS_STRIDE))
         t = (stride * pace).add_(t)
     missed = penalty(torch.minimum(discriminant, 8e-3 - gap)).add_(penalty((pace * 0.02).add_(far).sub_(t)))

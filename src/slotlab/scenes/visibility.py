@@ -173,7 +173,7 @@ def shows(layout: Layout, table: Tensor, grid: Grid) -> Reaches:
     def reaches(owner: Tensor, x: Tensor, y: Tensor) -> Tensor:
         row = table.index_select(1, owner).unbind(0)
         right, up = grid.plane(x.to(torch.float32) + reach, y.to(torch.float32) + reach)
-        origin, direction = row[:3], ray_direction(row, right, up)
+        origin, direction = (row[0], row[1], row[2]), ray_direction(row, right, up)
         ball, away = radius.index_select(0, owner), shapes.dot(origin, origin)
         apart = (away.sqrt() + ball) * slope + MARGIN
         near, far = shapes.slabs(origin, direction, [side + apart for side in extent.index_select(0, owner).unbind(1)])
