@@ -12,6 +12,7 @@ import argparse
 import csv
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def scores(options: argparse.Namespace) -> None:
         data = slotlab.open_data(options.data, resolution=model.resolution, **protocol)
         found = VideoScores()
         for batch, output in outputs(model, data, batch_size=4):
-            maps = output.segmentation(model.finer_masks), batch["mask"]
+            maps = output.segmentation(model.finer_masks), batch.get("mask", torch.empty(0))
             found.update(*(one.unflatten(0, (-1, options.frames)) for one in maps))
         how = "start from the frame before" if isinstance(model, ClipModel) else "matched (Hungarian)"
         row = {"model": Path(name).name, "data": options.data, "slots": how, "masks": model.finer_masks, **protocol}
@@ -73,7 +74,7 @@ def speed(options: argparse.Namespace) -> None:
         write(RESULTS / "video-speed.csv", row, ("model",))
 
 
-def write(path: Path, row: dict[str, object], keys: tuple[str, ...]) -> None:
+def write(path: Path, row: Mapping[str, object], keys: tuple[str, ...]) -> None:
     """Puts a row into a CSV file, in the place of the one with the same keys."""
     text = {name: str(value) for name, value in row.items()}
     rows = [*csv.DictReader(path.open(encoding="utf-8"))] if path.exists() else []

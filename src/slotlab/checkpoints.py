@@ -258,8 +258,9 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
         if isinstance(source, VideoModel):
             for name in ("predictor", "cue"):
                 part, other = (getattr(one, name, nn.Identity()).state_dict() for one in (model, source))
-                if _shapes(part) == _shapes(other):
-                    getattr(model, name, nn.Identity()).load_state_dict(other)
+                if part and _shapes(part) == _shapes(other):
+                    getattr(model, name).load_state_dict(other)
+                    taken[name] = []
             source = source.image_model
         model = model.image_model
     for name, part in model.named_children():

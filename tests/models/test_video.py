@@ -120,6 +120,14 @@ def test_starts_from_objects_of_the_first_frame(starts):
         model(CLIPS)
 
 
+def test_an_anchor_mixes_in_the_starts_of_the_slots():
+    model = video(predictor="identity", anchor=0.25)
+    slots, start = torch.randn(2, 4, 8), model.encoder.slot_attention.start
+    torch.testing.assert_close(model.predicted(slots), 0.75 * slots + 0.25 * start)
+    with pytest.raises(ConfigError, match=r"video.anchor: .*initialisation=learned"):
+        video(image_model(slot_attention={"slots": 3, "dim": 8}), anchor=0.1)
+
+
 def test_boxes_hold_their_objects():
     for number, box in enumerate(boxes_of(MASKS[:, 0], 6)[0].tolist()):
         rows, columns = (MASKS[0, 0] == number).nonzero().unbind(1)

@@ -17,7 +17,7 @@ RATE = 12.0  # frames per second, where nothing says it
 def need_video() -> Any:
     """The module `av`; ConfigError with the remedy if it is missing."""
     try:
-        import av
+        import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(f"films need PyAV ({error}); pip install 'slotlab[video]'") from None
     return av

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import Positive, configured, evaluating
+from slotlab.models.building import Positive, Probability, configured, evaluating
 from slotlab.models.output import SlotOutput
 from slotlab.models.randomness import Generators
 from slotlab.models.slot_attention import SlotAttention
@@ -150,6 +150,8 @@ class VideoModel(ClipModel):
         starts: "learned": the image model's own starts on the first frame; "boxes" or "centres":
             to these is added what an MLP makes of the boxes or centres of the objects in the first
             frame: object n in slot n, slot 0 for the background (conditional SAVi).
+        anchor: share of each later start that is the image model's own start of that slot, not the
+            prediction: it keeps slots from drifting, and needs learned or bi-level starts.
         backpropagate: frames through which gradients flow back; 0: all frames of a clip.
 
     Example:
@@ -168,10 +170,14 @@ class VideoModel(ClipModel):
         predictor_dim: Positive = 256,
         later_iterations: Annotated[int, Field(ge=1, le=64)] = 1,
         starts: Starts = "learned",
+        anchor: Probability = 0.0,
         backpropagate: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(image_model)
         attention = self._slot_attention
+        if anchor and attention.initialisation == "gaussian":
+            raise ConfigError("video.anchor: needs slots of their own starts; add initialisation=learned")
+        self.anchor = anchor
         self.predictor = (
             SlotPredictor(attention.dim, heads, predictor_dim) if predictor == "transformer" else nn.Identity()
         )
@@ -182,7 +188,7 @@ class VideoModel(ClipModel):
                 nn.Linear(width, predictor_dim), nn.ReLU(), nn.Linear(predictor_dim, attention.dim)
             )
         self._video = {"predictor": predictor, "heads": heads, "predictor_dim": predictor_dim, "starts": starts}
-        self._video |= {"later_iterations": later_iterations, "backpropagate": backpropagate}
+        self._video |= {"later_iterations": later_iterations, "backpropagate": backpropagate, "anchor": anchor}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -229,8 +235,10 @@ class VideoModel(ClipModel):
 
     def predicted(self, slots: Tensor) -> Tensor:
         """Starts [B, K, D] for the frame after that with these slots; poses, if any, are kept."""
-        width = self._slot_attention.dim
-        return torch.cat([self.predictor(slots[..., :width]), slots[..., width:]], dim=2)
+        own, width = self._slot_attention.start, self._slot_attention.dim
+        content = self.predictor(slots[..., :width])
+        content = torch.lerp(content, own.to(content), self.anchor) if self.anchor else content
+        return torch.cat([content, slots[..., width:]], dim=2)
 
     def forward(
         self, images: Tensor, generator: Generators = None, cues: Tensor | None = None, segment_only: bool = False

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import ConfigError
-from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotAutoencoder, TrainableModel
+from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
@@ -89,19 +90,22 @@ def memory_format(without: Collection[str]) -> torch.memory_format:
 
 def arrange(model: TrainableModel, device: torch.device, without: Collection[str]) -> TrainableModel:
     """Moves the model to `device` and applies all speed-ups but `without`."""
-    if isinstance(getattr(model, "image_model", model), SlotAutoencoder):
-        model.decoder.factored = "factored-convolution" not in without
-        model.decoder.in_parts = "parts" not in without
+    of_images = getattr(model, "image_model", model)
+    if isinstance(of_images, SlotAutoencoder):
+        of_images.decoder.factored = "factored-convolution" not in without
+        of_images.decoder.in_parts = "parts" not in without
     return model.to(device, memory_format=memory_format(without))  # type: ignore[call-overload]
 
 
 def compile_parts(model: TrainableModel) -> None:
     """Compiles the parts of a model where most of the time goes."""
+    of_images: Any = getattr(model, "image_model", model)
     if isinstance(model, LatentAutoencoder):
         parts: list[nn.Module] = [model.network.encoder, model.network.decoder]
     elif isinstance(model, FeatureAutoencoder):
         parts = [model.decoder]
     else:
-        parts = [model.encoder.backbone, model.denoiser if hasattr(model, "denoiser") else model.decoder]
+        painter = of_images.denoiser if isinstance(of_images, SlotDiffusion) else of_images.decoder
+        parts = [of_images.encoder.backbone, painter]
     for part in parts:
         part.compile()

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from slotlab.config import TrainingSettings
 from slotlab.errors import SlotlabError
-from slotlab.models import LatentAutoencoder, SlotAutoencoder, TrainableModel
+from slotlab.models import LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
 
 OVERHEAD = 1.6  # memory of a step over what it keeps for the gradient: of a CLEVRTex model on a CPU
 WARM_UP, MEASURED = 3, 10  # steps of a profile
@@ -195,7 +195,8 @@ def _parts(model: TrainableModel) -> dict[str, nn.Module]:
     """The modules that are timed, by their names in the table."""
     if isinstance(model, LatentAutoencoder):
         return {"encoder": model.network.encoder, "decoder": model.network.decoder}
-    parts: dict[str, nn.Module] = {"encoder": model.encoder, "slot attention": model.encoder.slot_attention}
-    if hasattr(model, "denoiser"):
-        return parts | {"frozen autoencoder": model.autoencoder.network.encoder, "denoiser": model.denoiser}
-    return parts | {"decoder": model.decoder}
+    of_images: Any = getattr(model, "image_model", model)
+    parts: dict[str, nn.Module] = {"encoder": of_images.encoder, "slot attention": of_images.encoder.slot_attention}
+    if isinstance(of_images, SlotDiffusion):
+        return parts | {"frozen autoencoder": of_images.autoencoder.network.encoder, "denoiser": of_images.denoiser}
+    return parts | {"decoder": of_images.decoder}

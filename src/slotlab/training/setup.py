@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -82,7 +82,7 @@ def new_model(config: RunConfig) -> TrainableModel:
     model = checkpoints.model_from_config(config.model)
     if isinstance(model, FeatureGrouping):
         raise ConfigError(f"model.kind: a {model.kind} has nothing to train; use it as it is, by the name photos")
-    return model
+    return cast(TrainableModel, model)  # no config describes another clip model than a `VideoModel`
 
 
 def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> None:
