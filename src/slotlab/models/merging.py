@@ -21,8 +21,8 @@ def merge_slots(
     A model has as many slots for an image of two objects as for one of ten. Two slots hold the same
     thing if the lesser mask lies mostly on the greater one, or if their vectors are nearly equal;
     of those, the pair with the largest overlap is merged first. The greater mask takes over the
-    lesser, which becomes 0 (compare MetaSlot, arXiv 2505.20772, which merges slots by their
-    vectors during training). A slot then left with hardly a pixel gives them to the other slots.
+    lesser, which becomes 0 (compare MetaSlot, arXiv 2505.20772, which removes slots that share a
+    learned prototype). A slot then left with hardly a pixel gives them to the other slots.
 
     The number of slots, their vectors and the reconstruction stay as they are.
 

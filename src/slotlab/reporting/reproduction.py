@@ -9,14 +9,14 @@ from PIL import Image
 
 from slotlab import checkpoints
 from slotlab.composition.compositions import compose, image_path
-from slotlab.composition.library import SLOTS_FILE, ConceptLibrary, fit_library
+from slotlab.composition.library import PICTURE_FILE, SLOTS_FILE, ConceptLibrary, fit_library
 from slotlab.composition.scoring import SCORES_FILE, score_compositions
 from slotlab.config import RUN_FILE, RunConfig, dotted, read_run_config
 from slotlab.data import open_data
 from slotlab.data.images import read_image
 from slotlab.evaluation import batch_output, evaluate
 from slotlab.fidelity import FeatureNet
-from slotlab.figures.composition import contact_sheet
+from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import Cell, Heading, grid, write_png
 from slotlab.files import read_json, replacing
 from slotlab.models import Model, SlotDiffusion
@@ -99,7 +99,7 @@ PUBLISHED = {
 
 
 class Measure(NamedTuple):
-    """A number of the report beside ours, as a card shows it; `top` is the end of its bars."""
+    """A number of the report beside ours, as a card shows it; `top` is the end of its bars, 0: none."""
 
     name: str
     report: float
@@ -139,6 +139,8 @@ def measure(
     if not (concepts / SLOTS_FILE).is_file():
         yield from stage("grouping slots", len(images["train"]), fit_library.steps(model, images["train"], concepts))
     library = ConceptLibrary.load(concepts, model)
+    if not (concepts / PICTURE_FILE).is_file():
+        write_png(concept_figure(model, library, images["train"]), concepts / PICTURE_FILE)
     if not (composed / SCORES_FILE).is_file():
         yield from stage("composing", count, compose.steps(model, library, composed, count=count, weights=weights))
         sheet = contact_sheet(model, library, images["train"], composed, count=min(SHOWN_WITH_PARTS, count))
@@ -192,21 +194,16 @@ def write_reproduction(
 
 def _measures(published: Published, metrics: dict[str, Any], composed: dict[str, Any]) -> list[Measure]:
     found, name = metrics.get(published.source) or {}, composed["protocol"]["distance"]
-    distance = composed["report"]["distance"]
-    note = "" if name == "FID" else f"here {name}, by another network: not comparable with FID"
+    distance, note = composed["report"]["distance"], "lower is better"
+    top = max(published.fid, distance)
+    if name != "FID":
+        top, note = 0, f"here {name}, by another network: not comparable"
     masks = mask_titles(metrics["protocol"])[published.source]
     nan = float("nan")
     return [
         Measure("ARI", published.ari, found.get("ari", nan), 1, 3, f"higher is better; {masks}"),
         Measure("Foreground ARI", published.fg_ari, found.get("fg_ari", nan), 1, 3, f"higher is better; {masks}"),
-        Measure(
-            "clean-FID of compositions",
-            published.fid,
-            distance,
-            max(published.fid, distance),
-            1,
-            note or "lower is better",
-        ),
+        Measure("clean-FID of compositions", published.fid, distance, top, 1, note),
     ]
 
 
