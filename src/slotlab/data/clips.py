@@ -1,11 +1,11 @@
 """Clips: the frames of stored videos, in order, from any data set whose images are frames."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from slotlab.data.dataset import Opening, PixelDataset, RowsDataset, by_order, in_a_row
+from slotlab.data.folders import by_numbers
 from slotlab.data.sample import Batch
 from slotlab.errors import ConfigError, DataError
 
@@ -66,7 +66,11 @@ class Clips(RowsDataset):
         for name, rows in {} if cut else clips.items():
             parts[next(split for split, known in of_frames.splits.items() if rows[0] in known)].append(name)
         splits = by_order(len(clips)) if cut else in_a_row({split: len(names) for split, names in parts.items()})
-        ordered = [sorted(clips[name], key=self._in_order) for names in parts.values() for name in names]
+        ordered = [
+            sorted(clips[name], key=lambda row: by_numbers(of_frames.name(row)))
+            for names in parts.values()
+            for name in names
+        ]
         self._windows: list[list[int]] = []
         sizes = {split: len(self._windows) for split in splits}
         for split, numbers in splits.items():
@@ -109,7 +113,3 @@ class Clips(RowsDataset):
         span = (self.frames - 1) * self.stride + 1
         starts = range(0, len(rows) - span + 1, span)
         return [rows[start : start + span : self.stride] for start in starts]
-
-    def _in_order(self, row: int) -> list[Any]:
-        words = re.split(r"(\d+)", self.of_frames.name(row))
-        return [int(word) if place % 2 else word for place, word in enumerate(words)]

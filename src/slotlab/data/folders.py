@@ -58,6 +58,16 @@ def image_files(folder: Path, *, nested: bool = True) -> list[Path]:
     )
 
 
+def by_numbers(name: str) -> list[Any]:
+    """A key that sorts names by the numbers in them.
+
+    Example:
+        >>> sorted(["frame10.png", "frame9.png"], key=by_numbers)
+        ['frame9.png', 'frame10.png']
+    """
+    return [int(word) if place % 2 else word for place, word in enumerate(re.split(r"(\d+)", name))]
+
+
 def check_no_masks(paths: Sequence[Path]) -> None:
     """DataError if files are masks of others by name, such as 0_mask_00.png beside 0_image.png."""
     known = {path.with_suffix("") for path in paths}

@@ -1,6 +1,5 @@
 """Segments films and folders of frames into files, frame by frame: a slot keeps its object."""
 
-import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +9,16 @@ import torch
 from torch import Tensor
 
 from slotlab.data.films import FILM_SUFFIXES, RATE, film_frames, film_rate, need_video, write_film
-from slotlab.data.folders import folders_below, image_files
+from slotlab.data.folders import by_numbers, folders_below, image_files
 from slotlab.data.images import read_image, to_batch
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
-from slotlab.models import ClipModel, FeatureGrouping, Model, TrackedModel, with_slots
+from slotlab.models import ClipModel, Model, TrackedModel, with_slots
 from slotlab.models.fingerprint import fingerprint
 from slotlab.models.randomness import seeded_generator
 from slotlab.progress import Stage, in_steps
-from slotlab.segmenting.image import FITS, WHOLE, Fitting, checked_source, drawn, fitting_of, owners_of
+from slotlab.segmenting.image import Fitting, checked_options, drawn, fitting_of, owners_of
 
 LAST_FILE = "slots.npz"  # of a clip, written after all others
 
@@ -65,8 +64,7 @@ def segment_clips(
     """
     slot_model, out = with_slots(model), Path(out)
     video = slot_model if isinstance(slot_model, ClipModel) else TrackedModel(slot_model)
-    source = checked_source(slot_model, mask_source, fit)
-    whole = isinstance(getattr(slot_model, "image_model", slot_model), FeatureGrouping)
+    source, fit = checked_options(slot_model, mask_source, fit)
     if getattr(video, "starts", "learned") != "learned":
         raise ConfigError(f"this model starts from {video.starts} of objects; train one with starts=learned for films")
     given = [Path(one) for one in ([clips] if isinstance(clips, str | Path) else clips)]
@@ -74,7 +72,6 @@ def segment_clips(
     if any(path.is_file() for path in found):
         need_video()
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **video.describe()}
-    fit = fit or (WHOLE if whole else FITS[0])
     settings = {"format": "slotlab-clips", "version": 1, "fit": fit, "mask_source": source, "seed": seed}
     work = Workspace(out, "clips.json", {**settings, "model": described}, "segmented clips")
     work.check()
@@ -131,17 +128,13 @@ def frames_of(clip: Path) -> Iterator[np.ndarray]:
         yield from film_frames(clip)
         return
     size = None
-    for path in sorted(image_files(clip, nested=False), key=_in_order):
+    for path in sorted(image_files(clip, nested=False), key=lambda path: by_numbers(path.name)):
         pixels = read_image(path)
         if size not in (None, pixels.shape):
             sizes = f"{pixels.shape[1]}x{pixels.shape[0]}, the first frame {size[1]}x{size[0]}"
             raise DataError(f"{path}: has {sizes}; give frames of one size")
         size = pixels.shape
         yield pixels
-
-
-def _in_order(path: Path) -> list[Any]:
-    return [int(word) if place % 2 else word for place, word in enumerate(re.split(r"(\d+)", path.name))]
 
 
 def _segment(video: ClipModel, model: Any, clip: Path, folder: Path, fit: str, source: str, seed: int) -> Iterator[int]:
@@ -151,7 +144,7 @@ def _segment(video: ClipModel, model: Any, clip: Path, folder: Path, fit: str, s
 
     def seen() -> Iterator[Tensor]:
         for pixels in frames_of(clip):
-            fitted = fitting_of(getattr(model, "image_model", model), fit, (pixels.shape[1], pixels.shape[0]))
+            fitted = fitting_of(model, fit, (pixels.shape[1], pixels.shape[0]))
             waiting.append((pixels, fitted))
             yield to_batch(fitted.shown(pixels)[None], None, [0])["image"].to(device)
 

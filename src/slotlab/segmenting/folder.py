@@ -21,17 +21,15 @@ from slotlab.distributed import from_all, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
-from slotlab.models import FeatureGrouping, Model, with_slots
+from slotlab.models import Model, with_slots
 from slotlab.models.fingerprint import fingerprint
 from slotlab.progress import in_steps
 from slotlab.segmenting.formats import FORMATS, Photo, check_formats
 from slotlab.segmenting.image import (
-    FITS,
     NO_SLOT,
-    WHOLE,
     Fitting,
     Usual,
-    checked_source,
+    checked_options,
     drawn,
     fitting_of,
     owners_of,
@@ -141,12 +139,11 @@ def segment(
         if value < least:
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
     slot_model, out, formats = with_slots(model), Path(out), check_formats(formats)
-    source = checked_source(slot_model, mask_source, fit)
+    source, fit = checked_options(slot_model, mask_source, fit)
     given = [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
     found, common = find_inputs(given)
     _check_places(given, found, out, slot_model.slots)
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **model.describe()}
-    fit = fit or (WHOLE if isinstance(slot_model, FeatureGrouping) else FITS[0])
     protocol: dict[str, Any] = {"fit": fit, "mask_source": source, "seed": seed, "model": described}
     protocol |= {"merge": True} if merge else {}
     settings = {"format": "slotlab-segments", "version": 1, "input folder": str(common), **protocol}

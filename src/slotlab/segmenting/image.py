@@ -100,13 +100,14 @@ def fitting_of(model: SlotModel, fit: str | None, size: tuple[int, int]) -> Fitt
 
     A model for images of any size sees the whole image; ConfigError for another fit.
     """
-    if not isinstance(model, FeatureGrouping):
+    image_model = getattr(model, "image_model", model)
+    if not isinstance(image_model, FeatureGrouping):
         return fitting(fit or FITS[0], size, model.resolution)
     if fit not in (None, WHOLE, *FITS):
         raise ConfigError(f"fit: unknown {fit!r}{nearest(fit, FITS)}")
     if fit not in (None, WHOLE):
         raise ConfigError(f"fit: {fit} makes squares, and this model takes the whole image; leave it out")
-    height, width = model.working_size(size[1], size[0])
+    height, width = image_model.working_size(size[1], size[0])
     return Fitting(size, (height, width), (0, 0, *size), (0, 0, width, height))
 
 
@@ -160,7 +161,7 @@ def segment_image(
         (torch.Size([7, 60, 90]), torch.Size([60, 90]))
     """
     slot_model = with_slots(model if isinstance(model, torch.nn.Module) else load(model))
-    source = checked_source(slot_model, mask_source, fit)
+    source, fit = checked_options(slot_model, mask_source, fit)
     pixels = read_image(image)
     fitted = fitting_of(slot_model, fit, (pixels.shape[1], pixels.shape[0]))
     ((slots, soft, painted),) = take_apart(slot_model, [fitted.shown(pixels)], source, seed, merge)
@@ -193,12 +194,14 @@ def take_apart(
     return list(zip(output.slots.cpu(), masks, painted if paints else [None] * len(masks), strict=True))
 
 
-def checked_source(model: SlotModel, mask_source: str | None, fit: str | None) -> str:
-    """The source of masks to use; ConfigError for an unknown one, or an unknown fit."""
+def checked_options(model: SlotModel, mask_source: str | None, fit: str | None) -> tuple[str, str]:
+    """The source of masks and the fit to use; ConfigError for an unknown one."""
     fitting_of(model, fit, (1, 1))
     if fit == "crop" and model.slots > NO_SLOT:
         raise ConfigError(f"fit: crop leaves pixels without a slot, and {model.slots} slots leave no number for them")
-    return chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
+    source = chosen_source(mask_source, model.describe()["mask_sources"], model.finer_masks)
+    sees_all = isinstance(getattr(model, "image_model", model), FeatureGrouping)
+    return source, fit or (WHOLE if sees_all else FITS[0])
 
 
 def owners_of(masks: Iterable[Tensor]) -> np.ndarray:
