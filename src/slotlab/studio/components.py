@@ -5,20 +5,24 @@ import functools
 import inspect
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.blocks import BlockContext
 from gradio.components import Component
 from PIL import Image
 
-from slotlab.errors import SlotlabError
+from slotlab.errors import ConfigError, SlotlabError
 
+T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
 NO_CARDS: dict[str, Any] = {"cards": []}
 NO_GROUPS: dict[str, Any] = {"groups": []}
@@ -75,6 +79,13 @@ def at_work(
 def at_once(event: Any, act: Callable[..., Any], inputs: Any, outputs: Any) -> Any:
     """Has an event do what needs no model, without waiting."""
     return event(with_messages(act), inputs, outputs, queue=False, show_progress="hidden", api_name=False)
+
+
+def begun(now: T | None) -> T:
+    """The state of a view; ConfigError before an image was chosen."""
+    if now is None:
+        raise ConfigError("Choose an image first.")
+    return now
 
 
 def png(image: Image.Image) -> bytes:
@@ -145,6 +156,28 @@ def download() -> gr.HTML:
 def file(name: str, content: bytes) -> dict[str, str]:
     """A file for `download`."""
     return {"name": name, "content": base64.b64encode(content).decode("ascii")}
+
+
+def written(write: Callable[[Path], None]) -> dict[str, bytes]:
+    """The files, by name, that `write` puts into a folder, which is gone afterwards."""
+    uploads = os.environ.get("GRADIO_TEMP_DIR")  # which the next studio removes after a kill
+    with tempfile.TemporaryDirectory(dir=uploads) as temporary:
+        write(folder := Path(temporary) / "out")
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def zipped(files: Mapping[str, bytes | str]) -> bytes:
+    """Files as a zip archive.
+
+    Example:
+        >>> zipfile.ZipFile(io.BytesIO(zipped({"a.txt": "hello"}))).read("a.txt")
+        b'hello'
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
 def pulse(seconds: float) -> gr.HTML:

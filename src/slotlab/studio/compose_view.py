@@ -21,8 +21,8 @@ from slotlab.models import PaintingModel
 from slotlab.models.building import evaluating
 from slotlab.models.randomness import seeded_generator
 from slotlab.studio import components
-from slotlab.studio.components import View, at_once, at_work, button, note, png
-from slotlab.studio.edit_session import CANNOT_PAINT, zipped
+from slotlab.studio.components import View, at_once, at_work, button, note, png, zipped
+from slotlab.studio.edit_session import CANNOT_PAINT
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.slot_figure import THUMBNAIL, around, photograph

@@ -1,13 +1,8 @@
 """One user's edits of one image: steps that can be undone, the selection, figures and files."""
 
-import io
 import math
-import tempfile
 import threading
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +15,7 @@ from slotlab.figures import grid
 from slotlab.figures.composition import write_edit
 from slotlab.figures.grid import Colours, slot_colours
 from slotlab.models.randomness import seeded_generator
-from slotlab.studio.components import png
+from slotlab.studio.components import png, written, zipped
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.slot_figure import group, look_colours, more_colours, pane, photograph, slot_card
@@ -211,21 +206,5 @@ def edited_file(now: Editing, name: str) -> bytes:
         side = now.painted.image.shape[-1]
         side *= math.ceil(LEAST_SIDE / side)
         return png(grid.photograph(now.painted.image, (side, side)))
-    with tempfile.TemporaryDirectory(prefix="slotlab-edit-") as folder:
-        write_edit(Path(folder), now.scene, now.painted)
-        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    files = written(lambda folder: write_edit(folder, now.scene, now.painted))
     return zipped(files) if name.endswith(".zip") else files[name]
-
-
-def zipped(files: Mapping[str, bytes | str]) -> bytes:
-    """Files as a zip archive.
-
-    Example:
-        >>> zipfile.ZipFile(io.BytesIO(zipped({"a.txt": "hello"}))).read("a.txt")
-        b'hello'
-    """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from slotlab.composition.edits import paint_edit, read_scene
 from slotlab.errors import ConfigError
 from slotlab.models.sampling import SAMPLERS, SamplingSettings
 from slotlab.studio import components, edit_session
-from slotlab.studio.components import View, at_once, at_work, button, note
+from slotlab.studio.components import View, at_once, at_work, begun, button, note
 from slotlab.studio.edit_session import Editing, edit_figure
 from slotlab.studio.image_chooser import ChosenImage, image_choosers
 from slotlab.studio.loaded_models import LoadedModel
@@ -74,7 +74,7 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
 
     def act(change: Callable[..., Editing], now: Editing | None, name: str, *values: Any) -> Iterator[dict[Any, Any]]:
         """Changes the slots and paints them, with previews if the model samples."""
-        now, loaded, (steps, sampler, seed, *more) = _begun(now), find(name), values
+        now, loaded, (steps, sampler, seed, *more) = begun(now), find(name), values
         then = change(now, loaded, *more)
         if loaded.sampling is None:
             yield shown(replace(then, painted=paint_edit(loaded.model, then.scene, then.slots)))
@@ -118,32 +118,32 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         at_work(clicked.click, partial(act, change), [*settings, *more], painting)
 
     def pointed(now: Editing | None, event: gr.EventData) -> dict[Any, Any]:
-        before = _begun(now)
+        before = begun(now)
         now = replace(before, selected=event.slot, placing=False)
         return shown(now) if before.placing else {state: now, status: note(_status(now))}
 
     def placed(
         now: Editing | None, name: str, steps: int, sampler: str, seed: float | None, event: gr.EventData
     ) -> Iterator[dict[Any, Any]]:
-        side = _begun(now).scene.image.shape[-1]
+        side = begun(now).scene.image.shape[-1]
         place = [(at + 0.5) / side for at in (event.x, event.y)]
         yield from act(edit_session.move_to, now, name, steps, sampler, seed, *place)
 
     def moving(now: Editing | None) -> dict[Any, Any]:
-        now = _begun(now)
+        now = begun(now)
         now.chosen()
         return shown(replace(now, placing=not now.placing))
 
     def read_other(now: Editing | None, name: str, chosen: ChosenImage) -> tuple[Any, ...]:
         model = find(name).model
         scene = read_scene(model, chosen.at(model.resolution)[0])
-        return replace(_begun(now), other=scene, other_selected=None), edit_session.other_figure(scene)
+        return replace(begun(now), other=scene, other_selected=None), edit_session.other_figure(scene)
 
     def other_pointed(now: Editing | None, event: gr.EventData) -> Editing:
-        return replace(_begun(now), other_selected=event.slot)
+        return replace(begun(now), other_selected=event.slot)
 
     def saved(name: str, now: Editing | None) -> dict[str, str]:
-        return components.file(name, edit_session.edited_file(_begun(now), name))
+        return components.file(name, edit_session.edited_file(begun(now), name))
 
     at_once(figure.choose, pointed, state, painting)
     at_work(figure.place, placed, settings, painting)
@@ -181,12 +181,6 @@ def edit_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
 
     outputs = [*painting, cannot, whole, move, resizing, sampling, steps, sampler, no_library, concepts, concept, other]
     return View("Edit", outputs, refresh, state=state)
-
-
-def _begun(now: Editing | None) -> Editing:
-    if now is None:
-        raise ConfigError("Choose an image first.")
-    return now
 
 
 def _status(now: Editing) -> str:

@@ -3,9 +3,6 @@
 import base64
 import copy
 import io
-import os
-import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +21,7 @@ from slotlab.models import FeatureGrouping
 from slotlab.segmenting.formats import Photo, segments_of, write_formats
 from slotlab.segmenting.image import Fitting, fitting_of, owners_of, take_apart
 from slotlab.studio import components
-from slotlab.studio.components import View, at_once, at_work, note
+from slotlab.studio.components import View, at_once, at_work, begun, note, written, zipped
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
 from slotlab.studio.slot_figure import THUMBNAIL, group, pane, slot_card
@@ -68,16 +65,13 @@ class TakenApart:
         """The content of a file of `FILE_NAMES`, at the photograph's own size."""
         content, name = self.image.file()
         mask = self.owners(self.fitted.size).astype(np.int32)
-        uploads = os.environ.get("GRADIO_TEMP_DIR")  # which the next studio removes after a kill
-        with tempfile.TemporaryDirectory(dir=uploads) as folder, io.BytesIO() as packed:
-            (photo := Path(folder) / name).write_bytes(content)
-            write_formats([kind], [Photo(photo, photo.stem, mask)], Path(folder) / "out")
-            if kind == "coco":
-                return (Path(folder) / "out" / "coco.json").read_bytes()
-            with zipfile.ZipFile(packed, "w") as archive:
-                for path in sorted((Path(folder) / "out").iterdir()):
-                    archive.write(path, path.name)
-            return packed.getvalue()
+
+        def write(folder: Path) -> None:
+            (photo := folder.with_name(name)).write_bytes(content)
+            write_formats([kind], [Photo(photo, photo.stem, mask)], folder)
+
+        files = written(write)
+        return files["coco.json"] if kind == "coco" else zipped(files)
 
 
 def taken_apart(loaded: LoadedModel, image: ChosenImage, slots: int | None = None) -> TakenApart:
@@ -131,18 +125,18 @@ def photo_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
 
     def again(now: TakenApart | None, name: str, count: float) -> dict[Any, Any]:
         loaded = find(name)
-        return shown(taken_apart(loaded, _chosen(now).image, min(max(int(count), 2), MOST_SLOTS)), loaded)
+        return shown(taken_apart(loaded, begun(now).image, min(max(int(count), 2), MOST_SLOTS)), loaded)
 
     def merged(now: TakenApart | None, name: str, event: gr.EventData) -> dict[Any, Any]:
-        return shown(_chosen(now).merge(event.slot, event.into), find(name))
+        return shown(begun(now).merge(event.slot, event.into), find(name))
 
     def unmerged(now: TakenApart | None, name: str) -> dict[Any, Any]:
-        if not _chosen(now).merged:
+        if not begun(now).merged:
             raise ConfigError("There is no merge to undo.")
-        return shown(replace(_chosen(now), merged=_chosen(now).merged[:-1], selected=None), find(name))
+        return shown(replace(begun(now), merged=begun(now).merged[:-1], selected=None), find(name))
 
     def saved(kind: str, now: TakenApart | None) -> dict[str, str]:
-        return components.file(FILE_NAMES[kind], _chosen(now).file(kind))
+        return components.file(FILE_NAMES[kind], begun(now).file(kind))
 
     at_work(slots.input, again, [state, model, slots], [state, figure], trigger_mode="always_last")
     at_once(figure.place, merged, [state, model], [state, figure])
@@ -156,9 +150,3 @@ def photo_view(model: gr.Dropdown, find: Callable[[str], LoadedModel]) -> View:
         return {**shown(now, loaded), slots: gr.Slider(value=len(now.masks), visible=groups)}
 
     return View("Photo", [state, figure, slots], refresh, state=state)
-
-
-def _chosen(now: TakenApart | None) -> TakenApart:
-    if now is None:
-        raise ConfigError("Choose an image first.")
-    return now
