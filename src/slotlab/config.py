@@ -21,7 +21,8 @@ Section = TypeVar("Section", bound=BaseModel)
 # Sections of a model.
 SECTIONS = ("features", "slot_attention", "autoencoder", "denoiser", "schedule", "sampling")
 SECTIONS += ("encoder", "decoder", "video")
-SUPPLIED = ("feature_dim", "slot_dim", "resolution", "image_model", "width", "grid")  # that the whole model decides
+SUPPLIED = ("feature_dim", "slot_dim", "resolution", "image_model")  # arguments that the whole model decides
+OF_FEATURES = ("width", "grid")  # and of decoders of features
 WORDS = {"true": True, "false": False, "null": None, "none": None}
 OF_PRETRAINED = {
     "model.autoencoder.pretrained": "a trained autoencoder: a run folder, a name, or one of diffusers",
@@ -299,7 +300,8 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         elif part is None:
             settings[f"model.{name}"] = about
         if part is not None:
-            supplied = {f"model.{name}.{key}" for key in SUPPLIED}
+            more = OF_FEATURES if decoders is models.FEATURE_DECODERS and name == "decoder" else ()
+            supplied = {f"model.{name}.{key}" for key in (*SUPPLIED, *more)}
             found = {f"model.{name}.{key}": about for key, about in _arguments(part).items()}
             settings |= {key: about for key, about in found.items() if key not in supplied}
         if name == "autoencoder":

@@ -189,7 +189,7 @@ def test_what_is_no_run_and_images_out_of_range(tmp_path, run):
         ("metrics.json", "{", r"metrics\.json: not readable as JSON .*slotlab evaluate"),
         ("metrics.json", '{"protocol": []}', r"metrics\.json: damaged .*slotlab evaluate"),
         ("metrics.json", '{"loss": "low"}', r"metrics\.json: damaged"),
-        ("metrics.json", '{"details": {"reconstruction": 3}}', r"metrics\.json: damaged"),
+        ("metrics.json", '{"reconstruction": {"mse": 1}, "details": {"reconstruction": 3}}', r"metrics\.json: damaged"),
         ("metrics.json", '{"diagnostics": {"images": 3}}', r"metrics\.json: damaged"),
         ("training.json", "[]", r"training\.json: not a JSON object"),
         ("run.json", "{}", r"run\.json: not a run's config"),
