@@ -17,7 +17,7 @@ from slotlab.errors import CheckpointError, ConfigError
 from slotlab.evaluation import evaluate
 from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.reporting.report import write_report
-from slotlab.training.loop import TrainingDiverged, train_steps
+from slotlab.training.loop import train_steps
 from slotlab.training.objectives import cross_attention_disagreement
 
 
@@ -128,12 +128,6 @@ def test_latents_without_unit_variance_are_refused(presets, tiny_diffusion, squa
     slotlab.save(wide, tmp_path / "wide")
     with pytest.raises(ConfigError, match=r"autoencoder.scale: latents .* root mean square"):
         fit(config(tiny_diffusion, tmp_path / "wide", squares), tmp_path / "run")
-
-
-def test_a_loss_that_is_not_finite_stops_and_says_where(tiny_diffusion, latents_run, squares, tmp_path):
-    settings = config(tiny_diffusion, latents_run, squares, "learning_rate=1e30", "clip_norm=1e30")
-    with pytest.raises(TrainingDiverged, match="not finite at step"):
-        fit(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
