@@ -26,9 +26,11 @@ class ClipModel(nn.Module):
 
     Attributes:
         image_model: the model of single frames.
+        backpropagate: frames through which gradients flow back; 0: all frames of a clip.
     """
 
     image_model: Any
+    backpropagate = 0
 
     def __init__(self, image_model: nn.Module) -> None:
         super().__init__()
@@ -67,6 +69,8 @@ class ClipModel(nn.Module):
         found: list[SlotOutput] = []
         for time in range(clips.shape[1]):
             previous = found[-1] if found else None
+            if previous is not None and self.backpropagate and time % self.backpropagate == 0:
+                previous = replace(previous, slots=previous.slots.detach())
             found.append(self.step(clips[:, time], previous, generator, cues, segment_only))
         return _joined(found)
 
@@ -239,20 +243,6 @@ class VideoModel(ClipModel):
         content = self.predictor(slots[..., :width])
         content = torch.lerp(content, own.to(content), self.anchor) if self.anchor else content
         return torch.cat([content, slots[..., width:]], dim=2)
-
-    def forward(
-        self, images: Tensor, generator: Generators = None, cues: Tensor | None = None, segment_only: bool = False
-    ) -> SlotOutput:
-        """See `ClipModel.forward`; gradients flow back through `backpropagate` frames."""
-        if not self.backpropagate or images.ndim == 4:
-            return super().forward(images, generator, cues, segment_only)
-        found: list[SlotOutput] = []
-        for time in range(images.shape[1]):
-            previous = found[-1] if found else None
-            if previous is not None and time % self.backpropagate == 0:
-                previous = replace(previous, slots=previous.slots.detach())
-            found.append(self.step(images[:, time], previous, generator, cues, segment_only))
-        return _joined(found)
 
 
 class TrackedModel(ClipModel):
