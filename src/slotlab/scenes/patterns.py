@@ -36,7 +36,13 @@ def contrast(x: Tensor, middle: Tensor | float, gain: float) -> Tensor:
 
 
 def _fraction(x: Tensor) -> Tensor:
-    return x - x.floor()
+    whole = x.floor()
+    return torch.sub(x, whole, out=whole)
+
+
+def _zigzag(x: Tensor) -> Tensor:
+    """1 at whole numbers, 0 in the middle between them."""
+    return _fraction(x).mul_(2).sub_(1).abs_()
 
 
 def uniform(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
@@ -52,7 +58,7 @@ def worn(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -
 def marble(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Cloudy stone with thin veins."""
     cloud = clouds(u, v)
-    vein = (_fraction(0.45 * v + (2.2 + 1.5 * a) * cloud) * 2 - 1).abs()
+    vein = _zigzag(0.45 * v + (2.2 + 1.5 * a) * cloud)
     vein = vein * vein
     vein = vein * vein
     return contrast(cloud, 0.45, 1.5), vein * vein * (0.55 + 0.45 * b), None
@@ -114,7 +120,7 @@ def _courses(u: Tensor, v: Tensor, width: Tensor, a: Tensor) -> tuple[Tensor, Te
 
 def checker(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """A chessboard, sometimes with joints."""
-    x, y = (_fraction(u * 0.5) * 2 - 1).abs() - 0.5, (_fraction(v * 0.5) * 2 - 1).abs() - 0.5
+    x, y = _zigzag(u * 0.5) - 0.5, _zigzag(v * 0.5) - 0.5
     soft = width + 0.01
     x, y = edge(x, soft), edge(y, soft)
     fx, fy = _fraction(u + 0.5), _fraction(v + 0.5)
@@ -124,9 +130,9 @@ def checker(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor
 
 def stripes(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Parallel stripes, sometimes with a third, thin one."""
-    x = (_fraction(u) * 2 - 1).abs()
+    x = _zigzag(u)
     soft = 2 * width + 0.02
-    thin = (_fraction(u + 0.5 * c) * 2 - 1).abs()
+    thin = _zigzag(u + 0.5 * c)
     return edge(x - (0.35 + 0.35 * a), soft), (1 - edge(thin - 0.14, soft)) * contrast(b, 0.5, 9), None
 
 
@@ -223,14 +229,14 @@ def _patches(u: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 
 def chevron(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Zigzag stripes."""
-    x = (_fraction(v + (_fraction(u) * 2 - 1).abs()) * 2 - 1).abs()
+    x = _zigzag(v + _zigzag(u))
     soft = 4 * width + 0.03
     return edge(x - 0.5, soft), (1 - edge((x - 0.5).abs() - 0.1, soft)) * contrast(b, 0.5, 9), None
 
 
 def tartan(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Layers:
     """Wide bands and thin lines, crossing."""
-    x, y = (_fraction(u) * 2 - 1).abs(), (_fraction(v) * 2 - 1).abs()
+    x, y = _zigzag(u), _zigzag(v)
     soft = 2 * width + 0.02
     wide = edge(x - 0.55, soft) + edge(y - 0.55, soft)
     lines = torch.maximum(1 - edge((x - 0.2).abs() - 0.06, soft), 1 - edge((y - 0.2).abs() - 0.06, soft))
@@ -242,7 +248,7 @@ def rings(u: Tensor, v: Tensor, width: Tensor, a: Tensor, b: Tensor, c: Tensor) 
     row = v.floor()
     x, y = _fraction(u + 0.5 * row) - 0.5, v - row - 0.5
     reach = (x * x + y * y).sqrt()
-    wave = (_fraction(reach * (3 + 2 * a)) * 2 - 1).abs()
+    wave = _zigzag(reach * (3 + 2 * a))
     return edge(wave - 0.5, 6 * width + 0.05), edge(reach - 0.46, width + 0.02), None
 
 

@@ -79,6 +79,12 @@ def shade_objects(
     """Places of the samples that show an object, int64 [T], and their linear light [3, T]."""
     place = torch.nonzero(shown >= 0).squeeze(1)
     owner = shown.index_select(0, place)
+    # In the order of materials, so that each paints a piece of the samples.
+    materials, kinds = dress.material.unique().tolist(), dress.material.to(owner.device, torch.uint8)
+    kinds = kinds.index_select(0, owner)
+    pieces = [torch.nonzero(kinds == material).squeeze(1) for material in materials]
+    order = torch.cat([place[:0], *pieces])
+    place, owner = place.index_select(0, order), owner.index_select(0, order)
     row = table.index_select(1, owner).unbind(0)
     within = place % (grid.height * grid.width)
     right, up = grid.plane((within % grid.width).to(torch.float32), (within // grid.width).to(torch.float32))
@@ -86,36 +92,38 @@ def shade_objects(
     scale, half = row[18], row[19]
     normal = _normals(layout, owner, point)
     lx, ly, lz = row[12] - point[0], row[13] - point[1], row[14] - point[2]
-    squared = lx * lx + ly * ly + lz * lz
-    inverse = 1 / squared.sqrt()
-    light = (lx * inverse, ly * inverse, lz * inverse)
+    squared = dot((lx, ly, lz), (lx, ly, lz))
+    inverse = squared.sqrt().reciprocal_()
+    light = (lx.mul_(inverse), ly.mul_(inverse), lz.mul_(inverse))
     # A sample's width on the surface, from the ray's length in the object's frame.
     width = depth.index_select(0, place) * (1 / (grid.half * FOCAL))
-    surface = _surfaces(dress, owner, tuple(p * scale for p in point), normal, light, width)  # type: ignore[arg-type]
+    painted = dict(zip(materials, map(len, pieces), strict=True))
+    where: Vector = (point[0] * scale, point[1] * scale, point[2] * scale)
+    surface = _surfaces(dress, owner, painted, where, normal, light, width)
     view = normalise((row[0] - point[0], row[1] - point[1], row[2] - point[2]))
     fill = normalise((row[15] - point[0], row[16] - point[1], row[17] - point[2]))
     gloss, metal = surface.gloss, surface.metal
     facing = dot(normal, light)
-    facing = (facing - surface.rise * step(facing)).clamp_(min=0) * object_shadows(layout, dress, table, owner, point)
-    power = (KEY * KEY_DISTANCE**2) / (squared * scale * scale)
-    above = (point[2] + half) * scale
-    closed = 0.4 + 0.6 * above / (above + 0.12)
-    ambient = (SKY * (0.62 + 0.38 * normal[2]) + FILL * dot(normal, fill).clamp_(min=0)) * closed
+    facing.sub_(surface.rise * step(facing)).clamp_(min=0).mul_(object_shadows(layout, dress, table, owner, point))
+    power = squared.mul_(scale).mul_(scale).reciprocal_().mul_(KEY * KEY_DISTANCE**2)
+    above = (point[2] + half).mul_(scale)
+    closed = (above * 0.6).div_(above + 0.12).add_(0.4)
+    ambient = (normal[2] * 0.38).add_(0.62).mul_(SKY).add_(dot(normal, fill).clamp_(min=0).mul_(FILL)).mul_(closed)
     half_way = normalise((light[0] + view[0], light[1] + view[1], light[2] + view[2]))
     peak = dot(normal, half_way).clamp_(min=0)
-    sharp = 8 + 220 * gloss * gloss * gloss
-    lobe = peak / (sharp - sharp * peak + peak)
-    shine = lobe * lobe * gloss * power * step(facing)
+    sharp = (gloss * 220).mul_(gloss).mul_(gloss).add_(8)
+    lobe = peak / sharp.sub_(sharp * peak).add_(peak)
+    shine = lobe.mul_(lobe).mul_(gloss).mul_(power).mul_(step(facing))
     towards = dot(normal, view)
     graze = 1 - towards.clamp(0, 1)
-    graze = graze * graze
-    mirrored = (2 * towards * normal[2] - view[2]) * 0.5 + 0.5
-    surround = (0.12 + 0.75 * mirrored * mirrored) * closed
-    mirror = gloss * (0.04 + 0.6 * metal + 0.35 * graze * graze) * surround
-    diffuse = (facing * power + ambient) * (1 - 0.7 * metal)
-    glint = shine * 0.6 + mirror
-    plain, tinted = glint * (1 - metal), diffuse + glint * metal
-    return place, torch.stack([plain + tinted * c for c in (surface.red, surface.green, surface.blue)])
+    graze.mul_(graze)
+    mirrored = (towards * 2).mul_(normal[2]).sub_(view[2]).mul_(0.5).add_(0.5)
+    surround = (mirrored * 0.75).mul_(mirrored).add_(0.12).mul_(closed)
+    mirror = (metal * 0.6).add_(0.04).add_((graze * 0.35).mul_(graze)).mul_(gloss).mul_(surround)
+    diffuse = facing.mul_(power).add_(ambient).mul_(1 - 0.7 * metal)
+    glint = shine.mul_(0.6).add_(mirror)
+    plain, tinted = glint * (1 - metal), diffuse.add_(glint * metal)
+    return place, torch.stack([(tinted * c).add_(plain) for c in (surface.red, surface.green, surface.blue)])
 
 
 def _normals(layout: Layout, owner: Tensor, point: Vector) -> Vector:
@@ -131,23 +139,30 @@ def _normals(layout: Layout, owner: Tensor, point: Vector) -> Vector:
     return normal[0], normal[1], normal[2]
 
 
-def _surfaces(dress: Dress, owner: Tensor, point: Vector, normal: Vector, light: Vector, width: Tensor) -> Surface:
-    """The materials at surface points [T]; each is evaluated on the points that show it."""
-    painted = torch.empty(6, len(owner), device=owner.device)
+def _surfaces(
+    dress: Dress,
+    owner: Tensor,
+    painted: dict[int, int],
+    point: Vector,
+    normal: Vector,
+    light: Vector,
+    width: Tensor,
+) -> Surface:
+    """The materials at surface points [T], sorted by material; `painted`: how many show each."""
+    whole, first = torch.empty(6, len(owner), device=owner.device), 0
     coefficients = dress.coefficients.to(owner.device)
-    kinds = dress.material.to(owner.device, torch.uint8).index_select(0, owner)
     u, v, on_x, on_side = box_coordinates(point, normal)
     # The light direction runs along the same two axes as u and v (offsets aside).
     ahead_u = light[0] + on_x * (light[1] - light[0])
     ahead_v = light[1] + on_side * (light[2] - light[1])
-    inputs = torch.stack([u, v, width, ahead_u, ahead_v])
-    for material in dress.material.unique().tolist():
-        mine = torch.nonzero(kinds == material).squeeze(1)
-        row = coefficients.index_select(1, owner.index_select(0, mine)).unbind(0)
-        x, y, w, du, dv = inputs.index_select(1, mine).unbind(0)
-        for whole, part in zip(painted, paint(material, row, x, y, w, (du, dv)), strict=True):
-            whole.index_copy_(0, mine, part.expand_as(x))
-    return Surface(*painted.unbind(0))
+    for material, number in painted.items():
+        piece = slice(first, first + number)
+        row = coefficients.index_select(1, owner[piece]).unbind(0)
+        surface = paint(material, row, u[piece], v[piece], width[piece], (ahead_u[piece], ahead_v[piece]))
+        for out, values in zip(whole, surface, strict=True):
+            out[piece] = values
+        first += number
+    return Surface(*whole.unbind(0))
 
 
 def display(light: Tensor) -> Tensor:
@@ -157,6 +172,6 @@ def display(light: Tensor) -> Tensor:
     root = (x * 2.51).add_(0.03).mul_(x).div_(below).clamp_(0, 1).sqrt_()
     out = torch.mul(root, 0.585122381, out=x)
     root = root.sqrt_()
-    out += root.mul(0.783140355)
+    out += torch.mul(root, 0.783140355, out=below)
     out -= root.sqrt_().mul_(0.368262736)
     return out.clamp_(0, 1)

@@ -108,6 +108,13 @@ def _length(*parts: Tensor) -> Tensor:
     return reduce(torch.Tensor.add_, [part * part for part in parts]).sqrt_()
 
 
+def _largest(first: Tensor, *others: Tensor) -> Tensor:
+    """The largest of each place; overwrites `first`."""
+    for other in others:
+        torch.maximum(first, other, out=first)
+    return first
+
+
 # --- sphere and ellipsoid ---
 
 
@@ -129,7 +136,7 @@ def _ellipsoid_distance(p: Vector) -> Tensor:
     rx, ry, rz = _ELLIPSOID
     reach = _length(p[0] / rx, p[1] / ry, p[2] / rz)
     slope = _length(p[0] / (rx * rx), p[1] / (ry * ry), p[2] / (rz * rz))
-    return reach * (reach - 1) / (slope + 1e-6)
+    return (reach - 1).mul_(reach).div_(slope.add_(1e-6))
 
 
 # --- convex solids bounded by planes ---
@@ -159,10 +166,7 @@ def _polyhedron(planes: list[Plane], extent: tuple[float, float, float], steepne
         return nx, ny, nz
 
     def distance(p: Vector) -> Tensor:
-        first, *others = (dot(outward, p).sub_(offset) for outward, offset in planes)
-        for other in others:
-            torch.maximum(first, other, out=first)
-        return first
+        return _largest(*(dot(outward, p).sub_(offset) for outward, offset in planes))
 
     return Shape(extent, extent[0], intersect, normal, distance, steepness=steepness)
 
@@ -214,7 +218,7 @@ def _cube_normal(p: Vector) -> Vector:
 
 
 def _cube_distance(p: Vector) -> Tensor:
-    return reduce(torch.maximum, [part.abs() for part in p]) - _CUBE
+    return _largest(*(part.abs() for part in p)).sub_(_CUBE)
 
 
 # --- cylinder, cone, dome ---
@@ -238,7 +242,7 @@ def _cylinder_normal(p: Vector) -> Vector:
 
 
 def _cylinder_distance(p: Vector) -> Tensor:
-    return torch.maximum(_length(p[0], p[1]) - _CYLINDER_RADIUS, p[2].abs() - _CYLINDER_HALF)
+    return _largest(_length(p[0], p[1]).sub_(_CYLINDER_RADIUS), p[2].abs().sub_(_CYLINDER_HALF))
 
 
 _CONE_SLOPE = _CONE_RADIUS / (2 * _CONE_HALF)
@@ -266,8 +270,8 @@ def _cone_normal(p: Vector) -> Vector:
 
 
 def _cone_distance(p: Vector) -> Tensor:
-    flank = (_length(p[0], p[1]) - (_CONE_HALF - p[2]) * _CONE_SLOPE) * _CONE_OUT
-    return torch.maximum(flank, p[2].abs() - _CONE_HALF)
+    flank = _length(p[0], p[1]).sub_((_CONE_HALF - p[2]).mul_(_CONE_SLOPE)).mul_(_CONE_OUT)
+    return _largest(flank, p[2].abs().sub_(_CONE_HALF))
 
 
 def _dome_intersect(o: Vector, d: Vector) -> Tensor:
@@ -283,7 +287,7 @@ def _dome_normal(p: Vector) -> Vector:
 
 def _dome_distance(p: Vector) -> Tensor:
     z = p[2] + _DOME_RADIUS / 2
-    return torch.maximum(_length(p[0], p[1], z) - _DOME_RADIUS, -z)
+    return _largest(_length(p[0], p[1], z).sub_(_DOME_RADIUS), -z)
 
 
 # --- capsule and torus ---
@@ -307,11 +311,11 @@ def _capsule_intersect(o: Vector, d: Vector) -> Tensor:
 
 
 def _capsule_distance(p: Vector) -> Tensor:
-    return _length(*_from_axis(p)) - _CAPSULE_RADIUS
+    return _length(*_from_axis(p)).sub_(_CAPSULE_RADIUS)
 
 
 def _torus_distance(p: Vector) -> Tensor:
-    return _length(_length(p[0], p[1]) - _TORUS_RING, p[2]) - _TORUS_TUBE
+    return _length(_length(p[0], p[1]).sub_(_TORUS_RING), p[2]).sub_(_TORUS_TUBE)
 
 
 _TORUS_STEPS = 24
@@ -354,7 +358,7 @@ def _torus_normal(p: Vector) -> Vector:
 
 
 SHAPES: dict[str, Shape] = {
-    "sphere": Shape((1.0, 1.0, 1.0), 1.0, _sphere_intersect, normalise, lambda p: _length(*p) - 1, True),
+    "sphere": Shape((1.0, 1.0, 1.0), 1.0, _sphere_intersect, normalise, lambda p: _length(*p).sub_(1), True),
     "cube": Shape((_CUBE, _CUBE, _CUBE), 1.0, _cube_intersect, _cube_normal, _cube_distance),
     "cylinder": Shape((_CYLINDER_RADIUS, _CYLINDER_RADIUS, _CYLINDER_HALF), _CYLINDER_RADIUS,
                       _cylinder_intersect, _cylinder_normal, _cylinder_distance),
