@@ -1,7 +1,8 @@
 """Errors that bad input causes: each message names the file or key at fault, and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SlotlabError(Exception):
@@ -18,6 +19,22 @@ class ConfigError(SlotlabError):
 
 class CheckpointError(SlotlabError):
     """A model folder that is missing or damaged, or whose weights do not fit its config."""
+
+
+@contextmanager
+def needs(extra: str, what: str, kind: type[SlotlabError] = ConfigError) -> Iterator[None]:
+    """Encloses the import of libraries of an extra; if one is missing, the error names the extra.
+
+    Example:
+        >>> with needs("video", "films need"):
+        ...     import no_such_library
+        Traceback (most recent call last):
+        slotlab.errors.ConfigError: films need no_such_library: pip install 'slotlab[video]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise kind(f"{what} {error.name or error}: pip install 'slotlab[{extra}]'") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

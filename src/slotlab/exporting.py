@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import CheckpointError, needs
 from slotlab.files import replacing
 from slotlab.models import FeatureModel, LatentAutoencoder, Model
 from slotlab.models.building import evaluating
@@ -27,7 +27,8 @@ class _Outputs(nn.Module):
         self.model = model
         self.names: list[str] = []
         if not isinstance(model, LatentAutoencoder):
-            start = model.encoder.slot_attention.initial_slots(1, torch.Generator().manual_seed(0)).detach()
+            attention = cast(Any, model).encoder.slot_attention
+            start = attention.initial_slots(1, torch.Generator().manual_seed(0)).detach()
             self.register_buffer("start", start, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -69,10 +70,8 @@ def export(model: Model, path: str | Path) -> dict[str, float]:
     """
     if isinstance(model, FeatureModel):
         raise CheckpointError(f"a {model.kind} cannot be exported: its superpixels and frozen network stay outside")
-    try:
+    with needs("onnx", "ONNX needs"):
         runtime, _ = (import_module(name) for name in ("onnxruntime", "onnxscript"))
-    except ImportError as error:
-        raise ConfigError(f"ONNX needs {error.name}: pip install 'slotlab[onnx]'") from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     outputs, generator = _Outputs(model), torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, model.resolution, model.resolution, generator=generator)

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from slotlab.cli import options
 from slotlab.cli.options import app, command, say, shown, speaks
-from slotlab.errors import ConfigError
+from slotlab.errors import ConfigError, needs
 
 MOST_SHOWN, MOST_NAMED = 20, 3
 
@@ -157,12 +157,8 @@ def studio(
     The page is served on this computer only (127.0.0.1). It needs the extra `studio`, which brings
     Gradio.
     """
-    try:
+    with needs("studio", "the studio needs"):
         from slotlab.studio import bundled_models, open_models, running
-    except ImportError as error:
-        raise ConfigError(
-            f"the studio needs Gradio ({error}); install it with: pip install 'slotlab[studio]'"
-        ) from None
     models = open_models(model or bundled_models(), library or [], device)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: remove what was uploaded
     with running(models, runs, port) as address:

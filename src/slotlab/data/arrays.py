@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset
 
 from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset
 from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
-from slotlab.errors import DataError
+from slotlab.errors import DataError, needs
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CHANNELS = (1, 3, 4)
@@ -231,10 +231,8 @@ class Hdf5(Arrays):
         if self._process != os.getpid():
             self._reset()
         if self._file is None:
-            try:
+            with needs("hdf5", f"{self.path}: HDF5 files need", DataError):
                 import h5py
-            except ImportError as error:
-                raise DataError(f"{self.path}: HDF5 files need h5py; pip install 'slotlab[hdf5]'") from error
             try:
                 self._file = h5py.File(self.path, "r")
             except OSError as error:
@@ -364,10 +362,8 @@ class Hub(PixelDataset):
 
 def _load(source: str | Path) -> dict[str, Any]:
     """The parts by split name; a single part is named "all"."""
-    try:
+    with needs("hub", f"{source}: this kind needs the library", DataError):
         import datasets
-    except ImportError as error:
-        raise DataError(f"{source}: this kind needs the datasets library; pip install 'slotlab[hub]'") from error
     loaded: Any
     try:
         loaded = datasets.load_from_disk(str(source)) if Path(source).exists() else datasets.load_dataset(str(source))

@@ -10,7 +10,7 @@ from slotlab.data.arrays import stacked
 from slotlab.data.dataset import Opening, PixelDataset, split_of
 from slotlab.data.images import Decoded, decode_image, with_mask
 from slotlab.data.sample import IGNORED
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import ConfigError, DataError, needs
 from slotlab.files import read_json
 
 REMEDY = "take the published file, or write it again"
@@ -54,10 +54,8 @@ class Coco(PixelDataset):
             raise ConfigError(f"overlaps={overlaps!r}: expected smaller or ignored")
         self._overlaps = overlaps
         if self.task == "instances":
-            try:
+            with needs("vision", f"{root}: COCO needs", DataError):
                 import pycocotools  # noqa: F401
-            except ImportError as error:
-                raise DataError(f"{root}: COCO needs pycocotools; pip install 'slotlab[vision]'") from error
         path = Path(root)
         files = {split_of(path.stem): path} if path.is_file() else _annotation_files(path, self.task)
         if not files:

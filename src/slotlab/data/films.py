@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import DataError, needs
 from slotlab.files import regular, replacing
 from slotlab.progress import in_steps
 
@@ -16,10 +16,8 @@ RATE = 12.0  # frames per second, where nothing says it
 
 def need_video() -> Any:
     """The module `av`; ConfigError with the remedy if it is missing."""
-    try:
+    with needs("video", "films need"):
         import av  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError(f"films need PyAV ({error}); pip install 'slotlab[video]'") from None
     return av
 
 

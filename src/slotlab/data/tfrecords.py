@@ -15,7 +15,7 @@ import numpy as np
 
 from slotlab.data.dataset import Opening, PixelDataset, files_by_split
 from slotlab.data.images import Decoded, decode_image, decode_mask, with_mask
-from slotlab.errors import DataError
+from slotlab.errors import DataError, needs
 
 KEPT = 16  # decoded records: threads that read them nearly in order do not go back in a packed file
 MOST_UNPACKED = 2**32  # bytes of a file compressed by zlib, which is unpacked in memory
@@ -217,10 +217,8 @@ def _length(stream: BinaryIO) -> int | None:
 
 def _check(content: bytes, checksum: bytes) -> None:
     """Raises a ValueError unless the masked CRC-32C of `content` is `checksum`."""
-    try:
+    with needs("tfrecords", "TFRecords need", DataError):
         import google_crc32c
-    except ImportError as error:
-        raise DataError(f"TFRecords need google-crc32c ({error}); pip install 'slotlab[tfrecords]'") from error
     crc = google_crc32c.value(content)
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != int.from_bytes(checksum, "little"):
         raise ValueError("a checksum, CRC-32C, is wrong: no TFRecord file, or damaged")

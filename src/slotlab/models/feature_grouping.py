@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slotlab.errors import CheckpointError
+from slotlab.errors import CheckpointError, needs
 from slotlab.models.building import check_arguments, check_images, configured
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import FeatureOutput
@@ -176,10 +176,8 @@ def snapped(soft: Tensor, image: Tensor) -> Tensor:
     Raises:
         CheckpointError: scikit-image is not installed.
     """
-    try:
+    with needs("vision", "superpixels need", CheckpointError):
         from skimage.segmentation import felzenszwalb
-    except ImportError as error:
-        raise CheckpointError("superpixels need scikit-image: pip install 'slotlab[vision]'") from error
     size = (image.shape[1] // 2, image.shape[2] // 2)
     small, maps = (F.interpolate(one[None], size, mode="bilinear", antialias=True)[0] for one in (image, soft))
     pixels = (255 * small).round().to(torch.uint8).permute(1, 2, 0).numpy()

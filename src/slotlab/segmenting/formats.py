@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
 from slotlab.data.images import Decoded, read_image, with_mask
-from slotlab.errors import ConfigError, nearest
+from slotlab.errors import ConfigError, nearest, needs
 from slotlab.files import remove, replacing, write_json
 from slotlab.progress import finish
 
@@ -71,13 +71,11 @@ def check_formats(formats: Iterable[str]) -> list[str]:
     for name in chosen:
         if name not in FORMATS:
             raise ConfigError(f"format: unknown {name!r}{nearest(name, FORMATS)}")
-        try:
+        with needs("vision", f"format {name}: needs"):
             if name == "coco":
                 import pycocotools.mask  # noqa: F401
             elif name != "cutouts":
                 import skimage.measure  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(f"format {name}: {error}; pip install 'slotlab[vision]'") from None
     return chosen
 
 
