@@ -237,11 +237,7 @@ def write_scenes(
         masks = scenes.mask.to(torch.uint8).cpu().numpy()
         for index, image, mask, metadata in zip(indices, images, masks, scenes.metadata, strict=True):
             image_path, mask_path, json_path = _files(stems[index])
-            flat = Image.fromarray(mask)
-            flat.putpalette(PALETTE)
-            for path, drawn in ((image_path, Image.fromarray(image)), (mask_path, flat)):
-                with replacing(path) as temporary:
-                    drawn.save(temporary, format="PNG")
+            _write_pair(image, mask, image_path, mask_path)
             names = {"image_filename": image_path.name, "mask_filename": mask_path.name, "split": variant}
             content = {"image_index": index, **names, **metadata, "renderer": RENDERER}
             write_json(json_path, content, indent=None)
@@ -296,16 +292,22 @@ def write_clips(
             clip = render_videos([index], **options, device=device)
             images, masks = to_pixels(Batch(image=clip.image[0], mask=clip.mask[0], index=torch.zeros(1)))
             for frame, (image, mask) in enumerate(zip(images, np.asarray(masks).astype(np.uint8), strict=True)):
-                flat = Image.fromarray(mask)
-                flat.putpalette(PALETTE)
-                for kind, drawn in (("images", Image.fromarray(image)), ("masks", flat)):
-                    with replacing(out / kind / f"{index:06d}" / f"{frame:04d}.png") as temporary:
-                        drawn.save(temporary, format="PNG")
+                name = f"{index:06d}/{frame:04d}.png"
+                _write_pair(image, mask, out / "images" / name, out / "masks" / name)
             if mp4:
                 write_film(film, images)
             write_json(last, {**clip.metadata[0], "renderer": RENDERER}, indent=None)
         yield f"{variant} clips", index + 1, count
     return out
+
+
+def _write_pair(image: np.ndarray, mask: np.ndarray, image_path: Path, mask_path: Path) -> None:
+    """Writes an image and its mask as PNGs, each whole or not at all."""
+    flat = Image.fromarray(mask)
+    flat.putpalette(PALETTE)
+    for path, drawn in ((image_path, Image.fromarray(image)), (mask_path, flat)):
+        with replacing(path) as temporary:
+            drawn.save(temporary, format="PNG")
 
 
 def _files(stem: Path) -> list[Path]:
