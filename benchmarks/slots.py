@@ -4,6 +4,7 @@
 
 Scores the masks that fit objects best of bundled models on rendered test scenes: with two slots
 fewer, as trained, and with two more, each as they are and merged (`slotlab.models.merge_slots`).
+`--sheet PNG` only draws the first test scenes of the last model, before and after.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import torch
 
 import slotlab
 from slotlab.evaluation import Evaluator, outputs
-from slotlab.models import merge_slots, with_slots
+from slotlab.figures.grid import Cell, Heading, grid, matched_colours, overlay, photograph, true_colours, write_png
+from slotlab.models import SlotModel, merge_slots, with_slots
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "scenes-64": ("scenes:plain", {"max_objects": 6}),
     "scenes-64-diffusion": ("scenes:plain", {"max_objects": 6}),
     "textured-128": ("scenes:textured", {"supersample": 2}),
 }
+CELL, OPACITY = 112, 0.65
 COLUMNS = ("model", "data", "images", "masks", "slots", "merged", "used", "objects", "ari", "fg_ari", "miou", "mbo")
 
 
@@ -32,8 +35,14 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--csv", type=Path, help="write the rows to this file")
+    parser.add_argument("--sheet", type=Path, help="draw scenes into this file, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.sheet:
+        name = options.models[-1]
+        source, opening = MODELS[name]
+        draw(with_slots(slotlab.load(name)), source, opening, options.split, options.sheet)
+        return
     rows = []
     for name in options.models:
         source, opening = MODELS[name]
@@ -60,6 +69,21 @@ def main() -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def draw(model: SlotModel, source: str, opening: dict[str, Any], split: str, path: Path, count: int = 8) -> None:
+    """Draws scenes, their true objects, and the masks before and after merging, two in a row."""
+    data = slotlab.open_data(source, split=split, resolution=model.resolution, count=count, **opening)
+    (batch, output), *_ = outputs(model, data)
+    found = [one.segmentation(model.finer_masks) for one in (output, merge_slots(output, model.finer_masks))]
+    cells, size = [], (CELL, CELL)
+    for image, mask, *owners in zip(batch["image"], batch["mask"], *found, strict=True):
+        cells += [Cell(photograph(image, size)), Cell(overlay(image, mask, true_colours(mask), size, OPACITY))]
+        for labels in owners:
+            colours = matched_colours(labels, mask, range(model.slots))
+            cells.append(Cell(overlay(image, labels, colours, size, OPACITY), f"{len(labels.unique())} slots"))
+    rows = [cells[start : start + 8] for start in range(0, len(cells), 8)]
+    write_png(grid(rows, [Heading(title) for title in ("image", "true objects", "as they are", "merged") * 2]), path)
 
 
 if __name__ == "__main__":
