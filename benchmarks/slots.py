@@ -75,6 +75,7 @@ def draw(model: SlotModel, source: str, opening: dict[str, Any], split: str, pat
     """Draws scenes, their true objects, and the masks before and after merging, two in a row."""
     data = slotlab.open_data(source, split=split, resolution=model.resolution, count=count, **opening)
     (batch, output), *_ = outputs(model, data)
+    assert "mask" in batch
     found = [one.segmentation(model.finer_masks) for one in (output, merge_slots(output, model.finer_masks))]
     cells, size = [], (CELL, CELL)
     for image, mask, *owners in zip(batch["image"], batch["mask"], *found, strict=True):

@@ -40,9 +40,9 @@ STAGES = {  # folder, preset, changes
         (DIFFUSION, "scenes-64-diffusion", SMALL | ON_SLOTS | {"steps": 1500, "encoder_steps": 500}),
     ],
     "full": [
-        (ATTENTION, "slot-attention-clevrtex", {"workers": 8}),
-        (LATENTS, "latents-clevrtex", {"workers": 8}),
-        (DIFFUSION, "slot-diffusion-clevrtex", {"workers": 8, "pretrained": LATENTS}),
+        (ATTENTION, "slot-attention-clevrtex", {}),
+        (LATENTS, "latents-clevrtex", {}),
+        (DIFFUSION, "slot-diffusion-clevrtex", {"pretrained": LATENTS}),
     ],
 }
 SCALES = {  # images in test, train and val; data without --data; features of the distance
@@ -68,6 +68,8 @@ def reproduce(out: Path, scale: str, data: str | None, features: str | None, dev
         changes: dict[str, Any] = {key: folders.get(str(value), value) for key, value in changes.items()}
         if data is not None and stage != LATENTS:
             changes |= LIKE_REPORT
+        if scale == "full" and not source.startswith("scenes:"):  # those are rendered on the GPU
+            changes["workers"] = 8
         print(f"training {stage}", flush=True)
         resume = (out / stage / "run.json").is_file()
         train(preset, out=out / stage, data=source, resume=resume, device=device, **changes)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from slotlab.config import run_config
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "reproduce_report.py"
 
 
@@ -90,3 +92,11 @@ def test_a_scale_that_is_not_there_and_data_without_a_training_split_are_one_sen
     with pytest.raises(SystemExit, match="clevrtex_outd: has no training split"):
         example("--data", clevrtex("outd"), "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_scale_names_presets_and_settings_that_there_are(example):
+    for scale, stages in example.module.STAGES.items():
+        assert scale in example.module.SCALES
+        for stage, preset, changes in stages:
+            config = run_config(preset, changes | ({} if stage == "latents" else {"slots": 11, "max_objects": 10}))
+            assert ("latents" in preset) == (stage == "latents"), config.preset
