@@ -161,6 +161,8 @@ def paint(
     and how the light direction runs along u and v (for the relief).
     """
     family = FAMILIES[MATERIALS[material]]
+    if family.pattern is patterns.uniform:
+        return Surface(row[4], row[5], row[6], row[13], row[14], torch.zeros((), device=u.device))
     free = row[17:20]
     x = (u * row[2]).add_(row[0]).sub_(v * row[3])
     y = (u * row[3]).add_(row[1]).add_(v * row[2])
