@@ -195,10 +195,15 @@ def settle(
 
 
 def look(layout: Layout, view: Grid) -> tuple[Tensor, Tensor]:
-    """The mask, and the depth of what each pixel shows, both [B, H, W]."""
-    shown, depth = first_hits(layout, local_rays(layout).to(view.device), view)
-    shown, depth = (part.view(-1, view.height, view.width) for part in (shown, depth))
-    return torch.where(shown >= 0, shown + (1 - layout.first.to(view.device)[:, None, None]), 0), depth
+    """The mask, and the depth of the object that each pixel shows (0: the ground), both [B, H, W]."""
+    place, owner, far = first_hits(layout, local_rays(layout).to(view.device), view)
+    shape = (len(layout.count), view.height, view.width)
+    mask = torch.zeros(shape, dtype=torch.int64, device=view.device)
+    depth = torch.zeros(shape, device=view.device)
+    before = layout.first[layout.scene].to(view.device)
+    mask.view(-1).index_copy_(0, place, owner + 1 - before.index_select(0, owner))
+    depth.view(-1).index_copy_(0, place, far)
+    return mask, depth
 
 
 def _pixels(mask: Tensor, layout: Layout) -> Tensor:
@@ -213,15 +218,16 @@ def shade(layout: Layout, dress: Dress, mask: Tensor, depth: Tensor, supersample
     grid = replace(view, height=view.height * supersample, width=view.width * supersample)
     table = object_table(layout, dress).to(device)
     if supersample > 1:
-        shown, far = first_hits(layout, table[:12], grid)
+        hits = first_hits(layout, table[:12], grid)
     else:
-        number = mask - 1
-        shown = torch.where(number >= 0, number + layout.first.to(device)[:, None, None], -1).view(-1)
-        far = depth.reshape(-1)
+        place = torch.nonzero(mask.reshape(-1)).squeeze(1)
+        before = layout.first.to(device).index_select(0, place // (grid.height * grid.width))
+        owner = mask.reshape(-1).index_select(0, place) - 1 + before
+        hits = place, owner, depth.reshape(-1).index_select(0, place)
     lit, sky = ground_shadows(layout, dress, table, grid)
     at_once = _at_once(view) * GROUND_SAMPLES
     light = shade_ground(layout, dress, grid, lit, sky, at_once)
-    place, colour = shade_objects(layout, dress, table, shown, far, grid)
+    place, colour = shade_objects(layout, dress, table, hits, grid)
     light.view(3, -1).index_copy_(1, place, colour)
     for part in light.view(-1).split(at_once):
         display(part)

@@ -74,21 +74,23 @@ def object_table(layout: Layout, dress: Dress) -> Tensor:
 
 
 def shade_objects(
-    layout: Layout, dress: Dress, table: Tensor, shown: Tensor, depth: Tensor, grid: Grid
+    layout: Layout, dress: Dress, table: Tensor, hits: tuple[Tensor, Tensor, Tensor], grid: Grid
 ) -> tuple[Tensor, Tensor]:
-    """Places of the samples that show an object, int64 [T], and their linear light [3, T]."""
-    place = torch.nonzero(shown >= 0).squeeze(1)
-    owner = shown.index_select(0, place)
+    """Places of the samples that show an object, int64 [T], and their linear light [3, T].
+
+    `hits`: from `first_hits`; the result has another order.
+    """
+    place, owner, depth = hits
     # In the order of materials, so that each paints a piece of the samples.
     materials, kinds = dress.material.unique().tolist(), dress.material.to(owner.device, torch.uint8)
     kinds = kinds.index_select(0, owner)
     pieces = [torch.nonzero(kinds == material).squeeze(1) for material in materials]
     order = torch.cat([place[:0], *pieces])
-    place, owner = place.index_select(0, order), owner.index_select(0, order)
+    place, owner, depth = (of.index_select(0, order) for of in (place, owner, depth))
     row = table.index_select(1, owner).unbind(0)
     within = place % (grid.height * grid.width)
     right, up = grid.plane((within % grid.width).to(torch.float32), (within // grid.width).to(torch.float32))
-    point = shapes.along(row[:3], ray_direction(row, right, up), depth.index_select(0, place))
+    point = shapes.along(row[:3], ray_direction(row, right, up), depth)
     scale, half = row[18], row[19]
     normal = _normals(layout, owner, point)
     lx, ly, lz = row[12] - point[0], row[13] - point[1], row[14] - point[2]
@@ -96,7 +98,7 @@ def shade_objects(
     inverse = squared.sqrt().reciprocal_()
     light = (lx.mul_(inverse), ly.mul_(inverse), lz.mul_(inverse))
     # A sample's width on the surface, from the ray's length in the object's frame.
-    width = depth.index_select(0, place) * (1 / (grid.half * FOCAL))
+    width = depth * (1 / (grid.half * FOCAL))
     painted = dict(zip(materials, map(len, pieces), strict=True))
     where: Vector = (point[0] * scale, point[1] * scale, point[2] * scale)
     surface = _surfaces(dress, owner, painted, where, normal, light, width)

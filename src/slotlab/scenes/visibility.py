@@ -13,6 +13,7 @@ from slotlab.scenes.layout import CONTACT, FOCAL, LIGHT_RADIUS, Layout, in_camer
 TILE, PART = 8, 4  # sides of the squares of samples that cover objects and shadows, and of their parts that are tried
 MARGIN = 0.03  # of bounds, in sizes of the object
 _FAR = (0x7F000000 << 32) - 1  # beyond every hit
+_MISSED = int(torch.tensor(shapes.MISS, dtype=torch.float32).view(torch.int32)) << 32
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ def shows(layout: Layout, table: Tensor, grid: Grid) -> Reaches:
     return reaches
 
 
-def first_hits(layout: Layout, rays: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The object of each sample (-1: the ground) and its depth, both [B · height · width].
+def first_hits(layout: Layout, rays: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """The places [T] of samples that show an object, among all; these objects, and their depths.
 
     `rays` [12, M] are on the device, `layout` on the CPU. The nearest hit is found by an integer
     minimum over (depth, object), which no order of evaluation changes.
@@ -196,8 +197,10 @@ def first_hits(layout: Layout, rays: Tensor, grid: Grid) -> tuple[Tensor, Tensor
         depth = shape.intersect(row[:3], direction)
         found = depth.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).add_(owner)
         nearest.scatter_reduce_(0, place, found.view(-1), "amin")
-    depth = (nearest >> 32).to(torch.int32).view(torch.float32)
-    return torch.where(depth < shapes.MISS, nearest.bitwise_and_(0xFFFFFFFF), -1), depth
+    place = torch.nonzero(nearest < _MISSED).squeeze(1)
+    found = nearest.index_select(0, place)
+    depth = (found >> 32).to(torch.int32).view(torch.float32)
+    return place, found.bitwise_and_(0xFFFFFFFF), depth
 
 
 def ray_direction(row: Sequence[Tensor], right: Tensor, up: Tensor) -> shapes.Vector:
