@@ -28,7 +28,9 @@ class _Any(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (nn.Module,), {key: key for key in ("BILINEAR", "BICUBIC", "NEAREST", "LANCZOS")})
+        return type(
+            name, (nn.Module,), {key: key for key in ("BILINEAR", "BICUBIC", "NEAREST", "LANCZOS", "BOX", "HAMMING")}
+        )
 
 
 class TinyViT(nn.Module):
@@ -81,9 +83,12 @@ def open_timm(monkeypatch):
         module = _Any(full)
         module.__spec__ = importlib.machinery.ModuleSpec(full, None)
         monkeypatch.setitem(sys.modules, full, module)
+        if parent := full.rpartition(".")[0]:
+            setattr(sys.modules[parent], full.rpartition(".")[2], module)
     if importlib.util.find_spec("timm") is None:
         timm = types.ModuleType("timm")
         timm.create_model = _create_model
+        timm.__spec__ = importlib.machinery.ModuleSpec("timm", None)
         monkeypatch.setitem(sys.modules, "timm", timm)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_timm import open_timm, save_tiny
 from training_runs import fit, losses, rows
 
 import slotlab
@@ -165,3 +166,22 @@ def test_a_teacher_s_masks_are_learned(run, preset, packed, tmp_path):
     assert rows(again) == rows(after)
     with pytest.raises(ConfigError, match="teacher: photos sees 448x448 pixels, the model 64x64"):
         Teacher("photos", slotlab.load(run), seed=0)
+
+
+def test_a_local_network_of_timm_is_cached_trained_resumed_and_published(
+    preset, pictures, tmp_path, monkeypatch, no_network
+):
+    open_timm(monkeypatch)
+    save_tiny(tmp_path / "vit")
+    network = f"timm:{tmp_path / 'vit'}"
+    cache = pack(pictures, tmp_path / "cache", resolution=32, features=frozen_features(network, 32))
+    settings = config(preset, cache, "resolution=32", f"network={network}", "decoder.kind=transformer", "heads=2")
+    folder = tmp_path / "run"
+    for event in train_steps(settings, folder, device="cpu"):
+        if event.kind == "step" and event.run.step == 3:
+            break
+    fit(settings, folder, resume=True)
+    assert rows(folder) == rows(fit(settings, tmp_path / "again"))
+    assert slotlab.evaluate(slotlab.load(folder), open_data(cache, split="val")).masks["ari"].count == 2
+    prepare(folder, tmp_path / "released", name="vit", data=str(cache))
+    assert slotlab.load(tmp_path / "released").describe()["features"] == f"{network}, last layer"
