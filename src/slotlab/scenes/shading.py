@@ -8,7 +8,7 @@ from slotlab.scenes.layout import FOCAL, Dress, Layout
 from slotlab.scenes.shadows import object_shadows
 from slotlab.scenes.shapes import Vector, dot, normalise, step
 from slotlab.scenes.textures import Surface, box_coordinates, paint
-from slotlab.scenes.visibility import Grid, local_rays, ray_direction, turned
+from slotlab.scenes.visibility import Grid, by_kind, local_rays, ray_direction, turned
 
 KEY, FILL, SKY = 2.1, 0.35, 0.5  # strengths of the lights
 EXPOSURE = 0.8
@@ -82,10 +82,8 @@ def shade_objects(
     """
     place, owner, depth = hits
     # In the order of materials, so that each paints a piece of the samples.
-    materials, kinds = dress.material.unique().tolist(), dress.material.to(owner.device, torch.uint8)
-    kinds = kinds.index_select(0, owner)
-    pieces = [torch.nonzero(kinds == material).squeeze(1) for material in materials]
-    order = torch.cat([place[:0], *pieces])
+    pieces = dict(by_kind(dress.material, owner))
+    order = torch.cat([place[:0], *pieces.values()])
     place, owner, depth = (of.index_select(0, order) for of in (place, owner, depth))
     row = table.index_select(1, owner).unbind(0)
     within = place % (grid.height * grid.width)
@@ -99,7 +97,7 @@ def shade_objects(
     light = (lx.mul_(inverse), ly.mul_(inverse), lz.mul_(inverse))
     # A sample's width on the surface, from the ray's length in the object's frame.
     width = depth * (1 / (grid.half * FOCAL))
-    painted = dict(zip(materials, map(len, pieces), strict=True))
+    painted = {material: len(piece) for material, piece in pieces.items()}
     where: Vector = (point[0] * scale, point[1] * scale, point[2] * scale)
     surface = _surfaces(dress, owner, painted, where, normal, light, width)
     view = normalise((row[0] - point[0], row[1] - point[1], row[2] - point[2]))
@@ -131,9 +129,7 @@ def shade_objects(
 def _normals(layout: Layout, owner: Tensor, point: Vector) -> Vector:
     """Outward normals at surface points [T] of the objects `owner`, in their frames."""
     normal = torch.empty(3, len(owner), device=owner.device)
-    kinds = layout.shape.to(owner.device, torch.uint8).index_select(0, owner)
-    for kind in layout.shape.unique().tolist():
-        mine = torch.nonzero(kinds == kind).squeeze(1)
+    for kind, mine in by_kind(layout.shape, owner):
         there = tuple(p.index_select(0, mine) for p in point)
         parts = shapes.SOLIDS[kind].normal(there)  # type: ignore[arg-type]
         for axis in range(3):

@@ -12,6 +12,7 @@ from slotlab.scenes.visibility import (
     Grid,
     Reaches,
     bounding_radius,
+    by_kind,
     ray_direction,
     rays_by_shape,
     shadow_tiles,
@@ -137,9 +138,7 @@ def object_shadows(layout: Layout, dress: Dress, table: Tensor, owner: Tensor, p
         ]
     )
     rows = torch.cat([rows.to(owner.device), table[12:15].index_select(1, caster.to(owner.device))])
-    kinds = layout.shape[caster].to(owner.device, torch.uint8).index_select(0, pair)
-    for kind in layout.shape[caster].unique().tolist():
-        mine = torch.nonzero(kinds == kind).squeeze(1)
+    for kind, mine in by_kind(layout.shape[caster], pair):
         row = rows.index_select(1, pair.index_select(0, mine)).unbind(0)
         where = sample.index_select(0, mine)
         px, py, pz = (p.index_select(0, where) for p in point)

@@ -150,15 +150,27 @@ def rays_by_shape(
     owner, x, y = (one.index_select(0, mine) for one in (owner, x, y))
     step = torch.arange(PART * PART, device=device)[:, None]
     column, line = step % PART, step // PART
-    scene, kinds = layout.scene.to(device), layout.shape.to(device, torch.uint8).index_select(0, owner)
-    for kind in layout.shape.unique().tolist():
-        mine = torch.nonzero(kinds == kind).squeeze(1)
+    scene = layout.scene.to(device)
+    for kind, mine in by_kind(layout.shape, owner):
         one, left, top = (of.index_select(0, mine) for of in (owner, x, y))
         corner = (scene.index_select(0, one) * grid.height + top) * grid.width + left
         right, up = grid.plane(left.to(torch.float32) + column, top.to(torch.float32) + line)
         row = table.index_select(1, one).unbind(0)
         place = (corner + (line * grid.width + column)).view(-1)
         yield shapes.SOLIDS[kind], one, row, ray_direction(row, right, up), place
+
+
+def by_kind(kinds: Tensor, owner: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each kind (0 to 255) that owners have, and the places [n] of these owners, in order.
+
+    `kinds` [M] are on the CPU, `owner` [T] on the device.
+    """
+    of_owner = kinds.to(owner.device, torch.uint8).index_select(0, owner)
+    order, first = of_owner.sort(stable=True).indices, 0
+    for kind, number in enumerate(torch.bincount(of_owner).tolist()):
+        if number:
+            yield kind, order[first : first + number]
+            first += number
 
 
 def shows(layout: Layout, table: Tensor, grid: Grid) -> Reaches:
