@@ -14,7 +14,7 @@ import slotlab
 assert slotlab.__file__.startswith(sys.argv[1]), slotlab.__file__
 for name in slotlab.list_models(pretrained=True):
     model = slotlab.load(name)
-    print(name, model.slots, "" if name == "photos" else slotlab.load_library(name, model).concepts)
+    print(name, model.slots, "" if name in ("photos", "moving-64") else slotlab.load_library(name, model).concepts)
 """
 
 

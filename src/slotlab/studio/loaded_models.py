@@ -21,7 +21,8 @@ FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page ope
 def bundled_models() -> list[str]:
     """Names of the bundled models that can run, the one that the page opens with first."""
     has_vision = all(map(find_spec, (PACKAGE, "skimage")))  # of the extra `vision`
-    names = (name for name in released_names() if name != PHOTOS or has_vision)
+    names = [name for name in released_names() if (model_folder(name) / LIBRARY_FOLDER).is_dir()]  # none of clips
+    names += [PHOTOS] if has_vision else []
     return sorted(names, key=lambda name: name != FIRST_MODEL)
 
 
