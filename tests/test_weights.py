@@ -51,6 +51,16 @@ def test_photos_takes_a_photograph_of_any_size_apart():
     assert found.masks[body, 220:260, 200:500].mean() > 0.8  # the side of the bus is one object
 
 
+def test_the_autoencoder_is_whole_and_slot_diffusion_begins_with_it(run_slotlab):
+    check(model_folder("textured-128-latents"))
+    autoencoder = slotlab.load("textured-128-latents")
+    images = slotlab.render(range(2), variant="textured", resolution=128, supersample=2).image
+    assert (autoencoder(images).reconstruction - images).square().mean() < 0.01
+    held = slotlab.create_model("textured-128-diffusion").autoencoder
+    assert held.fingerprint() == autoencoder.fingerprint()
+    assert "textured-128-latents" in run_slotlab.fine("models")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_their_library_is_of_these_weights_and_composes(name, run_slotlab, tmp_path):
     library = slotlab.load_library(name, slotlab.load(name))

@@ -14,7 +14,8 @@ import slotlab
 assert slotlab.__file__.startswith(sys.argv[1]), slotlab.__file__
 for name in slotlab.list_models(pretrained=True):
     model = slotlab.load(name)
-    print(name, model.slots, "" if name in ("photos", "moving-64") else slotlab.load_library(name, model).concepts)
+    if name not in ("photos", "moving-64", "textured-128-latents"):
+        print(name, model.slots, slotlab.load_library(name, model).concepts)
 """
 
 
@@ -40,5 +41,5 @@ def test_what_is_installed_has_the_weights_and_samples_and_needs_no_network(tmp_
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    wanted = "photos 8 ", "scenes-64 7 7", "scenes-64-diffusion 7 7", "textured-128 11 11", "textured-64 7 7"
+    wanted = "scenes-64 7 7", "scenes-64-diffusion 7 7", "textured-128 11 11", "textured-64 7 7"
     assert done.stdout.splitlines() == list(wanted)

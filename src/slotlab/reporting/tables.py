@@ -241,6 +241,8 @@ def released_table() -> Group:
             scores = [f"{metrics[source][key]:.3f}" for key in ("ari", "fg_ari")]
             table.add_row(*first, title, *scores)
             first = ("", "", "")
+        if first[0]:  # an autoencoder
+            table.add_row(*first, "none", "", "")
         made = "trained" if any("steps" in run for run in training["runs"]) else "not trained; statistics taken"
         machines = re.sub(r"\b1 threads\b", "1 thread", machines_of(training))
         lines.append(
