@@ -18,7 +18,8 @@ from slotlab.released import WEIGHTS, released_names
 from slotlab.segmenting.image import TABLE_FILE, library_slots, slot_distance
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("models", nargs="*", default=[name for name in released_names() if name not in ("photos", "moving-64")])
+with_library = [name for name in released_names() if name not in ("photos", "moving-64")]
+parser.add_argument("models", nargs="*", default=with_library)
 parser.add_argument("--count", type=int, default=500, help="test images")
 options = parser.parse_args()
 
