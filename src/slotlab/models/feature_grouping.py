@@ -101,15 +101,16 @@ class FeatureGrouping(nn.Module):
         return high, wide
 
     @torch.no_grad()
-    def forward(self, images: Tensor, generator: Generators = None) -> FeatureOutput:
+    def forward(self, images: Tensor, generator: Generators = None, raw: Tensor | None = None) -> FeatureOutput:
         """Groups of images [B, 3, H, W] in [0, 1]; ValueError unless sides are multiples of the stride.
 
-        The `generator` is not used: nothing is random.
+        `raw` are their features `encoder.raw(images)`, if cached. The `generator` is not used:
+        nothing is random.
         """
         stride = self.encoder.stride
         check_images(images, stride, self.encoder.mean.dtype, values=True, multiples=True)
         grid = (images.shape[2] // stride, images.shape[3] // stride)
-        features = F.normalize(self.encoder(images), dim=2)
+        features = F.normalize(self.encoder(images, raw), dim=2)
         shares = torch.stack([self._grouped(one, grid) for one in features.cpu()])
         maps = F.interpolate(shares.unflatten(2, grid), images.shape[2:], mode="bilinear")
         masks = torch.stack([snapped(soft, image) for soft, image in zip(maps, images.cpu(), strict=True)])

@@ -1,7 +1,7 @@
 """A trained model whose masks teach slot attention where to look (self-distillation)."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from slotlab.checkpoints import load
 from slotlab.data import Batch
 from slotlab.errors import ConfigError
-from slotlab.models import SlotOutput, TrainableModel, with_slots
+from slotlab.models import FeatureAutoencoder, FeatureModel, FrozenFeatures, TrainableModel, with_slots
 from slotlab.models.randomness import seeded_generator
 
 MOST_KEPT = 500_000  # images whose labels are kept in memory
@@ -36,6 +36,11 @@ class Teacher:
         if self.model.resolution != student.resolution:
             seen, wanted = self.model.resolution, student.resolution
             raise ConfigError(f"training.teacher: {name} sees {seen}x{seen} pixels, the model {wanted}x{wanted}")
+        self._same_features = (
+            isinstance(student, FeatureAutoencoder)
+            and isinstance(self.model, FeatureModel)
+            and frozen_in(self.model).fingerprint() == frozen_in(student).fingerprint()
+        )
         self._kept: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -48,9 +53,18 @@ class Teacher:
             device = images.device
             self.model.to(device)
             generators = [seeded_generator(self.seed, index[place]) for place in new]
-            output = cast(SlotOutput, self.model.segment(images, generators))  # type: ignore[union-attr]
+            if self._same_features and "features" in batch:
+                raw = batch["features"][rows][new].to(device)
+                output = cast(Any, self.model)(images, generators, raw=raw)
+            else:
+                output = cast(Any, self.model).segment(images, generators)
             soft = F.adaptive_avg_pool2d(output.soft_masks(self.model.finer_masks), tuple(grid))  # type: ignore[arg-type]
             found |= {index[place]: labels for place, labels in zip(new, soft.argmax(dim=1).short(), strict=True)}
         if len(self._kept) < MOST_KEPT:
             self._kept |= {number: labels.cpu() for number, labels in found.items()}
         return torch.stack([found[number].cpu() for number in index]).long()
+
+
+def frozen_in(model: FeatureModel) -> FrozenFeatures:
+    """The frozen network of a model."""
+    return model.encoder.backbone if isinstance(model, FeatureAutoencoder) else model.encoder
