@@ -1,5 +1,7 @@
 """The models: encoders, slot attention, decoders, slot diffusion, video; what they return."""
 
+from typing import cast
+
 from slotlab.errors import CheckpointError
 from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
 from slotlab.models.feature_autoencoder import FEATURE_DECODERS, FeatureAutoencoder
@@ -87,4 +89,4 @@ def that_paints(model: Model, name: object = None) -> PaintingModel:
             "segment and show work with it; composing and editing need a model with a decoder, such as textured-128"
         )
         raise CheckpointError(f"{named}this model finds objects but cannot paint them; {remedy}")
-    return model
+    return cast(PaintingModel, model)  # or a video model, which paints images as its image model does
