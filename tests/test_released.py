@@ -24,7 +24,7 @@ def change_one_byte(path):
     [
         ("scenes-65", r"scenes-65: no such model folder.*did you mean 'scenes-64'\?"),
         ("scene-64-diffusion", "did you mean 'scenes-64-diffusion'"),
-        ("nowhere", "no trained model of that name; there are: photos, scenes-64, scenes-64-diffusion, textured-128"),
+        ("nowhere", "no trained model of that name; there are: moving-64, photos, scenes-64, scenes-64-diffusion"),
         ("scenes-32", "a preset without trained weights; train it with: slotlab train scenes-32 --out RUN"),
         ("runs/nowhere", "runs/nowhere: no such model folder; give the folder that `slotlab train"),
     ],

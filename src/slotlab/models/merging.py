@@ -70,8 +70,8 @@ def merge_slots(
 
 def _taken_by(masks: Tensor, slots: Tensor, overlap: float, near: float) -> Tensor:
     """The slot that takes over each slot of an image, int64 [K]; itself if none does."""
-    sums = masks.flatten(1).clone()
-    apart = torch.cdist(slots, slots)
+    sums = masks.detach().flatten(1).clone()
+    apart = torch.cdist(slots.detach(), slots.detach())
     close = apart < near * apart.square().mean().sqrt()
     taken = torch.arange(len(masks), device=masks.device)
     while True:
