@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(value: str) -> tuple[float, float, int]:
-    """Seconds on the clock and on processors, and images, of one turn in a process of its own."""
+    """Runs one turn in a new process: seconds on the clock, seconds of processors, images."""
     environment = {name: text for name, text in os.environ.items() if name != "GOMP_SPINCOUNT"}
     if value in ("slotlab", "none"):  # `slotlab` set this process's own, before a turn loads torch
         environment["GOMP_SPINCOUNT"] = os.environ["GOMP_SPINCOUNT"] if value == "slotlab" else ENDLESS

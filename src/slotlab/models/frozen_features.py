@@ -198,7 +198,10 @@ class _Kept:
 
 
 def _sha256(network: nn.Module) -> Tensor:
-    """SHA-256 of names and values of all weights, uint8 [32]; zeros for a network without numbers."""
+    """SHA-256 of names and values of all weights, uint8 [32]; zeros for a network without numbers.
+
+    `weights_hash` would not do: Lite0's weights are buffers outside of its `state_dict`.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted([*network.named_parameters(), *network.named_buffers()]):
         if tensor.is_meta:

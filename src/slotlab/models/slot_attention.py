@@ -33,8 +33,8 @@ class SlotAttention(nn.Module):
 
     Attributes:
         noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
-        begin: starts [B, K, D] and a number of iterations to use in place of its own, if set: of a
-            frame that is not the first of a video.
+        begin: if set, starts [B, K, D] and a number of iterations that replace the module's; video
+            models set it for a frame (`slotlab.models.video.beginning`).
 
     Example:
         >>> module = SlotAttention(feature_dim=16, slots=4, dim=32)
