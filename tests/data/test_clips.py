@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from slotlab.data import Clips, ScenesInMemory, open_data, pack
-from slotlab.data.films import film_frames, film_rate, write_film
 from slotlab.data.scenes import write_clips
+from slotlab.data.video import film_frames, film_rate, write_film
 from slotlab.errors import ConfigError, DataError
 
 SMALL = {"variant": "plain", "resolution": 16, "max_objects": 3, "min_objects": 1, "seed": 0, "supersample": 1}

@@ -5,8 +5,8 @@ from PIL import Image
 
 import slotlab
 from slotlab.checkpoints import save
-from slotlab.data.films import film_frames, write_film
 from slotlab.data.images import decode_mask
+from slotlab.data.video import film_frames, write_film
 from slotlab.errors import ConfigError, DataError
 from slotlab.models import SlotAutoencoder, TrackedModel, VideoModel
 from slotlab.segmenting import find_clips, segment_clips

@@ -67,7 +67,7 @@ def segment(
     cannot be read, or have more than 67 million pixels, are skipped and listed.
     """
     from slotlab.checkpoints import load
-    from slotlab.data.films import FILM_SUFFIXES
+    from slotlab.data.video import FILM_SUFFIXES
     from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
     from slotlab.released import model_folder

@@ -2,7 +2,6 @@
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
 from slotlab.data.check import DataCheck, check_data
-from slotlab.data.clips import Clips
 from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
 from slotlab.data.dataset import BrokenFile
 from slotlab.data.folders import ClevrTex, ImageFolder
@@ -16,6 +15,7 @@ from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
 from slotlab.data.shards import Shards
 from slotlab.data.tfrecords import TfRecords
+from slotlab.data.video import Clips
 
 __all__ = [
     "KINDS",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
-from slotlab.data.clips import Clips
 from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
 from slotlab.data.dataset import RowsDataset
 from slotlab.data.folders import ClevrTex, ImageFolder
@@ -17,6 +16,7 @@ from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
 from slotlab.data.shards import Shards
 from slotlab.data.tfrecords import TfRecords
+from slotlab.data.video import Clips
 from slotlab.errors import ConfigError, DataError, nearest
 
 # Files and folders are recognised by their content; the first reader that fits is it.

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slotlab.data.clips import CLIPS_FILE
 from slotlab.data.dataset import Opening, RowsDataset, in_a_row
-from slotlab.data.films import need_video, write_film
 from slotlab.data.images import to_batch, to_pixels
 from slotlab.data.sample import Batch, SlotDataset
+from slotlab.data.video import CLIPS_FILE, need_video, write_film
 from slotlab.errors import ConfigError, DataError
 from slotlab.files import Workspace, replacing, write_json
 from slotlab.progress import Stage, in_steps

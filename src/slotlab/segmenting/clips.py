@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slotlab.data.films import FILM_SUFFIXES, RATE, film_frames, film_rate, need_video, write_film
 from slotlab.data.folders import by_numbers, folders_below, image_files
 from slotlab.data.images import read_image, to_batch
+from slotlab.data.video import FILM_SUFFIXES, RATE, film_frames, film_rate, need_video, write_film
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
