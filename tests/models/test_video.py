@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -77,7 +78,6 @@ def test_later_frames_start_from_the_slots_before():
     for _ in range(2):
         expected, _ = encoder.slot_attention.iterate(expected, keys, values)
     torch.testing.assert_close(slots[:, 1], expected)
-    assert encoder.slot_attention.begin is None
 
 
 def test_an_untrained_predictor_changes_nothing():
@@ -93,6 +93,17 @@ def test_a_stream_gives_the_frames_of_the_clip(make):
     (alone,) = model.stream([CLIPS[0, 0]])
     torch.testing.assert_close(alone.slots, whole[:1, 0], atol=1e-5, rtol=1e-4)
     assert not alone.slots.requires_grad
+
+
+def test_two_clips_at_once_do_not_disturb_each_other():
+    model = video(predictor="identity").eval()
+    alone = [[output.slots for output in model.stream(clip)] for clip in CLIPS]
+    one, other = (model.stream(clip) for clip in CLIPS)
+    turns = [[next(one).slots, next(other).slots] for _ in range(3)]
+    assert all(torch.equal(slots, alone[n][time]) for time, turn in enumerate(turns) for n, slots in enumerate(turn))
+    with ThreadPoolExecutor(2) as pool:
+        for found, expected in zip(pool.map(lambda clip: [*model.stream(clip)], CLIPS), alone, strict=True):
+            assert all(torch.equal(output.slots, slots) for output, slots in zip(found, expected, strict=True))
 
 
 def test_gradients_stop_where_they_are_cut():

@@ -14,7 +14,7 @@ from slotlab.models.feature_grouping import feature_colours, snapped
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import SlotFeatureOutput, SuperpixelOutput
 from slotlab.models.randomness import Generators
-from slotlab.models.slot_attention import SlotAttention
+from slotlab.models.slot_attention import Begin, SlotAttention
 from slotlab.models.slot_encoder import SlotModelBase
 
 Decoded = tuple[Tensor, Tensor]  # features [B, N, C] and masks [B, K, N], which sum to 1 over K
@@ -189,19 +189,23 @@ class FeatureSlotEncoder(nn.Module):
         self.mlp = nn.Sequential(nn.LayerNorm(width), *_layers(width, max(width, dim), dim))
         self.slot_attention = SlotAttention(feature_dim=dim, **slot_attention)
 
-    def forward(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, generator: Generators = None, begin: Begin | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1]."""
-        return self.grouped(self.features(images), generator)
+        return self.grouped(self.features(images), generator, begin)
 
     def features(self, images: Tensor, raw: Tensor | None = None) -> Tensor:
         """The features [B, N, C] that the slots group; see `FrozenFeatures.forward`."""
         check_images(images, self.resolution, self.slot_attention.start.dtype, values=not self.training)
         return self.backbone(images, raw)
 
-    def grouped(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    def grouped(
+        self, features: Tensor, generator: Generators = None, begin: Begin | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Slots and attention of the `features`."""
         places = self.places.expand(len(features), -1, -1)
-        return self.slot_attention(self.mlp(torch.cat([features, places.to(features)], dim=2)), generator)
+        return self.slot_attention(self.mlp(torch.cat([features, places.to(features)], dim=2)), generator, begin)
 
 
 @configured("model")
@@ -275,7 +279,9 @@ class FeatureAutoencoder(SlotModelBase):
         """Squared error of the predicted features, mean over values: float32 [B]."""
         return output.feature_errors()
 
-    def forward(self, images: Tensor, generator: Generators = None, raw: Tensor | None = None) -> SlotFeatureOutput:
+    def forward(
+        self, images: Tensor, generator: Generators = None, raw: Tensor | None = None, begin: Begin | None = None
+    ) -> SlotFeatureOutput:
         """Slots, masks and predicted features of images [B, 3, R, R] in [0, 1].
 
         In training the masks have the size of the features, [B, K, h, w], and `reconstruction` is
@@ -285,9 +291,10 @@ class FeatureAutoencoder(SlotModelBase):
             images: [B, 3, R, R] in [0, 1]; ValueError for another shape.
             generator: one CPU generator, or a list with one per image, for slots that are drawn.
             raw: the frozen network's features `encoder.backbone.raw(images)`, if cached.
+            begin: see `SlotAttention.forward`.
         """
         features = self.encoder.features(images, raw)
-        slots, attention = self.encoder.grouped(features, generator)
+        slots, attention = self.encoder.grouped(features, generator, begin)
         predicted, masks = self.decoder(slots, features)
         grid, painted, shown = self.encoder.grid, images.new_empty(len(images), 3, 0, 0), {}
         masks = masks.unflatten(2, grid)
@@ -307,9 +314,9 @@ class FeatureAutoencoder(SlotModelBase):
             **shown,
         )
 
-    def segment(self, images: Tensor, generator: Generators = None) -> SlotFeatureOutput:
+    def segment(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotFeatureOutput:
         """The same as `forward`."""
-        return self(images, generator)
+        return self(images, generator, begin=begin)
 
     def _resized(self, masks: Tensor, attention: Tensor, images: Tensor) -> Tensor:
         chosen = attention if self.superpixels == "attention" else masks

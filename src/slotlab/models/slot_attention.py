@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from slotlab.models.building import Positive, configured, full_precision
 from slotlab.models.randomness import Generators, draw
 
+Begin = tuple[Tensor, int]  # starts [B, K, D] and iterations in place of the module's: of a frame after another
+
 
 @configured("slot_attention")
 class SlotAttention(nn.Module):
@@ -33,8 +35,6 @@ class SlotAttention(nn.Module):
 
     Attributes:
         noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
-        begin: if set, starts [B, K, D] and a number of iterations that replace the module's; video
-            models set it for a frame (`slotlab.models.video.beginning`).
 
     Example:
         >>> module = SlotAttention(feature_dim=16, slots=4, dim=32)
@@ -65,7 +65,6 @@ class SlotAttention(nn.Module):
         self.epsilon = epsilon
         self.gradient = gradient
         self.noise = 0.0
-        self.begin: tuple[Tensor, int] | None = None
         self.scale = projection_dim**-0.5
 
         starts = 1 if initialisation == "gaussian" else slots
@@ -90,20 +89,19 @@ class SlotAttention(nn.Module):
         noise = draw(batch, (self.slots, self.dim), generator).to(start)
         return start + (self.noise * noise * start.detach() if noisy else self.start_log_sigma.exp() * noise)
 
-    def forward(self, features: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, generator: Generators = None, begin: Begin | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Groups features [B, N, feature_dim] into slots [B, K, D].
 
         Also gives the attention of each iteration [B, T, K, N], a softmax over K. Both are float32,
-        under autocast too.
+        under autocast too. `begin` replaces the module's starts and iterations.
         """
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
         with full_precision(features):
             keys, values = keys.to(self.start.dtype), values.to(self.start.dtype)
-            if self.begin is None:
-                start, iterations = self.initial_slots(features.shape[0], generator), self.iterations
-            else:
-                start, iterations = self.begin
+            start, iterations = begin or (self.initial_slots(features.shape[0], generator), self.iterations)
             slots, maps = start, []
             for iteration in range(iterations):
                 last, short = iteration == iterations - 1, self.gradient == "last-iteration"

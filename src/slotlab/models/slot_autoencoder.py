@@ -11,6 +11,7 @@ from slotlab.models.building import Resolution, build, configured, initialise
 from slotlab.models.output import SlotOutput, posterior_masks
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import SamplingSettings, Step
+from slotlab.models.slot_attention import Begin
 from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 
 
@@ -105,9 +106,9 @@ class SlotAutoencoder(SlotModelBase):
         yield 1, 1, images
         return images, masks
 
-    def forward(self, images: Tensor, generator: Generators = None) -> SlotOutput:
+    def forward(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotOutput:
         """Encodes and decodes images [B, 3, R, R] in [0, 1]; ValueError for another shape."""
-        slots, attention = self.encoder(images, generator)
+        slots, attention = self.encoder(images, generator, begin)
         reconstruction, masks, slot_images = self.decode(slots)
         posterior = None
         if self.pixel_sigma is not None and not self.training:
@@ -122,6 +123,6 @@ class SlotAutoencoder(SlotModelBase):
             posterior=posterior,
         )
 
-    def segment(self, images: Tensor, generator: Generators = None) -> SlotOutput:
+    def segment(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotOutput:
         """The same as `forward`, as decoding is cheap: slots, masks and reconstruction."""
-        return self(images, generator)
+        return self(images, generator, begin)

@@ -23,6 +23,7 @@ from slotlab.models.sampling import (
     guided,
     sample_steps,
 )
+from slotlab.models.slot_attention import Begin
 from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 from slotlab.models.unet import Denoiser, finest
 from slotlab.progress import finish
@@ -212,7 +213,13 @@ class SlotDiffusion(SlotModelBase):
         self.denoiser(noisy, timesteps, slots, maps)
         return finest(maps)
 
-    def forward(self, images: Tensor, generator: Generators = None, latents: Tensor | None = None) -> DiffusionOutput:
+    def forward(
+        self,
+        images: Tensor,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        begin: Begin | None = None,
+    ) -> DiffusionOutput:
         """Slots and denoising of images [B, 3, R, R] in [0, 1].
 
         In evaluation mode also cross-attention masks, a sample and the ceiling.
@@ -221,11 +228,12 @@ class SlotDiffusion(SlotModelBase):
             images: [B, 3, R, R] in [0, 1].
             generator: one CPU generator, or a list with one per image: slots, timestep and noise.
             latents: `latents(images)`, if cached.
+            begin: see `SlotAttention.forward`.
 
         Raises:
             ValueError: images or latents of another shape than the model was made for.
         """
-        seen = self.segment(images, generator)
+        seen = self.segment(images, generator, begin)
         expected = (len(images), *self._latent_shape)
         if latents is None:
             latents = self.latents(images)
@@ -254,12 +262,12 @@ class SlotDiffusion(SlotModelBase):
             output.ceiling = self._decoded(latents)
         return output
 
-    def segment(self, images: Tensor, generator: Generators = None) -> SlotOutput:
+    def segment(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotOutput:
         """Slots and slot-attention masks of images [B, 3, R, R] in [0, 1]; nothing is denoised.
 
         The output's `reconstruction` is empty, [B, 3, 0, 0]; its `masks` are the attention masks.
         """
-        slots, attention = self.encoder(images, generator)
+        slots, attention = self.encoder(images, generator, begin)
         return SlotOutput(
             slots=slots,
             attention=attention,

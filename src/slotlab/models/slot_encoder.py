@@ -12,7 +12,7 @@ from slotlab.errors import ConfigError
 from slotlab.models.building import KernelSize, Positive, build, check_arguments, check_images, configured
 from slotlab.models.randomness import Generators
 from slotlab.models.sampling import SamplingSettings
-from slotlab.models.slot_attention import SlotAttention
+from slotlab.models.slot_attention import Begin, SlotAttention
 from slotlab.progress import finish
 
 Stride = Annotated[int, Field(ge=1, le=4)]
@@ -206,12 +206,14 @@ class SlotEncoder(nn.Module):
         check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim"})
         self.slot_attention = SlotAttention(feature_dim=inner, **slot_attention)
 
-    def forward(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, generator: Generators = None, begin: Begin | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] and attention [B, T, K, N] of images [B, 3, R, R] in [0, 1]."""
         check_images(images, self.resolution, self.slot_attention.start.dtype, values=not self.training)
         features = self.position(self.backbone(images * 2 - 1))
         features = self.mlp(features.flatten(2).transpose(1, 2))
-        return self.slot_attention(features, generator)
+        return self.slot_attention(features, generator, begin)
 
 
 class SlotModelBase(nn.Module):

@@ -1,7 +1,6 @@
 """Video: any slot model, frame by frame, with slots that keep their objects through time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -223,8 +222,7 @@ class VideoModel(ClipModel):
         """See `ClipModel.step`; slots of the frame before become the starts of this one."""
         attention, run = self._slot_attention, self.image_model.segment if segment_only else self.image_model
         if previous is not None:
-            with beginning(attention, self.predicted(previous.slots), self.later_iterations):
-                return run(images, generator)
+            return run(images, generator, begin=(self.predicted(previous.slots), self.later_iterations))
         if self.starts == "learned":
             return run(images, generator)
         if cues is None:
@@ -234,8 +232,7 @@ class VideoModel(ClipModel):
         given = cues if self.starts == "boxes" else (cues[..., :2] + cues[..., 2:]) / 2
         start = attention.initial_slots(len(images), generator)
         added = nn.functional.pad(self.cue(given) * seen, (0, start.shape[2] - attention.dim))
-        with beginning(attention, start + added, attention.iterations):
-            return run(images, generator)
+        return run(images, generator, begin=(start + added, attention.iterations))
 
     def predicted(self, slots: Tensor) -> Tensor:
         """Starts [B, K, D] for the frame after that with these slots; poses, if any, are kept."""
@@ -306,16 +303,6 @@ def _joined(frames: Sequence[SlotOutput]) -> SlotOutput:
         if isinstance(getattr(frames[0], field.name), Tensor)
     }
     return replace(frames[0], **whole)
-
-
-@contextmanager
-def beginning(attention: SlotAttention, starts: Tensor, iterations: int) -> Iterator[None]:
-    """Inside, slot attention begins from `starts` [B, K, D] and takes so many iterations."""
-    attention.begin = starts, iterations
-    try:
-        yield
-    finally:
-        attention.begin = None
 
 
 def cues_of(model: Any, batch: Mapping[str, Any], rows: slice = slice(None)) -> dict[str, Tensor]:
