@@ -12,7 +12,7 @@ from slotlab import checkpoints
 from slotlab.data import open_data
 from slotlab.diagnostics import SlotDiagnostics, background_slots, duplicates
 from slotlab.evaluation import diagnose
-from slotlab.models import with_slots
+from slotlab.models import FeatureAutoencoder, FeatureGrouping, with_slots
 
 SIDE, IMAGES, SLOTS = 24, 40, 5
 
@@ -136,7 +136,7 @@ def test_one_slot_that_takes_all_is_a_collapse(target):
     found = diagnosed(soft(torch.full_like(target, 2)), target)
     assert found.slots_used == 1
     assert [warning.partition(":")[0] for warning in found.warnings()] == ["slots have collapsed"]
-    (untrained,) = found.warnings(trained=False)
+    (untrained,) = found.warnings(FeatureGrouping(64))
     assert untrained.startswith("slots have collapsed: 1.0 of") and "learning_rate" not in untrained
     assert "; this model is not trained" in untrained
 
@@ -178,6 +178,7 @@ def test_a_background_in_pieces_is_named(good, target):
     found = diagnosed(soft(torch.where((target == 0) & half, 4, good)), target)
     assert found.background_slots == pytest.approx(2, abs=0.1)
     assert "mask_penalty=0.001" in warned(found, "the background is split")
+    assert not any("background" in warning for warning in found.warnings(FeatureAutoencoder(64)))  # is many things
 
 
 def test_soft_masks_and_attention_that_still_moves_are_named(good, target):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from slotlab.metrics.functional import adjusted_rand_index, without_small
-from slotlab.models import SlotModel
+from slotlab.models import FeatureGrouping, FeatureModel, SlotModel
 
 USED_SHARE = 0.005  # of an image: the smallest visible object covers 20 of 64 x 64 pixels
 BACKGROUND_SHARE = 0.1  # of the true background, for a slot to count as part of it
@@ -172,18 +172,19 @@ class Diagnosis:
         """The `NUMBERS`, as JSON values; unknown ones are left out."""
         return {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
 
-    def warnings(self, trained: bool = True) -> list[str]:
+    def warnings(self, model: SlotModel | None = None) -> list[str]:
         """What is wrong, each as "name: what was measured; what to try"; empty if nothing is.
 
-        A model that is not `trained` has no settings of training to try, only its number of slots.
+        What to try depends on the `model`: one that is not trained has its number of slots only, and
+        of photographs, whose background is many things, no advice is given on a split background.
         """
-        found = self._warnings()
-        remedy = (
-            "this model is not trained, so try another number of slots: create_model(NAME, pretrained=True, slots=K)"
-        )
-        return found if trained else [f"{warning.partition('; ')[0]}; {remedy}" for warning in found]
+        image_model = getattr(model, "image_model", model)
+        found = self._warnings(isinstance(image_model, FeatureModel))
+        remedy = "this model is not trained, so try another number of slots: slotlab segment --slots K"
+        untrained = isinstance(image_model, FeatureGrouping)
+        return [f"{warning.partition('; ')[0]}; {remedy}" for warning in found] if untrained else found
 
-    def _warnings(self) -> list[str]:
+    def _warnings(self, of_features: bool) -> list[str]:
         found, slots, images = [], len(self.slot_use), self.images
         fewer = f"slots={max(2, slots - 1)}"
         if self.large_objects is not None and self.large_objects + 1 > slots:
@@ -198,12 +199,13 @@ class Diagnosis:
         true = -1.0 if self.true_likeness is None else self.true_likeness
         if self.likeness is not None and self.likeness > max(TILING, ABOVE_TRUTH + true):
             truth = "" if self.true_likeness is None else f" (true masks: {true:.2f})"
+            narrower = "halve the decoder's channels, or use a wider encoder"
             found.append(
                 f"slots tile the picture: segmentations of different images agree with ARI {self.likeness:.2f}{truth}, "
-                f"as if the masks ignored the image; try another seed (seed=1), double warmup_steps, halve the "
-                f"decoder's channels, or use a wider encoder"
+                f"as if the masks ignored the image; try another seed (seed=1), double warmup_steps, "
+                f"{'or set initialisation=groups' if of_features else narrower}"
             )
-        if self.background_slots is not None and self.background_slots > SPLIT:
+        if self.background_slots is not None and self.background_slots > SPLIT and not of_features:
             found.append(
                 f"the background is split: {self.background_slots:.1f} slots own more than a tenth of it each; train "
                 f"longer, or set background_penalty=0.01 (with learned slots and a broadcast decoder; otherwise "
@@ -218,11 +220,13 @@ class Diagnosis:
         if (pairs := self.duplicate_pairs) or self.duplicates > DUPLICATE_PAIRS:
             named = ", ".join(f"{one} and {other} (in {share:.0%} of the images)" for one, other, share in pairs[:3])
             named += f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+            sharing = (
+                ", or set sharing_penalty=0.02 for the last third of the steps (sharing_penalty_start; with learned "
+                "slots and a broadcast decoder, otherwise mask_penalty=0.001)"
+            )
             found.append(
                 f"duplicate slots: {named or f'{self.duplicates:.1f} pairs in each image, always others'} "
-                f"hold the same thing; use fewer slots ({fewer}), train longer (steps), or set sharing_penalty=0.02 "
-                f"for the last third of the steps (sharing_penalty_start; with learned slots and a broadcast decoder, "
-                f"otherwise mask_penalty=0.001)"
+                f"hold the same thing; use fewer slots ({fewer}), train longer (steps){'' if of_features else sharing}"
             )
         if self.mask_entropy > SOFT:
             found.append(

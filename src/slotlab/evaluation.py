@@ -22,7 +22,6 @@ from slotlab.files import write_json
 from slotlab.metrics.baselines import block_pattern, colour_groups, feature_groups, superpixels
 from slotlab.metrics.functional import squared_error, without_small
 from slotlab.models import (
-    FeatureGrouping,
     FeatureModel,
     FeatureOutput,
     LatentAutoencoder,
@@ -292,8 +291,7 @@ class Evaluator:
         if self.diagnostics is not None:
             protocol |= {"miou": self.scores["masks"].definition, "mbo": "true objects, background excluded"}
             diagnosis = self.diagnostics.compute()
-            trained = not isinstance(self.model, FeatureGrouping)
-            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings(trained=trained)}
+            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings(self.model)}
             found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
             if self.dataset.has_masks:
                 scores = {title: scores.compute() for title, scores in self.scores.items()}

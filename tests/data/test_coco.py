@@ -164,9 +164,12 @@ def test_panoptic_segments_are_things_and_stuff_and_the_rest_is_ignored(coco):
     segments = panoptic(coco)
     spec = f"coco-panoptic:{coco}"
     wanted = np.select([segments == 70000, segments == 300], [1, 2], -1)
-    assert (open_data(spec, split="val").read(0).mask == wanted).all()
+    whole = open_data(spec, split="val", every_mask=True).read(0)
+    assert (whole.mask == wanted).all()
+    assert (whole.more["classes"] == np.select([segments == 70000, segments == 300], [2, 1], -1)).all()
     wanted = np.select([segments == 70000, segments == 300], [0, 1], -1)
-    assert (open_data(spec, split="val", stuff=False).read(0).mask == wanted).all()
+    things = open_data(spec, split="val", stuff=False, every_mask=True).read(0)
+    assert (things.mask == wanted).all() and (things.more["classes"] == wanted).all()
     with pytest.raises(DataError, match="no annotation of image 285"):
         open_data(spec, split="val").read(1)
     edited(coco, lambda content: content["annotations"][0]["segments_info"].pop(), "panoptic_val2017.json")

@@ -42,6 +42,13 @@ def test_masks_have_the_size_of_each_photo(model, photos, tmp_path):
     assert len(found.segmentation.unique()) > 1
 
 
+def test_the_number_of_slots_is_chosen_at_the_command(run_slotlab, photos, tmp_path):
+    out = tmp_path.parent / "two"
+    run_slotlab.fine("segment", photos, "--slots", 2, "--out", out)
+    assert (out / "wide_1.png").exists() and not (out / "wide_2.png").exists()
+    assert "(another model)" in run_slotlab.refused("segment", photos, "--slots", 3, "--out", out)
+
+
 def test_a_fit_for_squares_is_refused(model, photos):
     with pytest.raises(ConfigError, match="takes the whole image; leave it out"):
         slotlab.segment_image(model, photos / "wide.png", fit="crop")

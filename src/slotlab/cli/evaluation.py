@@ -100,7 +100,7 @@ def diagnose(
     from slotlab.figures.curves import diagnosis_figure, figure_image
     from slotlab.figures.grid import write_png
     from slotlab.files import write_json
-    from slotlab.models import FeatureGrouping, with_slots
+    from slotlab.models import with_slots
     from slotlab.released import is_released, model_folder
     from slotlab.reporting.tables import diagnosis_table, protocol_line
 
@@ -113,7 +113,7 @@ def diagnose(
         return
     source = mask_source or model.finer_masks
     protocol = {**dataset.describe(), "images": found.images, **model.describe(), "slot_seed": seed}
-    numbers, warnings = found.numbers(), found.warnings(trained=not isinstance(model, FeatureGrouping))
+    numbers, warnings = found.numbers(), found.warnings(model)
     say(diagnosis_table(numbers, f"{protocol_line(protocol)}, masks: {source}"))
     for warning in warnings:
         say(f"warning: {warning}")

@@ -23,6 +23,7 @@ def segment(
     fit: Annotated[str | None, Option(help="letterbox (default), stretch or crop; photos takes any shape.")] = None,
     mask_source: options.MaskSource = None,
     merge: options.Merge = False,
+    slots: Annotated[int | None, Option(min=1, help="Another number of slots than the model has.")] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 32,
     format: Annotated[
@@ -66,7 +67,7 @@ def segment(
     NAME is the image's path below the common folder of all IMAGES, without suffix. Images that
     cannot be read, or have more than 67 million pixels, are skipped and listed.
     """
-    from slotlab.checkpoints import load
+    from slotlab.checkpoints import create_model, load
     from slotlab.data.video import FILM_SUFFIXES
     from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
@@ -74,7 +75,7 @@ def segment(
     from slotlab.segmenting import find_inputs, segment, segment_clips
     from slotlab.segmenting.image import usual_of
 
-    loaded = load(model, device)
+    loaded = load(model, device) if slots is None else create_model(model, pretrained=True, slots=slots).to(device)
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
     if track or any(path.suffix.lower() in FILM_SUFFIXES for path in images):
         if format or merge or json is not None:

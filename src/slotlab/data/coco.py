@@ -93,15 +93,19 @@ class Coco(PixelDataset):
         size = (known["height"], known["width"])
         with_mask(image, np.broadcast_to(0, size), str(path), mask_name)  # before a mask of that size is drawn
         mask = self.mask(row)
-        wanted = self.every_mask and self.kind == Coco.kind and self._has_classes
+        wanted = self.every_mask and self.kind != CocoClasses.kind and self._has_classes
         more = {"classes": self.classes_of(mask, row)} if wanted else {}
         return with_mask(image, mask, str(path), mask_name)._replace(more=more)
 
     def classes_of(self, mask: np.ndarray, row: int) -> np.ndarray:
         """The category ids int32 [H, W] in a row's `mask`, one more if the file counts them from 0."""
-        found, first = self._found.get(self.number(row), []), int(0 in self._categories)
-        classes = [0, *(annotation["category_id"] + first for annotation in found if not annotation["iscrowd"])]
+        first = int(0 in self._categories)
+        classes = [0, *(found["category_id"] + first for found in self._objects(row))]
         return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])
+
+    def _objects(self, row: int) -> list[dict[str, Any]]:
+        """What the file says of each object of a row's `mask`, in the order of their ids."""
+        return [annotation for annotation in self._found.get(self.number(row), []) if not annotation["iscrowd"]]
 
     def mask(self, row: int) -> np.ndarray:
         """The ids int32 [H, W] of a row's annotations; DataError if one is broken."""
@@ -157,7 +161,7 @@ class CocoPanoptic(Coco):
     Dataset format: as `Coco`, with `annotations/panoptic_{name}.json` and PNGs of segment ids
     (red + 256 green + 65536 blue) in the folder `annotations/panoptic_{name}/`. Ids are those of
     the segments in their order in the file, from 1; with `stuff=False` only things have one, and
-    stuff is 0. Crowds and pixels without a segment are ignored (-1).
+    stuff is 0. Crowds and pixels without a segment are ignored (-1). `classes` as for `Coco`.
     """
 
     kind = "coco-panoptic"
@@ -179,26 +183,26 @@ class CocoPanoptic(Coco):
         self._things |= {kind["id"] for kind in content.get("categories", []) if kind.get("isthing", 1)}
         for annotation in content["annotations"]:
             self._found.setdefault(annotation["image_id"], []).append(annotation)
+            self._categories |= {segment["category_id"] for segment in annotation["segments_info"]}
+
+    def _objects(self, row: int) -> list[dict[str, Any]]:
+        segments = [one for one in self._found[self.number(row)][0]["segments_info"] if not one.get("iscrowd")]
+        return [one for one in segments if self._stuff or one["category_id"] in self._things]
 
     def mask(self, row: int) -> np.ndarray:
         """The ids int32 [H, W] of a row's segments; DataError if its PNG is missing or broken."""
         file = self._rows[row][2]
         if self.number(row) not in self._found:
             raise DataError(f"{file}: no annotation of image {self.number(row)}; {REMEDY}")
-        (annotation,) = self._found[self.number(row)][:1]
+        annotation, objects = self._found[self.number(row)][0], self._objects(row)
         path = file.with_suffix("") / annotation["file_name"]
         colours = decode_image(path, str(path)).image.astype(np.int32)
         segments = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
         mask = np.full(segments.shape, IGNORED, np.int32)
-        known: list[int] = []
-        number = 0
         for segment in annotation["segments_info"]:
-            known.append(segment["id"])
             if not segment.get("iscrowd"):
-                wanted = self._stuff or segment["category_id"] in self._things
-                number += wanted
-                mask[segments == segment["id"]] = number if wanted else 0
-        stray = np.setdiff1d(segments, [0, *known])
+                mask[segments == segment["id"]] = objects.index(segment) + 1 if segment in objects else 0
+        stray = np.setdiff1d(segments, [0, *(segment["id"] for segment in annotation["segments_info"])])
         if stray.size:
             raise DataError(f"{path}: has the segment {stray[0]}, which {file.name} does not list; {REMEDY}")
         return mask
