@@ -43,7 +43,7 @@ from slotlab.errors import SlotlabError
 from slotlab.files import replacing
 from slotlab.metrics.functional import adjusted_rand_index, contingency
 from slotlab.models import SlotAutoencoder, SlotDiffusion
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.scenes import render
 from slotlab.training.checkpoint import read_history
 from slotlab.training.loop import TrainingStopped, train_steps

@@ -41,7 +41,7 @@ from slotlab import checkpoints
 from slotlab.config import RunConfig, Speedup, run_config
 from slotlab.distributed import computes_bf16
 from slotlab.models import SlotAutoencoder
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
 

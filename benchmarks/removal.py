@@ -29,7 +29,7 @@ from slotlab.composition.edits import Scene, background_slot, paint_edit, read_s
 from slotlab.files import replacing
 from slotlab.models import PaintingModel, that_paints
 from slotlab.models.building import evaluating
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 
 FOUND = 0.5
 BEHIND = 8  # pixels

@@ -35,8 +35,7 @@ import slotlab
 from slotlab.fidelity import SetStatistics, batch_statistics, compare, open_network
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap
 from slotlab.models import SlotDiffusion
-from slotlab.models.randomness import seeded_generator
-from slotlab.models.sampling import SamplingSettings, sample_steps
+from slotlab.models.sampling import SamplingSettings, sample_steps, seeded_generator
 from slotlab.progress import finish
 
 STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (25,)}

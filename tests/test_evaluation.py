@@ -14,7 +14,7 @@ from slotlab.errors import ConfigError
 from slotlab.evaluation import Evaluator, outputs
 from slotlab.metrics.functional import adjusted_rand_index
 from slotlab.models import merge_slots
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.reporting.tables import evaluation_table
 
 

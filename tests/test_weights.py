@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import slotlab
 from slotlab.data import open_data
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.publishing import image_scores
 from slotlab.released import check, model_folder, size_of
 

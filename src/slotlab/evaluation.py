@@ -33,9 +33,8 @@ from slotlab.models import (
 )
 from slotlab.models.building import evaluating
 from slotlab.models.efficientnet import PACKAGE
-from slotlab.models.merging import LEAST, NEAR, OVERLAP
-from slotlab.models.output import chosen_source
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.output import LEAST, NEAR, OVERLAP, chosen_source
+from slotlab.models.sampling import seeded_generator
 from slotlab.models.video import ClipModel, TrackedModel, cues_of
 from slotlab.progress import in_steps
 from slotlab.released import PHOTOS

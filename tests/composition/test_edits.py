@@ -12,8 +12,7 @@ from PIL import Image
 from slotlab.composition import edits
 from slotlab.composition.edits import background_slot, paint_edit, read_scene, take_background
 from slotlab.errors import ConfigError
-from slotlab.models.randomness import seeded_generator
-from slotlab.models.sampling import SamplingSettings
+from slotlab.models.sampling import SamplingSettings, seeded_generator
 
 GROUND, THING, DOUBLE = [-0.9, -0.9, 5.0, 5.0], [0.5, 0.5, 0.3, 0.3], [0.5, 0.5, 0.29, 0.29]
 

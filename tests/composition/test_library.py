@@ -12,7 +12,7 @@ from slotlab.composition import PROTOCOLS, ConceptLibrary, fingerprint, fit_libr
 from slotlab.composition import library as library_module
 from slotlab.composition.library import cluster
 from slotlab.errors import CheckpointError, ConfigError, DataError
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.released import LIBRARY_FOLDER, model_folder, released_names
 
 

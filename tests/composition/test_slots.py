@@ -10,7 +10,7 @@ import slotlab
 from slotlab.composition import extract, fit_library
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 
 
 def segmenting(model, monkeypatch, masks):

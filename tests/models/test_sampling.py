@@ -5,11 +5,11 @@ import torch
 from diffusers import DDPMScheduler
 
 from slotlab.errors import ConfigError
-from slotlab.models.randomness import draw
 from slotlab.models.sampling import (
     SAMPLERS,
     NoiseSchedule,
     SamplingSettings,
+    draw,
     draw_normal,
     guided,
     sample_steps,

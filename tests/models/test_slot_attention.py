@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slotlab.models import SlotAttention
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 
 
 def make(**changes):

@@ -6,7 +6,7 @@ from reporting_samples import tiny_model
 from slotlab.config import DataSettings, RunConfig
 from slotlab.data import open_data
 from slotlab.evaluation import batch_output, evaluate
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.runs import draw_curves, draw_preview
 from slotlab.training.checkpoint import Run
 

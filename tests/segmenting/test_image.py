@@ -7,7 +7,7 @@ import slotlab
 from slotlab import checkpoints
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models import merge_slots
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.segmenting import FITS
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)

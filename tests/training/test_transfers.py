@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slotlab.config import run_config
 from slotlab.models import LatentAutoencoder, SlotDiffusion
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.training import loop
 from slotlab.training.objectives import with_penalties
 from slotlab.training.optimisation import make_average, make_optimizer

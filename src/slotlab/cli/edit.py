@@ -152,7 +152,7 @@ def edit_by_words(
     """
     from slotlab.composition import edits
     from slotlab.composition.library import load_library
-    from slotlab.models.randomness import seeded_generator
+    from slotlab.models.sampling import seeded_generator
 
     scenes: dict[str, Scene] = {}
     swapped: dict[str, EditedSlots] = {}

@@ -4,7 +4,7 @@ from slotlab.composition.compositions import PROTOCOLS, Plan, compose
 from slotlab.composition.library import ConceptLibrary, fit_library, load_library
 from slotlab.composition.scoring import CompositionScores, score_compositions
 from slotlab.composition.slots import SlotTable, extract
-from slotlab.models.fingerprint import fingerprint
+from slotlab.models.building import fingerprint
 
 __all__ = [
     "PROTOCOLS",

@@ -17,7 +17,7 @@ from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import Workspace, regular, replacing
 from slotlab.models import Model, that_paints
 from slotlab.models.building import evaluating
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.progress import in_steps
 
 TRIES = 50

@@ -19,8 +19,7 @@ from slotlab.data.images import AnyImage, prepared
 from slotlab.errors import ConfigError
 from slotlab.models import Model, SlotAutoencoder, SlotDiffusion, SlotOutput, that_paints
 from slotlab.models.building import evaluating
-from slotlab.models.randomness import seeded_generator
-from slotlab.models.sampling import SamplingSettings, Step
+from slotlab.models.sampling import SamplingSettings, Step, seeded_generator
 from slotlab.progress import in_steps
 
 LEAST_BORDER = 0.5  # share of the border pixels that a slot must own to count as the background

@@ -21,7 +21,7 @@ from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.files import clear_leftovers, is_free, read_json, regular, remove, replacing, write_json
 from slotlab.models import Model
-from slotlab.models.fingerprint import fingerprint
+from slotlab.models.building import fingerprint
 from slotlab.progress import in_steps
 from slotlab.released import library_folder
 

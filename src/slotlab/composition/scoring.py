@@ -18,8 +18,8 @@ from slotlab.fidelity import FeatureNet, FidelityWarning, FrechetResult, SetStat
 from slotlab.fidelity.statistics import folder_statistics
 from slotlab.files import read_json, remove, write_json
 from slotlab.models import Model, that_paints
-from slotlab.models.fingerprint import fingerprint
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.building import fingerprint
+from slotlab.models.sampling import seeded_generator
 from slotlab.progress import Stage, in_steps, stage
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"

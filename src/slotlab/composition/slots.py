@@ -15,7 +15,7 @@ from slotlab.distributed import from_all, place_among_processes
 from slotlab.errors import CheckpointError, DataError
 from slotlab.evaluation import outputs
 from slotlab.models import Model, SlotOutput, that_paints
-from slotlab.models.fingerprint import fingerprint
+from slotlab.models.building import fingerprint
 from slotlab.progress import in_steps
 
 SMALLEST_SHARE = 0.002

@@ -35,7 +35,7 @@ from slotlab.figures.slots import EMPTY_SHARE, ERROR_TOP, share_of_image
 from slotlab.files import replacing
 from slotlab.models import Model, that_paints
 from slotlab.models.building import evaluating
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 
 CELL, EDIT_CELL = 96, 176
 COLUMNS = 7

@@ -38,7 +38,7 @@ from slotlab.metrics.functional import (
 )
 from slotlab.models import AutoencoderOutput, FeatureGrouping, FeatureOutput, Model, SlotOutput, with_slots
 from slotlab.models.building import evaluating
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 
 EMPTY_SHARE = 0.002  # of the image; the smallest visible objects of data sets have 0.005
 ERROR_TOP = 0.5

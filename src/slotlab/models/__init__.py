@@ -8,8 +8,7 @@ from slotlab.models.feature_autoencoder import FEATURE_DECODERS, FeatureAutoenco
 from slotlab.models.feature_grouping import FeatureGrouping
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.latent_autoencoder import AutoencoderOutput, LatentAutoencoder
-from slotlab.models.merging import merge_slots
-from slotlab.models.output import DiffusionOutput, FeatureOutput, SlotOutput
+from slotlab.models.output import DiffusionOutput, FeatureOutput, SlotOutput, merge_slots
 from slotlab.models.relative_frames import RelativeSlotAutoencoder
 from slotlab.models.sampling import NoiseSchedule
 from slotlab.models.slot_attention import SlotAttention

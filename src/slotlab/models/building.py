@@ -1,16 +1,21 @@
-"""Parts from their settings: registries of kinds, checked arguments, initial weights."""
+"""Parts from their settings: kinds, checked arguments and inputs, initial weights, hashes of weights."""
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from slotlab.models import Model
 
 Part = TypeVar("Part", bound=nn.Module)
 Class = TypeVar("Class")
@@ -197,3 +202,22 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias_hh)
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def weights_hash(model: nn.Module, config: str = "", forms: bool = True) -> str:
+    """SHA-256, in hexadecimal, over `config`, then names and values of all weights, by name.
+
+    Device and mode (training or evaluation) make no difference, nor do saving and loading. With
+    `forms`, the dtype and shape of each tensor are hashed with its name.
+    """
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update((f"{name} {values.dtype} {list(tensor.shape)}" if forms else name).encode())
+        digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(model: "Model") -> str:
+    """SHA-256, in hexadecimal, that only models of one config and weights, bit by bit, share."""
+    return weights_hash(model, config=json.dumps(model.config, sort_keys=True))

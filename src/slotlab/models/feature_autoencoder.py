@@ -13,7 +13,7 @@ from slotlab.models.building import Positive, Resolution, build, check_arguments
 from slotlab.models.feature_grouping import feature_colours, snapped
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import SlotFeatureOutput, SuperpixelOutput
-from slotlab.models.randomness import Generators
+from slotlab.models.sampling import Generators
 from slotlab.models.slot_attention import Begin, SlotAttention
 from slotlab.models.slot_encoder import SlotModelBase
 

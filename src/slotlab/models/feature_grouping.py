@@ -13,7 +13,7 @@ from slotlab.errors import CheckpointError, needs
 from slotlab.models.building import check_arguments, check_images, configured
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import FeatureOutput
-from slotlab.models.randomness import Generators
+from slotlab.models.sampling import Generators
 
 SHARPNESS = 4.0  # of soft memberships: softmax of -4 times the squared distance to a cluster's centre
 

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError, nearest
-from slotlab.models.building import Positive, Resolution, check_images, configured, full_precision
-from slotlab.models.fingerprint import weights_hash
-from slotlab.models.randomness import Generators
-from slotlab.models.sampling import draw_normal
+from slotlab.models.building import Positive, Resolution, check_images, configured, full_precision, weights_hash
+from slotlab.models.sampling import Generators, draw_normal
 
 FAMILIES = {"kl": "AutoencoderKL", "vq": "VQModel", "tiny": "AutoencoderTiny"}
 PerChannel = float | Sequence[float]

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from slotlab.errors import ConfigError
 from slotlab.models.broadcast_decoder import BroadcastConvolution, SpatialBroadcastDecoder
 from slotlab.models.building import initialise
-from slotlab.models.randomness import Generators, draw
+from slotlab.models.sampling import Generators, draw
 from slotlab.models.slot_attention import SlotAttention
 from slotlab.models.slot_autoencoder import SlotAutoencoder
 

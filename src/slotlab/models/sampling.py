@@ -1,16 +1,39 @@
-"""From noise to latents: the samplers of `diffusers`, by name, around any denoiser."""
+"""Repeatable random numbers; and from noise to latents, the samplers of `diffusers` by name."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
 from slotlab.models.building import Positive, configured
-from slotlab.models.randomness import Generators, draw
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """A CPU generator seeded by non-negative integers, e.g. (seed, step, place in the batch)."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def draw(
+    batch: int, shape: Sequence[int], generator: Generators, distribution: Callable[..., Any] = torch.randn
+) -> Tensor:
+    """Random numbers [batch, *shape] on the CPU: standard normal, or of `torch.rand` or the like.
+
+    `generator` makes the draw repeatable: one CPU generator for the batch, or a list with one for
+    each image, so that an image's numbers do not depend on the batch it is in.
+    """
+    if isinstance(generator, Sequence):
+        return torch.stack([distribution(tuple(shape), generator=one) for one in generator])
+    chosen = {} if generator is None else {"generator": generator}  # a None cannot be exported
+    return distribution((batch, *shape), **chosen)
+
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Step = tuple[int, int, Tensor]  # (steps done, their number, what the result is expected to become)
@@ -112,7 +135,7 @@ class NoiseSchedule(nn.Module):
 
 
 def draw_normal(like: Tensor, generator: Generators = None) -> Tensor:
-    """Standard normal noise like `like` [B, ...]; for `generator` see `randomness.draw`."""
+    """Standard normal noise like `like` [B, ...]; for `generator` see `draw`."""
     return draw(like.shape[0], like.shape[1:], generator).to(like)
 
 
@@ -190,7 +213,7 @@ def sample_steps(
         shape: (B, C, h, w).
         schedule: the one that the denoiser was trained with.
         sampling: sampler and number of steps; the guidance is up to `denoise`.
-        generator: one CPU generator, or a list with one per image; see `randomness.draw`.
+        generator: one CPU generator, or a list with one per image; see `draw`.
         device: where the latents are.
         show: what to yield of the clean latents [B, C, h, w] that each prediction implies.
 

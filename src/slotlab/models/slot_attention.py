@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slotlab.models.building import Positive, configured, full_precision
-from slotlab.models.randomness import Generators, draw
+from slotlab.models.sampling import Generators, draw
 
 Begin = tuple[Tensor, int]  # starts [B, K, D] and iterations in place of the module's: of a frame after another
 
@@ -81,7 +81,7 @@ class SlotAttention(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, dim))
 
     def initial_slots(self, batch: int, generator: Generators = None) -> Tensor:
-        """Slots before the first iteration, [batch, K, D]; `generator`: see `randomness.draw`."""
+        """Slots before the first iteration, [batch, K, D]; `generator`: see `draw`."""
         start = self.start.expand(batch, -1, -1)
         noisy = self.initialisation == "bi-level" and self.training and self.noise > 0
         if not noisy and self.initialisation != "gaussian":

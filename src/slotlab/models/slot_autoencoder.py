@@ -9,8 +9,7 @@ from torch import Tensor
 from slotlab.models.broadcast_decoder import DECODERS
 from slotlab.models.building import Resolution, build, configured, initialise
 from slotlab.models.output import SlotOutput, posterior_masks
-from slotlab.models.randomness import Generators
-from slotlab.models.sampling import SamplingSettings, Step
+from slotlab.models.sampling import Generators, SamplingSettings, Step
 from slotlab.models.slot_attention import Begin
 from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 

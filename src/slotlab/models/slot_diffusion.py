@@ -13,12 +13,13 @@ from slotlab.errors import ConfigError
 from slotlab.models.building import Probability, Resolution, build, configured, initialise
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, SlotOutput
-from slotlab.models.randomness import Generators, draw
 from slotlab.models.sampling import (
+    Generators,
     NoiseSchedule,
     SamplingSettings,
     Step,
     check_steps,
+    draw,
     draw_normal,
     guided,
     sample_steps,

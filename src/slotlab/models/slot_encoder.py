@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from slotlab.errors import ConfigError
 from slotlab.models.building import KernelSize, Positive, build, check_arguments, check_images, configured
-from slotlab.models.randomness import Generators
-from slotlab.models.sampling import SamplingSettings
+from slotlab.models.sampling import Generators, SamplingSettings
 from slotlab.models.slot_attention import Begin, SlotAttention
 from slotlab.progress import finish
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slotlab.errors import ConfigError
 from slotlab.models.building import Positive, Probability, configured, evaluating
 from slotlab.models.output import SlotOutput
-from slotlab.models.randomness import Generators
+from slotlab.models.sampling import Generators
 from slotlab.models.slot_attention import SlotAttention
 
 Starts = Literal["learned", "boxes", "centres"]

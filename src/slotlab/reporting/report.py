@@ -17,7 +17,7 @@ from slotlab.evaluation import Evaluation, batch_output
 from slotlab.figures.grid import data_uri
 from slotlab.files import read_json, replacing
 from slotlab.models import SlotOutput
-from slotlab.models.fingerprint import fingerprint
+from slotlab.models.building import fingerprint
 from slotlab.reporting.sections import (
     Section,
     composition_section,

@@ -20,7 +20,7 @@ from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import Cell, Heading, grid, write_png
 from slotlab.files import read_json, replacing
 from slotlab.models import Model, SlotDiffusion
-from slotlab.models.fingerprint import fingerprint
+from slotlab.models.building import fingerprint
 from slotlab.progress import Stage, in_steps, stage
 from slotlab.reporting.report import rendered, validation_batch
 from slotlab.reporting.sections import (

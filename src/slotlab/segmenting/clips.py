@@ -15,8 +15,8 @@ from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
 from slotlab.models import ClipModel, Model, TrackedModel, with_slots
-from slotlab.models.fingerprint import fingerprint
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.building import fingerprint
+from slotlab.models.sampling import seeded_generator
 from slotlab.progress import Stage, in_steps
 from slotlab.segmenting.image import Fitting, checked_options, drawn, fitting_of, owners_of
 

@@ -22,7 +22,7 @@ from slotlab.errors import ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
 from slotlab.models import Model, with_slots
-from slotlab.models.fingerprint import fingerprint
+from slotlab.models.building import fingerprint
 from slotlab.progress import in_steps
 from slotlab.segmenting.formats import FORMATS, Photo, check_formats
 from slotlab.segmenting.image import (

@@ -21,7 +21,7 @@ from slotlab.files import read_json
 from slotlab.models import FeatureGrouping, FeatureOutput, Model, SlotModel, merge_slots, with_slots
 from slotlab.models.building import evaluating
 from slotlab.models.output import chosen_source
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.released import LIBRARY_FOLDER, WEIGHTS
 
 FITS = ("letterbox", "stretch", "crop")

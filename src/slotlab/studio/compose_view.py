@@ -19,7 +19,7 @@ from slotlab.errors import ConfigError
 from slotlab.figures import grid
 from slotlab.models import PaintingModel
 from slotlab.models.building import evaluating
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.studio import components
 from slotlab.studio.components import View, at_once, at_work, button, note, png, zipped
 from slotlab.studio.edit_session import CANNOT_PAINT

@@ -14,7 +14,7 @@ from slotlab.errors import ConfigError
 from slotlab.figures import grid
 from slotlab.figures.composition import write_edit
 from slotlab.figures.grid import Colours, slot_colours
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.studio.components import png, written, zipped
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel

@@ -19,7 +19,7 @@ from slotlab.errors import SlotlabError
 from slotlab.evaluation import Evaluation, evaluate
 from slotlab.files import clear_leftovers, write_json
 from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotDiffusion
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
 from slotlab.training.objectives import teacher_disagreement, with_penalties

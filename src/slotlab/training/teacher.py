@@ -11,7 +11,7 @@ from slotlab.checkpoints import load
 from slotlab.data import Batch
 from slotlab.errors import ConfigError
 from slotlab.models import FeatureAutoencoder, FeatureModel, FrozenFeatures, TrainableModel, with_slots
-from slotlab.models.randomness import seeded_generator
+from slotlab.models.sampling import seeded_generator
 
 MOST_KEPT = 500_000  # images whose labels are kept in memory
 
