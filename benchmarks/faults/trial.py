@@ -40,8 +40,8 @@ ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 QUIET = {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 RESULTS = Path(__file__).parents[1] / "results" / "faults"
 WARM = (
-    *("slotlab.cli", "slotlab.checkpoints", "slotlab.publishing", "slotlab.training.loop", "slotlab.training.console"),
-    *("slotlab.runs", "slotlab.reporting.report", "slotlab.reporting.run_list"),
+    *("slotlab.cli", "slotlab.checkpoints", "slotlab.publishing", "slotlab.training.loop", "slotlab.runs"),
+    *("slotlab.reporting.report", "slotlab.reporting.run_list"),
     *("slotlab.fidelity", "slotlab.segmenting", "slotlab.data.packing", "slotlab.data.check", "slotlab.data.scenes"),
     *("slotlab.composition", "slotlab.composition.edits", "slotlab.composition.scoring", "slotlab.diagnostics"),
     *("slotlab.figures.composition", "slotlab.figures.curves", "slotlab.figures.slots", "slotlab.cli.edit"),

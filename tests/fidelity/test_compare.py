@@ -18,8 +18,8 @@ from slotlab.fidelity import (
     compare,
     compare_folders,
     folder_statistics,
-    networks,
     open_network,
+    statistics,
 )
 from slotlab.metrics.distances import FeatureStatistics, frechet_distance
 
@@ -61,8 +61,8 @@ def test_prints_its_protocol(folders, feature_net):
 
 
 def test_is_called_fid_with_the_published_network_only(folders, feature_net, monkeypatch):
-    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(feature_net))
-    monkeypatch.setenv(networks.VARIABLE, str(feature_net))
+    monkeypatch.setattr(statistics, "SHA256", statistics.sha256_of(feature_net))
+    monkeypatch.setenv(statistics.VARIABLE, str(feature_net))
     result = compare_folders(*folders)
     assert (result.name, result.kernel_name) == ("FID", "KID")
 

@@ -6,8 +6,8 @@ from email.message import Message
 import pytest
 
 from slotlab.errors import CheckpointError
-from slotlab.fidelity import networks
-from slotlab.fidelity.networks import cached_file, find_inception
+from slotlab.fidelity import statistics
+from slotlab.fidelity.statistics import cached_file, find_inception
 
 CONTENT = b"the weights"
 
@@ -16,14 +16,14 @@ CONTENT = b"the weights"
 def world(monkeypatch, tmp_path):
     """An empty cache, no variable, a known content, and a network that must not be used."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(networks.VARIABLE, raising=False)
-    monkeypatch.setattr(networks, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.delenv(statistics.VARIABLE, raising=False)
+    monkeypatch.setattr(statistics, "SHA256", hashlib.sha256(CONTENT).hexdigest())
     serve(monkeypatch, AssertionError("nothing may be downloaded here"))
 
 
 def serve(monkeypatch, answer):
     def urlopen(request):
-        assert request.full_url == networks.URL
+        assert request.full_url == statistics.URL
         if isinstance(answer, Exception):
             raise answer
         reply = io.BytesIO(answer)
@@ -39,7 +39,7 @@ def test_order_is_argument_variable_cache(monkeypatch, tmp_path):
         file.parent.mkdir(exist_ok=True, parents=True)
         file.write_bytes(CONTENT)
     assert find_inception() == files[2]
-    monkeypatch.setenv(networks.VARIABLE, str(files[1]))
+    monkeypatch.setenv(statistics.VARIABLE, str(files[1]))
     assert find_inception() == files[1]
     assert find_inception(files[0]) == files[0]
 
@@ -52,7 +52,7 @@ def test_a_download_is_kept_whole_or_not_at_all_and_offline_says_where_to_put_th
     serve(monkeypatch, urllib.error.URLError("no route"))
     with pytest.raises(CheckpointError) as caught:
         find_inception()
-    for said in (networks.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):
+    for said in (statistics.URL, str(cached_file()), "SLOTLAB_INCEPTION", "efficientnet-lite0"):
         assert said in str(caught.value)
     serve(monkeypatch, CONTENT)
     assert find_inception() == cached_file()
@@ -63,7 +63,7 @@ def test_a_download_is_kept_whole_or_not_at_all_and_offline_says_where_to_put_th
 def test_missing_and_other_files(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere.pt: no such file \(the given file\)"):
         find_inception(tmp_path / "nowhere.pt")
-    monkeypatch.setenv(networks.VARIABLE, str(tmp_path / "gone.pt"))
+    monkeypatch.setenv(statistics.VARIABLE, str(tmp_path / "gone.pt"))
     with pytest.raises(CheckpointError, match=r"gone.pt: no such file \(\$SLOTLAB_INCEPTION\)"):
         find_inception()
     other = tmp_path / "other.pt"

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError, ConfigError
-from slotlab.fidelity import clean_resize, networks, open_network
-from slotlab.fidelity.networks import INCEPTION
+from slotlab.fidelity import clean_resize, open_network, statistics
+from slotlab.fidelity.statistics import INCEPTION
 from slotlab.models.efficientnet import PACKAGE, EfficientNetLite0
 
 
@@ -22,12 +22,12 @@ def test_torchscript_file(feature_net, tmp_path):
 
 
 def test_only_the_published_weights_have_the_published_name(feature_net, tmp_path, monkeypatch):
-    impostor = tmp_path / networks.FILE_NAME
+    impostor = tmp_path / statistics.FILE_NAME
     impostor.write_bytes(feature_net.read_bytes())
     assert open_network(impostor).name == "inception-2015-12-05-other"
     with pytest.raises(CheckpointError, match="is not the Inception network"):
         open_network("inception", impostor)
-    monkeypatch.setattr(networks, "SHA256", networks.sha256_of(feature_net))
+    monkeypatch.setattr(statistics, "SHA256", statistics.sha256_of(feature_net))
     assert open_network("inception", feature_net).name == INCEPTION
     assert open_network(feature_net).name == INCEPTION
 

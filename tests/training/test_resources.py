@@ -6,8 +6,8 @@ import torch
 from slotlab.checkpoints import create_model
 from slotlab.config import TrainingSettings
 from slotlab.models import SlotAutoencoder
+from slotlab.runs import profile_table
 from slotlab.training import resources
-from slotlab.training.console import profile_table
 from slotlab.training.resources import MEASURED, WARM_UP, StepProfile, bytes_for_gradient, what_would_fit
 
 CPU = torch.device("cpu")

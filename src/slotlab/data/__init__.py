@@ -13,8 +13,7 @@ from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.published import copy_samples, download
 from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
-from slotlab.data.shards import Shards
-from slotlab.data.tfrecords import TfRecords
+from slotlab.data.shards import Shards, TfRecords
 from slotlab.data.video import Clips
 
 __all__ = [

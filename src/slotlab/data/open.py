@@ -14,8 +14,7 @@ from slotlab.data.packed import Packed
 from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
-from slotlab.data.shards import Shards
-from slotlab.data.tfrecords import TfRecords
+from slotlab.data.shards import Shards, TfRecords
 from slotlab.data.video import Clips
 from slotlab.errors import ConfigError, DataError, nearest
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from slotlab.data.folders import find_images
 from slotlab.errors import DataError
-from slotlab.fidelity.networks import INCEPTION, open_network
-from slotlab.fidelity.statistics import SetInformation, SetStatistics, folder_statistics
+from slotlab.fidelity.statistics import INCEPTION, SetInformation, SetStatistics, folder_statistics, open_network
 from slotlab.metrics.distances import chance_distance, frechet_distance, kernel_distance
 from slotlab.progress import Stage, in_steps, stage
 

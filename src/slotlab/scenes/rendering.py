@@ -25,8 +25,7 @@ from slotlab.scenes.layout import (
     without,
 )
 from slotlab.scenes.noise import scene_keys
-from slotlab.scenes.shading import display, object_table, shade_ground, shade_objects
-from slotlab.scenes.shadows import ground_shadows
+from slotlab.scenes.shading import display, ground_shadows, object_table, shade_ground, shade_objects
 from slotlab.scenes.textures import MATERIALS, colours_of
 from slotlab.scenes.visibility import Grid, first_hits, local_rays
 

@@ -1,8 +1,8 @@
 from types import SimpleNamespace
 
+from slotlab import runs
 from slotlab.config import run_config
-from slotlab.training import console
-from slotlab.training.console import TrainingProgress
+from slotlab.runs import TrainingProgress
 from slotlab.training.loop import Event
 
 ROW = {"step": 1.0, "train_loss": 0.5, "validation_loss": 0.5, "images_per_second": 1.0}
@@ -22,7 +22,7 @@ def test_a_warning_is_told_once_when_it_lasts(capsys):
 
 def test_training_into_a_file_speaks_at_the_first_step_and_then_by_time(capsys, monkeypatch):
     clock = iter([0, 0, 59, 60, 60, 90])
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     progress = TrainingProgress(3000, enabled=True)
     for step in (1, 2, 3, 4):
         run = SimpleNamespace(step=step, config=run_config("scenes-32"), loss=0.25, seconds=step)
