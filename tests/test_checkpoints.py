@@ -15,8 +15,8 @@ from slotlab import checkpoints
 from slotlab.checkpoints import grown, take_parts
 from slotlab.config import run_config
 from slotlab.errors import CheckpointError
-from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
 from slotlab.models.latent_autoencoder import LatentAutoencoder
+from slotlab.models.slot_autoencoder import DECODERS, SpatialBroadcastDecoder
 from slotlab.runs import fit
 
 

@@ -41,10 +41,10 @@ QUIET = {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 RESULTS = Path(__file__).parents[1] / "results" / "faults"
 WARM = (
     *("slotlab.cli", "slotlab.checkpoints", "slotlab.publishing", "slotlab.training.loop", "slotlab.runs"),
-    *("slotlab.reporting.report", "slotlab.reporting.run_list"),
+    *("slotlab.reporting.report", "slotlab.runs"),
     *("slotlab.fidelity", "slotlab.segmenting", "slotlab.data.packing", "slotlab.data.check", "slotlab.data.scenes"),
     *("slotlab.composition", "slotlab.composition.edits", "slotlab.composition.scoring", "slotlab.diagnostics"),
-    *("slotlab.figures.composition", "slotlab.figures.curves", "slotlab.figures.slots", "slotlab.cli.edit"),
+    *("slotlab.figures.composition", "slotlab.figures.curves", "slotlab.figures.slots", "slotlab.cli.composition"),
     *("sklearn.cluster", "sklearn.metrics", "h5py", "torch.utils.tensorboard.writer", "matplotlib.pyplot"),
     *("matplotlib.backends.backend_agg", "rich.progress", "torchmetrics", "scipy.linalg", "torch._dynamo"),
 )

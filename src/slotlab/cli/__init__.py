@@ -9,12 +9,15 @@ from io import TextIOWrapper
 from pathlib import Path
 
 # isort: off
-# Each module adds its commands; `--help` lists them in this order.
-from slotlab.cli import training, evaluation, inference, composition, edit, data, models  # noqa: F401
+# Each module adds its commands; `--help` lists them in this order, but for the last ones.
+from slotlab.cli import training, evaluation, inference, composition, data  # noqa: F401
 
 # isort: on
 from slotlab.cli.options import app, printable
 from slotlab.errors import SlotlabError
+
+LAST = ("models", "publish", "export")
+app.registered_commands.sort(key=lambda one: getattr(one.callback, "__name__", "") in LAST)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from typing import cast
 
 from slotlab.errors import CheckpointError
-from slotlab.models.broadcast_decoder import DECODERS, SpatialBroadcastDecoder
 from slotlab.models.feature_autoencoder import FEATURE_DECODERS, FeatureAutoencoder
 from slotlab.models.feature_grouping import FeatureGrouping
 from slotlab.models.frozen_features import FrozenFeatures
@@ -12,7 +11,7 @@ from slotlab.models.output import DiffusionOutput, FeatureOutput, SlotOutput, me
 from slotlab.models.relative_frames import RelativeSlotAutoencoder
 from slotlab.models.sampling import NoiseSchedule
 from slotlab.models.slot_attention import SlotAttention
-from slotlab.models.slot_autoencoder import SlotAutoencoder
+from slotlab.models.slot_autoencoder import DECODERS, SlotAutoencoder, SpatialBroadcastDecoder
 from slotlab.models.slot_diffusion import SlotDiffusion
 from slotlab.models.slot_encoder import ENCODERS, CNNEncoder, ResNetEncoder, SlotEncoder
 from slotlab.models.unet import Denoiser

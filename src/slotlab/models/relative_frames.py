@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
-from slotlab.models.broadcast_decoder import BroadcastConvolution, SpatialBroadcastDecoder
 from slotlab.models.building import initialise
 from slotlab.models.sampling import Generators, draw
 from slotlab.models.slot_attention import SlotAttention
-from slotlab.models.slot_autoencoder import SlotAutoencoder
+from slotlab.models.slot_autoencoder import BroadcastConvolution, SlotAutoencoder, SpatialBroadcastDecoder
 
 POSE = 4
 SMALLEST, LARGEST = 0.02, 2.0

@@ -18,8 +18,8 @@ from slotlab.figures.curves import figure_image, loss_curves, slot_use_figure
 from slotlab.figures.slots import attention_grid, reconstruction_grid, segmentation_grid, slot_grid
 from slotlab.files import read_json
 from slotlab.models import AutoencoderOutput, SlotOutput
-from slotlab.reporting.run_list import preview_files
 from slotlab.reporting.tables import explained, mask_titles
+from slotlab.runs import preview_files
 from slotlab.training.checkpoint import read_history
 
 CLOSE_UPS = 3  # images whose slots and attention are shown one by one

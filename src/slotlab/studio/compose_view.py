@@ -21,11 +21,10 @@ from slotlab.models import PaintingModel
 from slotlab.models.building import evaluating
 from slotlab.models.sampling import seeded_generator
 from slotlab.studio import components
-from slotlab.studio.components import View, at_once, at_work, button, note, png, zipped
+from slotlab.studio.components import THUMBNAIL, View, around, at_once, at_work, button, note, photograph, png, zipped
 from slotlab.studio.edit_session import CANNOT_PAINT
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import THUMBNAIL, around, photograph
 
 MOST_KEPT = 60
 MOST_PARTS = 12

@@ -15,10 +15,19 @@ from slotlab.figures import grid
 from slotlab.figures.composition import write_edit
 from slotlab.figures.grid import Colours, slot_colours
 from slotlab.models.sampling import seeded_generator
-from slotlab.studio.components import png, written, zipped
+from slotlab.studio.components import (
+    group,
+    look_colours,
+    more_colours,
+    pane,
+    photograph,
+    png,
+    slot_card,
+    written,
+    zipped,
+)
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import group, look_colours, more_colours, pane, photograph, slot_card
 
 MOST_STEPS = 50
 LEAST_SIDE = 512  # of the image to download

@@ -14,8 +14,7 @@ from slotlab.data.images import UPLOAD_LIMITS, prepared, read_image
 from slotlab.errors import DataError
 from slotlab.scenes import VARIANTS, render
 from slotlab.studio import components
-from slotlab.studio.components import at_once, at_work
-from slotlab.studio.slot_figure import photograph
+from slotlab.studio.components import at_once, at_work, photograph
 
 SCENES = 10_000  # no preset trains on scenes 0 to 9,999
 MOST_OBJECTS = 10

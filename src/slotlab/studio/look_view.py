@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from slotlab.figures.slots import look
 from slotlab.studio import components
-from slotlab.studio.components import View, at_work, note, table
+from slotlab.studio.components import View, at_work, look_colours, look_group, note, table
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import look_colours, look_group
 
 SCORES = ["ARI", "FG-ARI", "mIoU", "mBO"]
 ERRORS = {"MSE (sum)": ".1f", "MSE (mean)": ".4f", "PSNR (dB)": ".1f"}

@@ -21,10 +21,21 @@ from slotlab.models import FeatureGrouping
 from slotlab.segmenting.formats import Photo, segments_of, write_formats
 from slotlab.segmenting.image import Fitting, fitting_of, owners_of, take_apart
 from slotlab.studio import components
-from slotlab.studio.components import View, at_once, at_work, begun, note, written, zipped
+from slotlab.studio.components import (
+    THUMBNAIL,
+    View,
+    at_once,
+    at_work,
+    begun,
+    group,
+    note,
+    pane,
+    slot_card,
+    written,
+    zipped,
+)
 from slotlab.studio.image_chooser import ChosenImage
 from slotlab.studio.loaded_models import LoadedModel
-from slotlab.studio.slot_figure import THUMBNAIL, group, pane, slot_card
 
 LARGEST = 1024  # longer side of the photograph on the page
 MOST_SLOTS = 24

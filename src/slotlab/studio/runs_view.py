@@ -13,7 +13,7 @@ from slotlab.errors import ConfigError, DataError
 from slotlab.figures.curves import figure_image, loss_curves
 from slotlab.figures.grid import data_uri
 from slotlab.reporting.report import REPORT_FILE, write_report
-from slotlab.reporting.run_list import RunFolder, preview_files, run_folders
+from slotlab.runs import RunFolder, preview_files, run_folders
 from slotlab.studio import components
 from slotlab.studio.components import View, at_work, note, table
 
