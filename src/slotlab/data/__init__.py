@@ -16,37 +16,9 @@ from slotlab.data.scenes import Scenes, ScenesInMemory
 from slotlab.data.shards import Shards, TfRecords
 from slotlab.data.video import Clips
 
-__all__ = [
-    "KINDS",
-    "Batch",
-    "BrokenFile",
-    "Bsds",
-    "ClevrTex",
-    "Clips",
-    "Coco",
-    "CocoClasses",
-    "CocoPanoptic",
-    "DataCheck",
-    "Davis",
-    "Hdf5",
-    "Hub",
-    "ImageFolder",
-    "Npz",
-    "Packed",
-    "Sample",
-    "Scenes",
-    "ScenesInMemory",
-    "Shards",
-    "SlotDataset",
-    "TfRecords",
-    "Voc",
-    "VocClasses",
-    "check_data",
-    "copy_samples",
-    "download",
-    "evaluation_batches",
-    "open_data",
-    "pack",
-    "shuffled_positions",
-    "training_batches",
-]
+__all__ = ["KINDS"]
+__all__ += ["Batch", "BrokenFile", "Bsds", "ClevrTex", "Clips", "Coco", "CocoClasses", "CocoPanoptic", "DataCheck"]
+__all__ += ["Davis", "Hdf5", "Hub", "ImageFolder", "Npz", "Packed", "Sample", "Scenes", "ScenesInMemory", "Shards"]
+__all__ += ["SlotDataset", "TfRecords", "Voc", "VocClasses"]
+__all__ += ["check_data", "copy_samples", "download", "evaluation_batches", "open_data", "pack", "shuffled_positions"]
+__all__ += ["training_batches"]

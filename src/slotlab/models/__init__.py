@@ -32,41 +32,13 @@ KINDS: tuple[type[Model], ...] = (
 MODELS: dict[str, type[Model]] = {model.kind: model for model in KINDS}
 MODELS[RelativeSlotAutoencoder.kind] = RelativeSlotAutoencoder  # experimental
 
-__all__ = [
-    "DECODERS",
-    "ENCODERS",
-    "FEATURE_DECODERS",
-    "MODELS",
-    "AutoencoderOutput",
-    "CNNEncoder",
-    "ClipModel",
-    "Denoiser",
-    "DiffusionOutput",
-    "FeatureAutoencoder",
-    "FeatureGrouping",
-    "FeatureModel",
-    "FeatureOutput",
-    "FrozenFeatures",
-    "LatentAutoencoder",
-    "Model",
-    "NoiseSchedule",
-    "PaintingModel",
-    "ResNetEncoder",
-    "SlotAttention",
-    "SlotAutoencoder",
-    "SlotDiffusion",
-    "SlotEncoder",
-    "SlotModel",
-    "SlotOutput",
-    "SpatialBroadcastDecoder",
-    "TrackedModel",
-    "TrainableModel",
-    "VideoModel",
-    "boxes_of",
-    "merge_slots",
-    "that_paints",
-    "with_slots",
-]
+__all__ = ["DECODERS", "ENCODERS", "FEATURE_DECODERS", "MODELS"]
+__all__ += ["AutoencoderOutput", "CNNEncoder", "ClipModel", "Denoiser", "DiffusionOutput", "FeatureAutoencoder"]
+__all__ += ["FeatureGrouping", "FeatureModel", "FeatureOutput", "FrozenFeatures", "LatentAutoencoder", "Model"]
+__all__ += ["NoiseSchedule", "PaintingModel", "ResNetEncoder", "SlotAttention", "SlotAutoencoder", "SlotDiffusion"]
+__all__ += ["SlotEncoder", "SlotModel", "SlotOutput", "SpatialBroadcastDecoder", "TrackedModel", "TrainableModel"]
+__all__ += ["VideoModel"]
+__all__ += ["boxes_of", "merge_slots", "that_paints", "with_slots"]
 
 
 def with_slots(model: Model, name: object = None) -> SlotModel:
