@@ -7,16 +7,7 @@ from pathlib import Path
 import pytest
 
 from slotlab.errors import ConfigError, DataError
-from slotlab.files import (
-    MACHINE,
-    DiskFull,
-    Workspace,
-    clear_leftovers,
-    read_json,
-    remove,
-    replacing,
-    write_json,
-)
+from slotlab.files import MACHINE, DiskFull, Workspace, clear_leftovers, read_json, remove, replacing, write_json
 
 
 def test_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path):

@@ -219,11 +219,7 @@ def test_foreign_folders_and_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"count": 0}, r"count: must lie in 1\.\.1000000, got 0"),
-        ({"seed": -3}, "seed"),
-    ],
+    ("options", "message"), [({"count": 0}, r"count: must lie in 1\.\.1000000, got 0"), ({"seed": -3}, "seed")]
 )
 def test_nonsense_is_refused_before_anything_is_written(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):

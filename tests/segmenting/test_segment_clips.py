@@ -86,10 +86,7 @@ def test_frames_from_the_shell(frames, tmp_path, run_slotlab):
 
 
 def test_bad_input(frames, tmp_path):
-    for path, message in (
-        (tmp_path / "none.mp4", "no such file or folder"),
-        (frames / "0.png", "not a film"),
-    ):
+    for path, message in ((tmp_path / "none.mp4", "no such file or folder"), (frames / "0.png", "not a film")):
         with pytest.raises(DataError, match=message):
             find_clips([path])
     Image.new("RGB", (9, 9)).save(frames / "5.png")

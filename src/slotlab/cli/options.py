@@ -111,8 +111,7 @@ SquareCrop = Annotated[float, Option("--crop", help="Side of the centred crop, a
 Seed = Annotated[int, Option(min=0, help="Seed of everything random: slots, noise, members of concepts.")]
 BatchSize = Annotated[int, Option(min=1, help="Images at a time.")]
 MaskSource = Annotated[
-    str | None,
-    Option(help="masks (the decoder's), attention or posterior. Default: the one that fits objects best."),
+    str | None, Option(help="masks (the decoder's), attention or posterior. Default: the one that fits objects best.")
 ]
 Features = Annotated[str, Option(help="inception, efficientnet-lite0, or the path of a TorchScript network.")]
 Inception = Annotated[Path | None, Option(help="Path of inception-2015-12-05.pt.")]

@@ -10,12 +10,11 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 
 from slotlab.data.dataset import SPLIT_NAMES, Opening, PixelDataset
-from slotlab.data.images import Decoded, check_pixels, decode_image, decode_mask, with_mask
+from slotlab.data.images import ROUNDING, Decoded, check_pixels, decode_image, decode_mask, with_mask
 from slotlab.errors import DataError, needs
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CHANNELS = (1, 3, 4)
-ROUNDING = 1e-3  # how far outside [0, 1] floats may be
 
 
 def pixels_of(image: np.ndarray, name: str) -> np.ndarray:
@@ -325,12 +324,7 @@ class Hub(PixelDataset):
         return one or (path / "dataset_dict.json").is_file()
 
     def __init__(
-        self,
-        source: str | Path,
-        *,
-        image: str = "image",
-        mask: str | None = None,
-        **opening: Unpack[Opening],
+        self, source: str | Path, *, image: str = "image", mask: str | None = None, **opening: Unpack[Opening]
     ) -> None:
         parts = _load(source)
         columns = sorted({name for part in parts.values() for name in part.column_names})

@@ -168,12 +168,7 @@ class CocoPanoptic(Coco):
     task = "panoptic"
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        images: str | Path | None = None,
-        stuff: bool = True,
-        **opening: Unpack[Opening],
+        self, root: str | Path, *, images: str | Path | None = None, stuff: bool = True, **opening: Unpack[Opening]
     ) -> None:
         self._stuff = stuff
         self._things: set[int] = set()

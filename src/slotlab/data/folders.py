@@ -152,13 +152,7 @@ class ClevrTex(PixelDataset):
             for name in names
         )
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        variant: str | None = None,
-        **opening: Unpack[Opening],
-    ) -> None:
+    def __init__(self, root: str | Path, *, variant: str | None = None, **opening: Unpack[Opening]) -> None:
         images, self.variant, problems = _scan(Path(root), variant)
         if problems and not opening.get("skip_broken"):
             more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""

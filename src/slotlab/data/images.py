@@ -365,11 +365,7 @@ def read_image(
 
 
 def prepared(
-    image: AnyImage,
-    mask: Any = None,
-    *,
-    resolution: int | Callable[[int, int], tuple[int, int]],
-    crop: float = 1.0,
+    image: AnyImage, mask: Any = None, *, resolution: int | Callable[[int, int], tuple[int, int]], crop: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
     """The image as a model takes it, float32 [3, R, R] in [0, 1], and its mask int64 [R, R].
 

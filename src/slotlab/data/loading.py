@@ -95,12 +95,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: SlotDataset,
-    *,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 0,
+    dataset: SlotDataset, *, batch_size: int, rank: int = 0, world_size: int = 1, workers: int = 0
 ) -> Iterator[Batch]:
     """All samples once, in order; the last batch may be smaller.
 

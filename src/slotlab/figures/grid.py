@@ -235,10 +235,7 @@ class Scale(NamedTuple):
 
 
 def grid(
-    rows: Sequence[Sequence[Cell]],
-    headings: Sequence[Heading],
-    labels: Sequence[str] = (),
-    scale: Scale | None = None,
+    rows: Sequence[Sequence[Cell]], headings: Sequence[Heading], labels: Sequence[str] = (), scale: Scale | None = None
 ) -> Image.Image:
     """Puts equally large cells into a labelled grid on white.
 

@@ -215,11 +215,7 @@ class SlotDiffusion(SlotModelBase):
         return finest(maps)
 
     def forward(
-        self,
-        images: Tensor,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-        begin: Begin | None = None,
+        self, images: Tensor, generator: Generators = None, latents: Tensor | None = None, begin: Begin | None = None
     ) -> DiffusionOutput:
         """Slots and denoising of images [B, 3, R, R] in [0, 1].
 

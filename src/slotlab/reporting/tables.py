@@ -165,18 +165,8 @@ def mask_titles(protocol: Mapping[str, Any]) -> dict[str, str]:
 def protocol_line(protocol: dict[str, object]) -> str:
     """Data, split, crop, resolution, images, slots and definitions in one line."""
     shown = ("data", "split", "crop", "resolution", "mask_resolution", "images", "ignore", "min_area", "annotator")
-    shown += ("max_objects", "frames", "stride", "slots", "merged", "iterations")
-    shown += (
-        "tracking",
-        "slot_seed",
-        "miou",
-        "autoencoder",
-        "latent_shape",
-        "sampler",
-        "sampling_steps",
-        "guidance",
-        "weights",
-    )
+    shown += ("max_objects", "frames", "stride", "slots", "merged", "iterations", "tracking", "slot_seed", "miou")
+    shown += ("autoencoder", "latent_shape", "sampler", "sampling_steps", "guidance", "weights")
     shown += ("broken",) if protocol.get("broken") else ()
     shown += ("supersample",) if protocol.get("supersample", 1) != 1 else ()
     return "protocol: " + ", ".join(f"{key} {protocol[key]}" for key in shown if key in protocol)

@@ -298,13 +298,7 @@ def _normals(layout: Layout, owner: Tensor, point: Vector) -> Vector:
 
 
 def _surfaces(
-    dress: Dress,
-    owner: Tensor,
-    painted: dict[int, int],
-    point: Vector,
-    normal: Vector,
-    light: Vector,
-    width: Tensor,
+    dress: Dress, owner: Tensor, painted: dict[int, int], point: Vector, normal: Vector, light: Vector, width: Tensor
 ) -> Surface:
     """The materials at surface points [T], sorted by material; `painted`: how many show each."""
     whole, first = torch.empty(6, len(owner), device=owner.device), 0

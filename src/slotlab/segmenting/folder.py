@@ -25,16 +25,7 @@ from slotlab.models import Model, with_slots
 from slotlab.models.building import fingerprint
 from slotlab.progress import in_steps
 from slotlab.segmenting.formats import FORMATS, Photo, check_formats
-from slotlab.segmenting.image import (
-    NO_SLOT,
-    Fitting,
-    Usual,
-    checked_options,
-    drawn,
-    fitting_of,
-    owners_of,
-    take_apart,
-)
+from slotlab.segmenting.image import NO_SLOT, Fitting, Usual, checked_options, drawn, fitting_of, owners_of, take_apart
 
 Images = str | Path | Iterable[str | Path]
 Status = Literal["written", "kept", "skipped"]
