@@ -5,8 +5,8 @@
 
 Protocol. A training step is forward, mean squared error, backward and an Adam update in float32 on
 random latents and slots; a sampling step is one evaluation of the denoiser without gradients. Each
-contender runs in a separate process and they take turns; the table shows the median of wall time and
-of the time that the process had on its processors (which other programs on the machine disturb
+contender runs in a separate process and they take turns; the table shows the median of wall time
+and of the time that the process had on its processors (which other programs on the machine disturb
 less; for CUDA both are the same). Peak memory is the most that a process had resident beyond what
 it had once the model was built (for CUDA: allocated).
 """

@@ -7,8 +7,8 @@
 Protocol. Stages in order of worth; each has a bound in time and writes every result at once, so a
 run that is cut off loses the measurement that it was in. What fails is a line of the table too.
 
-(a) `correctness.csv`, at most 40 s: what the device computes against a CPU in float32 (TF32 off), on
-    the same weights and random numbers; whether a run resumes and a checkpoint moves.
+(a) `correctness.csv`, at most 40 s: what the device computes against a CPU in float32 (TF32 off),
+    on the same weights and random numbers; whether a run resumes and a checkpoint moves.
 (b) `speed.csv`, at most 90 s: scenes rendered, training steps of presets on random images in memory
     (forward, losses, backward, clipping, Adam; float32, TF32, bfloat16; compiled; with CUDA graphs;
     plain PyTorch), ARI of 10,000 maps, sampling. Rates of the steps that fit into a few seconds.
@@ -93,7 +93,7 @@ class Bench:
         return time.monotonic() >= self.until
 
     def model(self, preset: str, *changes: str) -> tuple[Any, Any]:
-        """A preset's config, small if this is a toy run, and its model with the weights of seed 0."""
+        """A preset's config, small in a toy run, and its model with the weights of seed 0."""
         config = run_config(preset, [*(TOY[preset] if self.toy else ()), *changes])
         torch.manual_seed(0)
         return config, new_model(config)
@@ -384,7 +384,7 @@ def training(bench: Bench, rate: float, denoiser: bool) -> None:
 def fit(
     bench: Bench, name: str, preset: str, changes: tuple[str, ...], seconds: float, rate: float, whole: bool = False
 ) -> None:
-    """Trains for some seconds, then saves; `rate` images/s say how many steps the schedule is for."""
+    """Trains for some seconds, then saves; `rate`, images/s, gives the steps of the schedule."""
     until = time.monotonic() + seconds
     small = () if whole or not bench.toy else TOY[preset]
     batch = run_config(preset, [*small]).training.batch_size

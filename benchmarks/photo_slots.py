@@ -4,9 +4,10 @@
 
 Trains the model of the preset `photos-slots` on the features of the photographs in TRAIN, none of
 which may be in PHOTOS, and scores its slots on PHOTOS, whose MASKS are as for `photos.py`: centre
-squares seen at 448x448, masks of 224x224, averaged over superpixels. With `--teacher` slot attention
-also learns the groups of `photos`, with this weight. Features (in bfloat16), superpixels and groups
-are kept in DIR. Printed are the mean of each seed, and mean and standard error over seeds.
+squares seen at 448x448, masks of 224x224, averaged over superpixels. With `--teacher` slot
+attention also learns the groups of `photos`, with this weight. Features (in bfloat16), superpixels
+and groups are kept in DIR. Printed are the mean of each seed, and mean and standard error over
+seeds.
 """
 
 import argparse

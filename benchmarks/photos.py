@@ -66,7 +66,7 @@ def segmented(
 
 
 def print_sizes(pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
-    """Of objects by the square root of their area: their number, and how many a segment fits by an IoU of 0.5."""
+    """By the square root of their area: number of objects, and of those that a segment fits (IoU 0.5)."""
     totals, founds = dict.fromkeys(SIZES, 0), dict.fromkeys(SIZES, 0)
     for predicted, true in pairs:
         for number in true.unique().tolist():

@@ -1,8 +1,8 @@
-"""How long the studio takes to show its first image, an edit, a sampled edit's preview, a photograph.
+"""How long the studio takes for its first image, an edit, a sampled preview, a photograph.
 
-Starts `slotlab studio` with three bundled models, visits it with Chromium (driven by Playwright), and
-takes the time from the click until the page shows the answer. Prints medians and worst cases; says
-so where there is no Chromium.
+Starts `slotlab studio` with three bundled models, visits it with Chromium (driven by Playwright),
+and takes the time from the click until the page shows the answer. Prints medians and worst cases;
+says so where there is no Chromium.
 """
 
 import argparse

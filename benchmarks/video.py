@@ -3,9 +3,10 @@
     python benchmarks/video.py scores NAME ...     # each on the same test clips; images models are tracked
     python benchmarks/video.py speed NAME ...      # frames per second on one thread, memory after 50 and 300
 
-`scores` writes results/video.csv: ARI, FG-ARI and mBO of whole clips, identity and switches (docs/metrics.md),
-with standard errors over clips, from the model's finest masks. NAME is what `slotlab.load` takes; its row replaces
-the one of the same name and data. `speed` writes results/video-speed.csv.
+`scores` writes results/video.csv: ARI, FG-ARI and mBO of whole clips, identity and switches
+(docs/metrics.md), with standard errors over clips, from the model's finest masks. NAME is what
+`slotlab.load` takes; its row replaces the one of the same name and data. `speed` writes
+results/video-speed.csv.
 """
 
 import argparse

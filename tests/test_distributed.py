@@ -150,7 +150,7 @@ def test_a_gpu_without_bfloat16_is_named(monkeypatch):
         make_fabric("cuda", 1, 1, "bf16")
 
 
-# Prints the number of turns at the moment when torch begins to load, which is when libgomp reads it.
+# Prints the number of turns when torch begins to load, which is when libgomp reads it.
 NOTICES = """
 import os, sys
 class Notice:

@@ -100,7 +100,7 @@ def scored(model, data, **options):
 
 @pytest.fixture
 def rectangles(tmp_path):
-    """Photographs of 60x40 and 80x64 pixels whose centred squares are an object on the left, and one of four pixels."""
+    """Photographs, 60x40 and 80x64: in the centred square an object on the left, and one of 4 pixels."""
     for name, (width, height) in {"a": (60, 40), "b": (80, 64)}.items():
         mask = np.zeros((height, width), np.uint8)
         mask[:, : width // 2] = 1

@@ -65,7 +65,7 @@ def feature_net(path: Path) -> None:
 
 
 def prepare(runner: Runner, folder: Path) -> Path:
-    """Makes the inputs of all commands: data, preset, a run, a library, a composition, a release."""
+    """Makes the inputs of all commands: data, preset, run, library, composition, release."""
     inputs = folder / "inputs"
     draw(inputs / "squares", 24)
     draw(inputs / "drawn", 2)

@@ -104,7 +104,7 @@ def _places(value: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def changed(content: Any, chance: random.Random) -> tuple[Any, str, str | None]:
-    """A copy of nested lists and dicts with one change; words; and a raw text for the value "@RAW@"."""
+    """A copy of nested lists and dicts with one change; words; a raw text for the value "@RAW@"."""
     content, raw = copy.deepcopy(content), None
     places = list(_places(content))
     if not places:
@@ -398,7 +398,7 @@ def hdf5_of(path: Path, chance: random.Random) -> str:
 
 
 def image_of(path: Path, chance: random.Random) -> str:
-    """Writes the picture in another mode, size or kind under the same name; or makes its header lie."""
+    """Writes the image in another mode, size or kind under its name; or makes its header lie."""
     with Image.open(path) as file:
         file.load()
         picture, form = file.copy(), str(file.format)

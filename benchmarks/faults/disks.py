@@ -2,16 +2,16 @@
 
     python benchmarks/faults/disks.py [--quick] [--only train "data pack"]
 
-Protocol. An undisturbed run on a tmpfs finds the most bytes that it holds at a time. Then, for each of 11
-sizes from a twelfth of that to eleven twelfths, the command runs on a tmpfs of that size; the disk is
-made large, and the command runs again, training with --resume. Both ends are judged: "fine": the
-first run had enough; "sentence": it said in one line that space is missing, and the second run's
-files are those of the undisturbed run (`trial.MAY_DIFFER` lists what may differ); "vague": the
-line does not speak of space; "refused": the second run ends with a sentence; "lost": a file is
-missing or differs after it; "left": something temporary is left.
+Protocol. An undisturbed run on a tmpfs finds the most bytes that it holds at a time. Then, for each
+of 11 sizes from a twelfth of that to eleven twelfths, the command runs on a tmpfs of that size; the
+disk is made large, and the command runs again, training with --resume. Both ends are judged:
+"fine": the first run had enough; "sentence": it said in one line that space is missing, and the
+second run's files are those of the undisturbed run (`trial.MAY_DIFFER` lists what may differ);
+"vague": the line does not speak of space; "refused": the second run ends with a sentence; "lost": a
+file is missing or differs after it; "left": something temporary is left.
 
-It mounts file systems in a new namespace (unshare --user --map-root-user --mount). Where a system or
-container forbids that, it says so and ends with status 3.
+It mounts file systems in a new namespace (unshare --user --map-root-user --mount). Where a system
+or container forbids that, it says so and ends with status 3.
 """
 
 import os

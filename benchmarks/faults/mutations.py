@@ -9,7 +9,8 @@ values, keys, types, shapes and headers. Then one command reads it; the commands
 turns. "fine": status 0; the damage is harmless, or harms values that cannot be checked, such as a
 pixel. "sentence": another status and one line that says what is wrong. "unforeseen": one line, but
 of an error that no one foresaw. "unnamed": a sentence that names neither the damaged file nor its
-folder. "lost": status 0 but the output is missing, or another file that the command was given is gone.
+folder. "lost": status 0 but the output is missing, or another file that the command was given is
+gone.
 """
 
 import random

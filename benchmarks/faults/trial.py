@@ -222,7 +222,7 @@ def command(words: Sequence[str]) -> None:
 
 
 def _count_changes(folder: Path, at: int, when: str) -> None:
-    """Writes each rename and removal below `folder` to FAULT_LOG; kills this process at number `at`.
+    """Writes renames and removals below `folder` to FAULT_LOG; kills this process at number `at`.
 
     A rename is killed before it is done, or after; a removal before.
     """
@@ -309,7 +309,7 @@ def tree(folder: Path) -> dict[str, object]:
 
 
 def compared(found: Mapping[str, object], wanted: Mapping[str, object]) -> tuple[list[str], list[str]]:
-    """Names of files that are missing or hold something else, and of those that should not exist."""
+    """Files that are missing or hold something else, and those that should not exist."""
     other = [name for name, held in wanted.items() if name not in found or not _same(found[name], held)]
     return other, sorted(found.keys() - wanted)
 

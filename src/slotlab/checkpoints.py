@@ -59,9 +59,9 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
         name: a preset (`list_models()`) or the path of a preset file; with `pretrained` a name as
             for `load`.
         pretrained: load trained weights, in evaluation mode.
-        overrides: changes to the model: `slots=7`, or dotted as in `**{"decoder.channels": 32}`. With
-            other `slots` than trained with learned starts, a model keeps the first starts, or new
-            ones begin as old ones with noise (`grown`).
+        overrides: changes to the model: `slots=7`, or dotted as in `**{"decoder.channels": 32}`.
+            With other `slots` than trained with learned starts, a model keeps the first starts, or
+            new ones begin as old ones with noise (`grown`).
 
     Raises:
         ConfigError: an unknown preset or key (the nearest is suggested), or a value out of range.

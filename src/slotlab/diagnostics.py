@@ -159,7 +159,7 @@ class Diagnosis:
 
     @property
     def duplicate_pairs(self) -> list[list[Any]]:
-        """[i, j, share] of the pairs that are duplicates in over 30 % of the images; worst first."""
+        """[i, j, share] of pairs that are duplicates in over 30 % of the images; worst first."""
         shares = [[i, j, share] for i, row in enumerate(self.duplicate_shares) for j, share in enumerate(row)]
         return sorted((pair for pair in shares if pair[2] > OF_ONE_PAIR), key=lambda pair: -pair[2])
 
@@ -175,8 +175,8 @@ class Diagnosis:
     def warnings(self, model: SlotModel | None = None) -> list[str]:
         """What is wrong, each as "name: what was measured; what to try"; empty if nothing is.
 
-        What to try depends on the `model`: one that is not trained has its number of slots only, and
-        of photographs, whose background is many things, no advice is given on a split background.
+        What to try depends on the `model`: one that is not trained has its number of slots only;
+        for photographs, whose background is many things, a split background gets no advice.
         """
         image_model = getattr(model, "image_model", model)
         found = self._warnings(isinstance(image_model, FeatureModel))

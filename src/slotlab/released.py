@@ -93,7 +93,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def check(folder: Path, *files: str) -> None:
-    """Raises CheckpointError if one of `files` (all by default) of a release is missing or changed."""
+    """CheckpointError if one of `files` (all by default) of a release is missing or changed."""
     if not is_released(folder):
         return
     path, remedy = folder / MANIFEST_FILE, _remedy(folder)

@@ -12,7 +12,7 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def pixels(index, width=40, height=30):
-    """An image of noise and a mask with `index % 3 + 1` objects, each inside the centred 0.8 square."""
+    """An image of noise, a mask with `index % 3 + 1` objects inside the centred 0.8 square."""
     image = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
     mask = np.zeros((height, width), dtype=np.uint8)
     for number in range(1, index % 3 + 2):
@@ -23,7 +23,7 @@ def pixels(index, width=40, height=30):
 
 @pytest.fixture
 def clevrtex(tmp_path):
-    """Writes `count` scenes as published: clevrtex_{variant}/{thousand}/CLEVRTEX_{variant}_{index}..."""
+    """Writes scenes as published: clevrtex_{variant}/{thousand}/CLEVRTEX_{variant}_{index}..."""
 
     def write(count=20, variant="full", root=None, first=0):
         root = root or tmp_path / f"clevrtex_{variant}"
@@ -80,7 +80,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def real():
-    """The folder of real scenes beside the repository; tests that use it are skipped where it is missing."""
+    """The folder of real scenes beside the repository; its tests are skipped where it is missing."""
 
     def path(name):
         if not (REAL / name).is_dir():

@@ -37,7 +37,7 @@ def test_samples_replace_no_other_file(run_slotlab, tmp_path):
 
 
 class Server:
-    """Serves `files`; `cut` is how many bytes the next answer has at most, `asked` the ranges asked for."""
+    """Serves `files`; `cut`: most bytes of the next answer, `asked`: the ranges asked for."""
 
     def __init__(self):
         self.files, self.cut, self.asked, self.ranges = {}, None, [], True
@@ -69,7 +69,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server of a data set "small": a zip, of which one file is wanted, and a tar in two parts."""
+    """A server of a data set "small": a zip, of which one file is used, and a tar in two parts."""
     server = Server()
     zipped, tarred = io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as content:

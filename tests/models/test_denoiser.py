@@ -39,7 +39,7 @@ def inputs(batch=2, slots=3, side=4):
     return latents, torch.tensor([10, 700])[:batch], torch.randn(batch, slots, 6, generator=generator)
 
 
-# The brief's U-Net, block by block: (kind, channels in, channels out, side of the features that come out, attends).
+# The report's U-Net, by block: (kind, channels in and out, side of its output, attends).
 C = 64
 REPORT_DOWN = [
     *[("same", C, C, 32, False), ("same", C, C, 32, False), ("down", C, C, 16, False)],

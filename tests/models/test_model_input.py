@@ -1,4 +1,4 @@
-"""What a model says of images that it cannot take: one sentence, at the door, whatever the model."""
+"""What a model says of images that it cannot take: one sentence, whatever the model."""
 
 import numpy as np
 import pytest

@@ -114,7 +114,7 @@ def test_a_perfect_denoiser_gives_the_latents_back(sampler, target):
         noise = (latents - kept.sqrt() * clean) / (1 - kept).sqrt()
         return schedule.target_of(clean, noise, timesteps)
 
-    # The smallest timestep still has noise of deviation 0.04, so that 1e-2 is what a last step can leave.
+    # The smallest timestep has noise of deviation 0.04, so that a last step can leave 1e-2.
     drawn = sample(perfect, SHAPE, schedule, 1, steps=20, sampler=sampler)
     torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-2)
 
@@ -130,7 +130,7 @@ def test_every_number_of_steps_has_as_many_timesteps():
 @pytest.mark.parametrize("steps", [50, 61, 103, 510])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_of_a_known_distribution_are_as_wide_as_it(sampler, steps):
-    """Whether or not the number of steps divides the timesteps; the best denoiser of Gaussian latents is linear."""
+    """Even if the steps do not divide the timesteps; the best denoiser of Gaussian latents is linear."""
     schedule, deviation = NoiseSchedule(), 0.2
 
     def best(latents, timesteps):

@@ -94,7 +94,7 @@ def test_every_form_paints_the_whole_image(form):
 
 
 def painted(decoder, slots, **attributes):
-    """What the decoder paints with `attributes` set, and the gradients of all that it depends on."""
+    """What the decoder paints with `attributes` set, and gradients of all that it depends on."""
     for name, value in attributes.items():
         setattr(decoder, name, value)
     made = decoder(slots)

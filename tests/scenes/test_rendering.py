@@ -43,7 +43,7 @@ def test_a_scene_is_the_same_bits_alone_and_in_any_batch(batches, variant):
     assert torch.equal(alone.image[0], finer.image[4])
 
 
-# Of the first 12 scenes at two sizes: released weights and published scores were made with these pictures.
+# Of the first 12 scenes at two sizes: released weights and scores were made with these pictures.
 PICTURES = {
     "plain": "28da37710a51d12f",
     "textured": "0a5298da531add85",

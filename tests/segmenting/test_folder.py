@@ -180,7 +180,7 @@ def test_an_image_whose_arrays_are_damaged_is_done_again(model, photos, tmp_path
 
 
 def test_few_images_are_on_their_way_at_a_time(model, tmp_path, monkeypatch):
-    """Reading never runs far ahead of writing, so memory does not grow with the number of images."""
+    """Reading is never far ahead of writing, so memory does not grow with the number of images."""
     root = tmp_path / "many"
     root.mkdir()
     for number in range(120):

@@ -15,7 +15,7 @@ from slotlab.segmenting.formats import FORMATS, Photo, write_formats
 
 @pytest.fixture
 def photo(tmp_path):
-    """A photograph whose segments are a frame with a hole, a disk, two regions and a part unseen."""
+    """A photograph with segments: a frame with a hole, a disk, two regions and a part unseen."""
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     image = tmp_path / "photos" / "trip" / "park.png"
     image.parent.mkdir(parents=True)

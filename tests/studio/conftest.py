@@ -39,7 +39,7 @@ def library(plain_model, squares, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def models(plain_model, posterior_model, diffusion_run, library):
-    """The three models, loaded. The second one can move and resize slots: it notes the numbers in them."""
+    """The three models, loaded. The second can move and resize slots: it notes their numbers."""
     opened = open_models([plain_model, posterior_model, diffusion_run], [library])
     opened[1].model.move = lambda slot, dx, dy: torch.cat([slot.new_tensor([dx, dy]), slot[2:]])
     opened[1].model.resize = lambda slot, factor: torch.cat([slot[:2], slot.new_tensor([factor]), slot[3:]])
@@ -78,7 +78,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, studio):
-    """Opens the studio as another user each time; at the end nothing may have left the page or gone wrong in it."""
+    """Opens the studio as another user each time; nothing may have left the page or gone wrong."""
     contexts, outside, wrong = [], [], []
 
     def open_page(address=studio, width=1280, dark=False):
@@ -106,7 +106,7 @@ def visit(browser, studio):
 
 @pytest.fixture(scope="session")
 def pictures_folder():
-    """Where screenshots are kept to be looked at: $SLOTLAB_SCREENSHOTS, else the folder `screenshots`, not in git."""
+    """Where screenshots are kept: $SLOTLAB_SCREENSHOTS, else the folder `screenshots`, not in git."""
     folder = Path(os.environ.get("SLOTLAB_SCREENSHOTS", Path(__file__).parents[2] / "screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Editing a picture, in a browser: objects taken away, brought back, moved, and put in from elsewhere."""
+"""Editing in a browser: objects taken away, brought back, moved, and put in from elsewhere."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Looking at a picture, in a browser: the slot under the pointer, own pictures and new scenes, bad pictures."""
+"""Looking at an image in a browser: the slot under the pointer, own images, scenes, bad files."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A whole photograph taken apart: dropped anywhere, segments merged, another number of slots, files."""
+"""A photograph taken apart: dropped anywhere, segments merged, more or fewer slots, files."""
 
 import base64
 import io

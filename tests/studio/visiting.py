@@ -12,7 +12,7 @@ def tab(page, name):
 
 
 def settle(page):
-    """Waits for Gradio, which sets what fields hold once more in the frame after it has shown them."""
+    """Waits for Gradio, which sets fields once more in the frame after it has shown them."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 

@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_exactly(squares, tiny_preset, tmp_path, ema):
 
 @pytest.mark.parametrize("left", ["older", "none"])
 def test_a_resumed_run_has_the_model_of_its_newest_checkpoint(squares, tiny_preset, tmp_path, left):
-    """A kill may come when the last checkpoint is whole and the model of the run folder is not yet written."""
+    """A kill may come after the last checkpoint, before the model of the run folder is written."""
     settings = config(tiny_preset, squares)
     run = fit(settings, tmp_path / "run")
     last, facts = weights(run), (run / "checkpoints" / "step-00000012" / "training.json").read_text()

@@ -30,7 +30,7 @@ def write(
     frames: Annotated[int | None, Option(min=1, help="Write clips of so many frames, in which objects move.")] = None,
     mp4: Annotated[bool, Option("--mp4", help="Also write each clip as a film (needs the extra `video`).")] = False,
 ) -> None:
-    """Write rendered scenes to disk in the published CLEVRTex layout, or clips as folders of frames.
+    """Write rendered scenes in the published CLEVRTex layout, or clips as folders of frames.
 
     [bold]slotlab scenes write data/scenes --variant textured --count 200 --size 128[/bold]
 

@@ -87,7 +87,7 @@ def diagnose(
     json: options.Json = None,
     device: options.Device = "auto",
 ) -> None:
-    """Find out what is wrong with a model's slots, which setting to try, and where slots own pixels.
+    """Find out what is wrong with a model's slots, what to try, and where slots own pixels.
 
     Detects collapsed, dead and duplicate slots, tiling (masks that ignore the image), a background
     in pieces, soft masks, and attention that does not settle. Some of it needs true masks.

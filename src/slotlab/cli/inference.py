@@ -60,9 +60,9 @@ def segment(
     (docs/segment.md). stretch changes the proportions. crop takes the centred square; pixels
     outside it belong to no slot (255, black).
 
-    A film (mp4, mov, webm, gif; needs the extra `video`), or with --track a folder of frames, gets a
-    folder: masks/0000.png, ... (palette image of each frame), overlay.mp4 (for frames overlays/) and
-    slots.npz. A model of images is tracked: its slots are matched from frame to frame.
+    A film (mp4, mov, webm, gif; needs the extra `video`), or with --track a folder of frames, gets
+    a folder: masks/0000.png, ... (palette image of each frame), overlay.mp4 (for frames overlays/)
+    and slots.npz. A model of images is tracked: its slots are matched from frame to frame.
 
     NAME is the image's path below the common folder of all IMAGES, without suffix. Images that
     cannot be read, or have more than 67 million pixels, are skipped and listed.

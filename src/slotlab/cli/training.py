@@ -145,7 +145,7 @@ def publish(
     private: Annotated[bool, Option("--private", help="Make a new repository on the hub private.")] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Release a model, in a folder or on the hub: float16 weights, scores, images, library and card.
+    """Release a model in a folder or on the hub: float16 weights, scores, images, library, card.
 
     --data says where the run's data set is now, if it was moved.
 

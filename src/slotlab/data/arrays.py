@@ -179,8 +179,8 @@ class Hdf5(Arrays):
     Dataset format:
 
     * `image`: (N, H, W, 3), (N, 3, H, W) or (N, H, W), uint8, or floats in [0, 1]
-    * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground; or
-      a layer per object, (N, K, H, W) or (N, H, W, K), the ground first
+    * `mask`, optional unless named by `mask=`: integer ids (N, H, W) or (N, H, W, 1), 0 = ground;
+      or a layer per object, (N, K, H, W) or (N, H, W, K), the ground first
 
     Instead of an array, a name may be a group with one array per image; or each image has a group
     that holds its `image` and `mask`. Other arrays are ignored. Links to other files, external
@@ -265,8 +265,9 @@ class Npz(Arrays):
     """NumPy files of images.
 
     Dataset format: a `.npz` file with the arrays `image` and, optionally, `mask`, in the layouts of
-    `Hdf5`; or a folder with `image.npy` and `mask.npy`, which are not read into memory. `images` and
-    `masks` are known too, and `image=` and `mask=` give other names. Splits as for `Hdf5`. Crop 1.0.
+    `Hdf5`; or a folder with `image.npy` and `mask.npy`, which are not read into memory. `images`
+    and `masks` are known too, and `image=` and `mask=` give other names. Splits and crop as
+    for `Hdf5`.
     """
 
     kind = "npz"

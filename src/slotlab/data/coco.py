@@ -21,7 +21,7 @@ class Coco(PixelDataset):
 
     Dataset format:
 
-    * annotations: `annotations/instances_{name}.json`, or one JSON file, named instead of the folder
+    * annotations: `annotations/instances_{name}.json`, or one JSON file, named in place of it
     * images: `{name}/` or `images/{name}/` beside `annotations/`; also `images/` or the folder of
       the JSON file itself
 
@@ -98,7 +98,7 @@ class Coco(PixelDataset):
         return with_mask(image, mask, str(path), mask_name)._replace(more=more)
 
     def classes_of(self, mask: np.ndarray, row: int) -> np.ndarray:
-        """The category ids int32 [H, W] in a row's `mask`, one more if the file counts them from 0."""
+        """Category ids int32 [H, W] in a row's `mask`, one more if the file counts them from 0."""
         first = int(0 in self._categories)
         classes = [0, *(found["category_id"] + first for found in self._objects(row))]
         return np.where(mask == IGNORED, IGNORED, np.array(classes, np.int32)[mask])

@@ -62,7 +62,7 @@ def split_of(name: str) -> str:
 
 
 def files_by_split(files: Sequence[Path], split: str) -> dict[str, list[Path]]:
-    """The files of each split by their names, or of `split` alone if it has some; one file is "all"."""
+    """Files of each split by their names, or of `split` alone if it has some; one file is "all"."""
     found: dict[str, list[Path]] = {}
     for file in files:
         found.setdefault(split_of(file.stem) if len(files) > 1 else "all", []).append(file)
@@ -154,7 +154,7 @@ class RowsDataset(SlotDataset):
         self.broken: list[BrokenFile] = []
 
     def check_mask_resolution(self) -> None:
-        """Raises a ConfigError if another size of masks is asked for, where images and masks have one."""
+        """ConfigError if another size of masks is asked for, where images and masks have one."""
         if self.mask_resolution not in (None, ORIGINAL, self.resolution):
             raise ConfigError(
                 f"mask_resolution={self.mask_resolution}: the masks of {self.data} have {self.resolution} pixels a "

@@ -61,10 +61,10 @@ def open_data(
         mask_resolution: side of the masks, if it differs from that of the images: pixels, or
             "original" for that of the crop in the stored image. Rendered and packed masks have one.
         every_mask: batches also have `classes` (coco, voc) or `annotators` (bsds).
-        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub, shards),
-            `images` (coco: the folder of the images), `overlaps` (coco), `stuff` (coco-panoptic),
-            `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample` (scenes), `frames`
-            (of scenes:moving and clips), `stride` (clips).
+        **options: the kind's options: `variant` (clevrtex), `image` and `mask` (hdf5, npz, hub,
+            shards), `images` (coco: the folder of the images), `overlaps` (coco), `stuff`
+            (coco-panoptic), `annotator` (bsds), `seed`, `min_objects`, `max_objects`, `supersample`
+            (scenes), `frames` (of scenes:moving and clips), `stride` (clips).
 
     Raises:
         DataError: there is no data set or no such split; the message names folder and remedy.

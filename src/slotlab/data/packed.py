@@ -112,7 +112,7 @@ class Packed(RowsDataset):
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What a protocol line needs; `source` describes the source, `latents` and `features` the encoder."""
+        """What a protocol line needs; also `source`, and `latents` and `features` by encoder."""
         facts = super().describe() | {"source": self.settings.source}
         encoders = {"latents": self.settings.latents, "features": self.settings.features}
         return facts | {name: encoder for name, encoder in encoders.items() if encoder is not None}

@@ -147,7 +147,7 @@ def _content(stored: Stored) -> Any:
 
 KEPT = 16  # decoded records: threads that read them nearly in order do not go back in a packed file
 MOST_UNPACKED = 2**32  # bytes of a file compressed by zlib, which is unpacked in memory
-# Shapes of uncompressed images, of which the files say only the size: frames, height, width, channels.
+# Shapes of uncompressed images, of which files say only the size: frames, height, width, channels.
 RAW_SHAPES = {
     int(np.prod(shape)): shape
     for shape in ((1, 240, 320, 3), (1, 64, 64, 3), (1, 64, 64, 1), (1, 35, 35, 3), (33, 64, 64, 3))

@@ -90,8 +90,8 @@ class Clips(RowsDataset):
     Dataset format: one whose images are frames of videos:
 
     * folders of frames: `images/{clip}/{frame}.png` and `masks/{clip}/{frame}.png`, also below
-      `train`, `val` and `test`; or a folder of frames alone, which is one clip. `slotlab scenes write
-      --frames` writes such a folder
+      `train`, `val` and `test`; or a folder of frames alone, which is one clip.
+      `slotlab scenes write --frames` writes such a folder
     * DAVIS, and MOVi as TFRecords: `clips:davis:PATH`, `clips:tfrecords:PATH`
 
     Frames of a clip are ordered by the numbers in their names. Splits are those of the data set; if

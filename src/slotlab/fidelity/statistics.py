@@ -1,4 +1,4 @@
-"""Feature nets, and the statistics of the features of a set of images: gathered, saved and loaded."""
+"""Feature nets, and the statistics of features of a set of images: gathered, saved, loaded."""
 
 import http.client
 import json

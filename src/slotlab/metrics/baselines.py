@@ -28,7 +28,7 @@ def block_pattern(images: Tensor, count: int) -> Tensor:
 
 
 def colour_groups(images: Tensor, count: int) -> Tensor:
-    """K-means of colour and place of the pixels of each image [B, 3, H, W] in [0, 1]: int64 [B, H, W].
+    """K-means of colour and place of pixels of images [B, 3, H, W] in [0, 1]: int64 [B, H, W].
 
     Places count as much as colours: both run from 0 to 1. It is repeatable.
 

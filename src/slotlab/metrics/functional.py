@@ -266,8 +266,8 @@ def without_small(target: Tensor, least: float) -> Tensor:
 def slot_identity(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """How well objects keep their slots in clips: integer maps [B, T, H, W] each.
 
-    In each frame in which a true object is seen, its slot is the one that covers most of its pixels.
-    The object's main slot is that of most frames.
+    In each frame in which a true object is seen, its slot is the one that covers most of its
+    pixels. The object's main slot is that of most frames.
 
     Returns:
         The share of object-frames whose slot is the object's main slot, and the mean number of

@@ -136,7 +136,7 @@ class LabelMapMetric(PerImageMetric):
         self._function = partial(function, **options)
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds a batch of label maps, integer [B, H, W]; target 0 is the background, below 0 ignored.
+        """Adds a batch of label maps, integer [B, H, W]; target 0 is background, below 0 ignored.
 
         With the masks of several annotators, target [B, A, H, W], an image's value is the mean or
         the best of its values over annotators; one who ignored every pixel is left out.
@@ -263,7 +263,7 @@ class VideoScores(PerImageMetric):
         super().__init__("video", len(self.names))
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Adds label maps of clips, integer [B, T, H, W]; target 0 is background, below 0 ignored."""
+        """Adds label maps of clips, integer [B, T, H, W]; target 0: background, below: ignored."""
         table = contingency(predicted.flatten(1), target.flatten(1))
         aris = adjusted_rand_index_of(table), adjusted_rand_index_of(table, foreground_only=True)
         values = torch.stack([*aris, mean_best_overlap_of(table), *slot_identity(predicted, target)])

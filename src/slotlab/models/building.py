@@ -1,4 +1,4 @@
-"""Parts from their settings: kinds, checked arguments and inputs, initial weights, hashes of weights."""
+"""Parts from their settings: kinds, checked arguments and inputs, initial weights, hashes."""
 
 import hashlib
 import inspect

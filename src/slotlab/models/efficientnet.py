@@ -23,7 +23,7 @@ def efficientnet_file() -> Path:
 
 
 def open_efficientnet() -> "EfficientNetLite0":
-    """The network in evaluation mode; CheckpointError if the package of its weights is not installed."""
+    """The network in evaluation mode; CheckpointError if the package of its weights is missing."""
     return EfficientNetLite0(torch.load(efficientnet_file(), map_location="cpu", weights_only=True)).eval()
 
 

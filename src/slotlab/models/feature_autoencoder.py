@@ -221,7 +221,7 @@ class FeatureAutoencoder(SlotModelBase):
         features: arguments of `FrozenFeatures`: the network, its layer, and what is kept of it.
         frequencies: number of waves on each axis that tell slot attention places; 0: none.
         slot_attention: arguments of `SlotAttention`.
-        decoder: `{"kind": "set-at-once" | "mlp" | "transformer", ...}` and that decoder's arguments.
+        decoder: `{"kind": "set-at-once" | "mlp" | "transformer", ...}` and its arguments.
         superpixels: masks that are averaged over superpixels, so that they have the image's edges:
             the decoder's ("masks"), those of slot attention ("attention"), or none.
 
@@ -340,7 +340,7 @@ def places_of(grid: tuple[int, int]) -> Tensor:
 
 
 def reading_orders(grid: tuple[int, int]) -> Tensor:
-    """Nine orders of the cells of a grid, int64 [9, h * w]: rows and columns from each corner, a spiral.
+    """Nine orders of the cells of a grid, int64 [9, h * w]: lines from each corner, a spiral.
 
     Example:
         >>> reading_orders((2, 2))[[0, 4, 8]]

@@ -102,7 +102,7 @@ class FeatureGrouping(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, generator: Generators = None, raw: Tensor | None = None) -> FeatureOutput:
-        """Groups of images [B, 3, H, W] in [0, 1]; ValueError unless sides are multiples of the stride.
+        """Groups of images [B, 3, H, W] in [0, 1]; ValueError if the stride does not divide a side.
 
         `raw` are their features `encoder.raw(images)`, if cached. The `generator` is not used:
         nothing is random.
@@ -190,7 +190,7 @@ def snapped(soft: Tensor, image: Tensor) -> Tensor:
 
 
 def feature_colours(features: Tensor, shown: Tensor) -> Tensor:
-    """What is `shown` [B, K, C] in colours [B, K, 3] in [0, 1]: three principal components of each image's features."""
+    """`shown` [B, K, C] as colours [B, K, 3] in [0, 1]: principal components of the image."""
     colours = []
     for own, some in zip(features, shown, strict=True):
         centre = own.mean(dim=0)

@@ -233,12 +233,12 @@ DECODERS: dict[str, Any] = {"broadcast": SpatialBroadcastDecoder}  # a decoder i
 class SlotAutoencoder(SlotModelBase):
     """Encodes images into slots and decodes each slot into a layer: colours and a mask.
 
-    The masks are computed in the decoder's `forward` (`SpatialBroadcastDecoder`): a softmax over slots
-    of one logit per pixel. To add a decoder, write one class and register it with one line,
+    The masks are computed in the decoder's `forward` (`SpatialBroadcastDecoder`): a softmax over
+    slots of one logit per pixel. To add a decoder, write one class and register it with one line,
     `DECODERS["mine"] = MyDecoder`. Its constructor gets `slot_dim`, `resolution` and the keys of
     the `decoder` section; its `forward(slots)` takes [B, K, D] and returns the reconstruction
-    [B, 3, R, R], masks [B, K, R, R] that sum to 1 over K and slot images [B, K, 3, R, R].
-    Encoders are added to `ENCODERS` the same way.
+    [B, 3, R, R], masks [B, K, R, R] that sum to 1 over K and slot images [B, K, 3, R, R]. Encoders
+    are added to `ENCODERS` the same way.
 
     Args:
         resolution: side R of the images.

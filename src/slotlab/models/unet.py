@@ -195,8 +195,8 @@ class Denoiser(nn.Module):
     The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) as the report has it: each
     level has `blocks` residual blocks on the way down and `blocks + 1` on the way up, each followed
     by a transformer block if the level attends; residual blocks in mode "down" and "up" join the
-    levels, or convolutions; the outputs of the way down are concatenated to the inputs of the way up. The defaults
-    are the report's final parameters.
+    levels, or convolutions; the outputs of the way down are concatenated to the inputs of the way
+    up. The defaults are the report's final parameters.
 
     Args:
         slot_dim: width D of a slot.
@@ -210,7 +210,8 @@ class Denoiser(nn.Module):
         time_dim: width of the sinusoidal time embedding; even.
         time_mlp: Linear, SiLU, Linear of the embedding to width 4 x time_dim, as latent diffusion.
         gated: feed-forward layers with a GELU gate, as latent diffusion.
-        resample: what joins the levels: "block", as the report, or "convolution", as latent diffusion.
+        resample: what joins the levels: "block", as the report, or "convolution", as latent
+            diffusion.
         dropout: in the residual blocks.
         checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
 

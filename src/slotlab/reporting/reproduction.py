@@ -1,4 +1,4 @@
-"""The report that slotlab began with, reproduced: one HTML page in its order, numbers side by side."""
+"""The report that slotlab began with, reproduced: one HTML page, numbers side by side."""
 
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +99,7 @@ PUBLISHED = {
 
 
 class Measure(NamedTuple):
-    """A number of the report beside ours, as a card shows it; `top` is the end of its bars, 0: none."""
+    """A number of the report beside ours on a card; `top` is the end of its bars, 0: none."""
 
     name: str
     report: float

@@ -1,4 +1,4 @@
-"""Scenes that move: objects roll, turn, collide, enter and leave before a still or panning camera."""
+"""Scenes that move: objects roll, turn, collide, enter and leave; the camera rests or pans."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,9 +86,9 @@ def render_videos(
         framing: as for `render`.
 
     Returns:
-        `image` float32 [B, T, 3, H, W] in [0, 1], `mask` int64 [B, T, H, W] (0 = ground), and a dict
-        for each clip: that of `render` with `frames` and `start`, `camera` as a list of T, and for
-        each object lists of T `3d_coords`, `pixel_coords`, `rotation` and `visible_pixels`.
+        `image` float32 [B, T, 3, H, W] in [0, 1], `mask` int64 [B, T, H, W] (0 = ground), and a
+        dict for each clip: that of `render` with `frames` and `start`, `camera` as a list of T, and
+        for each object lists of T `3d_coords`, `pixel_coords`, `rotation` and `visible_pixels`.
 
     Raises:
         ConfigError: an argument is out of its range, or the objects do not fit into the scene.
@@ -142,7 +142,7 @@ def _of_clip(frames: list[dict[str, Any]], start: int) -> dict[str, Any]:
 
 
 def _moving(still: Layout, dress: Dress, frames: int) -> tuple[Layout, Dress, Tensor]:
-    """All frames of B clips as a layout of B · T scenes; and the frame that is the still one [B]."""
+    """All frames of B clips as a layout of B · T scenes; and the frame that is the still [B]."""
     clips, most = len(still.count), int(still.number.max())
     start = (uniform(still.keys, _START, 1)[:, 0] * START).to(torch.int64)
     there = torch.arange(most) < still.count[:, None]
@@ -225,7 +225,7 @@ def _paths(
 
 
 def _panned(still: Layout, when: Tensor) -> Tensor:
-    """The cameras [B, T, 12], in half of the clips turned around the vertical by frames `when` [B, T]."""
+    """Cameras [B, T, 12], in half of the clips turned around the vertical; frames `when` [B, T]."""
     pans, rate = uniform(still.keys, _PAN, 2).unbind(1)
     half = (2 * rate - 1) * PAN * (pans < 0.5).float()
     cosine, sine = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)

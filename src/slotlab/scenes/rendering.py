@@ -32,7 +32,7 @@ from slotlab.scenes.visibility import Grid, first_hits, local_rays
 RENDERER = "slotlab scenes 1"  # changes whenever a scene of the same seed and index would come out different
 MIN_VISIBLE = 20 / 64**2  # part of the frame that every object must show
 MAX_ATTEMPTS = 400
-# Samples worked on at a time on a CPU; 64 times as many on a GPU. Of the ground, what the cache holds.
+# Samples worked on at a time on a CPU; on a GPU 64 times as many. Of the ground, what is cached.
 SETTLE_SAMPLES, LOOK_SAMPLES, SHADE_SAMPLES, GROUND_SAMPLES = 1 << 21, 1 << 17, 1 << 20, 1 << 16
 
 
@@ -194,7 +194,7 @@ def settle(
 
 
 def look(layout: Layout, view: Grid) -> tuple[Tensor, Tensor]:
-    """The mask, and the depth of the object that each pixel shows (0: the ground), both [B, H, W]."""
+    """The mask, and the depth of the object that each pixel shows (0: ground), both [B, H, W]."""
     place, owner, far = first_hits(layout, local_rays(layout).to(view.device), view)
     shape = (len(layout.count), view.height, view.width)
     mask = torch.zeros(shape, dtype=torch.int64, device=view.device)

@@ -128,7 +128,7 @@ def turned(layout: Layout, vector: Tensor) -> Tensor:
     return torch.stack([cos * x + sin * y, cos * y - sin * x, z])
 
 
-# Whether parts of tiles matter to their owners: from owners, first columns and first rows, int64 [n] each.
+# Whether parts of tiles matter to their owners, by owners, first columns and rows, int64 [n] each.
 Reaches = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

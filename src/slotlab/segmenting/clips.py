@@ -41,7 +41,7 @@ def segment_clips(
     mask_source: str | None = None,
     seed: int = 0,
 ) -> Generator[Stage, None, list[SegmentedClip]]:
-    """Segments films, and folders of frames, at their own size; any number of frames fits into memory.
+    """Segments films, and folders of frames, of any length and at their own size.
 
     A model of images is tracked (`slotlab.models.TrackedModel`). Each clip gets a folder in `out`:
     `masks/0000.png`, ... (palette image: the slot that owns each pixel), the frames with the slots'

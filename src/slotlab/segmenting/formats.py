@@ -80,7 +80,7 @@ def check_formats(formats: Iterable[str]) -> list[str]:
 
 
 def cutouts_steps(photos: Iterable[Photo], out: Path) -> Generator[int, None, None]:
-    """`NAME_cutout_K.png` of each segment K: its pixels in its bounding box, the rest transparent."""
+    """`NAME_cutout_K.png` of each segment K: its bounding box, transparent outside the segment."""
     for photo in photos:
         pixels, stem = read_image(photo.image), out / photo.name
         with_mask(Decoded(pixels), photo.mask, str(photo.image), f"the mask of {photo.name}")

@@ -96,7 +96,7 @@ def fitting(fit: str, size: tuple[int, int], resolution: int) -> Fitting:
 
 
 def fitting_of(model: SlotModel, fit: str | None, size: tuple[int, int]) -> Fitting:
-    """How an image of `size` (width, height) goes into a model: "letterbox" is the default of squares.
+    """How an image of `size` (width, height) goes into a model; of squares by "letterbox".
 
     A model for images of any size sees the whole image; ConfigError for another fit.
     """
@@ -138,8 +138,8 @@ def segment_image(
 
     Args:
         model: any model with slots, or the name or folder of one, as `slotlab.load` takes it.
-        image: a file or its bytes, a PIL image, or an array or tensor as `slotlab.show` takes it, of
-            any size. It is turned upright by its EXIF orientation.
+        image: a file or its bytes, a PIL image, or an array or tensor as `slotlab.show` takes it,
+            of any size. It is turned upright by its EXIF orientation.
         fit: how it becomes a square: "letterbox" (the default), "stretch" or "crop", see `fitting`.
             `photos` sees the whole image and takes none.
         mask_source: "masks" (of the decoder; cross-attention for slot diffusion), "attention" (of
@@ -177,8 +177,8 @@ def take_apart(
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """Slots [K, D], masks [K, H, W], any reconstruction [3, H, W] in [0, 1], of each image.
 
-    The images are uint8 [H, W, 3]; what is random in one depends on `seed` alone. With `merge`, slots
-    are merged and emptied by those masks (`slotlab.models.merge_slots`).
+    The images are uint8 [H, W, 3]; what is random in one depends on `seed` alone. With `merge`,
+    slots are merged and emptied by those masks (`slotlab.models.merge_slots`).
     """
     if len({one.shape for one in shown}) > 1:
         return [parts for one in shown for parts in take_apart(model, [one], mask_source, seed, merge)]

@@ -231,7 +231,7 @@ def slot_card(
     raw: Tensor | None = None,
     size: tuple[int, int] = (THUMBNAIL, THUMBNAIL),
 ) -> dict[str, Any]:
-    """A slot cut out of `image` [3, h, w] by its `mask` [h, w]; `owners` [H, W] are slot numbers."""
+    """A slot, cut out of `image` [3, h, w] by its `mask` [h, w]; `owners` [H, W]: slot numbers."""
     share = float((owners == number).float().mean())
     empty = share < EMPTY_SHARE
     return {

@@ -1,4 +1,4 @@
-"""The Photo view: a whole photograph taken apart, segments merged, cut-outs and COCO JSON to download."""
+"""The Photo view: a photograph taken apart, segments merged, cut-outs and JSON to download."""
 
 import base64
 import copy
@@ -59,7 +59,7 @@ class TakenApart:
     selected: int | None = None
 
     def owners(self, size: tuple[int, int]) -> np.ndarray:
-        """The segment of each pixel, uint8 [H, W], at a `size` (width, height) of the photograph."""
+        """The segment of each pixel, uint8 [H, W], at a `size` (width, height)."""
         fitted = replace(self.fitted, size=size, seen=(0, 0, *size))
         found = owners_of(fitted.onto_image(mask) for mask in self.masks)
         for part, whole in self.merged:

@@ -280,7 +280,7 @@ class Run:
             self.losses = list(saved["losses"].to(self.fabric.device).unbind())
 
     def take_model(self, checkpoint: Path) -> None:
-        """Completes what follows a checkpoint: the model in the run folder, no older checkpoints."""
+        """What follows a checkpoint: the model in the run folder, no older checkpoints."""
         checkpoints.save(self.model, self.folder)
         with replacing(self.folder / TRAINING_FILE, synced=True) as path:
             shutil.copyfile(checkpoint / TRAINING_FILE, path)

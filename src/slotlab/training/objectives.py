@@ -1,4 +1,4 @@
-"""What training can add to a model's loss (`model.losses`); optimiser, schedules, moving average."""
+"""What training can add to a model's loss (`model.losses`); optimiser, schedules, average."""
 
 import math
 from collections.abc import Collection
