@@ -121,3 +121,11 @@ def test_broken_films(tmp_path):
     for path in (broken, tmp_path / "missing.mp4"):
         with pytest.raises(DataError, match=str(path)):
             next(film_frames(path))
+
+
+def test_a_list_of_other_files_is_no_film(tmp_path):
+    pytest.importorskip("av")
+    write_film(tmp_path / "film.mp4", [np.zeros((16, 16, 3), np.uint8)] * 2)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile film.mp4\n")
+    with pytest.raises(DataError, match=r"list.mp4: cannot be read as a film"):
+        next(film_frames(tmp_path / "list.mp4"))

@@ -65,7 +65,7 @@ class Decoded(NamedTuple):
 
 
 @contextmanager
-def _opened(source: Path | bytes, name: str, limits: Limits, remedy: str) -> Iterator[Image.Image]:
+def opened(source: Path | bytes, name: str, limits: Limits, remedy: str) -> Iterator[Image.Image]:
     """Opens an image file or its bytes; whatever Pillow raises becomes a DataError."""
     size = 1
     try:
@@ -130,7 +130,7 @@ def decode_image(
     Raises:
         DataError: the file is missing, broken, too large, or has values of unknown range.
     """
-    with _opened(source, name, limits, remedy) as image:
+    with opened(source, name, limits, remedy) as image:
         notes = (FIRST_PAGE,) if _frames(image) > 1 else ()
         decoded = _decoded(image, name, upright)
         return decoded._replace(format=image.format, notes=notes + decoded.notes)
@@ -167,7 +167,7 @@ def decode_mask(
     Raises:
         DataError: the file is missing, broken or too large, or holds colours instead of ids.
     """
-    with _opened(source, name, LIMITS, remedy) as image:
+    with opened(source, name, LIMITS, remedy) as image:
         if _is_lossy(image, source):
             raise DataError(f"{name}: {LOSSY}")
         if palette_only and image.mode != "P":

@@ -8,6 +8,7 @@ import numpy as np
 
 from slotlab.data.dataset import Opening, PixelDataset, RowsDataset, by_order, in_a_row
 from slotlab.data.folders import by_numbers
+from slotlab.data.images import check_pixels
 from slotlab.data.sample import Batch
 from slotlab.errors import ConfigError, DataError, needs
 from slotlab.files import regular, replacing
@@ -15,6 +16,7 @@ from slotlab.progress import in_steps
 
 CLIPS_FILE = "clips.json"  # in what `slotlab scenes write --frames` wrote
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif")
+CONTAINERS = "mov,mp4,matroska,webm,avi,gif"  # others, such as play lists, name more files, which would be read
 RATE = 12.0  # frames per second, where nothing says it
 
 
@@ -25,16 +27,22 @@ def need_video() -> Any:
     return av
 
 
+def _opened(path: Path) -> Any:
+    return need_video().open(str(regular(path)), options={"format_whitelist": CONTAINERS})
+
+
 def film_frames(path: str | Path) -> Iterator[np.ndarray]:
     """The frames of a film, uint8 [H, W, 3], one at a time: any length fits into memory.
 
     Raises:
         ConfigError: PyAV is missing.
-        DataError: the file is missing, damaged, has no frames, or frames of several sizes.
+        DataError: the file is missing, damaged, has no frames, too large ones, or some of several
+            sizes.
     """
-    av, path, size = need_video(), Path(path), None
+    path, size = Path(path), None
     try:
-        with av.open(str(regular(path))) as film:
+        with _opened(path) as film:
+            check_pixels(film.streams.video[0].width or 1, film.streams.video[0].height or 1, str(path))
             for frame in film.decode(video=0):
                 pixels = frame.to_ndarray(format="rgb24")
                 if size not in (None, pixels.shape):
@@ -51,9 +59,8 @@ def film_frames(path: str | Path) -> Iterator[np.ndarray]:
 
 def film_rate(path: str | Path) -> tuple[float, int]:
     """Frames per second of a film, and how many it has by its header (0: unknown)."""
-    av = need_video()
     try:
-        with av.open(str(regular(Path(path)))) as film:
+        with _opened(Path(path)) as film:
             stream = film.streams.video[0]
             return float(stream.average_rate or RATE), int(stream.frames)
     except (OSError, IndexError, ValueError):
