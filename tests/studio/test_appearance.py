@@ -17,6 +17,7 @@ def test_views_fit_their_window(visit, pictures_folder, width, dark):
     for name, sign in {
         "Look": "#sl-look .sl-slot",
         "Photo": "#sl-photo .sl-slot",
+        "Clip": "#sl-clip .sl-slot",
         "Edit": "#sl-edit .sl-slot",
         "Compose": "#sl-concepts .sl-card",
         "Compare": "#sl-compare .sl-frame",

@@ -1,9 +1,13 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from slotlab.composition.edits import paint_edit
 from slotlab.errors import CheckpointError
-from slotlab.studio import open_models
+from slotlab.models import VideoModel
+from slotlab.studio import LoadedModel, edit_session, open_models
+from slotlab.studio.image_chooser import FIRST_EXAMPLE
 
 
 def test_a_library_goes_to_its_model(models):
@@ -34,3 +38,16 @@ def test_what_is_no_model_with_slots_is_refused(latents_run, tmp_path):
 def test_a_library_of_another_model_is_refused(posterior_model, library):
     with pytest.raises(CheckpointError, match="a library of another model"):
         open_models([posterior_model], [library])
+
+
+def test_a_model_of_clips_is_one_of_images_too(distinct):
+    video = VideoModel(distinct(), "identity")
+    loaded = LoadedModel("clips", video)
+    assert loaded.painting is video.image_model
+    assert loaded.describe() == "slot autoencoder of clips, 16 × 16 pixels, 4 slots, 3 iterations"
+    removed = []
+    for one in (loaded, LoadedModel("images", video.image_model)):
+        now = edit_session.begin(one, FIRST_EXAMPLE)
+        then = edit_session.remove(replace(now, selected=2), one)
+        removed.append(paint_edit(one.model, then.scene, then.slots).image)
+    assert removed[0].equal(removed[1])

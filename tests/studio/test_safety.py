@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,9 @@ def test_it_listens_on_this_computer_alone_and_reports_nothing(studio):
 
 def test_a_path_from_the_page_is_never_read(studio, squares):
     picture = next((squares / "images").iterdir())
-    function = event_of(studio, "sl-upload", "upload")
-    for path in (picture, "/etc/hostname", "../../etc/hostname"):
-        join(studio, function, given(path), session := f"thief-{Path(path).name}")
+    for field, path in product(("sl-upload", "sl-clip-upload"), (picture, "/etc/hostname", "../../etc/hostname")):
+        function = event_of(studio, field, "upload")
+        join(studio, function, given(path), session := f"thief-{field}-{Path(path).name}")
         message = outcome(studio, session)
         assert not message["success"]
         assert "data" not in (message["output"] or {})

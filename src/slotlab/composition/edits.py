@@ -281,8 +281,8 @@ def paint_edit(
         >>> edited.image.shape, len(edited.changed), edited.outside_error < 0.001
         (torch.Size([3, 64, 64]), 1, True)
     """
-    slot_model, device = that_paints(model), next(model.parameters()).device
-    if sampling is not None and not isinstance(model, SlotDiffusion):
+    slot_model, device = that_paints(getattr(model, "image_model", model)), next(model.parameters()).device
+    if sampling is not None and not isinstance(slot_model, SlotDiffusion):
         raise ConfigError(f"sampler, steps: a {model.kind} paints in one step; leave them out")
     with evaluating(model):
         painted = slot_model.paint(scene.slots[None].to(device), seeded_generator(seed), sampling)
@@ -298,7 +298,7 @@ def paint_edit(
             masks[shown] = found[0].cpu()
     region = _owned(masks_before, range(len(scene.slots)), changed) | _owned(masks, edit.numbers, changed)
     if keep_outside:
-        image = torch.lerp(before, image, _soft(region))
+        image = torch.lerp(before, image, soft_edge(region))
     error = float((image - before).square().mean(dim=0)[~region].mean())  # NaN of no pixels
     return Edited(before, image, masks, edit, changed, region, error)
 
@@ -343,7 +343,7 @@ def _owned(masks: Tensor, numbers: Collection[int], slots: Collection[int]) -> T
     return torch.isin(masks.argmax(dim=0), rows)
 
 
-def _soft(region: Tensor) -> Tensor:
+def soft_edge(region: Tensor) -> Tensor:
     """A region [R, R] with a soft edge: 1 inside, falling to 0 over 1/16 of the side around it."""
     width = max(1, len(region) // SOFT_EDGE)
     grown = region.float()[None, None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from slotlab.data.video import FILM_SUFFIXES, RATE, film_frames, film_rate, need
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.figures.grid import write_png
 from slotlab.files import Workspace, replacing
-from slotlab.models import ClipModel, Model, TrackedModel, with_slots
+from slotlab.models import ClipModel, Model, SlotModel, SlotOutput, TrackedModel, with_slots
 from slotlab.models.building import fingerprint
 from slotlab.models.sampling import seeded_generator
 from slotlab.progress import Stage, in_steps
@@ -63,10 +63,8 @@ def segment_clips(
         DataError: a film or folder is missing or broken, or its frames differ in size.
     """
     slot_model, out = with_slots(model), Path(out)
-    video = slot_model if isinstance(slot_model, ClipModel) else TrackedModel(slot_model)
     source, fit = checked_options(slot_model, mask_source, fit)
-    if getattr(video, "starts", "learned") != "learned":
-        raise ConfigError(f"this model starts from {video.starts} of objects; train one with starts=learned for films")
+    video = model_of_clips(slot_model)
     given = [Path(one) for one in ([clips] if isinstance(clips, str | Path) else clips)]
     found = find_clips(given)
     if any(path.is_file() for path in found):
@@ -82,7 +80,7 @@ def segment_clips(
         kept = _frames_kept(folder, path)
         if kept is None:
             kept = 0
-            for kept in _segment(video, slot_model, path, folder, fit, source, seed):
+            for kept in _segment(video, path, folder, fit, source, seed):
                 yield f"{name}: frames", kept, count or None
         done.append(SegmentedClip(path, folder, kept))
     return done
@@ -137,28 +135,54 @@ def frames_of(clip: Path) -> Iterator[np.ndarray]:
         yield pixels
 
 
-def _segment(video: ClipModel, model: Any, clip: Path, folder: Path, fit: str, source: str, seed: int) -> Iterator[int]:
-    """Writes the files of one clip; yields the number of frames done."""
-    device, waiting = next(video.parameters()).device, list[tuple[np.ndarray, Fitting]]()
-    slots, shares = list[np.ndarray](), list[np.ndarray]()
+def model_of_clips(model: SlotModel) -> ClipModel:
+    """A model of clips itself; an image model tracked. ConfigError for one that starts from given objects."""
+    video = model if isinstance(model, ClipModel) else TrackedModel(model)
+    if getattr(video, "starts", "learned") != "learned":
+        raise ConfigError(f"this model starts from {video.starts} of objects; train one with starts=learned for films")
+    return video
 
-    def seen() -> Iterator[Tensor]:
-        for pixels in frames_of(clip):
-            fitted = fitting_of(model, fit, (pixels.shape[1], pixels.shape[0]))
+
+class SeenFrame(NamedTuple):
+    """A frame, and what a model found in it."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    fitted: Fitting  # how it became what the model takes
+    output: SlotOutput  # of that
+    owners: np.ndarray  # uint8 [H, W], the slot that owns each pixel
+
+
+def seen_frames(
+    video: ClipModel, frames: Iterable[np.ndarray], fit: str | None, mask_source: str, seed: int = 0
+) -> Iterator[SeenFrame]:
+    """Takes the frames of a clip apart one by one; CheckpointError if slots are not finite."""
+    device, waiting = next(video.parameters()).device, list[tuple[np.ndarray, Fitting]]()
+
+    def shown() -> Iterator[Tensor]:
+        for pixels in frames:
+            fitted = fitting_of(cast(SlotModel, video), fit, (pixels.shape[1], pixels.shape[0]))
             waiting.append((pixels, fitted))
             yield to_batch(fitted.shown(pixels)[None], None, [0])["image"].to(device)
 
+    only = mask_source != "masks"  # only the decoder's masks of slot diffusion need its sampling
+    for output in video.stream(shown(), [seeded_generator(seed)], segment_only=only):
+        pixels, fitted = waiting.pop()
+        if not bool(torch.isfinite(output.slots).all()):
+            raise CheckpointError("the model's slots are not finite; take an earlier checkpoint")
+        owners = owners_of(fitted.onto_image(mask) for mask in output.soft_masks(mask_source)[0].float().cpu())
+        yield SeenFrame(pixels, fitted, output, owners)
+
+
+def _segment(video: ClipModel, clip: Path, folder: Path, fit: str, source: str, seed: int) -> Iterator[int]:
+    """Writes the files of one clip; yields the number of frames done."""
+    slots, shares = list[np.ndarray](), list[np.ndarray]()
+
     def overlays() -> Iterator[np.ndarray]:
-        only = source != "masks"  # only the decoder's masks of slot diffusion need its sampling
-        for number, output in enumerate(video.stream(seen(), [seeded_generator(seed)], segment_only=only)):
-            pixels, fitted = waiting.pop()
-            if not bool(torch.isfinite(output.slots).all()):
-                raise CheckpointError("the model's slots are not finite; take an earlier checkpoint")
-            owners = owners_of(fitted.onto_image(mask) for mask in output.soft_masks(source)[0].float().cpu())
-            segmentation, overlay = drawn(pixels, owners)
+        for number, frame in enumerate(seen_frames(video, frames_of(clip), fit, source, seed)):
+            segmentation, overlay = drawn(frame.pixels, frame.owners)
             write_png(segmentation, folder / "masks" / f"{number:04d}.png")
-            slots.append(output.slots[0].cpu().numpy())
-            shares.append(np.bincount(owners.ravel(), minlength=256)[: len(slots[-1])] / owners.size)
+            slots.append(frame.output.slots[0].cpu().numpy())
+            shares.append(np.bincount(frame.owners.ravel(), minlength=256)[: len(slots[-1])] / frame.owners.size)
             yield np.asarray(overlay)
 
     if clip.is_file():

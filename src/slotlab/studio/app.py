@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slotlab.data.images import UPLOAD_LIMITS
 from slotlab.errors import ConfigError
 from slotlab.studio import components
+from slotlab.studio.clip_view import clip_view
 from slotlab.studio.components import ASSETS, at_once, at_work
 from slotlab.studio.compose_view import compose_view
 from slotlab.studio.edit_view import edit_view
@@ -64,6 +65,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
                 for name, make in {
                     "Look": lambda: look_view((models[0], FIRST_EXAMPLE), image, model, find),
                     "Photo": lambda: photo_view(model, find),
+                    "Clip": lambda: clip_view(models, find),
                     "Edit": lambda: edit_view(model, find),
                     "Compose": lambda: compose_view(model, models),
                     "Compare": lambda: compare_view(models),
@@ -87,7 +89,7 @@ def build(models: Sequence[LoadedModel], runs: Path | None = None) -> gr.Blocks:
 
         def opened(name: str) -> tuple[Any, ...]:
             takes_image = name in ("Look", "Photo", "Edit", "Compare")
-            takes_model = name != "Runs" and len(models) > 1
+            takes_model = name not in ("Clip", "Runs") and len(models) > 1
             return name, gr.Column(visible=takes_image or takes_model), gr.Column(visible=takes_image)
 
         inputs = [model, image, active, refreshed, *(view.state for view in views.values())]

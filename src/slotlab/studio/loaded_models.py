@@ -9,19 +9,20 @@ from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
 from slotlab.composition.library import LIBRARY_FILE
 from slotlab.errors import CheckpointError
-from slotlab.models import FeatureGrouping, FeatureModel, PaintingModel, SlotDiffusion, SlotModel, with_slots
+from slotlab.models import ClipModel, FeatureAutoencoder, Model, PaintingModel, SlotDiffusion, SlotModel, with_slots
 from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.sampling import SamplingSettings
 from slotlab.released import LIBRARY_FOLDER, PHOTOS, library_folder, model_folder, released_names
 from slotlab.segmenting.image import Usual, usual_of
 
 FIRST_MODEL = "textured-128"  # of the bundled models, the one that the page opens with
+OF_CLIPS = "moving-64"  # the one that the Clip view opens with; it has no concept library
 
 
 def bundled_models() -> list[str]:
     """Names of the bundled models that can run, the one that the page opens with first."""
     has_vision = all(map(find_spec, (PACKAGE, "skimage")))  # of the extra `vision`
-    names = [name for name in released_names() if (model_folder(name) / LIBRARY_FOLDER).is_dir()]  # none of clips
+    names = [name for name in released_names() if name == OF_CLIPS or (model_folder(name) / LIBRARY_FOLDER).is_dir()]
     names += [PHOTOS] if has_vision else []
     return sorted(names, key=lambda name: name != FIRST_MODEL)
 
@@ -43,12 +44,17 @@ class LoadedModel:
     @property
     def sampling(self) -> SamplingSettings | None:
         """The default sampling settings; None for a model that paints in one step."""
-        return self.model.sampling if isinstance(self.model, SlotDiffusion) else None
+        return self.painting.sampling if isinstance(self.painting, SlotDiffusion) else None
+
+    @property
+    def image_model(self) -> Model:
+        """The model; of a model of clips, that of its single frames."""
+        return getattr(self.model, "image_model", self.model)
 
     @property
     def painting(self) -> PaintingModel | None:
-        """The model, if it paints images from slots."""
-        return self.model if isinstance(self.model, PaintingModel) else None
+        """The model of images, if it paints them from slots."""
+        return self.image_model if isinstance(self.image_model, PaintingModel) else None
 
     @property
     def can_move(self) -> bool:
@@ -59,11 +65,11 @@ class LoadedModel:
         """One line on the model."""
         iterations, side = self.model.describe()["iterations"], self.model.resolution
         size = f"{side} × {side} pixels, {self.model.slots} slots"
+        of = " of clips" if isinstance(self.model, ClipModel) else ""
         if self.painting is None:
-            parts = "groups" if isinstance(self.model, FeatureGrouping) else "slots"
-            what = f"{parts} of frozen features" if isinstance(self.model, FeatureModel) else "slots of videos"
-            return f"{what}, {size}; it finds objects but cannot paint them"
-        return f"{'slot diffusion' if self.sampling else 'slot autoencoder'}, {size}, {iterations} iterations"
+            parts = "slots" if isinstance(self.image_model, FeatureAutoencoder) else "groups"
+            return f"{parts} of frozen features{of}, {size}; it finds objects but cannot paint them"
+        return f"{'slot diffusion' if self.sampling else 'slot autoencoder'}{of}, {size}, {iterations} iterations"
 
 
 def open_models(

@@ -1,8 +1,6 @@
 """The Photo view: a photograph taken apart, segments merged, cut-outs and JSON to download."""
 
-import base64
 import copy
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +26,7 @@ from slotlab.studio.components import (
     at_work,
     begun,
     group,
+    jpeg,
     note,
     pane,
     slot_card,
@@ -106,10 +105,7 @@ def photo_figure(now: TakenApart, text: str = "") -> dict[str, Any]:
     for number, box, inside in segments_of(owners):
         part, mask = image[:, *box], torch.from_numpy(inside).float()
         cards.append(slot_card(number, part, mask, labels, size=cell_size(part, THUMBNAIL)))
-    with io.BytesIO() as file:
-        now.small.save(file, format="jpeg", quality=92)
-        source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    shown = pane(now.image.title.capitalize(), source, labels, tint=True)
+    shown = pane(now.image.title.capitalize(), jpeg(now.small), labels, tint=True)
     content = group(labels.shape, slot_colours(range(len(now.masks))), [shown], cards, text=text)
     keys = {"z": "sl-photo-undo"}
     return {"opacity": 0.45, "merges": True, "selected": now.selected, "hint": HINT, "keys": keys, "groups": [content]}

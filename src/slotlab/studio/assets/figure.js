@@ -1,9 +1,10 @@
 // An image and its slots: panes side by side, a strip of slots below them, and one selection for all.
 //
 // value: {opacity, frames, groups: [{title, text, width, height, colours, panes, slots}]}
-//   pane: {title, note, image, tint, frames: [{labels, heat}]}; labels: base64 of width*height slot numbers, row by row;
-//         heat: {side, maps: {slot: base64}}, drawn for the selected slot where there is one
+//   pane: {title, note, image, tint, frames: [{labels, heat, image}]}; labels: base64 of width*height slot numbers, row
+//         by row; heat: {side, maps: {slot: base64}}, drawn for the selected slot where there is one
 //   slot: {number, share, picture, raw}
+// With a `rate`, frames are those of a clip, which can be played, and a strip of them shows the slot in all.
 // A click chooses a slot; with Shift, and where the value says `merges`, it puts {slot, into} instead.
 (() => {
   const INFERNO = ["000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4"].map(
@@ -37,9 +38,9 @@
     context.putImageData(pixels, 0, 0);
   }
 
-  // Draws a line around the slot, and dims what is outside.
-  function markSlot(canvas, labels, { width, height }, slot, colour, dim) {
-    const scale = Math.max(1, Math.round(640 / width));
+  // Draws a line around the slot, and dims what is outside; the canvas is about `side` pixels wide.
+  function markSlot(canvas, labels, { width, height }, slot, colour, dim, side = 640) {
+    const scale = Math.max(1, Math.round(side / width));
     Object.assign(canvas, { width: width * scale, height: height * scale });
     const context = canvas.getContext("2d");
     if (slot === null || !labels) return;
@@ -64,7 +65,7 @@
     }
     for (const [style, width] of [["#ffffff", 7], [colour, 4]]) {
       context.strokeStyle = style;
-      context.lineWidth = width;
+      context.lineWidth = Math.max(2, (width * side) / 640);
       context.stroke(outline);
     }
   }
@@ -107,12 +108,20 @@
         const slot = group.hovered ?? group.pinned;
         for (const pane of group.panes) {
           const frame = pane.frames[Math.min(kept.frame, pane.frames.length - 1)] || {};
+          if (frame.image && frame !== pane.shown) pane.imageNode.src = frame.image;
           pane.shown = frame;
           const heated = frame.heat && slot !== null && frame.heat.maps[slot];
           pane.tintCanvas.classList.toggle("sl-smooth", Boolean(heated));
           if (heated) heatPane(pane.tintCanvas, frame.heat, slot);
           else tintPane(pane.tintCanvas, group, pane, kept.opacity);
           markSlot(pane.markCanvas, frame.labels, group, heated ? null : slot, group.colours[slot] || "#ffffff", !props.value.keep);
+        }
+        group.film.forEach((one, number) => one.setAttribute("aria-current", String(number === kept.frame)));
+        if (group.filmed !== slot) {
+          group.filmed = slot;
+          group.film.forEach((one, number) =>
+            markSlot(one.lastChild, group.panes[0].frames[number].labels, group, slot, group.colours[slot] || "#ffffff", true, 160),
+          );
         }
         for (const card of group.cards) {
           card.setAttribute("aria-pressed", String(Number(card.dataset.slot) === group.pinned));
@@ -161,7 +170,7 @@
       const node = make("figure", "sl-pane");
       node.append(make("figcaption", "sl-pane-title", pane.title));
       pane.frameNode = make("div", "sl-frame");
-      const image = make("img");
+      const image = (pane.imageNode = make("img"));
       Object.assign(image, { src: pane.image, alt: pane.title, draggable: false });
       [pane.tintCanvas, pane.markCanvas] = [make("canvas", "sl-tint"), make("canvas", "sl-mark")];
       pane.frameNode.append(image, pane.tintCanvas, pane.markCanvas);
@@ -187,6 +196,46 @@
       node.append(pane.frameNode);
       if (pane.note) node.append(make("div", "sl-note", pane.note));
       return node;
+    }
+
+    // The frames of a clip in a row, each a button that shows it.
+    function buildFilm(group, toFrame) {
+      const row = make("div", "sl-film");
+      group.film = group.panes[0].frames.map((frame, number) => {
+        const button = make("button", "sl-film-frame");
+        Object.assign(button, { type: "button", ariaLabel: `Frame ${number + 1}` });
+        const image = make("img");
+        Object.assign(image, { src: frame.image, alt: "", draggable: false });
+        button.append(image, make("canvas"));
+        button.style.setProperty("--sl-aspect", group.width / group.height);
+        button.addEventListener("click", () => toFrame(number));
+        return button;
+      });
+      row.append(...group.film);
+      return row;
+    }
+
+    // A slider over the frames of a clip, and a button that plays them.
+    function buildPlayer(value) {
+      const box = slider("Frame", "All frames are in the strip below.", 1, value.frames, 1, kept.frame + 1, (now) => {
+        kept.frame = now - 1;
+        redraw();
+        return `${now} of ${value.frames}`;
+      });
+      const input = box.querySelector("input");
+      const toFrame = (number) => ((input.value = number + 1), input.dispatchEvent(new Event("input")));
+      const play = make("button", "sl-play", "Play");
+      play.type = "button";
+      play.addEventListener("click", () => {
+        const stopped = play.textContent === "Play";
+        play.textContent = stopped ? "Pause" : "Play";
+        clearInterval(kept.timer);
+        const next = () => root.getClientRects().length && toFrame((kept.frame + 1) % value.frames);
+        if (stopped) kept.timer = setInterval(next, 1000 / value.rate);
+      });
+      const player = make("div", "sl-player");
+      player.append(play, box);
+      return [player, toFrame];
     }
 
     function buildCard(group, slot) {
@@ -224,9 +273,11 @@
       const focused = root.contains(document.activeElement) ? document.activeElement : null;
       root.replaceChildren();
       groups = [];
+      clearInterval(kept.timer);
       if (!value || !value.groups) return;
       kept.opacity ??= value.opacity ?? null;
-      kept.frame = Math.max(0, (value.frames ?? 1) - 1);
+      const last = Math.max(0, (value.frames ?? 1) - 1);
+      kept.frame = value.rate ? Math.min(kept.frame ?? 0, last) : last;
       root.classList.toggle("sl-placing", Boolean(value.placing));
       root.classList.toggle("sl-large", Boolean(value.large));
       const bar = make("div", "sl-bar");
@@ -239,7 +290,9 @@
           }),
         );
       }
-      if (value.frames > 1) {
+      const [player, toFrame] = value.rate ? buildPlayer(value) : [];
+      if (player) bar.append(player);
+      else if (value.frames > 1) {
         bar.append(
           slider("Iteration of slot attention", "See attention form from iteration to iteration.", 1, value.frames, 1, value.frames, (now) => {
             kept.frame = now - 1;
@@ -263,7 +316,8 @@
         group.cards = group.slots.map((slot) => buildCard(group, slot));
         const strip = make("div", "sl-strip");
         strip.append(...group.cards);
-        section.append(row, group.said, strip);
+        group.film = [];
+        section.append(row, group.said, ...(toFrame ? [buildFilm(group, toFrame)] : []), strip);
         root.append(section);
         groups.push(group);
       }
