@@ -2,7 +2,7 @@
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
 from slotlab.data.check import DataCheck, check_data
-from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
+from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic, YoutubeVis
 from slotlab.data.dataset import BrokenFile
 from slotlab.data.folders import ClevrTex, ImageFolder
 from slotlab.data.loading import evaluation_batches, shuffled_positions, training_batches
@@ -14,11 +14,23 @@ from slotlab.data.published import copy_samples, download
 from slotlab.data.sample import Batch, Sample, SlotDataset
 from slotlab.data.scenes import Scenes, ScenesInMemory
 from slotlab.data.shards import Shards, TfRecords
-from slotlab.data.video import Clips
+from slotlab.data.video import Clips, Films
 
 __all__ = ["KINDS"]
 __all__ += ["Batch", "BrokenFile", "Bsds", "ClevrTex", "Clips", "Coco", "CocoClasses", "CocoPanoptic", "DataCheck"]
-__all__ += ["Davis", "Hdf5", "Hub", "ImageFolder", "Npz", "Packed", "Sample", "Scenes", "ScenesInMemory", "Shards"]
-__all__ += ["SlotDataset", "TfRecords", "Voc", "VocClasses"]
+__all__ += [
+    "Davis",
+    "Films",
+    "Hdf5",
+    "Hub",
+    "ImageFolder",
+    "Npz",
+    "Packed",
+    "Sample",
+    "Scenes",
+    "ScenesInMemory",
+    "Shards",
+]
+__all__ += ["SlotDataset", "TfRecords", "Voc", "VocClasses", "YoutubeVis"]
 __all__ += ["check_data", "copy_samples", "download", "evaluation_batches", "open_data", "pack", "shuffled_positions"]
 __all__ += ["training_batches"]

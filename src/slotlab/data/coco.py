@@ -14,6 +14,7 @@ from slotlab.errors import ConfigError, DataError, needs
 from slotlab.files import read_json
 
 REMEDY = "take the published file, or write it again"
+KEPT = ("id", "image_id", "segmentation", "iscrowd", "category_id", "unseen")  # of an annotation
 
 
 class Coco(PixelDataset):
@@ -36,11 +37,12 @@ class Coco(PixelDataset):
 
     kind = "coco"
     task: ClassVar[str] = "instances"
+    annotated = True  # whether the files that were read have annotations
 
     @classmethod
     def is_in(cls, path: Path) -> bool:
         """Whether `path` is a JSON file, or a folder with `annotations/TASK_*.json`."""
-        return path.suffix.lower() == ".json" if path.is_file() else bool(_annotation_files(path, cls.task))
+        return path.suffix.lower() == ".json" if path.is_file() else bool(cls.files(path))
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Coco(PixelDataset):
             with needs("vision", f"{root}: COCO needs", DataError):
                 import pycocotools  # noqa: F401
         path = Path(root)
-        files = {split_of(path.stem): path} if path.is_file() else _annotation_files(path, self.task)
+        files = {split_of(path.stem): path} if path.is_file() else self.files(path)
         if not files:
             raise DataError(f"{root}: no annotations/{self.task}_*.json in this folder; name the folder that has it")
         split = opening.get("split", "train")
@@ -68,17 +70,33 @@ class Coco(PixelDataset):
         self._categories: set[Any] = set()
         sizes: dict[str, int] = {}
         for name, file in files.items():
-            content = _content(file, self.task)
-            folder = Path(images) if images is not None else _image_folder(file, content["images"])
+            content = self.content(file)
+            folder = Path(images) if images is not None else self.image_folder(file, content["images"])
             sizes[name] = len(content["images"])
             self._rows += [(image, folder / image["file_name"], file) for image in content["images"]]
             self._add(file, content)
-        super().__init__(root, sizes, **opening)
+        super().__init__(root, sizes, self.annotated, **opening)
+
+    @classmethod
+    def files(cls, root: Path) -> dict[str, Path]:
+        """The JSON file of each split in a folder."""
+        return _annotation_files(root, cls.task)
+
+    def content(self, file: Path) -> dict[str, Any]:
+        """The `images` and `annotations` of a JSON file."""
+        return _content(file, self.task)
+
+    def image_folder(self, file: Path, images: list[dict[str, Any]]) -> Path:
+        """Where the images of a JSON file are."""
+        name, bases = file.stem.partition("_")[2], (file.parent.parent, file.parent)
+        return _image_folder(
+            file, images, [base / place for base in bases for place in (name, f"images/{name}", "images", ".")]
+        )
 
     def _add(self, file: Path, content: dict[str, Any]) -> None:
         """Keeps what `mask` needs of the annotations, by image."""
         for annotation in content["annotations"]:
-            kept = {key: annotation.get(key) for key in ("id", "image_id", "segmentation", "iscrowd", "category_id")}
+            kept = {key: annotation.get(key) for key in KEPT}
             self._found.setdefault(annotation["image_id"], []).append(kept)
             self._categories.add(kept["category_id"])
 
@@ -114,7 +132,8 @@ class Coco(PixelDataset):
         image, _, file = self._rows[row]
         size: tuple[int, int] = (image["height"], image["width"])
         found = self._found.get(image["id"], [])
-        layers = [rle.decode(_encoded(annotation, *size, file)) > 0 for annotation in found]
+        empty = np.zeros(size, bool)  # an object that is out of sight, in a video
+        layers = [empty if one.get("unseen") else rle.decode(_encoded(one, *size, file)) > 0 for one in found]
         crowd = [bool(annotation["iscrowd"]) for annotation in found]
         objects = [layer for layer, of_crowd in zip(layers, crowd, strict=True) if not of_crowd]
         mask = stacked(objects, size)
@@ -203,6 +222,80 @@ class CocoPanoptic(Coco):
         return mask
 
 
+class YoutubeVis(Coco):
+    """YouTube-VIS: each frame of its videos as an image; an object has the same id in all frames.
+
+    Dataset format:
+
+    * annotations: `{train,valid,test}.json` or `{train,valid,test}/instances.json`, or one JSON
+      file, named instead of the folder: `videos` with their `file_names`, and `annotations` with
+      `segmentations`: an RLE, polygons or null for each frame
+    * frames: `{train,valid,test}/JPEGImages/{video}/{frame:05d}.jpg`
+
+    Ids are those of the video's annotations in their order in the file, from 1. The rest is as in
+    `Coco`. A file without annotations, as those of valid and test, gives frames without masks. Splits
+    by the name of file or folder. OVIS has this format too.
+    """
+
+    kind = "youtube-vis"
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether a folder has frames and annotations in this layout."""
+        return path.is_dir() and any(path.glob("*/JPEGImages")) and bool(cls.files(path))
+
+    @classmethod
+    def files(cls, root: Path) -> dict[str, Path]:
+        """The JSON file of each split in a folder."""
+        known = ("train", "valid", "val", "test")
+        tried = [(name, root / place) for name in known for place in (f"{name}.json", f"{name}/instances.json")]
+        return {split_of(name): file for name, file in tried if file.is_file()}
+
+    def content(self, file: Path) -> dict[str, Any]:
+        """Its frames as images, and of each frame the annotations of its video."""
+        content = read_json(file, REMEDY, DataError)
+        keys = {"videos": ("id", "file_names", "width", "height"), "annotations": ("video_id", "segmentations")}
+        videos, objects = (_entries(file, content.get(part) or [], part, keys[part]) for part in keys)
+        if not videos:
+            raise DataError(f"{file}: has no videos; take a JSON file of YouTube-VIS, or open it as coco:{file}")
+        self.annotated &= bool(objects)
+        of_video: dict[Any, list[dict[str, Any]]] = {}
+        for one in objects:
+            of_video.setdefault(one["video_id"], []).append(one)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for video in videos:
+            for time, name in enumerate(video["file_names"]):
+                size = {"width": video["width"], "height": video["height"]}
+                images.append({"id": len(self._rows) + len(images), "file_name": name, "video": video["id"], **size})
+                for one in of_video.get(video["id"], ()):
+                    if len(one["segmentations"]) != len(video["file_names"]):
+                        count = f"{len(one['segmentations'])} segmentations for {len(video['file_names'])} frames"
+                        raise DataError(
+                            f"{file}: annotation {one.get('id')} of video {video['id']} has {count}; {REMEDY}"
+                        )
+                    shape = one["segmentations"][time]
+                    annotations.append(
+                        {**one, "image_id": images[-1]["id"], "segmentation": shape, "unseen": shape is None}
+                    )
+        return {"images": images, "annotations": annotations}
+
+    def image_folder(self, file: Path, images: list[dict[str, Any]]) -> Path:
+        """Where the frames of a JSON file are."""
+        places = (file.with_suffix("") / "JPEGImages", file.parent / "JPEGImages", file.parent)
+        return _image_folder(file, images, [*places])
+
+    def read(self, row: int) -> Decoded:
+        """Decodes the frame and draws its annotations, if it has some."""
+        path = self._rows[row][1]
+        return super().read(row) if self.has_masks else decode_image(path, str(path))
+
+    def clip(self, row: int) -> str:
+        """The video."""
+        image, _, file = self._rows[row]
+        return f"{file}, video {image['video']}"
+
+
 def _encoded(annotation: dict[str, Any], height: int, width: int, file: Path) -> Any:
     """An annotation as one RLE of COCO."""
     from pycocotools import mask
@@ -266,25 +359,26 @@ def _content(file: Path, task: str) -> dict[str, Any]:
     for part, keys in (("images", ("id", "file_name", "width", "height")), ("annotations", ("image_id",))):
         entries = content.get(part)
         if not isinstance(entries, list) or not entries:
-            raise DataError(f"{file}: has no {part}; take a file {task}_*.json of COCO")
-        for place, entry in enumerate(entries):
-            missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else keys
-            if missing:
-                raise DataError(f"{file}: {part}[{place}] has no {missing[0]!r}; {REMEDY}")
+            other = f"open it as youtube-vis:{file}" if "videos" in content else f"take a file {task}_*.json of COCO"
+            raise DataError(f"{file}: has no {part}; {other}")
+        _entries(file, entries, part, keys)
     needed = "segments_info" if task == "panoptic" else "segmentation"
     if needed not in content["annotations"][0]:
         raise DataError(f"{file}: its annotations have no {needed!r}; take a file {task}_*.json of COCO")
     return content
 
 
-def _image_folder(file: Path, images: list[dict[str, Any]]) -> Path:
-    """Where the images of a JSON file are."""
-    name = file.stem.partition("_")[2]
-    tried: list[Path] = [
-        base / place
-        for base in (file.parent.parent, file.parent)
-        for place in (name, Path("images") / name, "images", ".")
-    ]
+def _entries(file: Path, entries: list[Any], part: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The entries of a part of a JSON file; DataError if one lacks a key."""
+    for place, entry in enumerate(entries):
+        missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else keys
+        if missing:
+            raise DataError(f"{file}: {part}[{place}] has no {missing[0]!r}; {REMEDY}")
+    return entries
+
+
+def _image_folder(file: Path, images: list[dict[str, Any]], tried: list[Path]) -> Path:
+    """The first folder that has the first image of a JSON file."""
     for folder in tried:
         if (folder / images[0]["file_name"]).is_file():
             return folder

@@ -272,7 +272,7 @@ class ImageFolder(PixelDataset):
     def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
         base = Path(root)
         images = base / "images" if (base / "images").is_dir() else base
-        named = _split_folders(images) if images != base else {}
+        named = split_folders(images) if images != base else {}
         files = {split: image_files(images / folder) for split, folder in named.items()}
         if not named:
             files = {"all": image_files(images, nested=images != base)}
@@ -325,7 +325,7 @@ class ImageFolder(PixelDataset):
         raise DataError(f"{image}: its mask {stem.with_name(stem.name + '.png')} is missing; {RESTORE}")
 
 
-def _split_folders(images: Path) -> dict[str, str]:
+def split_folders(images: Path) -> dict[str, str]:
     """The folder of each split that has one."""
     found: dict[str, str] = {}
     for split, names in SPLIT_NAMES.items():

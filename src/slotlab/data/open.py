@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slotlab.data.arrays import Hdf5, Hub, Npz
-from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic
+from slotlab.data.coco import Coco, CocoClasses, CocoPanoptic, YoutubeVis
 from slotlab.data.dataset import RowsDataset
 from slotlab.data.folders import ClevrTex, ImageFolder
 from slotlab.data.packed import Packed
@@ -15,21 +15,21 @@ from slotlab.data.photographs import Bsds, Davis, Voc, VocClasses
 from slotlab.data.sample import SlotDataset
 from slotlab.data.scenes import Scenes
 from slotlab.data.shards import Shards, TfRecords
-from slotlab.data.video import Clips
+from slotlab.data.video import Clips, Films
 from slotlab.errors import ConfigError, DataError, nearest
 
 # Files and folders are recognised by their content; the first reader that fits is it.
 READERS: tuple[type[RowsDataset], ...] = (
-    *(Packed, Clips, Hub, Hdf5, Npz, Coco, CocoClasses, CocoPanoptic, Voc, VocClasses, Davis, Bsds),
-    *(ClevrTex, ImageFolder, TfRecords, Shards, Scenes),
+    *(Packed, Clips, Hub, Hdf5, Npz, Coco, CocoClasses, CocoPanoptic, YoutubeVis, Voc, VocClasses, Davis, Bsds),
+    *(ClevrTex, ImageFolder, TfRecords, Shards, Films, Scenes),
 )
 KINDS: dict[str, Any] = {reader.kind: reader for reader in READERS}
 WITHOUT_PATH = ("scenes", "hub", "clips")  # after `kind:` there is something other than a path
 ACCEPTED = (
     "accepted are a CLEVRTex tree (CLEVRTEX_<variant>_<six digits>.png and ..._flat.png), images/ with or without "
     "masks/ (also images/train, images/val), a folder of images, an HDF5 file, a folder of save_to_disk, a packed "
-    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, BSDS500, TFRecords, NumPy files, "
-    "shards *.tar, or scenes:<variant> (docs/data.md)"
+    "cache, COCO (annotations/instances_*.json, or its JSON file), PASCAL VOC, DAVIS, YouTube-VIS, BSDS500, TFRecords, "
+    "NumPy files, shards *.tar, films (mp4, ...), or scenes:<variant> (docs/data.md)"
 )
 
 
@@ -116,9 +116,9 @@ def recognise(spec: str | Path) -> tuple[str, str]:
         raise DataError(f"{path}: no such file or folder{hint}; {ACCEPTED}")
     for reader in READERS:
         if reader.is_in(path):
-            return reader.kind, text
+            return (Clips.kind, f"{Films.kind}:{text}") if reader is Films else (reader.kind, text)
     if path.is_file():
-        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz, *.tar or *.tfrecord*; {ACCEPTED}")
+        raise DataError(f"{path}: a file, but not HDF5, JSON, *.npz, *.tar, *.tfrecord* or a film; {ACCEPTED}")
     inside = sorted(found.name for found in path.iterdir())
     said = f"holds no data set ({', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''})" if inside else "is empty"
     raise DataError(f"{path}: the folder {said}; {ACCEPTED}")

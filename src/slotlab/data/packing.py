@@ -16,6 +16,7 @@ from slotlab.data.open import open_data
 from slotlab.data.packed import FORMAT, SETTINGS, VERSION
 from slotlab.data.sample import IGNORED, FeatureEncoder, LatentEncoder, SlotDataset
 from slotlab.data.scenes import MOST
+from slotlab.data.video import Clips
 from slotlab.errors import ConfigError, DataError, nearest
 from slotlab.files import is_free, replacing, sha256_of, write_json
 from slotlab.progress import Stage, in_steps, stage
@@ -211,8 +212,9 @@ def _decoded(part: SlotDataset) -> Iterator[tuple[str, DataError | tuple[int, An
 
         yield from in_order(decode, part.rows)
         return
-    for start in range(0, len(part), AT_ONCE):
-        batch = part.batch(range(start, min(start + AT_ONCE, len(part))))
+    at_once = 1 if isinstance(part, Clips) else AT_ONCE  # frames before the crop may be large
+    for start in range(0, len(part), at_once):
+        batch = part.batch(range(start, min(start + at_once, len(part))))
         images, masks = to_pixels(batch)
         for i, number in enumerate(batch["index"].tolist()):
             yield f"scene {number}", (number, images[i], None if masks is None else masks[i])

@@ -1,14 +1,18 @@
 """Video: films through PyAV (extra `video`), and clips, the frames of stored videos in order."""
 
+import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, Unpack
 
 import numpy as np
 
-from slotlab.data.dataset import Opening, PixelDataset, RowsDataset, by_order, in_a_row
-from slotlab.data.folders import by_numbers
-from slotlab.data.images import check_pixels
+from slotlab.data.dataset import BrokenFile, Opening, PixelDataset, RowsDataset, by_order, in_a_row
+from slotlab.data.folders import by_numbers, folders_below, split_folders
+from slotlab.data.images import Decoded, check_pixels
 from slotlab.data.sample import Batch
 from slotlab.errors import ConfigError, DataError, needs
 from slotlab.files import regular, replacing
@@ -18,6 +22,9 @@ CLIPS_FILE = "clips.json"  # in what `slotlab scenes write --frames` wrote
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif")
 CONTAINERS = "mov,mp4,matroska,webm,avi,gif"  # others, such as play lists, name more files, which would be read
 RATE = 12.0  # frames per second, where nothing says it
+NEAR = 32  # frames: so far ahead decoding goes on, and so many of those before are kept
+FEW = 10  # clips: fewer are not split, but their windows are
+DECODING = Lock()
 
 
 def need_video() -> Any:
@@ -27,8 +34,18 @@ def need_video() -> Any:
     return av
 
 
-def _opened(path: Path) -> Any:
-    return need_video().open(str(regular(path)), options={"format_whitelist": CONTAINERS})
+@contextmanager
+def opened_film(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A film of PyAV and its first video stream; DataError if it is missing, damaged or too large."""
+    av = need_video()
+    try:
+        with av.open(str(regular(path)), options={"format_whitelist": CONTAINERS}) as film:
+            stream = film.streams.video[0]
+            check_pixels(stream.width or 1, stream.height or 1, str(path))
+            yield film, stream
+    except (OSError, IndexError, ValueError) as error:  # av's errors are OSErrors and ValueErrors; no video: IndexError
+        reason = "no such file" if not path.exists() else f"cannot be read as a film ({error})"
+        raise DataError(f"{path}: {reason}; convert it to mp4 (H.264), or give a folder of frames") from None
 
 
 def film_frames(path: str | Path) -> Iterator[np.ndarray]:
@@ -40,31 +57,29 @@ def film_frames(path: str | Path) -> Iterator[np.ndarray]:
             sizes.
     """
     path, size = Path(path), None
-    try:
-        with _opened(path) as film:
-            check_pixels(film.streams.video[0].width or 1, film.streams.video[0].height or 1, str(path))
-            for frame in film.decode(video=0):
-                pixels = frame.to_ndarray(format="rgb24")
-                if size not in (None, pixels.shape):
-                    sizes = f"{size[1]}x{size[0]} and {pixels.shape[1]}x{pixels.shape[0]}"
-                    raise DataError(f"{path}: frames of {sizes}; convert the film to one size")
-                size = pixels.shape
-                yield pixels
-    except (OSError, IndexError, ValueError) as error:  # av's errors are OSErrors and ValueErrors; no video: IndexError
-        reason = "no such file" if not path.exists() else f"cannot be read as a film ({error})"
-        raise DataError(f"{path}: {reason}; convert it to mp4 (H.264), or give a folder of frames") from None
+    with opened_film(path) as (film, stream):
+        for frame in film.decode(stream):
+            pixels = _pixels(frame, path, size)
+            size = pixels.shape
+            yield pixels
     if size is None:
         raise DataError(f"{path}: has no frames; give another film")
 
 
 def film_rate(path: str | Path) -> tuple[float, int]:
     """Frames per second of a film, and how many it has by its header (0: unknown)."""
-    try:
-        with _opened(Path(path)) as film:
-            stream = film.streams.video[0]
-            return float(stream.average_rate or RATE), int(stream.frames)
-    except (OSError, IndexError, ValueError):
-        return RATE, 0  # `film_frames` says what is wrong
+    with suppress(DataError), opened_film(Path(path)) as (_, stream):
+        return float(stream.average_rate or RATE), int(stream.frames)
+    return RATE, 0  # `film_frames` says what is wrong
+
+
+def _pixels(frame: Any, path: Path, size: tuple[int, ...] | None) -> np.ndarray:
+    """A frame of PyAV, turned upright, as uint8 [H, W, 3]; DataError if `size` is another."""
+    pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    if size not in (None, pixels.shape):
+        sizes = f"{size[1]}x{size[0]} and {pixels.shape[1]}x{pixels.shape[0]}"
+        raise DataError(f"{path}: frames of {sizes}; convert the film to one size")
+    return pixels
 
 
 @in_steps
@@ -91,6 +106,118 @@ def write_film(path: str | Path, frames: Iterable[np.ndarray], rate: float = RAT
             film.mux(stream.encode())
 
 
+class Films(PixelDataset):
+    """Films, each frame as an image without a mask; `clips:films:PATH`, or PATH alone: as clips.
+
+    Dataset format: a film (mp4, mov, m4v, webm, mkv, avi or gif), or a folder of them at any depth,
+    also `{train,val,test}/**/{name}.mp4`. All are read through once, without decoding, when they
+    are opened, to find their frames. Frames are turned upright. Splits by folder, or else by order.
+    Crop 1.0.
+    """
+
+    kind = "films"
+
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether `path` is a film, or a folder with films in it or in its folders of splits."""
+        if path.is_file():
+            return path.suffix.lower() in FILM_SUFFIXES
+        inside = (one for pattern in ("*", "train/*", "val/*", "test/*") for one in path.glob(pattern))
+        return any(one.suffix.lower() in FILM_SUFFIXES[:-1] for one in inside)  # a folder of gifs is one of images
+
+    def __init__(self, root: str | Path, **opening: Unpack[Opening]) -> None:
+        base, broken = Path(root), list[BrokenFile]()
+        parts = {split: base / name for split, name in split_folders(base).items()} or {"all": base}
+        self.films: list[tuple[Path, list[int]]] = []  # and the times of their frames, in units of the film
+        self._starts: list[int] = []  # rows of their first frames
+        total, sizes = 0, dict.fromkeys(parts, 0)
+        for split, part in parts.items():
+            for path in _films(part):
+                try:
+                    times = _times(path)
+                except DataError as error:
+                    if not opening.get("skip_broken"):
+                        raise
+                    broken.append(BrokenFile(str(path), str(error)))
+                    continue
+                self.films.append((path, times))
+                self._starts.append(total)
+                sizes[split] += len(times)
+                total += len(times)
+        if not total:
+            raise DataError(f"{root}: no readable film here ({', '.join(FILM_SUFFIXES)}); name another folder")
+        super().__init__(root, sizes, has_masks=False, **opening)
+        self.broken += broken
+        self._sizes, self._recent = dict[int, tuple[int, ...]](), dict[int, Any]()
+        self._place: tuple[int, int] | None = None  # the process and film of the decoder
+        self._decoder: Iterator[Any] = iter(())
+        self._last = 0  # frame that it is at
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_place": None, "_decoder": iter(()), "_recent": {}}
+
+    def read(self, row: int) -> Decoded:
+        """Decodes a frame; those that follow it are read fastest."""
+        film, number = self._frame(row)
+        (path, times), here = self.films[film], (os.getpid(), film)
+        with DECODING:
+            if self._place != here or not (number in self._recent or 0 <= number - self._last < NEAR):
+                self._decoder, self._recent, self._last = _decoded(path, times[number]), {}, number
+            self._place = None  # in case of an error
+            while number not in self._recent:
+                frame = next(self._decoder, None)
+                if frame is None:
+                    raise DataError(f"{self.name(row)}: the film ends before it; copy it again")
+                shown = bisect_left(times, frame.pts)
+                self._recent |= {shown: frame, min(shown, number): frame}  # where a frame is hidden, the next one
+                if len(self._recent) > NEAR:
+                    del self._recent[min(self._recent)]
+            pixels = _pixels(self._recent[number], path, self._sizes.get(film))
+            self._sizes[film] = pixels.shape
+            self._place, self._last = here, max(self._last, number)
+        return Decoded(pixels, None, "RGB")
+
+    def name(self, row: int) -> str:
+        """The film and the number of the frame."""
+        return f"{self.clip(row)}, frame {self._frame(row)[1]}"
+
+    def clip(self, row: int) -> str:
+        """The film."""
+        return str(self.films[self._frame(row)[0]][0])
+
+    def _frame(self, row: int) -> tuple[int, int]:
+        """The numbers of the film and of the frame in it."""
+        film = bisect_right(self._starts, row) - 1
+        return film, row - self._starts[film]
+
+
+def _films(place: Path) -> list[Path]:
+    """The film that `place` is, or those below it, sorted."""
+    if place.is_file():
+        return [place]
+    found = [folder / name for folder, names in folders_below(place) for name in names]
+    return [path for path in found if path.suffix.lower() in FILM_SUFFIXES and not path.name.startswith(".")]
+
+
+def _times(path: Path) -> list[int]:
+    """When each frame of a film is shown, in units of its stream."""
+    with opened_film(path) as (film, stream):
+        found = {packet.pts for packet in film.demux(stream) if packet.size and not packet.is_discard}
+    if not found:
+        raise DataError(f"{path}: has no frames; give another film")
+    if None in found:
+        raise DataError(f"{path}: does not say when its frames are shown; convert it to mp4 (H.264)")
+    return sorted(found)
+
+
+def _decoded(path: Path, time: int) -> Iterator[Any]:
+    """Frames of PyAV from the last key frame before a time on."""
+    with opened_film(path) as (film, stream):
+        stream.codec_context.thread_count = 1  # threads do not survive the fork of a worker process
+        film.seek(time, stream=stream)
+        yield from film.decode(stream)
+
+
 class Clips(RowsDataset):
     """Clips of a data set of frames: samples `image` [T, 3, H, W] and `mask` [T, H, W].
 
@@ -100,9 +227,11 @@ class Clips(RowsDataset):
       `train`, `val` and `test`; or a folder of frames alone, which is one clip.
       `slotlab scenes write --frames` writes such a folder
     * DAVIS, and MOVi as TFRecords: `clips:davis:PATH`, `clips:tfrecords:PATH`
+    * films (`Films`): a film, or a folder of them
 
     Frames of a clip are ordered by the numbers in their names. Splits are those of the data set; if
-    they are cut by order, they are cut between clips. An object keeps its id through its clip.
+    they are cut by order, they are cut between clips, or between samples if there are fewer than
+    ten clips. An object keeps its id through its clip.
 
     Args:
         root: a spec of the data set of frames, as for `open_data`.
@@ -124,15 +253,16 @@ class Clips(RowsDataset):
     def __init__(
         self, root: str | Path, *, frames: int | None = None, stride: int = 1, **opening: Unpack[Opening]
     ) -> None:
-        from slotlab.data.open import open_data
+        from slotlab.data.open import open_data, recognise
 
         for name, value in (("frames", frames or 1), ("stride", stride)):
             if value < 1:
                 raise ConfigError(f"{name}={value}: expected a whole number, at least 1")
-        inner: dict[str, Any] = {
-            name: opening[name] for name in opening.keys() & {"resolution", "crop", "ignore", "mask_resolution"}
-        }
-        spec = f"images:{root}" if self.is_in(Path(root)) else root
+        passed = {"resolution", "crop", "ignore", "mask_resolution", "skip_broken"}
+        inner: dict[str, Any] = {name: opening[name] for name in opening.keys() & passed}
+        spec = f"images:{root}" if self.is_in(Path(root)) else str(root)
+        kind, films = recognise(spec)
+        spec = films if kind == self.kind else spec
         of_frames: Any = open_data(spec, split="all", **inner)
         if not isinstance(of_frames, PixelDataset):
             raise DataError(f"{root}: its images are no frames of clips; name a folder of frames, DAVIS or TFRecords")
@@ -144,7 +274,8 @@ class Clips(RowsDataset):
         parts = {"all": [*clips]} if cut else {name: [] for name in of_frames.splits}
         for name, rows in {} if cut else clips.items():
             parts[next(split for split, known in of_frames.splits.items() if rows[0] in known)].append(name)
-        splits = by_order(len(clips)) if cut else in_a_row({split: len(names) for split, names in parts.items()})
+        sizes = {split: len(names) for split, names in parts.items()}
+        splits = {"all": range(len(clips))} if cut and len(clips) < FEW else in_a_row(sizes)
         ordered = [
             sorted(clips[name], key=lambda row: by_numbers(of_frames.name(row)))
             for names in parts.values()
@@ -163,7 +294,7 @@ class Clips(RowsDataset):
                 f"{root}: its longest clip has {longest} frames, too few for frames={frames}, stride={stride}"
             )
         super().__init__(str(of_frames.data), in_a_row(sizes), len(self._windows), **opening)
-        self.has_masks = of_frames.has_masks
+        self.has_masks, self.broken = of_frames.has_masks, of_frames.broken
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The clips at `positions`, stacked; they must have one length and one size."""

@@ -109,7 +109,8 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
         keys = ["background_penalty", "sharing_penalty", "colour_loss"]
         for key in keys if isinstance(model, FeatureAutoencoder) else [*keys, "attention_loss"]:
             refuse(key, "needs the decoder of a slot autoencoder; leave it out", getattr(settings, key))
-    refuse("contrast_loss", "needs a video model; leave it out", settings.contrast_loss and not video)
+    for key in ("contrast_loss", "prediction_loss"):
+        refuse(key, "needs a video model; leave it out", getattr(settings, key) and not video)
     if settings.cross_attention_loss:
         only = "only slot diffusion has cross-attention; leave it out"
         refuse("cross_attention_loss", only, not isinstance(model, SlotDiffusion))
@@ -180,6 +181,7 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
     if not data.source.startswith("scenes:"):
         options: dict[str, Any] = data.model_dump(include={"crop", "skip_broken"})
         options |= {} if data.frames is None else {"frames": data.frames}
+        options |= {} if data.stride == 1 else {"stride": data.stride}
         return open_data(data.source, split=split, resolution=resolution, count=count or None, **options)
     options = data.model_dump(include={"min_objects", "max_objects", "supersample", "frames"})
     options |= {"count": count or (ENDLESS if split == "train" else None), "seed": data.scene_seed, "device": device}
