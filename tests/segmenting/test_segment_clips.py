@@ -1,3 +1,6 @@
+import json
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +8,12 @@ from PIL import Image
 
 import slotlab
 from slotlab.checkpoints import save
+from slotlab.data import open_data
 from slotlab.data.images import decode_mask
 from slotlab.data.video import film_frames, write_film
 from slotlab.errors import ConfigError, DataError
 from slotlab.models import SlotAutoencoder, TrackedModel, VideoModel
-from slotlab.segmenting import find_clips, segment_clips
+from slotlab.segmenting import clips, find_clips, segment_clips
 
 PARTS = {
     "resolution": 16,
@@ -75,14 +79,50 @@ def test_a_film_becomes_a_film(tmp_path, run_slotlab):
     overlay = [*film_frames(tmp_path / "out" / "film" / "overlay.mp4")]
     assert len(overlay) == 5 and overlay[0].shape == (48, 64, 3)
     assert len([*(tmp_path / "out" / "film" / "masks").iterdir()]) == 5
+    with pytest.raises(ConfigError, match="format coco: needs the frames of .*film.mp4 as files"):
+        segment_clips(image_model(), film, out=tmp_path / "other", formats=["coco"])
 
 
 def test_frames_from_the_shell(frames, tmp_path, run_slotlab):
     save(image_model(), tmp_path / "model")
     words = ["segment", frames, "--track", "--model", tmp_path / "model", "--out", tmp_path / "out", "--device", "cpu"]
-    assert "11 frames" in run_slotlab.fine(*words)
-    status, _, err = run_slotlab(*words, "--format", "coco")
-    assert status != 0 and "--format" in err
+    assert "11 frames" in run_slotlab.fine(*words, "--format", "cutouts")
+    run_slotlab.fine(*words, "--format", "coco")
+    mask = decode_mask(tmp_path / "out" / "one" / "masks" / "0010.png", "mask")
+    data = open_data(tmp_path / "out" / "coco.json", images=frames.parent, split="all")
+    written = json.loads((tmp_path / "out" / "coco.json").read_text())
+    numbers = [one["segment"] for one in written["annotations"] if one["image_id"] == 11]
+    assert data.name(10).endswith("one/10.png") and (np.array([-1, *numbers])[data.read(10).mask] == mask).all()
+    cut = Image.open(tmp_path / "out" / "one" / f"10_cutout_{numbers[0]}.png")
+    assert (np.asarray(cut)[..., 3] > 0).sum() == (mask == numbers[0]).sum()
+    assert "--merge" in run_slotlab.refused(*words, "--merge")
+
+
+def test_a_clip_of_any_length_needs_the_memory_of_a_few_frames(monkeypatch, frames, tmp_path):
+    alive, most = weakref.WeakSet(), []
+
+    class Pixels(np.ndarray):
+        __hash__ = object.__hash__
+
+    def many(clip):
+        for number in range(60):
+            pixels = np.full((24, 32, 3), number, np.uint8).view(Pixels)
+            alive.add(pixels)
+            most.append(len(alive))
+            yield pixels
+
+    monkeypatch.setattr(clips, "frames_of", many)
+    (done,) = segment_clips(VideoModel(image_model()), frames, out=tmp_path / "out")
+    assert done.frames == 60 and max(most) <= 4
+
+
+@pytest.mark.parametrize("make", [image_model, lambda: VideoModel(image_model())])
+def test_one_frame_is_a_clip(make, frames, tmp_path):
+    for path in sorted(frames.iterdir())[1:]:
+        path.unlink()
+    (done,) = segment_clips(make(), frames, out=tmp_path / "out")
+    with np.load(done.folder / "slots.npz") as arrays:
+        assert done.frames == 1 and arrays["slots"].shape == (1, 3, 8)
 
 
 def test_bad_input(frames, tmp_path):

@@ -62,7 +62,8 @@ def segment(
 
     A film (mp4, mov, webm, gif; needs the extra `video`), or with --track a folder of frames, gets
     a folder: masks/0000.png, ... (palette image of each frame), overlay.mp4 (for frames overlays/)
-    and slots.npz. A model of images is tracked: its slots are matched from frame to frame.
+    and slots.npz. A model of images is tracked: its slots are matched from frame to frame. --format
+    is for folders of frames; a segment has its slot's number in all of them.
 
     NAME is the image's path below the common folder of all IMAGES, without suffix. Images that
     cannot be read, or have more than 67 million pixels, are skipped and listed.
@@ -78,8 +79,9 @@ def segment(
     loaded = load(model, device) if slots is None else create_model(model, pretrained=True, slots=slots).to(device)
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
     if track or any(path.suffix.lower() in FILM_SUFFIXES for path in images):
-        if format or merge or json is not None:
-            raise ConfigError("--format, --merge, --json: not for films and --track; leave them out")
+        if merge or json is not None:
+            raise ConfigError("--merge, --json: not for films and --track; leave them out")
+        more["formats"] = format or []
         for clip in shown("segmenting", None, segment_clips.steps(loaded, images, out=out, **more)):
             say(f"{clip.source}: {clip.frames} frames in {clip.folder}")
         return

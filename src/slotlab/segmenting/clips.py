@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slotlab.data.folders import by_numbers, folders_below, image_files
-from slotlab.data.images import read_image, to_batch
+from slotlab.data.images import decode_mask, read_image, to_batch
 from slotlab.data.video import FILM_SUFFIXES, RATE, film_frames, film_rate, need_video, write_film
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.figures.grid import write_png
@@ -17,8 +17,9 @@ from slotlab.files import Workspace, replacing
 from slotlab.models import ClipModel, Model, SlotModel, SlotOutput, TrackedModel, with_slots
 from slotlab.models.building import fingerprint
 from slotlab.models.sampling import seeded_generator
-from slotlab.progress import Stage, in_steps
-from slotlab.segmenting.image import Fitting, checked_options, drawn, fitting_of, owners_of
+from slotlab.progress import Stage, in_steps, stage
+from slotlab.segmenting.formats import FORMATS, Photo, check_formats
+from slotlab.segmenting.image import NO_SLOT, Fitting, checked_options, drawn, fitting_of, owners_of
 
 LAST_FILE = "slots.npz"  # of a clip, written after all others
 
@@ -40,6 +41,7 @@ def segment_clips(
     fit: str | None = None,
     mask_source: str | None = None,
     seed: int = 0,
+    formats: Sequence[str] = (),
 ) -> Generator[Stage, None, list[SegmentedClip]]:
     """Segments films, and folders of frames, of any length and at their own size.
 
@@ -56,6 +58,8 @@ def segment_clips(
         fit: as for `segment`.
         mask_source: as for `segment`.
         seed: of the slots of the first frame.
+        formats: also write the frames' segments as cutouts, coco, yolo or labelme, as `segment` does;
+            a segment has its slot's number in all frames. Not for films, whose frames are no files.
 
     Raises:
         CheckpointError: the model has no slots, or its slots are not finite.
@@ -64,11 +68,16 @@ def segment_clips(
     """
     slot_model, out = with_slots(model), Path(out)
     source, fit = checked_options(slot_model, mask_source, fit)
-    video = model_of_clips(slot_model)
+    video, formats = model_of_clips(slot_model), check_formats(formats)
     given = [Path(one) for one in ([clips] if isinstance(clips, str | Path) else clips)]
     found = find_clips(given)
-    if any(path.is_file() for path in found):
+    if films := [path for path in found if path.is_file()]:
         need_video()
+        if formats:
+            raise ConfigError(
+                f"format {formats[0]}: needs the frames of {films[0]} as files; write them into a folder "
+                f"(ffmpeg -i {films[0].name} frames/%06d.png) and segment that with --track, or leave the format out"
+            )
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **video.describe()}
     settings = {"format": "slotlab-clips", "version": 1, "fit": fit, "mask_source": source, "seed": seed}
     work = Workspace(out, "clips.json", {**settings, "model": described}, "segmented clips")
@@ -83,7 +92,18 @@ def segment_clips(
             for kept in _segment(video, path, folder, fit, source, seed):
                 yield f"{name}: frames", kept, count or None
         done.append(SegmentedClip(path, folder, kept))
+    for name in formats:
+        yield from stage(f"writing {name}", sum(clip.frames for clip in done), FORMATS[name](_photos(done, out), out))
     return done
+
+
+def _photos(clips: Sequence[SegmentedClip], out: Path) -> Iterator[Photo]:
+    """The frames of folders, with their segments."""
+    for clip in clips:
+        for number, path in enumerate(frame_files(clip.source)):
+            owners = decode_mask(clip.folder / "masks" / f"{number:04d}.png", str(path)).astype(np.int32)
+            name = (clip.folder / path.stem).relative_to(out).as_posix()
+            yield Photo(path, name, np.where(owners == NO_SLOT, -1, owners))
 
 
 def find_clips(given: Sequence[Path]) -> dict[Path, str]:
@@ -116,6 +136,11 @@ def find_clips(given: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
+def frame_files(folder: Path) -> list[Path]:
+    """The frames in a folder, in the order of the numbers in their names."""
+    return sorted(image_files(folder, nested=False), key=lambda path: by_numbers(path.name))
+
+
 def frames_of(clip: Path) -> Iterator[np.ndarray]:
     """The frames of a film, or of a folder in the order of the numbers in their names.
 
@@ -126,7 +151,7 @@ def frames_of(clip: Path) -> Iterator[np.ndarray]:
         yield from film_frames(clip)
         return
     size = None
-    for path in sorted(image_files(clip, nested=False), key=lambda path: by_numbers(path.name)):
+    for path in frame_files(clip):
         pixels = read_image(path)
         if size not in (None, pixels.shape):
             sizes = f"{pixels.shape[1]}x{pixels.shape[0]}, the first frame {size[1]}x{size[0]}"
