@@ -40,9 +40,10 @@ def alone_and_shared(tiny_preset, squares, feature_net, tmp_path_factory):
     return alone, shared
 
 
-def test_gradients_are_those_of_one_process(alone_and_shared):
+@pytest.mark.parametrize("run", ["run", "clips"])
+def test_gradients_are_those_of_one_process(alone_and_shared, run):
     # after one step, Adam's first moment is a tenth of the clipped gradient
-    one, two = (read_trainer(step_folder(folder / "run", 1))["optimizer"]["state"] for folder in alone_and_shared)
+    one, two = (read_trainer(step_folder(folder / run, 1))["optimizer"]["state"] for folder in alone_and_shared)
     for number, state in one.items():
         torch.testing.assert_close(10 * two[number]["exp_avg"], 10 * state["exp_avg"], atol=1e-6, rtol=0)
 
@@ -67,6 +68,16 @@ def test_each_image_is_evaluated_once_and_all_processes_know_the_scores(alone_an
         assert first["diagnostics"][number] == pytest.approx(one["diagnostics"][number], rel=1e-5), number
     for source in ("masks", "attention", "reconstruction"):
         assert first[source] == pytest.approx(one[source], rel=1e-6, abs=1e-6), source
+
+
+def test_each_clip_is_evaluated_once(alone_and_shared):
+    one, first, second = (
+        json.loads((folder / f"clips-{rank}.json").read_text())
+        for folder, rank in zip((alone_and_shared[0], *[alone_and_shared[1]] * 2), (0, 0, 1), strict=True)
+    )
+    assert first == second and one["video"]["masks"]["ari"]["count"] == 3
+    for name, score in one["video"]["masks"].items():
+        assert first["video"]["masks"][name] == pytest.approx(score, rel=1e-6, abs=1e-6), name
 
 
 def test_the_table_of_slots_is_the_same(alone_and_shared):

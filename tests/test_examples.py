@@ -22,6 +22,7 @@ EXAMPLES = {
     "edit": "--out edited",
     "fabric": "--steps 1 --batch-size 2",
     "relative_frames": "--steps 1 --batch-size 2",
+    "video": "--steps 1 --batch-size 1 --test-clips 1",
 }
 PRINTS = {
     "slot_attention": "posterior masks: ARI",
@@ -34,6 +35,7 @@ PRINTS = {
     "edit": "error outside the removed object: 0.0",
     "fabric": "step 0: loss",
     "relative_frames": "moved.png: before and after",
+    "video": "start from the frame before: video FG-ARI 0.",
 }
 
 

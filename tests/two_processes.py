@@ -21,11 +21,17 @@ def share_the_work(preset: str, data: str, out: Path, features: str) -> None:
     torch.set_num_threads(1)
     config = run_config(preset, {"data.source": data, "steps": 2, "checkpoint_every": 1})
     finish(train_steps(config, out / "run", device="cpu"))
+    moving = {"data.source": "scenes:moving", "data.frames": 3, "data.min_objects": 1, "data.train_count": 8}
+    config = run_config(preset, {**moving, "steps": 2, "checkpoint_every": 1, "prediction_loss": 0.1})
+    config = config.model_copy(update={"model": {**config.model, "video": {"later_iterations": 2}}})
+    finish(train_steps(config, out / "clips", device="cpu"))
     torch.manual_seed(0)
     model = slotlab.create_model(preset)
     with joined("cpu") as (_, place):
         images = open_data(data, split="all", resolution=16, count=7)
         slotlab.evaluate(model, images, batch_size=2).write(out / f"metrics-{place.rank}.json")
+        clips = open_data("scenes:moving", split="test", resolution=16, count=3, frames=3, min_objects=1)
+        slotlab.evaluate(model, clips, batch_size=2).write(out / f"clips-{place.rank}.json")
         library = fit_library(model, images, out / "library", batch_size=2)
         compose(model, library, out / "new", count=7, batch_size=2)
         scores = score_compositions(model, library, out / "new", images, open_network(features))

@@ -9,7 +9,7 @@ from slotlab.models import VideoModel
 from slotlab.publishing import prepare
 from slotlab.reporting.report import write_report
 from slotlab.training.loop import train_steps
-from slotlab.training.objectives import slot_contrast
+from slotlab.training.objectives import prediction_error, slot_contrast
 from slotlab.training.setup import new_model, start_from
 
 PRESET = """
@@ -22,8 +22,8 @@ model:
   video: {heads: 2, predictor_dim: 16}
 data: {source: "scenes:moving", frames: 3, min_objects: 1, max_objects: 2, train_count: 4, validation_count: 2}
 training:
-  {steps: 4, batch_size: 2, warmup_steps: 1, ema_decay: 0.5, contrast_loss: 0.1, attention_loss: 0.1,
-   background_penalty: 0.01, evaluate_every: 2, checkpoint_every: 2, slot_noise_steps: 4}
+  {steps: 4, batch_size: 2, warmup_steps: 1, ema_decay: 0.5, contrast_loss: 0.1, prediction_loss: 0.1,
+   attention_loss: 0.1, background_penalty: 0.01, evaluate_every: 2, checkpoint_every: 2, slot_noise_steps: 4}
 """
 
 
@@ -53,7 +53,7 @@ def test_parts_of_a_batch_and_starts_from_boxes(preset, tmp_path):
 
 
 def test_it_starts_from_a_model_of_images(preset, tmp_path):
-    words = ["data.source=scenes:plain", "frames=none", "contrast_loss=0", "steps=2"]
+    words = ["data.source=scenes:plain", "frames=none", "contrast_loss=0", "prediction_loss=0", "steps=2"]
     image = tmp_path / "image.yaml"
     image.write_text(PRESET.replace("  video: {heads: 2, predictor_dim: 16}\n", ""))
     run = fit(run_config(str(image), words), tmp_path / "run")
@@ -68,6 +68,15 @@ def test_contrast_wants_each_slot_to_stay_itself():
     shuffled = slots.clone()
     shuffled[:, 1] = slots[:, 1, [1, 2, 3, 4, 5, 0]]
     assert slot_contrast(slots) < 0.01 < 5 < slot_contrast(shuffled)
+
+
+def test_the_error_of_a_prediction_teaches_the_predictor_and_not_the_slots_it_predicts():
+    slots = torch.randn(2, 3, 4, 8, requires_grad=True)
+    predicted = torch.randn(2, 2, 4, 8, requires_grad=True)
+    error = prediction_error(predicted, slots)
+    torch.testing.assert_close(error, (predicted - slots[:, 1:]).square().mean())
+    error.backward()
+    assert predicted.grad is not None and slots.grad is None
 
 
 def test_contrast_is_of_clips(preset):

@@ -29,6 +29,7 @@ from slotlab.training.objectives import (
     make_average,
     make_optimizer,
     memory_format,
+    prediction_error,
     set_learning_rate,
     slot_noise,
     teacher_disagreement,
@@ -282,6 +283,10 @@ def _loss(
     images = images.flatten(0, -4)  # all frames of clips
     loss = run.trained.losses(output, images).mean()
     objective = with_penalties(loss, output, images, settings, step, frames)
+    if settings.prediction_loss and frames > 1:
+        slots = output.slots.unflatten(0, (-1, frames))
+        predicted = cast(Any, run.trained).predicted(slots[:, :-1].flatten(0, 1)).unflatten(0, (-1, frames - 1))
+        objective = objective + settings.prediction_loss * prediction_error(predicted, slots)
     if teacher is not None:
         labels = teacher.labels(batch, mine, output.attention_grid)
         objective = objective + settings.teacher_loss * teacher_disagreement(output, labels)

@@ -166,6 +166,16 @@ def slot_contrast(slots: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), right.flatten())
 
 
+def prediction_error(predicted: Tensor, slots: Tensor) -> Tensor:
+    """Squared error of the starts predicted for each frame but the first against its slots; mean.
+
+    `slots` are [B, T, K, D], and `predicted` [B, T - 1, K, D] what the predictor makes of those of
+    all frames but the last. The target gets no gradient. The predictor learns how objects move, so
+    that fewer iterations are left to do.
+    """
+    return F.mse_loss(predicted.float(), slots[:, 1:].detach().float())
+
+
 def colour_error(output: SlotOutput, images: Tensor) -> Tensor:
     """Squared error of colour without brightness, of values in [-1, 1]: summed over channels.
 
