@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "faults"
 WARM = (
     *("slotlab.cli", "slotlab.checkpoints", "slotlab.publishing", "slotlab.training.loop", "slotlab.runs"),
     *("slotlab.reporting.report", "slotlab.runs"),
-    *("slotlab.fidelity", "slotlab.segmenting", "slotlab.data.packing", "slotlab.data.check", "slotlab.data.scenes"),
+    *("slotlab.fidelity", "slotlab.segmenting", "slotlab.data.packing", "slotlab.data.open", "slotlab.data.scenes"),
     *("slotlab.composition", "slotlab.composition.edits", "slotlab.composition.scoring", "slotlab.diagnostics"),
     *("slotlab.figures.composition", "slotlab.figures.curves", "slotlab.figures.slots", "slotlab.cli.composition"),
     *("sklearn.cluster", "sklearn.metrics", "h5py", "torch.utils.tensorboard.writer", "matplotlib.pyplot"),

@@ -62,7 +62,7 @@ def check(path: options.DataPath, ignore: options.Ignore = None) -> None:
 
     [bold]slotlab data check data/scenes[/bold]
     """
-    from slotlab.data.check import check_data
+    from slotlab.data.open import check_data
     from slotlab.reporting.tables import data_table
 
     found = shown(f"reading {path}", None, check_data.steps(path, ignore=ignore))

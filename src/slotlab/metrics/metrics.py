@@ -52,6 +52,7 @@ class PerImageMetric(Metric):
 
     is_differentiable = False
     full_state_update = False
+    names: tuple[str, ...] = ()  # of the values, if there are several
 
     def __init__(self, of: str, values: int = 1) -> None:
         super().__init__()
@@ -76,8 +77,9 @@ class PerImageMetric(Metric):
         return scores
 
     def compute(self) -> Any:
-        """The `Score` over all images added so far, of all processes."""
-        return self._scores()[0]
+        """The `Score` over all images added so far, of all processes; several by name."""
+        scores = self._scores()
+        return dict(zip(self.names, scores, strict=True)) if self.names else scores[0]
 
 
 class ReconstructionError(PerImageMetric):
@@ -238,10 +240,6 @@ class SegmentationScores(LabelMapMetric):
     def _degenerate(self, table: Tensor) -> Tensor:
         return torch.stack([part._degenerate(table) for part in self._parts])
 
-    def compute(self) -> dict[str, Score]:
-        """The scores over all images added so far, under "ari", "fg_ari", "miou" and "mbo"."""
-        return dict(zip(self.names, self._scores(), strict=True))
-
 
 class VideoScores(PerImageMetric):
     """ARI, FG-ARI and mBO of clips, all frames of a clip as one map, and `slot_identity`.
@@ -271,7 +269,3 @@ class VideoScores(PerImageMetric):
         degenerate[0] |= degenerate_of(table, False)
         degenerate[1] |= degenerate_of(table, True)
         self._add(values, degenerate, values.isnan())
-
-    def compute(self) -> dict[str, Score]:
-        """The scores over all clips added so far, by name."""
-        return dict(zip(self.names, self._scores(), strict=True))
