@@ -290,7 +290,7 @@ class Evaluator:
         if self.diagnostics is not None:
             protocol |= {"miou": self.scores["masks"].definition, "mbo": "true objects, background excluded"}
             diagnosis = self.diagnostics.compute()
-            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings(self.model)}
+            found |= {"slots_used": diagnosis.slots_used, "warnings": diagnosis.warnings(with_slots(self.model))}
             found["diagnostics"] = {"mask_source": self.finer_masks, **diagnosis.numbers()}
             if self.dataset.has_masks:
                 scores = {title: scores.compute() for title, scores in self.scores.items()}
