@@ -1,10 +1,11 @@
-"""Make a video model of a trained image model and train it on rendered clips, with the loop in view.
+"""Make a video model of a trained image model and train it on clips, with the loop in view.
 
-    python examples/video.py                          # 200 steps, about an hour of one CPU core
+    python examples/video.py                          # 200 steps, some minutes of one CPU core
     python examples/video.py --steps 1 --batch-size 1 --test-clips 1
 
-Slots of a frame start from what a small transformer makes of those of the frame before. `slotlab
-train moving-64` does the same with checkpoints, validation and an average of the weights, for longer.
+Slots of a frame start from what a small transformer makes of those of the frame before.
+`slotlab train moving-64` does the same with checkpoints, validation and an average of the weights,
+for longer.
 """
 
 import argparse

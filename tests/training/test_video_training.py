@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from training_runs import fit, losses, weights
 
 from slotlab.checkpoints import load
 from slotlab.config import run_config
+from slotlab.data.video import write_film
 from slotlab.errors import ConfigError
 from slotlab.models import VideoModel
 from slotlab.publishing import prepare
@@ -45,6 +47,14 @@ def test_a_resumed_training_is_the_same_bits(preset, tmp_path):
     parts = fit(settings, tmp_path / "parts", resume=True)
     assert losses(parts) == losses(whole)
     assert all(torch.equal(one, weights(whole)[name]) for name, one in weights(parts).items())
+
+
+def test_a_film_is_enough_to_train_on(preset, tmp_path):
+    pytest.importorskip("av")
+    random = np.random.default_rng(0)
+    write_film(tmp_path / "film.mp4", random.integers(0, 255, (60, 24, 32, 3)).astype(np.uint8))
+    words = [f"data.source={tmp_path / 'film.mp4'}", "stride=2", "workers=1", "steps=2"]
+    assert np.isfinite(losses(fit(run_config(preset, words), tmp_path / "run"))).all()
 
 
 def test_parts_of_a_batch_and_starts_from_boxes(preset, tmp_path):

@@ -233,8 +233,8 @@ class YoutubeVis(Coco):
     * frames: `{train,valid,test}/JPEGImages/{video}/{frame:05d}.jpg`
 
     Ids are those of the video's annotations in their order in the file, from 1. The rest is as in
-    `Coco`. A file without annotations, as those of valid and test, gives frames without masks. Splits
-    by the name of file or folder. OVIS has this format too.
+    `Coco`. A file without annotations, as those of valid and test, gives frames without masks.
+    Splits by the name of the file or folder. OVIS has this format too.
     """
 
     kind = "youtube-vis"

@@ -22,7 +22,7 @@ CLIPS_FILE = "clips.json"  # in what `slotlab scenes write --frames` wrote
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif")
 CONTAINERS = "mov,mp4,matroska,webm,avi,gif"  # others, such as play lists, name more files, which would be read
 RATE = 12.0  # frames per second, where nothing says it
-NEAR = 32  # frames: so far ahead decoding goes on, and so many of those before are kept
+NEAR = 16  # frames: so far ahead decoding goes on, and so many of those before are kept
 FEW = 10  # clips: fewer are not split, but their windows are
 DECODING = Lock()
 
@@ -36,7 +36,7 @@ def need_video() -> Any:
 
 @contextmanager
 def opened_film(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A film of PyAV and its first video stream; DataError if it is missing, damaged or too large."""
+    """An open film and its first video stream; DataError if it is missing, damaged or too large."""
     av = need_video()
     try:
         with av.open(str(regular(path)), options={"format_whitelist": CONTAINERS}) as film:

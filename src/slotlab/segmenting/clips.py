@@ -58,7 +58,7 @@ def segment_clips(
         fit: as for `segment`.
         mask_source: as for `segment`.
         seed: of the slots of the first frame.
-        formats: also write the frames' segments as cutouts, coco, yolo or labelme, as `segment` does;
+        formats: also write the frames' segments as cutouts, coco, yolo or labelme, see `segment`;
             a segment has its slot's number in all frames. Not for films, whose frames are no files.
 
     Raises:
