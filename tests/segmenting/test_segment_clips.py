@@ -70,7 +70,8 @@ def test_what_is_complete_is_kept(frames, tmp_path):
 
 def test_a_film_becomes_a_film(tmp_path, run_slotlab):
     pytest.importorskip("av")
-    film, folder = tmp_path / "film.mp4", tmp_path / "model"
+    film, folder = tmp_path / "films" / "film.mp4", tmp_path / "model"
+    film.parent.mkdir()
     random = np.random.default_rng(0)
     write_film(film, [np.kron(random.integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)] * 5, rate=25)
     save(VideoModel(image_model()), folder)
@@ -79,6 +80,8 @@ def test_a_film_becomes_a_film(tmp_path, run_slotlab):
     overlay = [*film_frames(tmp_path / "out" / "film" / "overlay.mp4")]
     assert len(overlay) == 5 and overlay[0].shape == (48, 64, 3)
     assert len([*(tmp_path / "out" / "film" / "masks").iterdir()]) == 5
+    printed = run_slotlab.fine("segment", film.parent, "--model", folder, "--out", tmp_path / "all", "--device", "cpu")
+    assert "film.mp4: 5 frames in" in printed
     with pytest.raises(ConfigError, match="format coco: needs the frames of .*film.mp4 as files"):
         segment_clips(image_model(), film, out=tmp_path / "other", formats=["coco"])
 

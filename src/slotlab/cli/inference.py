@@ -60,16 +60,18 @@ def segment(
     (docs/segment.md). stretch changes the proportions. crop takes the centred square; pixels
     outside it belong to no slot (255, black).
 
-    A film (mp4, mov, webm, gif; needs the extra `video`), or with --track a folder of frames, gets
-    a folder: masks/0000.png, ... (palette image of each frame), overlay.mp4 (for frames overlays/)
-    and slots.npz. A model of images is tracked: its slots are matched from frame to frame. --format
-    is for folders of frames; a segment has its slot's number in all of them.
+    A film (mp4, mov, webm, gif; needs the extra `video`), each film in a folder without images, or
+    with --track a folder of frames, gets a folder: masks/0000.png, ... (palette image of each
+    frame), overlay.mp4 (for frames overlays/) and slots.npz. A model of images is tracked: its
+    slots are matched from frame to frame. --format is for folders of frames; a segment has its
+    slot's number in all of them.
 
     NAME is the image's path below the common folder of all IMAGES, without suffix. Images that
     cannot be read, or have more than 67 million pixels, are skipped and listed.
     """
     from slotlab.checkpoints import create_model, load
-    from slotlab.data.video import FILM_SUFFIXES
+    from slotlab.data import Films
+    from slotlab.data.folders import image_files
     from slotlab.distributed import place_among_processes
     from slotlab.files import write_json
     from slotlab.released import model_folder
@@ -78,7 +80,7 @@ def segment(
 
     loaded = load(model, device) if slots is None else create_model(model, pretrained=True, slots=slots).to(device)
     more: dict[str, Any] = {"fit": fit, "mask_source": mask_source, "seed": seed}
-    if track or any(path.suffix.lower() in FILM_SUFFIXES for path in images):
+    if track or any(Films.is_in(path) and not (path.is_dir() and image_files(path)) for path in images):
         if merge or json is not None:
             raise ConfigError("--merge, --json: not for films and --track; leave them out")
         more["formats"] = format or []
