@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from slotlab import __version__
 from slotlab.files import replacing
 
 Step = Callable[[], object]
@@ -245,8 +246,8 @@ def machine() -> str:
 
 def versions() -> str:
     """Of slotlab, Python, torch and scikit-learn."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("slotlab", "torch", "scikit-learn"))
-    return f"Python {platform.python_version()}, {packages}"
+    packages = f"torch {torch.__version__}, scikit-learn {version('scikit-learn')}"
+    return f"Python {platform.python_version()}, slotlab {__version__}, {packages}"  # also where it is not installed
 
 
 def _rounded(value: float) -> float:

@@ -5,26 +5,30 @@
     python benchmarks/gpu.py --arithmetic --out runs/gpu         # FLOP and memory of a step; needs no GPU
 
 Protocol. Stages in order of worth; each has a bound in time and writes every result at once, so a
-run that is cut off loses the measurement that it was in. What fails is a line of the table too.
+run that is cut off loses the measurement that it was in. What fails is a line of the table too. The
+whole takes `--minutes`, and some seconds to load torch and to save at the end.
 
 (a) `correctness.csv`, at most 40 s: what the device computes against a CPU in float32 (TF32 off),
     on the same weights and random numbers; whether a run resumes and a checkpoint moves.
 (b) `speed.csv`, at most 90 s: scenes rendered, training steps of presets on random images in memory
     (forward, losses, backward, clipping, Adam; float32, TF32, bfloat16; compiled; with CUDA graphs;
-    plain PyTorch), ARI of 10,000 maps, sampling. Rates of the steps that fit into a few seconds.
-(c) `slots/`, the time left: the run folder of the report's architecture (`slot-attention-clevrtex`)
-    with starts and losses that bind, on scenes:textured rendered on the device, with its curves;
-    with `--denoiser`, `latents/` and `denoiser/` in the last third of the time.
+    plain PyTorch), ARI of 10,000 maps, sampling. Rates of the steps that fit into two seconds,
+    after three that do not count; the clock waits for the device at the end only, as training does.
+(c) `slots/`, the time left: a run of `slot-attention-clevrtex-binding` on scenes:textured rendered
+    on the device, with its curves; with `--denoiser`, `latents/` and `denoiser/` in the last third
+    of the time. A trial of some seconds says how many steps the schedule is for. The same command
+    again, with the same `--out`, continues runs that were cut off.
 
 Without CUDA the stages run at toy size on the CPU: that tests this script and measures nothing.
 """
 
 import argparse
+import csv
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,8 +42,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slotlab import checkpoints, list_models
-from slotlab.config import run_config
-from slotlab.errors import SlotlabError
+from slotlab.config import RUN_FILE, RunConfig, read_run_config, run_config
+from slotlab.data.loading import DEVICE_IMAGES
 from slotlab.files import replacing
 from slotlab.metrics.functional import adjusted_rand_index, contingency
 from slotlab.models import SlotAutoencoder, SlotDiffusion
@@ -51,21 +55,17 @@ from slotlab.training.objectives import arrange, compile_parts, make_optimizer, 
 from slotlab.training.resources import bytes_for_gradient
 from slotlab.training.setup import new_model
 
-REPORT, DIFFUSION = "slot-attention-clevrtex", "slot-diffusion-clevrtex"
-PRESETS = (REPORT, DIFFUSION, "latents-clevrtex", "textured-128", "scenes-64")
-# The report's architecture with the starts, losses and schedule of textured-128, which bind.
-BINDING = (
-    "initialisation=learned", "slot_attention.gradient=last-iteration", "pixel_sigma=0.3", "background_penalty=0.004",
-    "final_background_penalty=0.0002", "attention_loss=0.02", "colour_loss=1.0", "ema_decay=0.99", "schedule=cosine",
-    "warmup_steps=500",
-)  # fmt: skip
+REPORT, DIFFUSION, LATENTS = "slot-attention-clevrtex", "slot-diffusion-clevrtex", "latents-clevrtex"
+BINDING = f"{REPORT}-binding"
+PRESETS = (REPORT, DIFFUSION, LATENTS, "textured-128", "scenes-64")
 _SMALL = ("resolution=32", "encoder.channels=[8,8,8]", "slots=4", "batch_size=2")
 _SMALL_LATENTS = ("channels=[8,8,16]", "layers=1")
 TOY = {
     REPORT: (*_SMALL, "broadcast=32", "decoder.channels=8", "decoder.layers=2"),
+    BINDING: (*_SMALL, "broadcast=32", "decoder.channels=8", "decoder.layers=2"),
     DIFFUSION: (*_SMALL, *(f"autoencoder.{one}" for one in _SMALL_LATENTS), "denoiser.channels=32",
                 "denoiser.num_repeat=1", "denoiser.blocks=1"),
-    "latents-clevrtex": ("resolution=32", "batch_size=2", *_SMALL_LATENTS),
+    LATENTS: ("resolution=32", "batch_size=2", *_SMALL_LATENTS),
 }  # fmt: skip
 PRECISIONS: dict[str, tuple[bool, bool]] = {"bf16": (True, True), "fp32": (False, False), "tf32": (False, True)}
 
@@ -92,21 +92,41 @@ class Bench:
         """Whether the stage has no time left."""
         return time.monotonic() >= self.until
 
-    def model(self, preset: str, *changes: str) -> tuple[Any, Any]:
-        """A preset's config, small in a toy run, and its model with the weights of seed 0."""
-        config = run_config(preset, [*(TOY[preset] if self.toy else ()), *changes])
-        torch.manual_seed(0)
-        return config, new_model(config)
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Interrupts what runs in it when the stage has no time left: compiling takes minutes."""
 
-    def presets(self) -> tuple[str, ...]:
+        def interrupt(number: int, frame: object) -> None:
+            raise TimeoutError("the time of its stage was over")
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, max(0.1, self.until - time.monotonic()), 2.0)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def config(self, preset: str, *changes: str) -> RunConfig:
+        """A preset, small if this is a toy run."""
+        return run_config(preset, [*(TOY[preset] if self.toy else ()), *changes])
+
+    def model(self, preset: str) -> Any:
+        """Its model, with the weights of seed 0."""
+        torch.manual_seed(0)
+        return new_model(self.config(preset))
+
+    def presets(self) -> list[str]:
         """Those that are measured."""
-        return tuple(TOY) if self.toy else PRESETS
+        return [preset for preset in PRESETS if preset in TOY or not self.toy]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--out", type=Path, required=True, help="a folder; what is in it is written over")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a folder; its tables are written over, its runs continue"
+    )
     parser.add_argument("--stages", default="abc", help="some of them, such as bc")
     parser.add_argument("--toy", action="store_true", help="tiny models on the CPU, as where there is no CUDA device")
     parser.add_argument("--denoiser", action="store_true", help="train a denoiser on the slots in the last third")
@@ -120,12 +140,11 @@ def main() -> None:
     if "a" in options.stages:
         bench.spend(40, 0.1)
         correctness(bench)
-    rate = 0.0
     if "b" in options.stages:
         bench.spend(90, 0.25)
-        rate = speed(bench)
+        speed(bench)
     if "c" in options.stages:
-        training(bench, rate, options.denoiser)
+        training(bench, options.denoiser)
 
 
 # --- (a) is it right ---
@@ -144,20 +163,28 @@ def correctness(bench: Bench) -> None:
         "checkpoint to the device and back": (0.0, moved),
         "resumed run: loss, relative": (1e-3, resumed),
     }
-    lines = ["check,difference,bound,result"]
+    lines: list[tuple[str, ...]] = [("check", "difference", "bound", "result")]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for name, (bound, check) in checks.items():
         difference, result = "", "no time left"
         if not bench.over():
             try:
-                found = check(bench)
+                with bench.bounded():
+                    found = check(bench)
                 difference, result = f"{found:.3g}", "good" if found <= bound else "OUT OF BOUNDS"
+            except TimeoutError:
+                pass
             except Exception as error:
-                result = f"FAILED {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        lines.append(f'"{name}",{difference},{bound},"{result[:200]}"'.replace('""', '"'))
+                result = f"FAILED {fault(error)}"
+        lines.append((name, difference, str(bound), result))
         print(f"{name:52} {difference:>10} (at most {bound})  {result}", flush=True)
-        with replacing(bench.folder / "correctness.csv") as path:
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with replacing(bench.folder / "correctness.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(lines)
+
+
+def fault(error: Exception) -> str:
+    """Its kind and the first words of its first line."""
+    return f"{type(error).__name__} {str(error).strip().partition(chr(10))[0][:150]}"
 
 
 def renderer(bench: Bench) -> tuple[float, float]:
@@ -181,7 +208,7 @@ def _apart(there: Tensor, here: Tensor) -> float:
 
 def _both(bench: Bench, preset: str) -> tuple[Any, Any, Tensor, list[torch.Generator]]:
     """A model on the CPU and the same on the device; images; and fresh generators, for one call."""
-    (_, here), (_, there) = bench.model(preset), bench.model(preset)
+    here, there = bench.model(preset), bench.model(preset)
     images = torch.rand(2, 3, here.resolution, here.resolution, generator=seeded_generator(1))
     return here, there.to(bench.device), images, [seeded_generator(0, number) for number in range(2)]
 
@@ -218,7 +245,7 @@ def sampled(bench: Bench) -> float:
 
 
 def moved(bench: Bench) -> float:
-    _, model = bench.model(REPORT)
+    model = bench.model(REPORT)
     with TemporaryDirectory() as folder:
         checkpoints.save(model, folder)
         there = checkpoints.load(folder).to(bench.device)
@@ -246,73 +273,75 @@ def resumed(bench: Bench) -> float:
 # --- (b) how fast ---
 
 
-def speed(bench: Bench) -> float:
-    """Writes speed.csv; returns training images/s of the report's preset in bfloat16, or 0."""
+def speed(bench: Bench) -> None:
+    """Writes speed.csv: a rate and a peak of memory for each measurement."""
     rows: list[dict[str, object]] = []
 
-    def measure(work: str, contender: str, images: int, unit: str, make: Callable[[], Callable[[], object]]) -> float:
+    def measure(work: str, contender: str, images: int, unit: str, make: Callable[[], Callable[[], object]]) -> None:
         if bench.over():
-            return 0.0
+            return
         try:
-            if bench.device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            step, seconds = make(), 0.3 if bench.toy else 2.0
-            for _ in range(1 if bench.toy else 3):
-                step()
-            synchronise()
-            began, steps = time.perf_counter(), 0
-            while time.perf_counter() - began < seconds:
-                step()
+            with bench.bounded():
+                if bench.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+                step, one = make(), 0.0
+                for _ in range(1 if bench.toy else 3):
+                    began = time.perf_counter()
+                    step()
+                    synchronise()
+                    one = time.perf_counter() - began
+                began, steps = time.perf_counter(), max(1, int((0.3 if bench.toy else 2.0) / one))
+                for _ in range(steps):
+                    step()
                 synchronise()
-                steps += 1
-            rate = images * steps / (time.perf_counter() - began)
+                rate = images * steps / (time.perf_counter() - began)
             peak = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else None
             rows.append(row(work, contender, rate, unit, rounds=steps, peak_mib=peak))
+        except TimeoutError:
+            return
         except Exception as error:
-            rate, failed = 0.0, f"{contender}: {type(error).__name__} {str(error).splitlines()[0][:80]}"
-            rows.append(row(work, failed, float("nan"), unit, rounds=0))
+            rows.append(row(work, f"{contender}: {fault(error)}", float("nan"), unit, rounds=0))
         print(f"{work:64} {rows[-1]['contender']:44} {rows[-1]['value']:>10} {unit}", flush=True)
         save(rows, bench.folder / "speed.csv")
-        return rate
 
-    def train(preset: str, contender: str, precision: str, mode: str = "") -> float:
-        config, _ = bench.model(preset)
-        work = f"training, {preset}, batch {config.training.batch_size}, {bench.device}"
+    def train(preset: str, contender: str, precision: str, mode: str = "") -> None:
+        batch = bench.config(preset).training.batch_size
+        work = f"training, {preset}, batch {batch}, {bench.device}"
         make = lambda: training_step(bench, preset, precision, mode)  # noqa: E731
-        return measure(work, f"{contender}, {precision}", config.training.batch_size, "images/s", make)
+        measure(work, f"{contender}, {precision}", batch, "images/s", make)
 
-    rate = train(REPORT, "slotlab", "bf16")
-    scenes = 8 if bench.toy else 64
+    train(REPORT, "slotlab", "bf16")
+    scenes = 8 if bench.toy else DEVICE_IMAGES  # as many as training renders at a time
     for size, rays in ((32, 1), (32, 2)) if bench.toy else ((128, 1), (128, 2), (64, 1)):
         work = f"rendering, scenes:textured, {size}x{size}, {bench.device}"
-        measure(work, f"batch {scenes}, {rays} rays a pixel's side", scenes, "scenes/s", rendering(bench, size, rays))
+        make = rendering(bench, scenes, size, rays)
+        measure(work, f"batch {scenes}, {rays} rays a pixel's side", scenes, "scenes/s", make)
     train(REPORT, "plain PyTorch", "bf16", "plain")
     for precision in ("tf32", "fp32"):
         train(REPORT, "slotlab", precision)
         train(REPORT, "plain PyTorch", precision, "plain")
     for preset in bench.presets()[1:]:
         train(preset, "slotlab", "bf16")
-    count_maps = 200 if bench.toy else 10_000
+    count_maps, images = (200, 2) if bench.toy else (10_000, 16)
     measure(f"ARI, {bench.device}", f"{count_maps} maps of 128x128", count_maps, "maps/s", scoring(bench, count_maps))
-    measure(f"sampling, {DIFFUSION}, {bench.device}", "25 steps", 2, "images/s", sampling(bench))
+    make = sampling(bench, images)
+    measure(f"sampling, {DIFFUSION}, batch {images}, {bench.device}", "25 steps", images, "images/s", make)
     if not bench.toy:  # minutes of compiling on a CPU
         train(REPORT, "slotlab, compiled", "bf16", "compile")
         train(REPORT, "slotlab, CUDA graphs", "bf16", "graphs")
-    return rate
 
 
 def training_step(bench: Bench, preset: str, precision: str, mode: str) -> Callable[[], object]:
     """One update on random images; `mode`: "", "plain", "compile" or "graphs"."""
-    config, model = bench.model(preset)
-    settings, (autocast, tf32) = config.training, PRECISIONS[precision]
+    model: Any = bench.model(preset)
+    settings, (autocast, tf32) = bench.config(preset).training, PRECISIONS[precision]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     model = model.to(bench.device) if mode == "plain" else arrange(model, bench.device, settings.without)
     if mode == "compile":
         compile_parts(model)
     elif mode == "graphs":
-        network = cast(Any, model)
-        for part in (network.encoder.backbone, network.decoder):
+        for part in (model.encoder.backbone, model.decoder):
             part.compile(mode="reduce-overhead")
     optimizer = torch.optim.Adam(model.parameters()) if mode == "plain" else make_optimizer(model, settings)
     forward: nn.Module = Plain(cast(SlotAutoencoder, model)) if mode == "plain" else model
@@ -323,6 +352,8 @@ def training_step(bench: Bench, preset: str, precision: str, mode: str) -> Calla
 
     def step() -> None:
         number = next(steps)
+        if mode == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         generators = [seeded_generator(0, number, place) for place in range(len(images))]
         with torch.autocast(bench.device.type, torch.bfloat16) if autocast else nullcontext():
             output = forward(images, generators)
@@ -338,8 +369,8 @@ def training_step(bench: Bench, preset: str, precision: str, mode: str) -> Calla
     return step
 
 
-def rendering(bench: Bench, size: int, rays: int) -> Callable[[], Callable[[], object]]:
-    numbers, scenes = count(), 8 if bench.toy else 64
+def rendering(bench: Bench, scenes: int, size: int, rays: int) -> Callable[[], Callable[[], object]]:
+    numbers = count()
 
     def step() -> None:
         first = next(numbers) * scenes
@@ -356,11 +387,10 @@ def scoring(bench: Bench, images: int) -> Callable[[], Callable[[], object]]:
     return make
 
 
-def sampling(bench: Bench) -> Callable[[], Callable[[], object]]:
+def sampling(bench: Bench, images: int) -> Callable[[], Callable[[], object]]:
     def make() -> Callable[[], object]:
-        _, model = bench.model(DIFFUSION)
-        model = model.to(bench.device).eval()
-        slots = torch.randn(2, model.slots, model.encoder.slot_attention.dim, device=bench.device)
+        model = bench.model(DIFFUSION).to(bench.device).eval()
+        slots = torch.randn(images, model.slots, model.encoder.slot_attention.dim, device=bench.device)
         return lambda: model.generate(slots, steps=2 if bench.toy else 25, generator=seeded_generator(0))
 
     return make
@@ -369,33 +399,30 @@ def sampling(bench: Bench) -> Callable[[], Callable[[], object]]:
 # --- (c) does it bind ---
 
 
-def training(bench: Bench, rate: float, denoiser: bool) -> None:
+def training(bench: Bench, denoiser: bool) -> None:
     """Trains in the time that is left; each run folder has its curves and can be resumed."""
     left = bench.end - time.monotonic()
-    fit(bench, "slots", REPORT, BINDING, left * (0.67 if denoiser else 1), rate)
+    fit(bench, "slots", bench.config(BINDING), left * (0.67 if denoiser else 1))
     if denoiser:
-        fit(bench, "latents", "latents-clevrtex", ("warmup_steps=100",), left * 0.1, 0)
-        frozen = (f"pretrained={bench.folder / 'latents'}", f"start_from={bench.folder / 'slots'}", "encoder_steps=0",
-                  "initialisation=learned", "slot_attention.gradient=last-iteration", "warmup_steps=100")  # fmt: skip
+        fit(bench, "latents", bench.config(LATENTS), left * 0.1)
+        frozen = [f"pretrained={bench.folder / 'latents'}", f"start_from={bench.folder / 'slots'}", "encoder_steps=0",
+                  "initialisation=learned", "slot_attention.gradient=last-iteration"]  # fmt: skip
         small = [one for one in TOY[DIFFUSION] if bench.toy and not one.startswith("autoencoder.")]
-        fit(bench, "denoiser", DIFFUSION, (*small, *frozen), bench.end - time.monotonic(), 0, whole=True)
+        fit(bench, "denoiser", run_config(DIFFUSION, [*small, *frozen]), bench.end - time.monotonic())
 
 
-def fit(
-    bench: Bench, name: str, preset: str, changes: tuple[str, ...], seconds: float, rate: float, whole: bool = False
-) -> None:
-    """Trains for some seconds, then saves; `rate`, images/s, gives the steps of the schedule."""
-    until = time.monotonic() + seconds
-    small = () if whole or not bench.toy else TOY[preset]
-    batch = run_config(preset, [*small]).training.batch_size
-    # Half of the rate is for rendering, validation and starting up.
-    steps = max(20, int(0.5 * (rate or 100) * seconds / batch))
-    every = max(1, steps // 12)
-    often = [f"{thing}_every={every}" for thing in ("evaluate", "checkpoint")]
-    counts = [f"steps={steps}", f"preview_every={steps}", f"validation_count={8 if bench.toy else 200}"]
+def fit(bench: Bench, name: str, config: RunConfig, seconds: float) -> None:
+    """Trains for some seconds with a schedule that ends then, or continues a run; then saves."""
+    until, folder = time.monotonic() + seconds, bench.folder / name
     try:
-        config = run_config(preset, [*small, *changes, *often, *counts])
-        for event in train_steps(config, bench.folder / name, device=bench.device.type):
+        if (folder / RUN_FILE).is_file():
+            config = read_run_config(folder / RUN_FILE)
+        else:
+            pace = steps_per_second(bench, config, min(20.0, 0.05 * seconds))
+            # A tenth is for validation and checkpoints.
+            steps = max(20, int(0.9 * pace * (until - time.monotonic())))
+            config = with_steps(config, steps, max(1, steps // 12), 8 if bench.toy else 200)
+        for event in train_steps(config, folder, resume=True, device=bench.device.type):
             if event.kind == "validated":
                 shown = {key: value for key, value in event.run.rows[-1].items() if isinstance(value, float | int)}
                 print(name, {key: round(value, 4) for key, value in shown.items()}, flush=True)
@@ -403,8 +430,35 @@ def fit(
                 os.kill(os.getpid(), signal.SIGINT)  # the loop saves, then stops
     except TrainingStopped as stopped:
         print(f"{name}: {stopped}", flush=True)
-    except SlotlabError as error:
-        print(f"{name}: FAILED {error}", flush=True)
+    except Exception as error:  # the next part may be possible
+        print(f"{name}: FAILED {fault(error)}", flush=True)
+
+
+def with_steps(config: RunConfig, steps: int, every: int, scored: int) -> RunConfig:
+    """The config for so many steps, validated and saved so often, on so many scenes."""
+    training = {"steps": steps, "warmup_steps": min(500, steps // 10), "preview_every": steps}
+    training |= {"evaluate_every": every, "checkpoint_every": every}
+    data = config.data.model_copy(update={"validation_count": scored})
+    return config.model_copy(update={"training": config.training.model_copy(update=training), "data": data})
+
+
+def steps_per_second(bench: Bench, config: RunConfig, seconds: float) -> float:
+    """Trains for some seconds, rendering included, after the steps of the first scenes rendered."""
+    began, first, last = 0.0, max(1, DEVICE_IMAGES // config.training.batch_size) if not bench.toy else 2, 0
+    with TemporaryDirectory() as folder:
+        trial = with_steps(config, 10**9, 10**9, 2)
+        events = train_steps(trial, Path(folder) / "run", device=bench.device.type)
+        for event in events:
+            if event.kind == "step" and event.run.step == first:
+                synchronise()
+                began = time.monotonic()
+            elif event.kind == "step" and event.run.step > first and time.monotonic() >= began + seconds:
+                last = event.run.step
+                break
+        synchronise()
+        taken = time.monotonic() - began
+        events.close()
+    return (last - first) / taken
 
 
 # --- without a GPU ---

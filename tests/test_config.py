@@ -38,6 +38,19 @@ def test_the_report_preset_holds_the_report_s_finalized_parameters():
     assert model.decoder.body[0].out_channels == 64
 
 
+def test_the_binding_preset_has_the_report_s_architecture_and_the_recipe_of_textured_128():
+    binding, report, textured = (
+        run_config(name).model_dump()
+        for name in ("slot-attention-clevrtex-binding", "slot-attention-clevrtex", "textured-128")
+    )
+    starts = {"initialisation": "learned", "gradient": "last-iteration"}
+    assert binding["model"]["slot_attention"] == report["model"]["slot_attention"] | starts
+    assert binding["model"] | {"slot_attention": None} == report["model"] | {"slot_attention": None, "pixel_sigma": 0.3}
+    differing = {key for key, value in textured["training"].items() if binding["training"][key] != value}
+    of_size = {"steps", "batch_size", "learning_rate", "warmup_steps", "start_from"}
+    assert differing == of_size | {key for key in differing if key.startswith("sharing_penalty") or "_every" in key}
+
+
 def test_the_report_s_slot_diffusion_holds_its_finalized_parameters():
     with torch.device("meta"):
         model = create_model("slot-diffusion-clevrtex")

@@ -33,6 +33,8 @@ def test_all_stages_run_at_toy_size(tmp_path):
     measured = lines(out / "speed.csv") if (out / "speed.csv").exists() else []  # none on a very slow machine
     assert all(float(line["value"]) > 0 for line in measured)
     assert slotlab.load(out / "slots").resolution == 32
+    again = subprocess.run([*command, "--stages", "c"], capture_output=True, text=True, timeout=500)
+    assert again.returncode == 0 and "FAILED" not in again.stdout, again.stdout  # continues the run
 
 
 def test_a_killed_run_leaves_whole_files(tmp_path):
