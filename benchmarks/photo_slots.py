@@ -1,13 +1,13 @@
-"""Slots learned on photographs, several seeds, beside the model `photos`: a short development loop.
+"""Slots learned on photographs, several seeds, beside what is not trained: a short development loop.
 
-    python benchmarks/photo_slots.py TRAIN PHOTOS MASKS --cache DIR --seeds 3 --steps 300 [--teacher 0.3]
+    python benchmarks/photo_slots.py TRAIN PHOTOS MASKS --cache DIR --seeds 3 --steps 300 [--set KEY=VALUE ...]
 
 Trains the model of the preset `photos-slots` on the features of the photographs in TRAIN, none of
 which may be in PHOTOS, and scores its slots on PHOTOS, whose MASKS are as for `photos.py`: centre
 squares seen at 448x448, masks of 224x224, averaged over superpixels. With `--teacher` slot
 attention also learns the groups of `photos`, with this weight. Features (in bfloat16), superpixels
-and groups are kept in DIR. Printed are the mean of each seed, and mean and standard error over
-seeds.
+and groups are kept in DIR. Printed are `photos`, the groups that slots start from, if they do, the
+mean of each seed, and mean and standard error over seeds.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from photos import SIDE, segmented
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,9 +27,12 @@ from slotlab.data.folders import find_images
 from slotlab.data.images import prepared
 from slotlab.metrics.functional import adjusted_rand_index, mean_best_overlap
 from slotlab.models import FeatureAutoencoder, FrozenFeatures
+from slotlab.models.feature_autoencoder import places_of
+from slotlab.models.feature_grouping import spectral_groups
 from slotlab.training.objectives import teacher_disagreement
 
 BATCH, FITTED_TO = 32, 512
+GROUPS: dict[bytes, Tensor] = {}
 SCORES = ("ARI", "FG-ARI", "mBO")
 
 
@@ -66,13 +70,16 @@ def groups_of(features: Tensor) -> np.ndarray:
     """The soft groups [n, 8, 196] of `photos`."""
     model: Any = slotlab.load("photos")
     units = (F.normalize(model.encoder(None, one[None].float())[0], dim=1) for one in features)
-    return np.stack([model._grouped(one, (14, 14)).numpy() for one in units])
+    return np.stack([spectral_groups(one, places_of((14, 14)) / 2, model.slots).numpy() for one in units])
 
 
-def trained(features: Tensor, labels: Tensor | None, steps: int, seed: int, weight: float) -> FeatureAutoencoder:
-    """The model after `steps` updates, with the preset's settings but for their number."""
+def trained(
+    features: Tensor, labels: Tensor | None, steps: int, seed: int, weight: float, changes: dict[str, Any]
+) -> FeatureAutoencoder:
+    """The model after `steps` updates, with the preset's settings but for their number and `changes`."""
     torch.manual_seed(seed)
-    model: Any = slotlab.create_model("photos-slots").train()
+    model: Any = slotlab.create_model("photos-slots", **changes).train()
+    model.encoder._groups = GROUPS  # the features are the same for each seed
     backbone, generator = model.encoder.backbone, torch.Generator().manual_seed(seed)
     backbone.fit(one.float() for one in features[:FITTED_TO].split(BATCH))
     seen = torch.cat([backbone(None, one.float()) for one in features.split(BATCH)])
@@ -118,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--teacher", type=float, default=0.0)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the model")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cache: Path = options.cache
@@ -130,23 +138,24 @@ def main() -> None:
         return np.concatenate([true.short().numpy() for _, true in pairs])
 
     true = kept(cache / "true.npy", truth)
+
+    def say(title: str, scores: list[float]) -> None:
+        print(title, *(f"{name} {value:.1f}" for name, value in zip(SCORES, scores, strict=True)), flush=True)
+
     with torch.no_grad():
-        soft = kept(cache / "groups.npy", lambda: groups_of(test))
-        print(
-            "photos", *(f"{name} {value:.1f}" for name, value in zip(SCORES, scored(soft, pieces, true), strict=True))
-        )
+        say("photos", scored(kept(cache / "groups.npy", lambda: groups_of(test)), pieces, true))
     labels = None
     if options.teacher:
         labels = kept(cache / "labels.npy", lambda: groups_of(train).argmax(1).astype(np.int16)).long()
-    rows = []
+    rows, changes = [], {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in options.set)}
     for seed in range(options.seeds):
-        model: Any = trained(train, labels, options.steps, seed, options.teacher)
+        model: Any = trained(train, labels, options.steps, seed, options.teacher, changes)
         with torch.no_grad():
             seen = model.encoder.backbone(None, test.float())
+            if seed == 0 and model.encoder.slot_attention.initialisation == "groups":
+                say("starting groups", scored(model.encoder.starting_groups(seen), pieces, true))
             rows.append(scored(model.encoder.grouped(seen)[1][:, -1], pieces, true))
-        print(
-            f"seed {seed}", *(f"{name} {value:.1f}" for name, value in zip(SCORES, rows[-1], strict=True)), flush=True
-        )
+        say(f"seed {seed}", rows[-1])
     table = torch.tensor(rows)
     error = table.std(0) / len(rows) ** 0.5
     print("mean", *map("{} {:.1f} ± {:.1f}".format, SCORES, table.mean(0).tolist(), error.tolist()))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import slotlab
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import FEATURE_DECODERS, FeatureAutoencoder, that_paints
 from slotlab.models.feature_autoencoder import MLPDecoder, SetDecoder, TransformerDecoder, reading_orders
@@ -94,6 +95,24 @@ def test_places_reach_the_slots_only_with_frequencies():
         features = model.encoder.features(images)
         turned = model.encoder.grouped(features.flip(1))[0]
         assert torch.allclose(model.encoder.grouped(features)[0], turned, atol=1e-5) == alike
+
+
+def test_slots_start_from_groups_which_a_prior_holds_them_to():
+    def attention(**more):
+        settings = {**LEARNED, "initialisation": "groups", **more}
+        model = made(slot_attention=settings).train(more.get("prior") == 0.0)
+        output = model(images)
+        model.losses(output, images).sum().backward()
+        assert all(one.grad is not None for one in model.encoder.slot_attention.parameters())
+        return output.attention[:, -1], model.encoder.starting_groups(output.features)
+
+    images = torch.rand(2, 3, 64, 64)
+    held, groups = attention(prior=100.0)
+    assert groups.shape == held.shape == (2, 3, 4)
+    assert held.argmax(1).equal(groups.argmax(1))
+    assert not torch.allclose(attention(prior=0.0)[0], held, atol=0.1)
+    with pytest.raises(ConfigError, match="initialisation: groups are of frozen features; take learned"):
+        slotlab.create_model("scenes-32", initialisation="groups")
 
 
 @pytest.mark.parametrize(("superpixels", "title"), [(None, "decoder masks"), ("attention", "superpixel masks")])

@@ -106,6 +106,21 @@ def test_a_run_is_resumed_exactly(run, preset, packed, tmp_path):
     assert rows(part) == rows(run)
 
 
+def test_slots_that_start_from_groups_are_trained_resumed_and_loaded_with_another_number(preset, packed, tmp_path):
+    settings = config(preset, packed, "initialisation=groups")
+    whole, part = fit(settings, tmp_path / "whole"), tmp_path / "part"
+    assert losses(whole)[-1][1] < losses(whole)[0][1]
+    steps = train_steps(settings, part, device="cpu")
+    for event in steps:
+        if event.kind == "step" and event.run.step == 3:
+            break
+    steps.close()
+    fit(settings, part, resume=True)
+    assert rows(part) == rows(whole)
+    model = slotlab.create_model(str(whole), pretrained=True, slots=2)
+    assert model(open_data(packed, split="val").batch([0])["image"]).masks.shape == (1, 2, 64, 64)
+
+
 def test_scores_are_errors_of_features_and_reports_show_them(run, packed):
     evaluation = slotlab.evaluate(slotlab.load(run), open_data(packed, split="val"))
     assert set(evaluation.reconstruction) == {"feature_error"}

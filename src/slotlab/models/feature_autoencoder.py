@@ -1,22 +1,25 @@
 """Slot attention over frozen features, decoded into those features: DINOSAUR, SPOT and faster."""
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.models.building import Positive, Resolution, build, check_arguments, check_images, configured, initialise
-from slotlab.models.feature_grouping import feature_colours, snapped
+from slotlab.models.feature_grouping import feature_colours, snapped, spectral_groups
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import SlotFeatureOutput, SuperpixelOutput
 from slotlab.models.sampling import Generators
 from slotlab.models.slot_attention import Begin, SlotAttention
 from slotlab.models.slot_encoder import SlotModelBase
 
+MOST_KEPT = 100_000  # images whose starting groups training keeps in memory, 3 KiB each
 Decoded = tuple[Tensor, Tensor]  # features [B, N, C] and masks [B, K, N], which sum to 1 over K
 
 
@@ -173,7 +176,13 @@ class FeatureSlotEncoder(nn.Module):
     places: Tensor
 
     def __init__(
-        self, resolution: int, features: Mapping[str, Any], frequencies: int, slot_attention: Mapping[str, Any]
+        self,
+        resolution: int,
+        features: Mapping[str, Any],
+        frequencies: int,
+        slot_attention: Mapping[str, Any],
+        temperature: float,
+        spread: float,
     ) -> None:
         super().__init__()
         check_arguments("features", FrozenFeatures, features, reserved={"resolution"})
@@ -188,6 +197,8 @@ class FeatureSlotEncoder(nn.Module):
         width = self.backbone.width + waves.shape[1]
         self.mlp = nn.Sequential(nn.LayerNorm(width), *_layers(width, max(width, dim), dim))
         self.slot_attention = SlotAttention(feature_dim=dim, **slot_attention)
+        self._affinity = (temperature, spread)
+        self._groups: dict[bytes, Tensor] = {}
 
     def forward(
         self, images: Tensor, generator: Generators = None, begin: Begin | None = None
@@ -205,7 +216,23 @@ class FeatureSlotEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Slots and attention of the `features`."""
         places = self.places.expand(len(features), -1, -1)
-        return self.slot_attention(self.mlp(torch.cat([features, places.to(features)], dim=2)), generator, begin)
+        inputs = self.mlp(torch.cat([features, places.to(features)], dim=2))
+        wanted = begin is None and self.slot_attention.initialisation == "groups"
+        return self.slot_attention(inputs, generator, begin, self.starting_groups(features) if wanted else None)
+
+    @torch.compiler.disable()
+    def starting_groups(self, features: Tensor) -> Tensor:
+        """Spectral groups [B, K, N] of the `features`, as of `FeatureGrouping`; training finds them once."""
+        found = []
+        for one in F.normalize(features.float(), dim=2).cpu():
+            key = hashlib.sha256(one.numpy().tobytes()).digest()
+            if (groups := self._groups.get(key)) is None:
+                places, count = places_of(self.grid) / 2, self.slot_attention.slots
+                groups = spectral_groups(one, places, count, *self._affinity).half()
+                if self.training and len(self._groups) < MOST_KEPT:
+                    self._groups[key] = groups
+            found.append(groups)
+        return torch.stack(found).to(features.device)
 
 
 @configured("model")
@@ -224,6 +251,9 @@ class FeatureAutoencoder(SlotModelBase):
         decoder: `{"kind": "set-at-once" | "mlp" | "transformer", ...}` and its arguments.
         superpixels: masks that are averaged over superpixels, so that they have the image's edges:
             the decoder's ("masks"), those of slot attention ("attention"), or none.
+        temperature: of the groups that slots start from with slot_attention.initialisation "groups",
+            as of `FeatureGrouping`.
+        spread: theirs, too.
 
     Raises:
         CheckpointError: the frozen network is not installed.
@@ -248,6 +278,8 @@ class FeatureAutoencoder(SlotModelBase):
         slot_attention: Mapping[str, Any] | None = None,
         decoder: Mapping[str, Any] | None = None,
         superpixels: Literal["masks", "attention"] | None = None,
+        temperature: Annotated[float, Field(gt=0)] = 0.055,
+        spread: Annotated[float, Field(gt=0)] = 0.25,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -258,10 +290,12 @@ class FeatureAutoencoder(SlotModelBase):
             "slot_attention": dict(slot_attention or {}),
             "decoder": dict(decoder or {"kind": "set-at-once"}),
             "superpixels": superpixels,
+            "temperature": temperature,
+            "spread": spread,
         }
         self.superpixels = superpixels
-        settings = (self.config[name] for name in ("features", "frequencies", "slot_attention"))
-        self.encoder = FeatureSlotEncoder(resolution, *settings)  # type: ignore[assignment]
+        names = ("features", "frequencies", "slot_attention", "temperature", "spread")
+        self.encoder = FeatureSlotEncoder(resolution, *(self.config[name] for name in names))  # type: ignore[assignment]
         supplied = {"width": self.encoder.backbone.width, "grid": self.encoder.grid}
         slot_dim = self.encoder.slot_attention.dim
         self.decoder = build("decoder", FEATURE_DECODERS, self.config["decoder"], slot_dim=slot_dim, **supplied)

@@ -111,7 +111,10 @@ class FeatureGrouping(nn.Module):
         check_images(images, stride, self.encoder.mean.dtype, values=True, multiples=True)
         grid = (images.shape[2] // stride, images.shape[3] // stride)
         features = F.normalize(self.encoder(images, raw), dim=2)
-        shares = torch.stack([self._grouped(one, grid) for one in features.cpu()])
+        rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+        places = torch.stack([rows.flatten(), columns.flatten()], dim=1) * stride / self.resolution
+        settings = (places, self.slots, self.temperature, self.spread)
+        shares = torch.stack([spectral_groups(one, *settings) for one in features.cpu()])
         maps = F.interpolate(shares.unflatten(2, grid), images.shape[2:], mode="bilinear")
         masks = torch.stack([snapped(soft, image) for soft, image in zip(maps, images.cpu(), strict=True)])
         shares, masks = shares.to(images.device), masks.to(images.device)
@@ -142,14 +145,24 @@ class FeatureGrouping(nn.Module):
         """Squared error of the features that the slots predict, mean over values: float32 [B]."""
         return output.feature_errors()
 
-    def _grouped(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Memberships [K, N] of features [N, 192], which sum to 1 over K."""
-        rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
-        places = torch.stack([rows.flatten(), columns.flatten()], dim=1) * self.encoder.stride / self.resolution
-        near = torch.exp(-torch.cdist(places, places).square() / (2 * self.spread**2))
-        alike = torch.exp((features @ features.T - 1) / self.temperature)
-        shares = memberships(leading_vectors(near * alike, self.slots))
-        return F.pad(shares, (0, self.slots - shares.shape[1])).T
+
+def spectral_groups(
+    features: Tensor, places: Tensor, count: int, temperature: float = 0.05, spread: float = 0.3
+) -> Tensor:
+    """Memberships [count, N] of features [N, C] of length 1 in groups, which sum to 1 over groups.
+
+    Their `places` [N, 2] are in sides of a square; for the settings see `FeatureGrouping`.
+
+    Example:
+        >>> features, places = torch.eye(2).repeat_interleave(2, dim=0), torch.zeros(4, 2)
+        >>> first = spectral_groups(features, places, count=2).argmax(dim=0)
+        >>> (first[:2] == first[0]).all(), (first[2:] == 1 - first[0]).all()
+        (tensor(True), tensor(True))
+    """
+    near = torch.exp(-torch.cdist(places, places).square() / (2 * spread**2))
+    alike = torch.exp((features @ features.T - 1) / temperature)
+    shares = memberships(leading_vectors(near * alike, count))
+    return F.pad(shares, (0, count - shares.shape[1])).T
 
 
 def leading_vectors(links: Tensor, count: int) -> Tensor:

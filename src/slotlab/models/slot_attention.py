@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from slotlab.models.building import Positive, configured, full_precision
 from slotlab.models.sampling import Generators, draw
 
+LEAST = 1e-3  # of a membership, before its logarithm
 Begin = tuple[Tensor, int]  # starts [B, K, D] and iterations in place of the module's: of a frame after another
 
 
@@ -27,11 +28,14 @@ class SlotAttention(nn.Module):
         initialisation: "gaussian": slots are drawn from one learned Gaussian (the paper's);
             "learned": each slot has its own learned start, without randomness; "bi-level": the same
             with Gaussian noise of `noise` times the start in training (Jia et al. 2023, arXiv
-            2210.08990, with gradient "last-iteration").
+            2210.08990, with gradient "last-iteration"); "groups": a learned map of the mean of each
+            of the `groups` that `forward` takes, which models of frozen features find.
         epsilon: added to the attention before it is normalised over features.
         gradient: "full": through all iterations; "last-iteration": through the last one and
             straight through the others to the start (implicit differentiation, Chang et al. 2022,
             arXiv 2207.00787), which is cheaper.
+        prior: weight of the logarithm of the groups among the logits of attention; 0: groups are
+            starts only.
 
     Attributes:
         noise: relative size of the noise on bi-level starts in training; the trainer lowers it.
@@ -53,9 +57,10 @@ class SlotAttention(nn.Module):
         projection_dim: Positive = 64,
         mlp_dim: Positive = 128,
         iterations: Annotated[int, Field(ge=1, le=64)] = 3,
-        initialisation: Literal["gaussian", "learned", "bi-level"] = "gaussian",
+        initialisation: Literal["gaussian", "learned", "bi-level", "groups"] = "gaussian",
         epsilon: float = 1e-8,
         gradient: Literal["full", "last-iteration"] = "full",
+        prior: Annotated[float, Field(ge=0)] = 4.0,
     ) -> None:
         super().__init__()
         self.slots = slots
@@ -63,14 +68,16 @@ class SlotAttention(nn.Module):
         self.iterations = iterations
         self.initialisation = initialisation
         self.epsilon = epsilon
-        self.gradient = gradient
+        self.gradient, self.prior = gradient, prior
         self.noise = 0.0
         self.scale = projection_dim**-0.5
 
-        starts = 1 if initialisation == "gaussian" else slots
+        starts = 1 if initialisation in ("gaussian", "groups") else slots
         self.start = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, starts, dim)))
         if initialisation == "gaussian":
             self.start_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, dim)))
+        if initialisation == "groups":
+            self.to_start = nn.Linear(feature_dim, dim, bias=False)
         self.norm_features = nn.LayerNorm(feature_dim)
         self.norm_slots = nn.LayerNorm(dim)
         self.norm_mlp = nn.LayerNorm(dim)
@@ -90,18 +97,28 @@ class SlotAttention(nn.Module):
         return start + (self.noise * noise * start.detach() if noisy else self.start_log_sigma.exp() * noise)
 
     def forward(
-        self, features: Tensor, generator: Generators = None, begin: Begin | None = None
+        self,
+        features: Tensor,
+        generator: Generators = None,
+        begin: Begin | None = None,
+        groups: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Groups features [B, N, feature_dim] into slots [B, K, D].
 
         Also gives the attention of each iteration [B, T, K, N], a softmax over K. Both are float32,
-        under autocast too. `begin` replaces the module's starts and iterations.
+        under autocast too. `begin` replaces the module's starts and iterations. `groups` [B, K, N],
+        which sum to 1 over K, are for starts from "groups".
         """
         inputs = self.norm_features(features)
         keys, values = self.to_key(inputs), self.to_value(inputs)
         with full_precision(features):
-            keys, values = keys.to(self.start.dtype), values.to(self.start.dtype)
-            start, iterations = begin or (self.initial_slots(features.shape[0], generator), self.iterations)
+            keys, values, more = keys.to(self.start.dtype), values.to(self.start.dtype), ()
+            if groups is None:
+                start, iterations = begin or (self.initial_slots(features.shape[0], generator), self.iterations)
+            else:
+                groups, iterations = groups.to(keys), self.iterations
+                start = self.start + self.to_start(self.weights(groups) @ inputs.to(keys))
+                more = (self.prior * (groups + LEAST).log(),)
             slots, maps = start, []
             for iteration in range(iterations):
                 last, short = iteration == iterations - 1, self.gradient == "last-iteration"
@@ -109,14 +126,17 @@ class SlotAttention(nn.Module):
                     slots = slots.detach() + start - start.detach()
                 skipped = short and not last and not torch.compiler.is_exporting()
                 with torch.no_grad() if skipped else nullcontext():
-                    slots, attention = self.iterate(slots, keys, values)
+                    slots, attention = self.iterate(slots, keys, values, *more)
                 maps.append(attention)
         return slots, torch.stack(maps, dim=1)
 
-    def iterate(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """One iteration: the next slots [B, K, D] and the attention [B, K, N]."""
+    def iterate(
+        self, slots: Tensor, keys: Tensor, values: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One iteration: the next slots [B, K, D] and the attention [B, K, N]; `prior` adds to its logits."""
         queries = self.to_query(self.norm_slots(slots)) * self.scale
-        attention = torch.softmax(queries @ keys.transpose(1, 2), dim=1)
+        logits = queries @ keys.transpose(1, 2)
+        attention = torch.softmax(logits if prior is None else logits + prior, dim=1)
         return self.updated(slots, self.weights(attention) @ values), attention
 
     def weights(self, attention: Tensor) -> Tensor:

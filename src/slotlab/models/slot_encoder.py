@@ -203,6 +203,8 @@ class SlotEncoder(nn.Module):
         inner = getattr(self.backbone, "mlp_dim", None) or width
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, inner))
         check_arguments("slot_attention", SlotAttention, slot_attention, reserved={"feature_dim"})
+        if slot_attention.get("initialisation") == "groups":
+            raise ConfigError("slot_attention.initialisation: groups are of frozen features; take learned or gaussian")
         self.slot_attention = SlotAttention(feature_dim=inner, **slot_attention)
 
     def forward(
