@@ -206,6 +206,8 @@ def test_bad_films(tmp_path, run_slotlab):
     assert len(open_data(f"films:{tmp_path / 'films'}", split="all", skip_broken=True)) == 5
     status, out, _ = run_slotlab("data", "check", tmp_path / "films")
     assert status == 1 and all(path.name in out for path in (empty, broken, cut))
+    with pytest.raises(DataError, match=r"old.avi: does not say when its frames are shown; convert it to mp4"):
+        open_data(film(tmp_path / "old.avi", 5))
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no readable film here"):
         open_data(f"films:{tmp_path / 'none'}")

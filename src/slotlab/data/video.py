@@ -109,7 +109,7 @@ def write_film(path: str | Path, frames: Iterable[np.ndarray], rate: float = RAT
 class Films(PixelDataset):
     """Films, each frame as an image without a mask; `clips:films:PATH`, or PATH alone: as clips.
 
-    Dataset format: a film (mp4, mov, m4v, webm, mkv, avi or gif), or a folder of them at any depth,
+    Dataset format: a film (mp4, mov, m4v, webm, mkv or gif), or a folder of them at any depth,
     also `{train,val,test}/**/{name}.mp4`. All are read through once, without decoding, when they
     are opened, to find their frames. Frames are turned upright. Splits by folder, or else by order.
     Crop 1.0.
@@ -203,9 +203,10 @@ def _times(path: Path) -> list[int]:
     """When each frame of a film is shown, in units of its stream."""
     with opened_film(path) as (film, stream):
         found = {packet.pts for packet in film.demux(stream) if packet.size and not packet.is_discard}
+        untimed = None in found or (film.format.name == "avi" and stream.codec_context.has_b_frames)
     if not found:
         raise DataError(f"{path}: has no frames; give another film")
-    if None in found:
+    if untimed:
         raise DataError(f"{path}: does not say when its frames are shown; convert it to mp4 (H.264)")
     return sorted(found)
 
