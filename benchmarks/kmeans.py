@@ -17,7 +17,7 @@ from contest import Timing, rows_of, write
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from slotlab.composition.library import cluster
+from slotlab.composition.slots import cluster
 
 
 def drawn_slots(count: int, dim: int = 64, groups: int = 40) -> np.ndarray:

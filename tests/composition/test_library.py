@@ -10,7 +10,7 @@ import slotlab
 from slotlab import checkpoints
 from slotlab.composition import PROTOCOLS, ConceptLibrary, fingerprint, fit_library
 from slotlab.composition import library as library_module
-from slotlab.composition.library import cluster
+from slotlab.composition.slots import cluster
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models.sampling import seeded_generator
 from slotlab.released import LIBRARY_FOLDER, model_folder, released_names
@@ -49,7 +49,7 @@ def test_the_number_of_concepts_is_that_of_slots_a_given_one_or_found_by_silhoue
 
 
 def test_many_slots_are_grouped_by_mini_batches(monkeypatch):
-    monkeypatch.setattr(library_module, "MOST_FOR_KMEANS", 50)
+    monkeypatch.setattr("slotlab.composition.slots.MOST_FOR_KMEANS", 50)
     library = made_up_library(images=100)
     assert library.facts["algorithm"].startswith("MiniBatchKMeans")
     assert len(groups_and_concepts(library)) == 3

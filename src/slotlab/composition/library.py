@@ -1,12 +1,11 @@
 """The concept library: slots of many images grouped into concepts, saved in a folder."""
 
 import hashlib
-import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, extract
+from slotlab.composition.slots import ATTRIBUTES, COLUMNS, SlotTable, choose_by_silhouette, cluster, extract
 from slotlab.data import SlotDataset, open_data
 from slotlab.distributed import place_among_processes, wait_for_all
 from slotlab.errors import CheckpointError, ConfigError, DataError
@@ -24,10 +23,6 @@ from slotlab.models import Model
 from slotlab.models.building import fingerprint
 from slotlab.progress import in_steps
 from slotlab.released import library_folder
-
-MOST_FOR_KMEANS = 50_000
-SILHOUETTE_SAMPLE = 4_000
-SILHOUETTE_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24)  # numbers of clusters to try
 
 LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
 PICTURE_FILE = "concepts.png"  # drawn by `slotlab concepts show`
@@ -60,84 +55,6 @@ FIELDS: dict[Any, tuple[str, ...]] = {  # what must be in library.json, by type
 }
 
 Concepts = int | Literal["silhouette"] | None
-
-
-class Clusters(NamedTuple):
-    """K-means of N slots: labels int64 [N], centroids float32 [K, D], the largest cluster first.
-
-    `inertia` is the sum of squared distances to the centroids.
-    """
-
-    labels: np.ndarray
-    centroids: np.ndarray
-    inertia: float
-    algorithm: str
-
-
-def cluster(slots: np.ndarray, count: int, seed: int) -> Clusters:
-    """Groups slots [N, D] into clusters by their Euclidean distance, without rescaling.
-
-    Scikit-learn's `KMeans` (10 starts) for up to 50,000 slots, `MiniBatchKMeans` (3 starts, batches
-    of 4,096) above; both with k-means++. The same slots and seed give the same clusters.
-
-    Raises:
-        ConfigError: fewer different slots than clusters.
-
-    Example:
-        >>> import numpy as np
-        >>> from slotlab.composition.library import cluster
-        >>> slots = np.array([[0, 0], [9, 9], [9, 8], [8, 9]], dtype=np.float32)
-        >>> cluster(slots, 2, seed=0).labels.tolist()
-        [1, 0, 0, 0]
-    """
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    if not len(slots):
-        raise ConfigError("concepts: every slot is a background slot; use a model that was trained for longer")
-    if len(slots) < count:
-        most = f"lower --concepts to at most {len(slots) + 1} (background included), or use more images"
-        raise ConfigError(f"concepts: {len(slots)} object slots are too few for {count} clusters; {most}")
-    kind, algorithm = KMeans, "KMeans, k-means++, 10 starts"
-    options: dict[str, Any] = {"n_init": 10}
-    if len(slots) > MOST_FOR_KMEANS:
-        kind, algorithm = MiniBatchKMeans, "MiniBatchKMeans, k-means++, 3 starts, batches of 4096"
-        options = {"n_init": 3, "batch_size": 4096, "max_no_improvement": 50}
-    estimator = kind(count, random_state=seed, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of slots too much alike
-        estimator.fit(slots)
-    labels = np.asarray(estimator.labels_)
-    sizes = np.bincount(labels, minlength=count)
-    if not sizes.all():
-        raise ConfigError(f"concepts: the {len(slots)} slots are too much alike for {count} clusters; lower --concepts")
-    order = np.argsort(-sizes, kind="stable")
-    return Clusters(
-        labels=np.argsort(order)[labels].astype(np.int64),
-        centroids=np.asarray(estimator.cluster_centers_)[order].astype(np.float32),
-        inertia=float(estimator.inertia_ or 0),
-        algorithm=algorithm,
-    )
-
-
-def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, float]]:
-    """The number of clusters with the highest mean silhouette, and the silhouettes of all tried.
-
-    They are of a random sample of at most 4,000 slots [N, D].
-    """
-    from sklearn.metrics import silhouette_score
-
-    if len(slots) > SILHOUETTE_SAMPLE:
-        rows = np.random.default_rng(seed).choice(len(slots), SILHOUETTE_SAMPLE, replace=False)
-        slots = slots[np.sort(rows)]
-    scores = {
-        count: float(silhouette_score(slots, cluster(slots, count, seed).labels))
-        for count in SILHOUETTE_COUNTS
-        if count < len(slots)
-    }
-    if not scores:
-        raise ConfigError(f"concepts: {len(slots)} object slots are too few to choose by silhouette; give a number")
-    return max(scores, key=lambda count: scores[count]), scores
 
 
 @dataclass(eq=False)
