@@ -1,6 +1,6 @@
-"""How long the studio takes for its first image, an edit, a sampled preview, a photograph.
+"""How long the studio takes for its first image, an edit, a sampled preview, a photograph, a clip.
 
-Starts `slotlab studio` with three bundled models, visits it with Chromium (driven by Playwright),
+Starts `slotlab studio` with four bundled models, visits it with Chromium (driven by Playwright),
 and takes the time from the click until the page shows the answer. Prints medians and worst cases;
 says so where there is no Chromium.
 """
@@ -39,6 +39,7 @@ def main() -> None:
         return
     words = ["studio", "--no-browser", "--port", str(arguments.port), "--threads", str(arguments.threads)]
     words += ["--model", "scenes-64", "--model", "scenes-64-diffusion", "--model", "photos"]
+    words += ["--model", "moving-64"]
     server = subprocess.Popen([sys.executable, "-m", "slotlab", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -113,6 +114,17 @@ def visited(page: Page, address: str) -> list[tuple[str, float]]:
             partial(page.wait_for_function, changed, polling=20),
         )
         page.wait_for_timeout(500)  # the field is emptied
+    page.get_by_role("tab", name="Clip").click()
+    page.wait_for_selector("#sl-clip .sl-slot")
+    taken = "document.querySelectorAll('#sl-clip .sl-film-frame').length == 24"
+    page.get_by_label("number input for Frames").fill("24")
+    render, remove = (page.locator(f"#sl-clip-{name}").click for name in ("render", "remove"))
+    until = partial(page.wait_for_function, taken, polling=20)
+    timed("clip of 24 frames rendered and taken apart", render, until)
+    page.locator("#sl-clip .sl-slot").nth(1).click()
+    page.wait_for_timeout(500)  # the choice is sent
+    edited = partial(page.wait_for_selector, "#sl-clip .sl-pane:nth-child(2)")
+    timed("object removed from 24 frames", remove, edited)
     return times
 
 

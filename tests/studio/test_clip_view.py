@@ -1,5 +1,6 @@
 """A clip taken apart: the slot of an object in all frames, objects removed from all of them, films of one's own."""
 
+import base64
 import io
 import sys
 import zipfile
@@ -199,3 +200,18 @@ def test_a_clip_is_played_and_an_object_removed(visit, pictures_folder, tmp_path
     expect(titles).to_have_text(["Clip"])
     page.locator("#sl-clip-render").click()
     expect(film).to_have_count(12)
+
+
+def test_a_film_is_dropped_anywhere(visit, tmp_path):
+    pytest.importorskip("av")
+    write_film(tmp_path / "film.mp4", [np.asarray(one) for one in pictures(5)])
+    page = visit()
+    drop = """content => {
+        const carried = new DataTransfer();
+        const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+        carried.items.add(new File([bytes], "film.mp4", {type: "video/mp4"}));
+        const event = new DragEvent("drop", {dataTransfer: carried, bubbles: true, cancelable: true});
+        document.querySelector(".sl-title").dispatchEvent(event);
+    }"""
+    page.evaluate(drop, base64.b64encode((tmp_path / "film.mp4").read_bytes()).decode())
+    expect(page.locator("#sl-clip-status")).to_contain_text("5 frames of 40 × 24 pixels")

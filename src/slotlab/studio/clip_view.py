@@ -21,7 +21,7 @@ from slotlab.data.folders import by_numbers
 from slotlab.data.images import UPLOAD_LIMITS, opened, read_image, to_batch, to_pixels
 from slotlab.data.video import FILM_SUFFIXES, RATE, film_frames, film_rate
 from slotlab.errors import ConfigError, DataError
-from slotlab.figures.grid import data_uri, palette_map, slot_colours
+from slotlab.figures.grid import cell_size, data_uri, palette_map, slot_colours
 from slotlab.models import ClipModel, SlotOutput
 from slotlab.progress import in_steps
 from slotlab.scenes import VARIANTS, render_video
@@ -29,6 +29,7 @@ from slotlab.segmenting.clips import model_of_clips, seen_frames
 from slotlab.segmenting.image import NO_SLOT, Fitting, fitting_of, owners_of
 from slotlab.studio import components
 from slotlab.studio.components import (
+    THUMBNAIL,
     View,
     at_once,
     at_work,
@@ -55,7 +56,7 @@ MOST_OBJECTS = 6  # of rendered clips, as in the training of `moving-64`
 FIRST_CLIP = ("plain", 5, 12)  # variant, seed, frames
 MOST_STEPS = 5  # of sampling, for each frame
 CHOOSE = f"A film, a GIF, or the frames of a clip (select them all). The view takes the first {MOST_FRAMES} frames."
-CUT = f"Only the first {MOST_FRAMES} frames are shown; `slotlab segment` takes films of any length."
+CUT = f"Only the first {MOST_FRAMES} frames are shown; slotlab segment takes films of any length."
 HINT = "Point at an object to see its slot in all frames; click to select it. Delete removes it from the clip."
 FILES = "GIF: the clip as edited. All: its frames, the masks of the slots in them, and those before the edit."
 KEYS = {"Delete": "sl-clip-remove", "Backspace": "sl-clip-remove", "z": "sl-clip-undo"}
@@ -233,7 +234,8 @@ def clip_figure(now: SeenClip) -> dict[str, Any]:
         inside = torch.from_numpy(now.owners == number)
         best = int(inside.sum(dim=(1, 2)).argmax())  # the frame that shows most of it
         image, owners = torch.from_numpy(now.frames[best]).permute(2, 0, 1) / 255, torch.from_numpy(now.owners[best])
-        card = slot_card(number, image, inside[best].float(), owners, whole=f"frame {best + 1}")
+        size = cell_size(image, THUMBNAIL)
+        card = slot_card(number, image, inside[best].float(), owners, size=size, whole=f"frame {best + 1}")
         cards.append(card | ({"share": "removed"} if number in now.removed else {}))
     content = group(small.size[::-1], slot_colours(range(now.slots.shape[1])), panes, cards)
     shown = {"opacity": 0.3, "frames": len(now.frames), "rate": now.rate, "keep": True, "selected": now.selected}

@@ -1,5 +1,5 @@
-// Gives the browser a file without keeping one on the server; puts images that are pasted, or dropped anywhere, into
-// the upload field.
+// Gives the browser a file without keeping one on the server; puts images and films that are pasted, or dropped
+// anywhere, into an upload field.
 (() => {
   window.slotlab = window.slotlab || {};
   window.slotlab.download = (element, props, watch) => {
@@ -15,15 +15,22 @@
     });
   };
 
+  // Films, and what comes while the Clip view is open, go to that view, else an image goes to the Photo view.
   async function take(event, files) {
     if (files?.length) event.preventDefault(); // the browser would open what it is
-    const file = [...(files || [])].find((one) => one.type.startsWith("image/"));
-    if (!file) return;
-    const find = () => document.querySelector("#sl-upload input[type=file]");
-    if (!find()) [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Photo")?.click();
-    for (let wait = 0; wait < 100 && !find(); wait++) await new Promise((done) => setTimeout(done, 50));
+    const known = [...(files || [])].filter((one) => /^(image|video)\//.test(one.type));
+    if (!known.length) return;
+    const tabs = [...document.querySelectorAll("[role=tab]")];
+    const tabOf = (name) => tabs.find((tab) => tab.textContent.trim() === name);
+    const clips = known[0].type.startsWith("video/") || tabOf("Clip")?.ariaSelected === "true";
+    const [name, view] = clips ? ["sl-clip-upload", "Clip"] : ["sl-upload", "Photo"];
+    const find = () => document.querySelector(`#${name} input[type=file]`);
+    const ready = () => find() && (!clips || document.querySelector("#sl-clip .sl-slot"));
+    if (!ready()) tabOf(view)?.click();
+    for (let wait = 0; wait < 200 && !ready(); wait++) await new Promise((done) => setTimeout(done, 50));
+    if (clips) tabOf(view)?.click();
     const carried = new DataTransfer();
-    carried.items.add(file);
+    for (const file of clips ? known : known.slice(0, 1)) carried.items.add(file);
     find().files = carried.files;
     find().dispatchEvent(new Event("change", { bubbles: true }));
   }
