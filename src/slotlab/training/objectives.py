@@ -1,8 +1,8 @@
-"""What training can add to a model's loss (`model.losses`); optimiser, schedules, average."""
+"""What training adds to a model's loss (`model.losses`), a teacher, optimiser and schedules."""
 
 import math
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, cast
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -11,10 +11,22 @@ from torch.nn import functional as F
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from slotlab.checkpoints import load
 from slotlab.config import TrainingSettings
+from slotlab.data import Batch
 from slotlab.errors import ConfigError
-from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotAutoencoder, SlotDiffusion, TrainableModel
+from slotlab.models import (
+    FeatureAutoencoder,
+    FeatureModel,
+    FrozenFeatures,
+    LatentAutoencoder,
+    SlotAutoencoder,
+    SlotDiffusion,
+    TrainableModel,
+    with_slots,
+)
 from slotlab.models.output import DiffusionOutput, SlotOutput
+from slotlab.models.sampling import seeded_generator
 
 EPSILON = 1e-6  # added to masks and attention before the logarithm
 GROUND_SIGMA = 0.06  # tolerance of a background colour, in units of the images
@@ -22,6 +34,7 @@ PAINTING_SIGMA = 0.1  # error of slot 0 beyond which a pixel counts less: it sho
 PAINTING_WEIGHT = 10
 CONTRAST_TEMPERATURE = 0.1
 SMALLEST_SHARE = 1e-3  # share of the image below which the cost of a slot is linear
+MOST_KEPT = 500_000  # images of which a teacher's labels are kept in memory
 
 
 def with_penalties(
@@ -184,6 +197,60 @@ def colour_error(output: SlotOutput, images: Tensor) -> Tensor:
     """
     error = 2 * (output.reconstruction.float() - images.float())
     return (error - error.mean(dim=1, keepdim=True)).square().sum(dim=1).mean()
+
+
+class Teacher:
+    """Labels of features by the masks of a model, which stays as it is.
+
+    The labels of an image are found once and kept, so they depend on its index and `seed` only.
+
+    Args:
+        name: what `slotlab.load` takes: a run, such as one of the same preset, or "photos".
+        student: the model that is trained.
+        seed: of the teacher's initial slots.
+
+    Raises:
+        CheckpointError: there is no such model, or it has no slots.
+        ConfigError: it takes images of another size.
+    """
+
+    def __init__(self, name: str, student: TrainableModel, seed: int) -> None:
+        self.model, self.seed = with_slots(load(name), name), seed
+        if self.model.resolution != student.resolution:
+            seen, wanted = self.model.resolution, student.resolution
+            raise ConfigError(f"training.teacher: {name} sees {seen}x{seen} pixels, the model {wanted}x{wanted}")
+        self._same_features = (
+            isinstance(student, FeatureAutoencoder)
+            and isinstance(self.model, FeatureModel)
+            and frozen_in(self.model).fingerprint() == frozen_in(student).fingerprint()
+        )
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def labels(self, batch: Batch, rows: slice, grid: Sequence[int]) -> Tensor:
+        """The teacher's slot of each feature, int64 [B, h, w], of some rows of a batch."""
+        index = batch["index"][rows].tolist()
+        found = {number: self._kept[number] for number in index if number in self._kept}
+        if new := [place for place, number in enumerate(index) if number not in found]:
+            images = batch["image"][rows][new]
+            device = images.device
+            self.model.to(device)
+            generators = [seeded_generator(self.seed, index[place]) for place in new]
+            if self._same_features and "features" in batch:
+                raw = batch["features"][rows][new].to(device)
+                output = cast(Any, self.model)(images, generators, raw=raw)
+            else:
+                output = cast(Any, self.model).segment(images, generators)
+            soft = F.adaptive_avg_pool2d(output.soft_masks(self.model.finer_masks), tuple(grid))  # type: ignore[arg-type]
+            found |= {index[place]: labels for place, labels in zip(new, soft.argmax(dim=1).short(), strict=True)}
+        if len(self._kept) < MOST_KEPT:
+            self._kept |= {number: labels.cpu() for number, labels in found.items()}
+        return torch.stack([found[number].cpu() for number in index]).long()
+
+
+def frozen_in(model: FeatureModel) -> FrozenFeatures:
+    """The frozen network of a model."""
+    return model.encoder.backbone if isinstance(model, FeatureAutoencoder) else model.encoder
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
