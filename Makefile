@@ -35,7 +35,7 @@ RESULTS := benchmarks/results
 
 bench: .make/installed-dev  ## speed on this CPU; rewrites the tables of docs/speed.md
 	$(MEASURE)/reference.py $(WITH_PEER) --rounds 2 --csv $(RESULTS)/reference.csv
-	$(MEASURE)/scenes.py --batch 64 --rounds 3 --supersample 1 --csv $(RESULTS)/scenes.csv
+	$(MEASURE)/scenes.py --threads 2 --batch 64 --rounds 3 --csv $(RESULTS)/scenes.csv
 	$(MEASURE)/loader.py --csv $(RESULTS)/loader.csv
 	$(MEASURE)/ari.py --csv $(RESULTS)/ari.csv
 	$(MEASURE)/kmeans.py --csv $(RESULTS)/kmeans.csv

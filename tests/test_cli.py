@@ -1,13 +1,18 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import typer
 from PIL import Image
 
 import slotlab
 import slotlab.cli
+from slotlab.cli import options
 
 
 def test_the_whole_path_from_pictures_to_report(run_slotlab, squares, tiny_preset, tmp_path):
@@ -174,3 +179,35 @@ def test_the_core_needs_neither_torchvision_nor_timm(squares, tiny_preset, tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "threads"), [(2, 0.1, 2), (2, 0.9, 1), (2, 2.0, 1), (8, 1.0, 7), (8, 8.0, 4), (1, 1.0, 1)]
+)
+def test_cores_that_others_keep_busy_are_left_to_them(cores, busy, threads, monkeypatch, capsys):
+    seconds, clock, chosen = iter([50.0, 50.0 + 2 * busy]), iter([10.0, 12.0]), []
+    monkeypatch.setattr(options, "_seconds_of_others", lambda: next(seconds))
+    monkeypatch.setattr(options, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    options._set_threads(0)
+    assert chosen == [threads]
+    assert ("cores are busy" in capsys.readouterr().err) == (threads < cores)
+
+
+def test_threads_that_the_user_asked_for_are_taken(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    options._set_threads(0)  # torch has read it
+    assert chosen == []
+    options._set_threads(2)
+    assert chosen == [2]
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
+def test_work_of_other_processes_is_noticed():
+    before = options._seconds_of_others()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True)
+    assert options._seconds_of_others() - before > 0.4

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Threads that wait for each other give the core away after so many turns; libgomp's own default
-# is billions, which can slow a training beside busy processes. It counts if set before torch loads.
+# Threads that wait for each other give the core away after so many turns; libgomp's own default is
+# 300,000, which slows a training beside busy processes. It counts only if set before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from inspect import Parameter, cleandoc, signature
@@ -120,7 +121,9 @@ Merge = Annotated[
 ]
 Json = Annotated[Path | None, Option("--json", dir_okay=False, help="Also write the result to this file.")]
 Device = Annotated[str, Option(help="auto, cpu or cuda.")]
-Threads = Annotated[int, Option(min=0, help="CPU threads per process; 0: all cores.")]
+Threads = Annotated[
+    int, Option(min=0, help="CPU threads per process; 0: OMP_NUM_THREADS, or a thread for each core that is not busy.")
+]
 
 
 class ModelCommand(TyperCommand):
@@ -194,10 +197,33 @@ def command(group: typer.Typer, name: str | None = None, *, shared: bool = False
 
 
 def _set_threads(count: int) -> None:
+    """Sets the threads of torch; 0: as many as cores, but for those that others keep busy.
+
+    Two threads of which one has to share its core are slower than one thread, because each part of
+    a step waits for both. At least half of the cores are taken.
+    """
+    began, before = time.monotonic(), _seconds_of_others()
     import torch
 
-    on_linux = hasattr(os, "sched_getaffinity")
-    torch.set_num_threads(count or (len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1))
+    if count == 0 and "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count == 0 and (elapsed := time.monotonic() - began) > 0.5:  # loading torch takes longer
+        taken = int((_seconds_of_others() - before) / elapsed + 0.25)
+        count = max(1, cores // 2, cores - taken)
+        if count < cores:
+            say(f"{taken} of {cores} cores are busy: this runs on {count} (--threads {cores}: on all)", error=True)
+    torch.set_num_threads(count or cores)
+
+
+def _seconds_of_others() -> float:
+    """Seconds that other processes have kept this one's cores busy since the start; 0 if unknown."""
+    if not (statistics := Path("/proc/stat")).exists():
+        return 0.0
+    lines = [line.split() for line in statistics.read_text().splitlines() if re.match(r"cpu\d", line)]
+    ours = [line for line in lines if int(line[0][3:]) in os.sched_getaffinity(0)]
+    ticks = sum(int(line[1]) + int(line[3]) for line in ours)  # user and system, without nice work and idleness
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2])
 
 
 def _processes() -> int:
