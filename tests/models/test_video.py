@@ -139,6 +139,12 @@ def test_an_anchor_mixes_in_the_starts_of_the_slots():
         video(image_model(slot_attention={"slots": 3, "dim": 8}), anchor=0.1)
 
 
+def test_the_first_frame_can_be_seen_several_times():
+    once, thrice = video(predictor="identity"), video(predictor="identity", first_passes=3)
+    repeated = once(CLIPS[:, [0, 0, *range(CLIPS.shape[1])]]).slots.unflatten(0, (len(CLIPS), -1))
+    assert torch.equal(thrice(CLIPS).slots.unflatten(0, (len(CLIPS), -1)), repeated[:, 2:])
+
+
 def test_boxes_hold_their_objects():
     for number, box in enumerate(boxes_of(MASKS[:, 0], 6)[0].tolist()):
         rows, columns = (MASKS[0, 0] == number).nonzero().unbind(1)

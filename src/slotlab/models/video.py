@@ -14,7 +14,7 @@ from slotlab.errors import ConfigError
 from slotlab.models.building import Positive, Probability, configured, evaluating
 from slotlab.models.output import SlotOutput
 from slotlab.models.sampling import Generators
-from slotlab.models.slot_attention import SlotAttention
+from slotlab.models.slot_attention import Begin, SlotAttention
 
 Starts = Literal["learned", "boxes", "centres"]
 OVERLAP, LIKENESS = 1.0, 0.5  # weights of mask overlap and of slot likeness where slots are matched
@@ -155,6 +155,8 @@ class VideoModel(ClipModel):
             frame: object n in slot n, slot 0 for the background (conditional SAVi).
         anchor: share of each later start that is the image model's own start of that slot, not the
             prediction: it keeps slots from drifting, and needs learned or bi-level starts.
+        first_passes: times that the first frame is seen. From the second on slots start from those
+            of the pass before, as in a later frame; only the last pass counts.
         backpropagate: frames through which gradients flow back; 0: all frames of a clip.
 
     Example:
@@ -174,13 +176,14 @@ class VideoModel(ClipModel):
         later_iterations: Annotated[int, Field(ge=1, le=64)] = 1,
         starts: Starts = "learned",
         anchor: Probability = 0.0,
+        first_passes: Positive = 1,
         backpropagate: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(image_model)
         attention = self._slot_attention
         if anchor and attention.initialisation == "gaussian":
             raise ConfigError("video.anchor: needs slots of their own starts; add initialisation=learned")
-        self.anchor = anchor
+        self.anchor, self.first_passes = anchor, first_passes
         self.predictor = (
             SlotPredictor(attention.dim, heads, predictor_dim) if predictor == "transformer" else nn.Identity()
         )
@@ -192,6 +195,7 @@ class VideoModel(ClipModel):
             )
         self._video = {"predictor": predictor, "heads": heads, "predictor_dim": predictor_dim, "starts": starts}
         self._video |= {"later_iterations": later_iterations, "backpropagate": backpropagate, "anchor": anchor}
+        self._video["first_passes"] = first_passes
 
     @property
     def config(self) -> dict[str, Any]:
@@ -220,19 +224,27 @@ class VideoModel(ClipModel):
         segment_only: bool = False,
     ) -> SlotOutput:
         """See `ClipModel.step`; slots of the frame before become the starts of this one."""
-        attention, run = self._slot_attention, self.image_model.segment if segment_only else self.image_model
+        run = self.image_model.segment if segment_only else self.image_model
         if previous is not None:
             return run(images, generator, begin=(self.predicted(previous.slots), self.later_iterations))
+        output = run(images, generator, begin=self._first_starts(len(images), generator, cues))
+        for _ in range(self.first_passes - 1):
+            output = run(images, generator, begin=(self.predicted(output.slots), self.later_iterations))
+        return output
+
+    def _first_starts(self, count: int, generator: Generators, cues: Tensor | None) -> Begin | None:
+        """Starts of the first frame where cues are part of them; None: the image model's own."""
+        attention = self._slot_attention
         if self.starts == "learned":
-            return run(images, generator)
+            return None
         if cues is None:
             raise ValueError(f"cues: a model that starts from {self.starts} needs boxes [B, K, 4]; see boxes_of(masks)")
-        cues = cues.to(images)
+        start = attention.initial_slots(count, generator)
+        cues = cues.to(start)
         seen = (cues != 0).any(dim=2, keepdim=True)
         given = cues if self.starts == "boxes" else (cues[..., :2] + cues[..., 2:]) / 2
-        start = attention.initial_slots(len(images), generator)
         added = nn.functional.pad(self.cue(given) * seen, (0, start.shape[2] - attention.dim))
-        return run(images, generator, begin=(start + added, attention.iterations))
+        return start + added, attention.iterations
 
     def predicted(self, slots: Tensor) -> Tensor:
         """Starts [B, K, D] for the frame after that with these slots; poses, if any, are kept."""
