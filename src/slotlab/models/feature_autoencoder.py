@@ -231,7 +231,7 @@ class FeatureSlotEncoder(nn.Module):
                 groups = spectral_groups(one, places, count, *self._affinity).half()
                 if self.training and len(self._groups) < MOST_KEPT:
                     self._groups[key] = groups
-            found.append(groups)
+            found.append(groups.float())
         return torch.stack(found).to(features.device)
 
 

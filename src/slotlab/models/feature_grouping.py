@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import CheckpointError, needs
-from slotlab.models.building import check_arguments, check_images, configured
+from slotlab.models.building import check_arguments, check_images, configured, full_precision
 from slotlab.models.frozen_features import FrozenFeatures
 from slotlab.models.output import FeatureOutput
 from slotlab.models.sampling import Generators
@@ -159,9 +159,10 @@ def spectral_groups(
         >>> (first[:2] == first[0]).all(), (first[2:] == 1 - first[0]).all()
         (tensor(True), tensor(True))
     """
-    near = torch.exp(-torch.cdist(places, places).square() / (2 * spread**2))
-    alike = torch.exp((features @ features.T - 1) / temperature)
-    shares = memberships(leading_vectors(near * alike, count))
+    with full_precision(features):
+        near = torch.exp(-torch.cdist(places, places).square() / (2 * spread**2))
+        alike = torch.exp((features @ features.T - 1) / temperature)
+        shares = memberships(leading_vectors(near * alike, count))
     return F.pad(shares, (0, count - shares.shape[1])).T
 
 
