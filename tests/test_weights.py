@@ -15,6 +15,7 @@ from slotlab.released import check, model_folder, size_of
 
 pytestmark = pytest.mark.usefixtures("no_network")
 LARGEST = {"scenes-64": 8e6, "scenes-64-diffusion": 40e6, "textured-64": 8e6, "textured-128": 8e6, "moving-64": 8e6}
+LARGEST["textured-128-diffusion"] = 25e6
 NAMES = tuple(name for name in LARGEST if name != "moving-64")  # which compose
 
 
