@@ -30,7 +30,7 @@ attention = partial(models.SlotAttention, 6)
         (models.CNNEncoder, {"kernel_size": 4}, "encoder.kernel_size: .*must be odd"),
         (models.ResNetEncoder, {"channels": [8], "strides": [1, 2]}, "1 stages but encoder.strides 2"),
         (attention, {"slots": 0}, "slot_attention.slots: Input should be greater than or equal to 1 .got 0"),
-        (attention, {"initialisation": "learnt"}, "Input should be 'gaussian', 'learned' or 'bi-level'"),
+        (attention, {"initialisation": "learnt"}, "Input should be 'gaussian', 'learned', 'bi-level' or 'groups'"),
         (decoder, {"broadcast": 3}, "does not reach the resolution 16 by doubling"),
         (decoder, {"broadcast": 32}, "does not reach the resolution"),
         (decoder, {"position": "multiply"}, "'add' or 'concatenate'"),

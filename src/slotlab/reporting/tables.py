@@ -31,7 +31,7 @@ def evaluate_command(model: str, source: str, settings: Mapping[str, Any]) -> st
     of_kind = ("min_objects", "max_objects", "supersample") if source.startswith("scenes:") else ("crop",)
     for name in ("split", "count", "ignore", "mask_resolution", "min_area", "frames", "stride", *of_kind):
         value = settings.get(name)
-        if value is not None and (name, value) != ("supersample", 1):
+        if value is not None and (name, value) not in (("supersample", 1), ("stride", 1)):
             words += [f"--{name.replace('_', '-')}", str(value)]
     if settings.get("skip_broken") or "broken" in settings:
         words.append("--skip-broken")
