@@ -92,14 +92,17 @@ class RelativeSlotAttention(SlotAttention):
         scale = (0.1 + 0.1 * noise[..., 2:]).clamp(SMALLEST, LARGEST)
         return torch.cat([slots, position, scale], dim=-1)
 
-    def iterate(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def iterate(
+        self, slots: Tensor, keys: Tensor, values: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One iteration, with the relative places of the features in keys and values."""
         content, poses = slots[..., :-POSE], slots[..., -POSE:]
         queries = self.to_query(self.norm_slots(content)) * self.scale
         places = self.frame(poses).relu_()
         # queries . place_to_key(places), with the projection moved to the few queries
         placed = (places @ (queries @ self.place_to_key.weight)[..., None]).squeeze(-1)
-        attention = torch.softmax(queries @ keys.transpose(1, 2) + placed, dim=1)
+        logits = queries @ keys.transpose(1, 2) + placed
+        attention = torch.softmax(logits if prior is None else logits + prior, dim=1)
         weights = self.weights(attention)
         updates = weights @ values + self.place_to_value((weights[:, :, None] @ places).squeeze(2))
         return torch.cat([self.updated(content, updates), self.frame.pose_of(weights)], dim=-1), attention
