@@ -51,7 +51,7 @@ from slotlab.models.sampling import seeded_generator
 from slotlab.scenes import render
 from slotlab.training.checkpoint import read_history
 from slotlab.training.loop import TrainingStopped, train_steps
-from slotlab.training.objectives import arrange, compile_parts, make_optimizer, memory_format
+from slotlab.training.optimisation import arrange, compile_parts, make_optimizer, memory_format
 from slotlab.training.resources import bytes_for_gradient
 from slotlab.training.setup import new_model
 

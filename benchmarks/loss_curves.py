@@ -34,7 +34,7 @@ from slotlab.config import RunConfig, run_config
 from slotlab.data import training_batches
 from slotlab.files import replacing
 from slotlab.models.sampling import seeded_generator
-from slotlab.training.objectives import arrange, make_optimizer, memory_format
+from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
 from slotlab.training.setup import open_split
 

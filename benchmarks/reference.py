@@ -42,7 +42,7 @@ from slotlab.config import RunConfig, Speedup, run_config
 from slotlab.distributed import computes_bf16
 from slotlab.models import SlotAutoencoder
 from slotlab.models.sampling import seeded_generator
-from slotlab.training.objectives import arrange, make_optimizer, memory_format
+from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
 
 PUBLISHED = {

@@ -17,7 +17,7 @@ from contest import Rival, Step, rivals_take_turns, rows_of, write
 
 from slotlab import list_models
 from slotlab.config import run_config
-from slotlab.training.objectives import arrange, make_optimizer, memory_format
+from slotlab.training.optimisation import arrange, make_optimizer, memory_format
 from slotlab.training.resources import keep_freed_memory
 from slotlab.training.setup import new_model
 

@@ -93,29 +93,25 @@ def test_a_run_learns_from_the_cache_as_from_the_pictures(run, preset, pictures,
     np.testing.assert_allclose(losses(uncached), losses(run), rtol=0.02)
 
 
-def test_a_run_is_resumed_exactly(run, preset, packed, tmp_path):
-    part = tmp_path / "part"
-    settings = config(preset, packed)
-    steps = train_steps(settings, part, device="cpu")
+def in_two_parts(settings, folder):
+    """A run that is stopped after step 3 and resumed."""
+    steps = train_steps(settings, folder, device="cpu")
     for event in steps:
         if event.kind == "step" and event.run.step == 3:
             break
     steps.close()
-    fit(settings, part, resume=True)
-    assert rows(part) == rows(run)
+    return fit(settings, folder, resume=True)
+
+
+def test_a_run_is_resumed_exactly(run, preset, packed, tmp_path):
+    assert rows(in_two_parts(config(preset, packed), tmp_path / "part")) == rows(run)
 
 
 def test_slots_that_start_from_groups_are_trained_resumed_and_loaded_with_another_number(preset, packed, tmp_path):
     settings = config(preset, packed, "initialisation=groups", "precision=bf16")
-    whole, part = fit(settings, tmp_path / "whole"), tmp_path / "part"
+    whole = fit(settings, tmp_path / "whole")
     assert losses(whole)[-1][1] < losses(whole)[0][1]
-    steps = train_steps(settings, part, device="cpu")
-    for event in steps:
-        if event.kind == "step" and event.run.step == 3:
-            break
-    steps.close()
-    fit(settings, part, resume=True)
-    assert rows(part) == rows(whole)
+    assert rows(in_two_parts(settings, tmp_path / "part")) == rows(whole)
     model = slotlab.create_model(str(whole), pretrained=True, slots=2)
     assert model(open_data(packed, split="val").batch([0])["image"]).masks.shape == (1, 2, 64, 64)
 

@@ -10,7 +10,8 @@ from slotlab.config import run_config
 from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.models.sampling import seeded_generator
 from slotlab.training import loop
-from slotlab.training.objectives import make_average, make_optimizer, with_penalties
+from slotlab.training.objectives import with_penalties
+from slotlab.training.optimisation import make_average, make_optimizer
 from slotlab.training.setup import new_model
 
 # What makes a GPU's results known to the host: values, and shapes that depend on values.

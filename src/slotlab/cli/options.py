@@ -217,7 +217,7 @@ def _set_threads(count: int) -> None:
 
 
 def _seconds_of_others() -> float:
-    """Seconds that other processes have kept this one's cores busy since the start; 0 if unknown."""
+    """Seconds that others have kept this process's cores busy since the start; 0 if unknown."""
     if not (statistics := Path("/proc/stat")).exists():
         return 0.0
     lines = [line.split() for line in statistics.read_text().splitlines() if re.match(r"cpu\d", line)]

@@ -222,7 +222,10 @@ class FeatureSlotEncoder(nn.Module):
 
     @torch.compiler.disable()
     def starting_groups(self, features: Tensor) -> Tensor:
-        """Spectral groups [B, K, N] of the `features`, as of `FeatureGrouping`; training finds them once."""
+        """Spectral groups [B, K, N] of the `features`, as of `FeatureGrouping`.
+
+        In training, those of an image are found once and kept.
+        """
         found = []
         for one in F.normalize(features.float(), dim=2).cpu():
             key = hashlib.sha256(one.numpy().tobytes()).digest()
@@ -251,9 +254,9 @@ class FeatureAutoencoder(SlotModelBase):
         decoder: `{"kind": "set-at-once" | "mlp" | "transformer", ...}` and its arguments.
         superpixels: masks that are averaged over superpixels, so that they have the image's edges:
             the decoder's ("masks"), those of slot attention ("attention"), or none.
-        temperature: of the groups that slots start from with slot_attention.initialisation "groups",
-            as of `FeatureGrouping`.
-        spread: theirs, too.
+        temperature: of the groups that slots start from with slot_attention.initialisation
+            "groups"; see `FeatureGrouping`.
+        spread: of the same groups.
 
     Raises:
         CheckpointError: the frozen network is not installed.

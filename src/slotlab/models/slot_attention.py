@@ -133,7 +133,10 @@ class SlotAttention(nn.Module):
     def iterate(
         self, slots: Tensor, keys: Tensor, values: Tensor, prior: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One iteration: the next slots [B, K, D] and the attention [B, K, N]; `prior` adds to its logits."""
+        """One iteration: the next slots [B, K, D] and the attention [B, K, N].
+
+        `prior` [B, K, N] is added to the logits of the attention.
+        """
         queries = self.to_query(self.norm_slots(slots)) * self.scale
         logits = queries @ keys.transpose(1, 2)
         attention = torch.softmax(logits if prior is None else logits + prior, dim=1)

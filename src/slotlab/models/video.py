@@ -181,7 +181,7 @@ class VideoModel(ClipModel):
     ) -> None:
         super().__init__(image_model)
         attention = self._slot_attention
-        if anchor and attention.initialisation == "gaussian":
+        if anchor and attention.initialisation not in ("learned", "bi-level"):
             raise ConfigError("video.anchor: needs slots of their own starts; add initialisation=learned")
         self.anchor, self.first_passes = anchor, first_passes
         self.predictor = (

@@ -161,7 +161,7 @@ def frames_of(clip: Path) -> Iterator[np.ndarray]:
 
 
 def model_of_clips(model: SlotModel) -> ClipModel:
-    """A model of clips itself; an image model tracked. ConfigError for one that starts from given objects."""
+    """A model of clips as it is, or an image model tracked; ConfigError if it starts from boxes."""
     video = model if isinstance(model, ClipModel) else TrackedModel(model)
     if getattr(video, "starts", "learned") != "learned":
         raise ConfigError(f"this model starts from {video.starts} of objects; train one with starts=learned for films")

@@ -1,6 +1,5 @@
 """The Clip view: a film or rendered clip taken apart, objects removed from all of its frames."""
 
-import copy
 import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -174,8 +173,6 @@ class SeenClip:
 def taken_apart(loaded: LoadedModel, clip: Clip) -> Generator[int, None, SeenClip]:
     """Takes a clip apart; an image model is tracked. The steps yield the number of frames done."""
     model, frames = loaded.model, clip.at(loaded.model.resolution)
-    if isinstance(model, ClipModel):  # a copy of the same weights, as it holds its slots while it works
-        model = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     source, owners, slots, seen = model.finer_masks, [], [], []
     for frame in seen_frames(model_of_clips(model), frames, None, source):
         owners.append(frame.owners)

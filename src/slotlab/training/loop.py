@@ -22,19 +22,16 @@ from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotDiffusion
 from slotlab.models.sampling import seeded_generator
 from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
-from slotlab.training.objectives import (
-    Teacher,
+from slotlab.training.objectives import Teacher, prediction_error, teacher_disagreement, with_penalties
+from slotlab.training.optimisation import (
     arrange,
     compile_parts,
     learning_rate,
     make_average,
     make_optimizer,
     memory_format,
-    prediction_error,
     set_learning_rate,
     slot_noise,
-    teacher_disagreement,
-    with_penalties,
 )
 from slotlab.training.resources import StepProfile, explaining_out_of_memory, keep_freed_memory, what_would_fit
 from slotlab.training.setup import (
