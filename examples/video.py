@@ -44,7 +44,7 @@ def main() -> None:
     image_model = slotlab.load("scenes-64")
     print("frame by frame, slots matched:", score(TrackedModel(image_model), options.test_clips))
 
-    model = VideoModel(image_model, later_iterations=1, anchor=0.2).train()
+    model = VideoModel(image_model, later_iterations=1, anchor=0.2, first_passes=3).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=4e-4)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / 30))
     for step in range(options.steps):
@@ -53,7 +53,7 @@ def main() -> None:
         output = model(clips)  # of B * T frames, clip after clip
         frames = clips.flatten(0, 1)
         loss = model.losses(output, frames).mean() + 2 * colour_error(output, frames)
-        loss = loss + 1e-4 * background_penalty(output, frames) + 0.02 * sharing_penalty(output)
+        loss = loss + 1e-3 * background_penalty(output, frames) + 0.01 * sharing_penalty(output)
         loss = loss + 0.02 * attention_disagreement(output)
         optimiser.zero_grad()
         loss.backward()
