@@ -250,8 +250,8 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
     """Copies parts (`encoder`, `decoder`, `denoiser`) of a saved model if they have the same form.
 
     Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A
-    part may also be smaller and grow (`grown`). Frozen parts are not copied: slot diffusion keeps
-    its autoencoder. Returns what grew in each part that was copied, in words.
+    part may also be smaller and grow (`grown`). Slot diffusion keeps its autoencoder. Returns what
+    grew in each part that was copied, in words.
     """
     source, taken, differing = load(folder), {}, []
     if isinstance(model, VideoModel):  # a video model starts from one of images, too
@@ -265,7 +265,7 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
         model = model.image_model
     for name, part in model.named_children():
         other = getattr(source, name, None)
-        if other is None or not any(parameter.requires_grad for parameter in part.parameters()):
+        if other is None or isinstance(part, LatentAutoencoder) or not any(True for _ in part.parameters()):
             continue
         shapes = _shapes(part.state_dict())
         weights, growth = grown(other.state_dict(), shapes)

@@ -21,7 +21,13 @@ Section = TypeVar("Section", bound=BaseModel)
 # Sections of a model.
 SECTIONS = ("features", "slot_attention", "autoencoder", "denoiser", "schedule", "sampling")
 SECTIONS += ("encoder", "decoder", "video")
-SUPPLIED = ("feature_dim", "slot_dim", "resolution", "image_model")  # arguments that the whole model decides
+SUPPLIED = (
+    "feature_dim",
+    "slot_dim",
+    "painting_channels",
+    "resolution",
+    "image_model",
+)  # arguments that the whole model decides
 OF_FEATURES = ("width", "grid")  # and of decoders of features
 WORDS = {"true": True, "false": False, "null": None, "none": None}
 OF_PRETRAINED = {
@@ -94,6 +100,10 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     cross_attention_loss: float = Field(default=0.0, ge=0, description="weight of `cross_attention_disagreement`")
     teacher: str | None = Field(default=None, description="trained model whose masks slot attention learns")
     teacher_loss: float = Field(default=0.005, ge=0, description="weight of `teacher_disagreement`")
+    teacher_pixels: bool = Field(default=False, description="learn the teacher's masks by pixel, not by feature")
+    teacher_balance: float = Field(
+        default=0.0, ge=0, le=1, description="above 0: small masks of the teacher count more"
+    )
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: none")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bfloat16 where it is fast")
     compile: bool = Field(default=False, description="compile the heavy parts with torch.compile")
@@ -298,7 +308,7 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         part = parts.get(name)
         if name in registries:
             settings[f"model.{name}.kind"] = (None, f"one of {', '.join(registries[name])}")
-            part = registries[name].get(str(model.get(name, {}).get("kind")))
+            part = registries[name].get(str((model.get(name) or {}).get("kind")))
         elif part is None:
             settings[f"model.{name}"] = about
         if part is not None:

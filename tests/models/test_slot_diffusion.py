@@ -195,3 +195,33 @@ def test_paint_gives_images_and_masks_of_any_slots():
     assert [step[:2] for step in steps] == [(1, 2), (2, 2)]
     assert all(step[2].shape == IMAGES.shape for step in steps)
     assert all(map(torch.equal, finish(model.paint_steps(slots, generators(2, 3))), (images, masks)))
+
+
+def test_the_denoiser_refines_what_a_decoder_paints_of_the_slots():
+    model = made(decoder={"kind": "broadcast", "channels": 8}, slot_dropout=0.5, guidance_dropout=0.5)
+    model.train()(IMAGES).loss.mean().backward()
+    assert not any(parameter.requires_grad for parameter in model.decoder.parameters())
+    config = json.loads(json.dumps(model.config))
+    again = SlotDiffusion(**{key: value for key, value in config.items() if key != "kind"})
+    again.load_state_dict(model.state_dict())
+    slots = model.eval().encode(IMAGES, generators(0, 1))
+    images = model.generate(slots, generator=generators(2, 3))
+    assert torch.equal(images, again.eval().generate(slots, generator=generators(2, 3)))
+    guided, masks = (
+        model.generate(slots, generator=generators(2, 3), guidance=2.0),
+        model(IMAGES, generators(0, 1)).masks,
+    )
+    torch.nn.init.normal_(model.decoder.to_rgb_and_mask.weight)
+    assert not torch.allclose(images, model.generate(slots, generator=generators(2, 3)))
+    assert not torch.allclose(guided, model.generate(slots, generator=generators(2, 3), guidance=2.0))
+    assert not torch.allclose(masks, model(IMAGES, generators(0, 1)).masks)
+
+    # a denoiser that finds that nothing is lacking leaves the painting as it is
+    refined = made(decoder={"kind": "broadcast", "channels": 8}, schedule={"target": "x0"}).eval()
+    torch.nn.init.zeros_(refined.denoiser.conv_out.weight)
+    torch.nn.init.zeros_(refined.denoiser.conv_out.bias)
+    painting = refined.painting(slots)
+    assert torch.equal(refined.generate(slots), refined.autoencoder.decode(painting).clamp(0, 1))
+    output = refined(IMAGES, generators(0, 1), painting=refined.painting(refined.encode(IMAGES, generators(0, 1))))
+    lacking = (refined.latents(IMAGES) - refined.painting(output.slots)) / 0.5
+    torch.testing.assert_close(output.loss, lacking.square().mean(dim=(1, 2, 3)))

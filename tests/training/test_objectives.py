@@ -179,6 +179,9 @@ def test_a_teacher_s_labels_go_to_the_slots_that_fit_them_whatever_their_numbers
     assert teacher_disagreement(taught, labels).item() == pytest.approx(0, abs=1e-5)
     wrong = replace(taught, attention=attention.roll(1, dims=3))
     assert teacher_disagreement(wrong, labels) > 1
+    assert teacher_disagreement(wrong, labels, balance=0.5) > teacher_disagreement(wrong, labels)
+    pixels = labels.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    assert teacher_disagreement(wrong, pixels) > 1 > teacher_disagreement(taught, pixels)
     soft = torch.full((1, 1, 4, 6), 0.25, requires_grad=True)
     teacher_disagreement(replace(taught, attention=soft), labels).backward()
     assert soft.grad.abs().sum() > 0

@@ -173,6 +173,22 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
     torch.testing.assert_close(before, after)
 
 
+def test_the_decoder_that_the_denoiser_sees_comes_from_the_slot_autoencoder(
+    presets, tiny_diffusion, latents_run, diffusion_run, squares, tmp_path
+):
+    painter = slotlab.create_model(str(presets / "tiny.yaml"))
+    slotlab.save(painter, tmp_path / "painter")
+    changes = [f"decoder.{key}={value}" for key, value in painter.config["decoder"].items()]
+    settings = config(tiny_diffusion, latents_run, squares, f"start_from={tmp_path / 'painter'}", *changes)
+    run = fit(settings, tmp_path / "run")
+    trained = slotlab.load(run).decoder.state_dict()
+    assert all(trained[name].equal(value) for name, value in painter.decoder.state_dict().items())
+    with pytest.raises(ConfigError, match="decoder of slot diffusion is not trained: add start_from=MODEL"):
+        fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "none")
+    with pytest.raises(ConfigError, match="has no decoder that the denoiser could see paint; give a slot autoencoder"):
+        fit(config(tiny_diffusion, latents_run, squares, f"start_from={diffusion_run}", *changes), tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("change", "why"), [("encoder.channels=12", "another form: a fresh one"), ("slots=6", "fewer slots: the new ones")]
 )

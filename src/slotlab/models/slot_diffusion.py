@@ -25,9 +25,12 @@ from slotlab.models.sampling import (
     sample_steps,
 )
 from slotlab.models.slot_attention import Begin
+from slotlab.models.slot_autoencoder import DECODERS
 from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 from slotlab.models.unet import Denoiser, finest
 from slotlab.progress import finish
+
+LACKING = 0.5  # scale of what a painting lacks, in units of the latents: its variance is about 1 then
 
 
 @configured("model")
@@ -41,7 +44,12 @@ class SlotDiffusion(SlotModelBase):
         encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
         slot_attention: arguments of `SlotAttention`.
         autoencoder: arguments of `LatentAutoencoder`, for fresh weights, or a trained one.
-        denoiser: arguments of `Denoiser`; `slot_dim` and `latent_channels` follow from the others.
+        decoder: `{"kind": "broadcast", ...}` and that decoder's arguments: it paints the slots, and
+            the denoiser adds what the painting lacks (predict and refine, Whang et al. 2022, arXiv
+            2112.02475). It is not trained, but copied from the slot autoencoder that training
+            starts from. None: the denoiser makes the whole image.
+        denoiser: arguments of `Denoiser`; `slot_dim`, `latent_channels` and `painting_channels`
+            follow from the others.
         schedule: arguments of `NoiseSchedule`.
         sampling: arguments of `SamplingSettings`: how `generate` samples by default.
         slot_dropout: probability of replacing a slot by a learned empty one, in training.
@@ -61,6 +69,7 @@ class SlotDiffusion(SlotModelBase):
         encoder: Mapping[str, Any] | None = None,
         slot_attention: Mapping[str, Any] | None = None,
         autoencoder: Mapping[str, Any] | LatentAutoencoder | None = None,
+        decoder: Mapping[str, Any] | None = None,
         denoiser: Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         sampling: Mapping[str, Any] | None = None,
@@ -80,7 +89,13 @@ class SlotDiffusion(SlotModelBase):
             raise ConfigError(f"autoencoder: made for {autoencoder.resolution} pixels, the model for {resolution}")
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         channels, side, _ = self._latent_shape
-        follow = {"slot_dim": self.encoder.slot_attention.dim, "latent_channels": channels}
+        slot_dim = self.encoder.slot_attention.dim
+        self.decoder: Any = None
+        if decoder is not None:
+            self.decoder = build("decoder", DECODERS, decoder, slot_dim=slot_dim, resolution=resolution)
+            self.decoder.requires_grad_(False)
+        painting_channels = 0 if decoder is None else channels
+        follow = {"slot_dim": slot_dim, "latent_channels": channels, "painting_channels": painting_channels}
         for name, wanted in follow.items():
             if denoiser.get(name, wanted) != wanted:
                 raise ConfigError(
@@ -106,6 +121,8 @@ class SlotDiffusion(SlotModelBase):
         self.keeps_cross_attention = False  # in training, for a loss of it
         self._check_guidance(self.sampling.guidance)
         self._parts = {"encoder": encoder, "slot_attention": slot_attention, "denoiser": denoiser, "schedule": schedule}
+        if decoder is not None:
+            self._parts["decoder"] = dict(decoder)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -188,17 +205,29 @@ class SlotDiffusion(SlotModelBase):
         sampling = sampling or self.sampling
         self._check_guidance(sampling.guidance)
         with torch.no_grad():
-            # keys and values of the slots do not depend on the timestep
-            denoise = partial(self.denoiser, slots=self.denoiser.slot_context(slots))
+            # the painting, and keys and values of the slots, do not depend on the timestep
+            painting = self.painting(slots)
+            denoise = partial(self.denoiser, slots=self.denoiser.slot_context(slots), painting=painting)
             if sampling.guidance != 1 and self.empty_slot is not None:
                 empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
-                denoise = guided(denoise, partial(self.denoiser, slots=empty), sampling.guidance)
-        shape, show = (len(slots), *self._latent_shape), {"show": self._decoded} if previews else {}
+                denoise = guided(denoise, partial(self.denoiser, slots=empty, painting=painting), sampling.guidance)
+        shape = len(slots), *self._latent_shape
+        show: dict[str, Any] = {"show": partial(self._decoded, painting=painting)} if previews else {}
         latents = yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **show)
-        return self._decoded(latents)
+        return self._decoded(latents, painting)
 
     @torch.no_grad()
-    def _decoded(self, latents: Tensor) -> Tensor:
+    def painting(self, slots: Tensor) -> Tensor | None:
+        """Latents [B, C, h, w] of what the decoder paints of slots [B, K, D]; they may be cached.
+
+        None if there is no decoder.
+        """
+        return None if self.decoder is None else self.autoencoder.encode(self.decoder(slots)[0].clamp(0, 1))
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor, painting: Tensor | None = None) -> Tensor:
+        if painting is not None:
+            latents = painting + LACKING * latents
         return self.autoencoder.decode(latents).clamp(0, 1)
 
     @torch.no_grad()
@@ -208,14 +237,21 @@ class SlotDiffusion(SlotModelBase):
         The mean cross-attention over all heads and layers of the largest features that attend, at
         `mask_timestep`, with noise added to `latents` [B, C, h, w].
         """
+        painting = self.painting(slots)
+        latents = _lacking(latents, painting)
         timesteps = torch.full((len(latents),), self.mask_timestep, device=latents.device)
         noisy = self.schedule.add_noise(latents, draw_normal(latents, generator), timesteps)
         maps: list[Tensor] = []
-        self.denoiser(noisy, timesteps, slots, maps)
+        self.denoiser(noisy, timesteps, slots, maps, painting)
         return finest(maps)
 
     def forward(
-        self, images: Tensor, generator: Generators = None, latents: Tensor | None = None, begin: Begin | None = None
+        self,
+        images: Tensor,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        begin: Begin | None = None,
+        painting: Tensor | None = None,
     ) -> DiffusionOutput:
         """Slots and denoising of images [B, 3, R, R] in [0, 1].
 
@@ -226,6 +262,7 @@ class SlotDiffusion(SlotModelBase):
             generator: one CPU generator, or a list with one per image: slots, timestep and noise.
             latents: `latents(images)`, if cached.
             begin: see `SlotAttention.forward`.
+            painting: `painting(slots)` of the images' slots, if cached.
 
         Raises:
             ValueError: images or latents of another shape than the model was made for.
@@ -238,17 +275,19 @@ class SlotDiffusion(SlotModelBase):
             raise ValueError(
                 f"latents: expected {list(expected)}, got {list(latents.shape)}; cache them again with this autoencoder"
             )
+        painting = self.painting(seen.slots) if painting is None else painting
+        lacking = _lacking(latents, painting)
         timesteps = draw(len(latents), (), generator, partial(torch.randint, self.schedule.steps)).to(latents.device)
         noise = draw_normal(latents, generator)
-        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        noisy = self.schedule.add_noise(lacking, noise, timesteps)
         slots = self._with_dropout(seen.slots, generator) if self.training else seen.slots
         maps: list[Tensor] | None = [] if self.training and self.keeps_cross_attention else None
         output = DiffusionOutput(
             **vars(seen),
             timesteps=timesteps,
             noise=noise,
-            target=self.schedule.target_of(latents, noise, timesteps),
-            predicted=self.denoiser(noisy, timesteps, slots, maps),
+            target=self.schedule.target_of(lacking, noise, timesteps),
+            predicted=self.denoiser(noisy, timesteps, slots, maps, painting),
             weights=self.schedule.weights(timesteps),
             cross_attention=finest(maps) if maps else None,
         )
@@ -290,3 +329,8 @@ class SlotDiffusion(SlotModelBase):
             raise ConfigError(
                 f"guidance: {guidance} needs a model trained with guidance_dropout above 0 (0.1 is usual); use 1"
             )
+
+
+def _lacking(latents: Tensor, painting: Tensor | None) -> Tensor:
+    """What is to be denoised: the latents, or what a painting of the slots lacks of them."""
+    return latents if painting is None else (latents - painting) / LACKING

@@ -15,6 +15,7 @@ from slotlab.models.building import Positive, Probability, check_slots, configur
 
 Mode = Literal["down", "same", "up"]
 KeysAndValues = tuple[Tensor, Tensor]  # [B, heads, K, head_dim] each
+FEW_KEYS = 256  # up to here the gradient of fused attention takes a CPU longer than that of plain attention
 SlotContext = list[list[KeysAndValues]]  # for each transformer block, for each of its layers
 
 
@@ -100,7 +101,12 @@ class Attention(nn.Module):
 
     def forward(self, features: Tensor, keys_and_values: KeysAndValues) -> Tensor:
         """[B, N, width] to the same; the softmax is over the M keys for each of the N queries."""
-        attended = F.scaled_dot_product_attention(self._split(self.to_query(features)), *keys_and_values)
+        queries, (keys, values) = self._split(self.to_query(features)), keys_and_values
+        if keys.is_cpu and keys.shape[2] <= FEW_KEYS and torch.is_grad_enabled():
+            logits = queries * self.head_dim**-0.5 @ keys.transpose(-1, -2)
+            attended = torch.softmax(logits, dim=-1) @ values
+        else:
+            attended = F.scaled_dot_product_attention(queries, keys, values)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
     def maps(self, features: Tensor, keys: Tensor) -> Tensor:
@@ -201,6 +207,7 @@ class Denoiser(nn.Module):
     Args:
         slot_dim: width D of a slot.
         latent_channels: channels of the latents.
+        painting_channels: channels of the latents of a painting, seen beside them; 0 is none.
         channels: width of the first level.
         multipliers: width of each level in units of `channels`.
         attention_levels: levels with transformer blocks, from 1 at full size; the middle has one.
@@ -223,6 +230,7 @@ class Denoiser(nn.Module):
         self,
         slot_dim: Positive = 64,
         latent_channels: Positive = 3,
+        painting_channels: Annotated[int, Field(ge=0)] = 0,
         channels: Positive = 64,
         multipliers: Annotated[Sequence[Positive], Field(min_length=1)] = (1, 2, 3, 4),
         attention_levels: Sequence[Positive] = (2, 3, 4),
@@ -260,7 +268,7 @@ class Denoiser(nn.Module):
             return nn.ModuleList([block, attention])
 
         levels = [(level, channels * times, level in attention_levels) for level, times in enumerate(multipliers, 1)]
-        self.conv_in = nn.Conv2d(latent_channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(latent_channels + painting_channels, channels, 3, padding=1)
         self.down = nn.ModuleList()
         width, skips = channels, [channels]
         for level, out, attends in levels:
@@ -289,7 +297,12 @@ class Denoiser(nn.Module):
         return [[layer.cross_attention.keys_and_values(slots) for layer in cast(Any, block.layers)] for block in blocks]
 
     def forward(
-        self, latents: Tensor, timesteps: Tensor, slots: Tensor | SlotContext, maps: list[Tensor] | None = None
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        slots: Tensor | SlotContext,
+        maps: list[Tensor] | None = None,
+        painting: Tensor | None = None,
     ) -> Tensor:
         """Predicts the target in noisy latents.
 
@@ -298,6 +311,7 @@ class Denoiser(nn.Module):
             timesteps: [B], from 0 (little noise) to T - 1.
             slots: [B, K, slot_dim], or what `slot_context` made of them.
             maps: gets each layer's mean cross-attention over heads, [B, K, h', w'].
+            painting: [B, painting_channels, h, w], if the denoiser was made for one.
 
         Raises:
             ValueError: latents or slots of another shape.
@@ -321,7 +335,7 @@ class Denoiser(nn.Module):
             attends = isinstance(attention, TransformerBlock)
             return run(attention, features, next(contexts), maps) if attends else features
 
-        features = self.conv_in(latents)
+        features = self.conv_in(latents if painting is None else torch.cat([latents, painting], dim=1))
         skips = [features]
         for block, attention in cast(Any, self.down):
             skips.append(features := apply(block, attention, features))

@@ -22,7 +22,7 @@ from slotlab.models import FeatureAutoencoder, LatentAutoencoder, SlotDiffusion
 from slotlab.models.sampling import seeded_generator
 from slotlab.models.video import cues_of
 from slotlab.training.checkpoint import DIAGNOSED, History, Row, Run, newest_checkpoint, weights_name, write_checkpoint
-from slotlab.training.objectives import Teacher, prediction_error, teacher_disagreement, with_penalties
+from slotlab.training.objectives import Paintings, Teacher, prediction_error, teacher_disagreement, with_penalties
 from slotlab.training.optimisation import (
     arrange,
     compile_parts,
@@ -145,7 +145,10 @@ def train_steps(
     forward, optimizer = fabric.setup(model, make_optimizer(model, settings))
     run = Run(folder, config, fabric, model, average, cast(Optimizer, optimizer), train_data, validation)
     teacher = None if settings.teacher is None else Teacher(settings.teacher, model, settings.seed)
+    paintings = None
     if isinstance(model, SlotDiffusion):
+        same = settings.encoder_steps == 0 and model.encoder.slot_attention.initialisation == "learned"
+        paintings = Paintings(model) if model.decoder is not None and same else None
         model.autoencoder.check_scaling(_some_images(run, validation, 64))
         check_latents(train_data.describe(), model.autoencoder)
 
@@ -207,7 +210,7 @@ def train_steps(
                     mine = slice(*(len(generators) * end // settings.accumulate for end in (number, number + 1)))
                     more = number + 1 < settings.accumulate
                     with fabric.no_backward_sync(forward, enabled=more), part("loss and the rest"):
-                        loss, objective = _loss(run, forward, batch, mine, generators[mine], step, teacher)
+                        loss, objective = _loss(run, forward, batch, mine, generators[mine], step, teacher, paintings)
                         with part("backward"):
                             fabric.backward(objective / settings.accumulate)
                     losses.append(loss)
@@ -265,6 +268,7 @@ def _loss(
     generators: list[torch.Generator],
     step: int,
     teacher: Teacher | None,
+    paintings: Paintings | None,
 ) -> tuple[Tensor, Tensor]:
     """The model's loss of a part of a batch, detached, and the objective with all penalties."""
     settings, device = run.config.training, run.fabric.device
@@ -274,6 +278,8 @@ def _loss(
         images = images.contiguous(memory_format=memory_format(settings.without))
     if "latents" in batch and isinstance(run.trained, SlotDiffusion):
         more = {"latents": batch["latents"][mine].to(device, non_blocking=True)}
+    if paintings is not None:
+        more["painting"] = paintings.of(batch, mine)
     if "features" in batch and isinstance(run.trained, FeatureAutoencoder):
         more = {"raw": batch["features"][mine].to(device, non_blocking=True)}
     output = forward(images, generators, **more)
@@ -285,8 +291,8 @@ def _loss(
         predicted = cast(Any, run.trained).predicted(slots[:, :-1].flatten(0, 1)).unflatten(0, (-1, frames - 1))
         objective = objective + settings.prediction_loss * prediction_error(predicted, slots)
     if teacher is not None:
-        labels = teacher.labels(batch, mine, output.attention_grid)
-        objective = objective + settings.teacher_loss * teacher_disagreement(output, labels)
+        labels = teacher.labels(batch, mine, images.shape[-2:] if settings.teacher_pixels else output.attention_grid)
+        objective = objective + settings.teacher_loss * teacher_disagreement(output, labels, settings.teacher_balance)
     return loss.detach(), objective
 
 

@@ -1,5 +1,6 @@
 """What training adds to a model's loss (`model.losses`): penalties, further losses, a teacher."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -12,7 +13,14 @@ from slotlab.checkpoints import load
 from slotlab.config import TrainingSettings
 from slotlab.data import Batch
 from slotlab.errors import ConfigError
-from slotlab.models import FeatureAutoencoder, FeatureModel, FrozenFeatures, TrainableModel, with_slots
+from slotlab.models import (
+    FeatureAutoencoder,
+    FeatureModel,
+    FrozenFeatures,
+    SlotDiffusion,
+    TrainableModel,
+    with_slots,
+)
 from slotlab.models.output import DiffusionOutput, SlotOutput
 from slotlab.models.sampling import seeded_generator
 
@@ -22,7 +30,7 @@ PAINTING_SIGMA = 0.1  # error of slot 0 beyond which a pixel counts less: it sho
 PAINTING_WEIGHT = 10
 CONTRAST_TEMPERATURE = 0.1
 SMALLEST_SHARE = 1e-3  # share of the image below which the cost of a slot is linear
-MOST_KEPT = 500_000  # images of which a teacher's labels are kept in memory
+MOST_KEPT = 10**9  # bytes of labels, or of paintings, that are kept in memory
 
 
 def with_penalties(
@@ -121,21 +129,30 @@ def attention_disagreement(output: SlotOutput) -> Tensor:
     return -(target * (output.attention[:, -1].float() + EPSILON).log()).sum(dim=1).mean()
 
 
-def teacher_disagreement(output: SlotOutput, labels: Tensor) -> Tensor:
+def teacher_disagreement(output: SlotOutput, labels: Tensor, balance: float = 0.0) -> Tensor:
     """Cross-entropy of attention against a teacher's labels, int64 [B, h, w]; mean over positions.
 
-    Each label goes to the slot whose attention fits it best, so that the sum of intersections over
+    Labels are those of the features, or of a finer grid, to which attention is then resized. Each
+    label goes to the slot whose attention fits it best, so that the sum of intersections over
     unions is largest; labels without a slot do not count. After SPOT (Kakogeorgiou et al. 2024,
     arXiv 2312.00648, section 3.2).
+
+    A place counts as its label's share of the image ** -`balance`, so with 0.5 small objects count
+    for more; with 0 all places count alike.
     """
     attention = output.attention[:, -1].float()
+    size = tuple(labels.shape[1:])
+    if size != tuple(output.attention_grid):
+        maps = attention.unflatten(2, output.attention_grid)
+        attention = F.interpolate(maps, size, mode="bilinear", align_corners=False).flatten(2)
     true = F.one_hot(labels.flatten(1).to(attention.device)).float()  # [B, N, K']
     own = F.one_hot(attention.argmax(dim=1), attention.shape[1]).float()
     both = own.transpose(1, 2) @ true
     union = own.sum(1)[:, :, None] + true.sum(1)[:, None] - both
     pairs = [linear_sum_assignment(one, maximize=True) for one in (both / union.clamp(min=1)).cpu().numpy()]
     logs = (attention + EPSILON).log()
-    sums = [(one[slots] * each[:, ids].T).sum() for one, each, (slots, ids) in zip(logs, true, pairs, strict=True)]
+    weighted = true * (true.mean(dim=1, keepdim=True) + SMALLEST_SHARE) ** -balance
+    sums = [(one[slots] * each[:, ids].T).sum() for one, each, (slots, ids) in zip(logs, weighted, pairs, strict=True)]
     return -torch.stack(sums).mean() / labels[0].numel()
 
 
@@ -216,7 +233,7 @@ class Teacher:
 
     @torch.no_grad()
     def labels(self, batch: Batch, rows: slice, grid: Sequence[int]) -> Tensor:
-        """The teacher's slot of each feature, int64 [B, h, w], of some rows of a batch."""
+        """The teacher's slot at each place of a grid, int64 [B, h, w], of some rows of a batch."""
         index = batch["index"][rows].tolist()
         found = {number: self._kept[number] for number in index if number in self._kept}
         if new := [place for place, number in enumerate(index) if number not in found]:
@@ -231,9 +248,30 @@ class Teacher:
                 output = cast(Any, self.model).segment(images, generators)
             soft = F.adaptive_avg_pool2d(output.soft_masks(self.model.finer_masks), tuple(grid))  # type: ignore[arg-type]
             found |= {index[place]: labels for place, labels in zip(new, soft.argmax(dim=1).short(), strict=True)}
-        if len(self._kept) < MOST_KEPT:
+        if 2 * math.prod(grid) * len(self._kept) < MOST_KEPT:
             self._kept |= {number: labels.cpu() for number, labels in found.items()}
         return torch.stack([found[number].cpu() for number in index]).long()
+
+
+class Paintings:
+    """What the decoder of slot diffusion paints of each image; kept, as frozen slots stay the same."""
+
+    def __init__(self, model: SlotDiffusion) -> None:
+        self.model = model
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def of(self, batch: Batch, rows: slice) -> Tensor:
+        """Latents [B, C, h, w] of the paintings of some rows of a batch, each found by itself."""
+        found, device = [], next(self.model.parameters()).device
+        for number, image in zip(batch["index"][rows].tolist(), batch["image"][rows], strict=True):
+            painting = self._kept.get(number)
+            if painting is None:
+                painting = cast(Tensor, self.model.painting(self.model.encode(image[None].to(device))))
+                if painting.nbytes * len(self._kept) < MOST_KEPT:
+                    self._kept[number] = painting
+            found.append(painting)
+        return torch.cat(found)
 
 
 def frozen_in(model: FeatureModel) -> FrozenFeatures:

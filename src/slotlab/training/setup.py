@@ -123,6 +123,9 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
         refuse(key, random, getattr(settings, key) and starts == "gaussian")
     noise = "only bi-level slot starts take noise; add initialisation=bi-level"
     refuse("slot_noise_steps", noise, settings.slot_noise_steps and starts != "bi-level")
+    paints = isinstance(model, SlotDiffusion) and model.decoder is not None
+    missing = "the decoder of slot diffusion is not trained: add start_from=MODEL, a slot autoencoder with that decoder"
+    refuse("start_from", missing, paints and settings.start_from is None)
     if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
         raise ConfigError(
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
@@ -203,6 +206,9 @@ def start_from(
         form = "fewer slots: the new ones" if "encoder" in taken else "another form: a fresh one"
         fault = f"has {form} would stay untrained after {settings.encoder_steps} steps"
         raise ConfigError(f"training.encoder_steps: the slot encoder of {source} {fault}; add encoder_steps=none")
+    if isinstance(model, SlotDiffusion) and model.decoder is not None and "decoder" not in taken:
+        remedy = "give a slot autoencoder, or slot diffusion, with model.decoder of the same form"
+        raise ConfigError(f"training.start_from: {source} has no decoder that the denoiser could see paint; {remedy}")
     if average is not None:
         checkpoints.take_parts(average, source)
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
