@@ -1,14 +1,19 @@
-"""Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot, and fine-tuned.
+"""Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot, and trained on them.
 
-    python benchmarks/blender.py FOLDER            # 40 minutes of two cores; re-run to resume
+    python benchmarks/blender.py FOLDER            # an hour and a half of one core; re-run to resume
 
 FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is
 laid out. They are not CLEVRTex, and what is measured on them cannot be compared with what is
 published of it.
 
-Two models: the released `textured-128`, which has never seen FOLDER, and `blender-128`, which is
-the same, trained on with the training part of FOLDER by the same settings. Both are scored on
-textured scenes too.
+Zero-shot are the released `textured-128` and `textured-128-diffusion`, which have never seen
+FOLDER. Trained on its training part, each from the one before:
+
+- `blender-128`: `textured-128` from the slots and the decoder of `textured-128-diffusion`;
+- `blender-128-attention`: its slot attention learns its own posterior masks;
+- `blender-128-diffusion`: these slots, frozen, and the denoiser of `textured-128-diffusion`.
+
+Those of slot attention are scored on textured scenes too.
 
 Protocol: splits by sorted index (first 10 % test, next 10 % validation, rest training), crop 0.8;
 scores of the moving average of the weights on the whole test split and on 500 test scenes with
@@ -24,6 +29,7 @@ from typing import Any
 import torch
 
 import slotlab
+from slotlab.checkpoints import load_autoencoder
 from slotlab.config import run_config
 from slotlab.data import SlotDataset, open_data, pack
 from slotlab.evaluation import evaluate
@@ -31,7 +37,19 @@ from slotlab.files import replacing
 from slotlab.runs import fit
 
 RESULTS = Path(__file__).parent / "results" / "blender.csv"
-PRESET = "textured-128"
+PRESET, DIFFUSION, LATENTS = "textured-128", "textured-128-diffusion", "textured-128-latents"
+FINE_TUNED = {"steps": 2000, "sharing_penalty_start": 1500, "background_penalty": 0.001}
+TAUGHT = {
+    "steps": 400,
+    "learning_rate": 0.0007,
+    "warmup_steps": 30,
+    "teacher_loss": 2,
+    "teacher_pixels": True,
+    "teacher_balance": 0.5,
+    "attention_loss": 0,
+    "background_penalty": 0.0002,
+    "sharing_penalty_start": 0,
+}
 SCORES = ("ari", "fg_ari", "miou", "mbo")
 COLUMNS = (
     "model",
@@ -53,28 +71,29 @@ def main() -> None:
     resolution = int(run_config(PRESET).model["resolution"])
     data = options.work / "data"
     if not data.is_dir():
-        pack(options.folder, data, resolution=resolution)
-    run = trained(options.work / "blender-128", data)
+        pack(options.folder, data, resolution=resolution, latents=load_autoencoder(LATENTS, resolution))
+    run = trained(PRESET, options.work / "blender-128", data, start_from=DIFFUSION, **FINE_TUNED)
+    taught = trained(PRESET, options.work / "blender-128-attention", data, start_from=run, teacher=run, **TAUGHT)
+    parts = f"{taught},{DIFFUSION}"
+    diffusion = trained(DIFFUSION, options.work / "blender-128-diffusion", data, start_from=parts, steps=500)
 
-    tests = {
-        "textured, 3-10 objects, 128x128": open_data(
-            "scenes:textured", split="test", resolution=resolution, count=500, supersample=2
-        ),
-        "Blender scenes, 128x128": open_data(str(data), split="test", resolution=resolution),
-    }
+    blender = open_data(str(data), split="test", resolution=resolution)
+    textured = open_data("scenes:textured", split="test", resolution=resolution, count=500, supersample=2)
     rows = []
-    for model in (PRESET, run):
-        for name, test in tests.items():
-            rows += scores(model, name, test)
+    for model in (PRESET, DIFFUSION, run, taught, diffusion):
+        rows += scores(model, "Blender scenes, 128x128", blender)
+        if model in (PRESET, run, taught):
+            rows += scores(model, "textured, 3-10 objects, 128x128", textured)
     with replacing(options.results) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(rows)
 
 
-def trained(run: Path, data: Path) -> Path:
-    """Fine-tunes the released model on Blender scenes, from the newest checkpoint of `run`."""
-    config = run_config(PRESET, {"data.source": str(data), "train_count": 0, "start_from": PRESET})
+def trained(preset: str, run: Path, data: Path, **changes: object) -> Path:
+    """Trains a preset on Blender scenes, from the newest checkpoint of `run`."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in changes.items()}
+    config = run_config(preset, {"data.source": str(data), "train_count": 0, **given})
     return fit(config, run, resume=(run / "run.json").is_file())
 
 

@@ -6,7 +6,7 @@ A model folder holds `config.json` and `model.safetensors`; nothing in it is pic
 import inspect
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -246,12 +246,12 @@ def _load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: st
     return wrapped.eval()
 
 
-def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
+def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> dict[str, list[str]]:
     """Copies parts (`encoder`, `decoder`, `denoiser`) of a saved model if they have the same form.
 
     Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A
-    part may also be smaller and grow (`grown`). Slot diffusion keeps its autoencoder. Returns what
-    grew in each part that was copied, in words.
+    part may also be smaller and grow (`grown`). Slot diffusion keeps its autoencoder, and all
+    keep the parts in `skip`. Returns what grew in each part that was copied, in words.
     """
     source, taken, differing = load(folder), {}, []
     if isinstance(model, VideoModel):  # a video model starts from one of images, too
@@ -265,7 +265,8 @@ def take_parts(model: Model, folder: str | Path) -> dict[str, list[str]]:
         model = model.image_model
     for name, part in model.named_children():
         other = getattr(source, name, None)
-        if other is None or isinstance(part, LatentAutoencoder) or not any(True for _ in part.parameters()):
+        frozen = isinstance(part, LatentAutoencoder) or not any(True for _ in part.parameters())
+        if other is None or frozen or name in skip:
             continue
         shapes = _shapes(part.state_dict())
         weights, growth = grown(other.state_dict(), shapes)

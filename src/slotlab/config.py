@@ -63,7 +63,7 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     """How a model learns. A step is one update by the optimiser."""
 
     steps: int = Field(default=10_000, ge=1, description="updates in all")
-    start_from: str | None = Field(default=None, description="model whose parts (same form or smaller) to start from")
+    start_from: str | None = Field(default=None, description="models (a comma between) whose parts to start from")
     batch_size: int = Field(default=32, ge=1, description="images per update, over all processes")
     accumulate: int = Field(default=1, ge=1, description="parts of a batch, one by one: less memory, same gradient")
     optimizer: Literal["adam", "adamw"] = Field(default="adam", description="the optimiser")

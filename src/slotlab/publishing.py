@@ -172,10 +172,14 @@ def _record(place: str, records: dict[str, dict[str, Any]], names: dict[Path, st
                 raise CheckpointError(f"{folder / TRAINING_FILE}: {split} does not describe data; {REMEDY}")
         values["data"]["source"] = portable(values["data"]["source"], "data")
         parents = ((values["training"], "start_from"), (values["model"].get("autoencoder", {}), "pretrained"))
-        given = [(section, name) for section, name in parents if section.get(name)]
+        given = [one.strip() for section, name in parents for one in (section.get(name) or "").split(",") if one]
         # Released runs first: their names are fixed, so the others must avoid them.
-        for section, name in sorted(given, key=lambda one: not is_released(_folder_of(one[0][one[1]]))):
-            section[name] = _record(section[name], records, names)
+        recorded = {
+            one: _record(one, records, names) for one in sorted(given, key=lambda one: not is_released(_folder_of(one)))
+        }
+        for section, name in parents:
+            if section.get(name):
+                section[name] = ",".join(recorded[one.strip()] for one in section[name].split(","))
         config = validated(RunConfig, values)
     usual = portable(place, "runs")
     tries = (f"{usual}-{count}" if count else usual for count in itertools.count())

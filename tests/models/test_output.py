@@ -37,6 +37,17 @@ def test_a_model_with_pixel_sigma_is_scored_by_its_posterior_too(tiny_preset, sq
     assert model.train()(torch.rand(1, 3, 16, 16)).posterior is None
 
 
+def test_slot_attention_may_weigh_the_posterior(tiny_preset):
+    changes = {"pixel_sigma": 1e3, "initialisation": "learned"}  # colours say nothing
+    model = slotlab.create_model(tiny_preset, attended=True, **changes).eval()
+    images = torch.rand(2, 3, model.resolution, model.resolution)
+    found = model(images)
+    both = found.masks * found.attention_masks()
+    torch.testing.assert_close(found.posterior, both / both.sum(dim=1, keepdim=True), atol=1e-4, rtol=1e-4)
+    assert "slot attention" in model.describe()["mask_sources"]["posterior"]
+    assert model.config["attended"] and "attended" not in slotlab.create_model(tiny_preset, **changes).config
+
+
 def test_sigma_must_be_a_width_and_without_it_there_is_no_posterior(tiny_preset):
     for sigma in (0.0, -1.0, float("inf")):
         with pytest.raises(ConfigError, match=r"model.pixel_sigma: Input should be"):

@@ -19,6 +19,7 @@ from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.reporting.report import write_report
 from slotlab.training.loop import train_steps
 from slotlab.training.objectives import cross_attention_disagreement
+from slotlab.training.setup import start_from
 
 
 def config(preset, latents, data, *changes):
@@ -180,9 +181,15 @@ def test_the_decoder_that_the_denoiser_sees_comes_from_the_slot_autoencoder(
     slotlab.save(painter, tmp_path / "painter")
     changes = [f"decoder.{key}={value}" for key, value in painter.config["decoder"].items()]
     settings = config(tiny_diffusion, latents_run, squares, f"start_from={tmp_path / 'painter'}", *changes)
-    run = fit(settings, tmp_path / "run")
-    trained = slotlab.load(run).decoder.state_dict()
+    run = slotlab.load(fit(settings, tmp_path / "run"))
+    trained = run.decoder.state_dict()
     assert all(trained[name].equal(value) for name, value in painter.decoder.state_dict().items())
+    model = checkpoints.model_from_config(settings.model)
+    said = start_from(f"{tmp_path / 'painter'},{tmp_path / 'run'}", model, settings.training)
+    assert said.endswith("run: encoder, decoder, denoiser")
+    for part, other in (("encoder", painter), ("denoiser", run)):
+        for one, wanted in zip(getattr(model, part).parameters(), getattr(other, part).parameters(), strict=True):
+            assert one.equal(wanted)
     with pytest.raises(ConfigError, match="decoder of slot diffusion is not trained: add start_from=MODEL"):
         fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "none")
     with pytest.raises(ConfigError, match="has no decoder that the denoiser could see paint; give a slot autoencoder"):

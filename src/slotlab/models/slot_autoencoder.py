@@ -247,6 +247,8 @@ class SlotAutoencoder(SlotModelBase):
         decoder: `{"kind": "broadcast", ...}` and that decoder's arguments.
         pixel_sigma: standard deviation of a colour value in [0, 1] around its slot's colour. With
             it the output has posterior masks too, which fit objects better. No part of the loss.
+        attended: weigh the decoder's masks by slot attention for the posterior masks. Better where
+            attention has learned whole objects from a teacher.
 
     Raises:
         ConfigError: an unknown kind or key, or a value out of range; the message names the key.
@@ -268,6 +270,7 @@ class SlotAutoencoder(SlotModelBase):
         slot_attention: Mapping[str, Any] | None = None,
         decoder: Mapping[str, Any] | None = None,
         pixel_sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None,
+        attended: bool = False,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {  # fingerprints of concept libraries depend on these keys
@@ -277,8 +280,9 @@ class SlotAutoencoder(SlotModelBase):
             "slot_attention": dict(slot_attention or {}),
             "decoder": dict(decoder or {"kind": "broadcast"}),
             **({} if pixel_sigma is None else {"pixel_sigma": pixel_sigma}),
+            **({"attended": True} if attended else {}),
         }
-        self.pixel_sigma = pixel_sigma
+        self.pixel_sigma, self.attended = pixel_sigma, attended
         self.encoder = SlotEncoder(resolution, self.config["encoder"], self.config["slot_attention"])
         slot_dim = self.encoder.slot_attention.dim
         self.decoder = build("decoder", DECODERS, self.config["decoder"], slot_dim=slot_dim, resolution=resolution)
@@ -295,7 +299,8 @@ class SlotAutoencoder(SlotModelBase):
         """What a protocol line needs, as JSON values."""
         more = {}
         if self.pixel_sigma is not None:
-            more["posterior"] = f"posterior masks, of the pixel's colour, sigma {self.pixel_sigma}, argmax"
+            seen = "the pixel's colour and slot attention" if self.attended else "the pixel's colour"
+            more["posterior"] = f"posterior masks, of {seen}, sigma {self.pixel_sigma}, argmax"
         return self.described("decoder masks, argmax", **more)
 
     @property
@@ -324,18 +329,18 @@ class SlotAutoencoder(SlotModelBase):
         """Encodes and decodes images [B, 3, R, R] in [0, 1]; ValueError for another shape."""
         slots, attention = self.encoder(images, generator, begin)
         reconstruction, masks, slot_images = self.decode(slots)
-        posterior = None
-        if self.pixel_sigma is not None and not self.training:
-            posterior = posterior_masks(masks, slot_images, images, self.pixel_sigma)
-        return SlotOutput(
+        output = SlotOutput(
             slots=slots,
             attention=attention,
             attention_grid=self.encoder.grid,
             masks=masks,
             reconstruction=reconstruction,
             slot_images=slot_images,
-            posterior=posterior,
         )
+        if self.pixel_sigma is not None and not self.training:
+            prior = masks * output.attention_masks() if self.attended else masks
+            output.posterior = posterior_masks(prior, slot_images, images, self.pixel_sigma)
+        return output
 
     def segment(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotOutput:
         """The same as `forward`, as decoding is cheap: slots, masks and reconstruction."""

@@ -196,12 +196,20 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
 def start_from(
     source: str, model: TrainableModel, settings: TrainingSettings, average: TrainableModel | None = None
 ) -> str:
-    """Copies parts of another model into a model and its average; returns a sentence on them.
+    """Copies parts of other models into a model and its average; returns a sentence on them.
 
-    ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are untrained; see
-    also `checkpoints.take_parts`.
+    `source` is one model, or several with commas between: each gives parts that those before it
+    have not. ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are
+    untrained; see also `checkpoints.take_parts`.
     """
-    taken = checkpoints.take_parts(model, source)
+
+    def take(target: TrainableModel) -> dict[str, list[str]]:
+        taken: dict[str, list[str]] = {}
+        for name in source.split(","):
+            taken |= checkpoints.take_parts(target, name.strip(), taken)
+        return taken
+
+    taken = take(model)
     if settings.freezes_encoder and taken.get("encoder") != []:
         form = "fewer slots: the new ones" if "encoder" in taken else "another form: a fresh one"
         fault = f"has {form} would stay untrained after {settings.encoder_steps} steps"
@@ -210,7 +218,7 @@ def start_from(
         remedy = "give a slot autoencoder, or slot diffusion, with model.decoder of the same form"
         raise ConfigError(f"training.start_from: {source} has no decoder that the denoiser could see paint; {remedy}")
     if average is not None:
-        checkpoints.take_parts(average, source)
+        take(average)
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
     learning = (name for name, parameter in model.named_parameters() if parameter.requires_grad and "." in name)
     learning = (name.removeprefix("image_model.") for name in learning)
