@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="for --speed")
     parser.add_argument("--data", default="scenes:plain")
     parser.add_argument("--max-objects", type=int, help="for scenes")
+    parser.add_argument("--supersample", type=int, help="for scenes: rays per pixel and axis")
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--no-reference", action="store_true", help="leave DDPM with all steps out, which takes hours")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--csv", type=Path, help="write the table here too")
@@ -69,7 +71,8 @@ def main() -> None:
 
 
 def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
-    scene_options = {} if options.max_objects is None else {"max_objects": options.max_objects}
+    given = {"max_objects": options.max_objects, "supersample": options.supersample}
+    scene_options = {name: value for name, value in given.items() if value is not None}
     data = slotlab.open_data(
         options.data, split="test", resolution=model.resolution, count=options.images, **scene_options
     )
@@ -88,15 +91,15 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
     rows: list[dict[str, float | str]] = [
         {"sampler": "ceiling", "steps": 0, **quality(ceiling, images, real), "seconds_per_image": 0.0}
     ]
-    reference = ("ddpm", model.schedule.steps)
-    for sampler, steps in [reference, *((name, count) for name, counts in STEPS.items() for count in counts)]:
+    reference = [] if options.no_reference else [("ddpm", model.schedule.steps)]
+    for sampler, steps in [*reference, *((name, count) for name, counts in STEPS.items() for count in counts)]:
         started = time.perf_counter()
         painted = torch.cat([paint(model, slots, start, sampler, steps) for start in range(0, len(slots), BATCH)])
         seconds = (time.perf_counter() - started) / len(slots)
         rows.append(
             {"sampler": sampler, "steps": steps, **quality(painted, images, real), "seconds_per_image": seconds}
         )
-        show(rows[-1], rows[1])
+        show(rows[-1], rows[1])  # the reference, or else the first sampler
     if options.csv:
         with options.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -171,18 +174,17 @@ def measure_speed(model: SlotDiffusion, options: argparse.Namespace) -> None:
 @torch.no_grad()
 def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
     """As `generate`, but the keys and values of the slots are computed at each step."""
-    autoencoder = model.autoencoder
+    autoencoder, painting = model.autoencoder, model.painting(slots)
     shape = (len(slots), autoencoder.latent_channels, *(autoencoder.latent_size,) * 2)
     sampled = sample_steps(
-        lambda latents, timesteps: model.denoiser(latents, timesteps, slots),
+        lambda latents, timesteps: model.denoiser(latents, timesteps, slots, painting=painting),
         shape,
         model.schedule,
         SamplingSettings(steps=steps),
         seeded_generator(0),
         slots.device,
     )
-    latents = finish(sampled)
-    return autoencoder.decode(latents).clamp(0, 1)
+    return model._decoded(finish(sampled), painting)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+import slotlab
 from slotlab.composition.edits import paint_edit
-from slotlab.errors import CheckpointError
+from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import VideoModel
 from slotlab.studio import LoadedModel, edit_session, open_models
 from slotlab.studio.image_chooser import FIRST_EXAMPLE
@@ -32,6 +33,12 @@ def test_what_is_no_model_with_slots_is_refused(latents_run, tmp_path):
     with pytest.raises(CheckpointError, match="latents: a latent-autoencoder has no slots"):
         open_models([latents_run])
     with pytest.raises(CheckpointError, match="missing"):
+        open_models([tmp_path])
+
+
+def test_a_model_that_starts_from_boxes_is_refused(distinct, tmp_path):
+    slotlab.save(VideoModel(distinct(), starts="boxes"), tmp_path)
+    with pytest.raises(ConfigError, match="starts from boxes, which pictures lack; train one with starts=learned"):
         open_models([tmp_path])
 
 

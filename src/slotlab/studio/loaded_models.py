@@ -8,7 +8,7 @@ from pathlib import Path
 from slotlab.checkpoints import load
 from slotlab.composition import ConceptLibrary, fingerprint
 from slotlab.composition.library import LIBRARY_FILE
-from slotlab.errors import CheckpointError
+from slotlab.errors import CheckpointError, ConfigError
 from slotlab.models import ClipModel, FeatureAutoencoder, Model, PaintingModel, SlotDiffusion, SlotModel, with_slots
 from slotlab.models.efficientnet import PACKAGE
 from slotlab.models.sampling import SamplingSettings
@@ -85,6 +85,7 @@ def open_models(
     Raises:
         CheckpointError: a model or library is missing or damaged, a model has no slots, or a
             library fits no model.
+        ConfigError: a model starts from boxes or centres of objects.
 
     Example:
         >>> [loaded] = open_models(["scenes-64"])
@@ -94,6 +95,9 @@ def open_models(
         (7, False)
     """
     loaded = [with_slots(load(source, device), source) for source in models]
+    for source, model in zip(models, loaded, strict=True):
+        if (starts := getattr(model, "starts", "learned")) != "learned":
+            raise ConfigError(f"{source}: starts from {starts}, which pictures lack; train one with starts=learned")
     made_by, found = [fingerprint(model) for model in loaded], {}
     folders = [model_folder(source) for source in models]
     own = [folder / LIBRARY_FOLDER for folder in folders if (folder / LIBRARY_FOLDER / LIBRARY_FILE).is_file()]
