@@ -1,6 +1,7 @@
 """`slotlab concepts`, `slotlab compose` and `slotlab edit`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from slotlab.composition import edits, load_library
 from slotlab.composition.edits import background_slot, paint_edit, read_scene, take_background
+from slotlab.data import open_data
 from slotlab.models.sampling import SamplingSettings
 
 
@@ -45,9 +47,21 @@ def test_the_whole_path_from_a_run_to_scored_compositions(run_slotlab, model_fol
     assert (again["shuffle"], again["reconstructions"]) == (scores["shuffle"], scores["reconstructions"])
 
 
-def test_a_run_is_composed_with_its_averaged_weights(run_slotlab, diffusion_run, diffusion, libraries, tmp_path):
-    library = libraries[diffusion.kind]
-    run_slotlab.fine("compose", diffusion_run, library, "--count", 1, "--sheet", 0, "--out", tmp_path / "out")
+def test_slot_diffusion_is_composed_with_its_averaged_weights_and_scored_beside_its_autoencoder(
+    run_slotlab, diffusion_run, diffusion, libraries, feature_net, squares, tmp_path
+):
+    library = tmp_path / "library"
+    shutil.copytree(libraries[diffusion.kind], library)
+    words = ["compose", diffusion_run, library, "--count", 4, "--sheet", 0, "--out", tmp_path / "out"]
+    run_slotlab.fine(*words, "--score", "--data", squares, "--split", "test", "--features", feature_net)
+    assert {"report", "reconstructions", "autoencoder"} < json.loads(
+        (tmp_path / "out" / "scores.json").read_text()
+    ).keys()
+    [ceiling] = {path.parent for path in (library / "score" / "autoencoder").glob("*.png")}
+    test = open_data(squares, split="test", resolution=diffusion.resolution)
+    wanted = diffusion.autoencoder.decode(diffusion.latents(test[1]["image"][None])).clamp(0, 1)[0]
+    painted = np.asarray(Image.open(ceiling / "000001.png")) / 255
+    assert np.abs(painted - wanted.detach().permute(1, 2, 0).numpy()).max() <= 0.51 / 255
     settings = json.loads((tmp_path / "out" / "composition.json").read_text())
     assert (settings["model"]["sampling_steps"], settings["model"]["weights"]) == (2, "moving average")
 

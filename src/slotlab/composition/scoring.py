@@ -17,13 +17,14 @@ from slotlab.evaluation import outputs
 from slotlab.fidelity import FeatureNet, FidelityWarning, FrechetResult, SetStatistics, compare
 from slotlab.fidelity.statistics import folder_statistics
 from slotlab.files import read_json, remove, write_json
-from slotlab.models import Model, that_paints
+from slotlab.models import Model, SlotDiffusion, that_paints
 from slotlab.models.building import fingerprint
 from slotlab.models.sampling import seeded_generator
 from slotlab.progress import Stage, in_steps, stage
 
 SCORES_FILE, SCORE_FOLDER = "scores.json", "score"
 REAL, RECONSTRUCTIONS, SHUFFLE = "real", "reconstructions", "shuffle"
+CEILING = "autoencoder"  # its reconstructions of the real images: the best that slot diffusion can reach
 
 
 class CompositionScores(NamedTuple):
@@ -45,9 +46,10 @@ def score_compositions(
     """Scores the finished composition in `out` against real images; writes `scores.json` there.
 
     Also scored are reconstructions of the real images (as many as there are compositions, if there
-    are that many), the best that the decoder can reach, and the `shuffle` protocol. Their images
-    and features are kept in the folder `beside`, and used again for the same library, data and
-    seed. Several processes paint together; the first one measures.
+    are that many), the best that the decoder can reach, and the `shuffle` protocol; with slot
+    diffusion also what its autoencoder makes of the real images. Their images and features are kept
+    in the folder `beside`, and used again for the same library, data and seed. Several processes
+    paint together; the first one measures.
 
     Args:
         model: the composition's model.
@@ -58,7 +60,7 @@ def score_compositions(
         beside: by default `out/score`; several compositions of a library can share one folder.
 
     Returns:
-        Results by the composition's protocol, "reconstructions" and "shuffle".
+        Results by the composition's protocol, "reconstructions" and "shuffle", and "autoencoder".
 
     Raises:
         ConfigError: `out` holds no composition, an unfinished one, or one of another library.
@@ -76,19 +78,23 @@ def score_compositions(
         raise ConfigError(f"{out}: an unfinished composition; re-run the command that began it")
     folder = Path(beside) if beside is not None else out / SCORE_FOLDER
     protocol = {"data": dataset.describe(), "library": library.identity, "model": fingerprint(model), **same}
+    of_diffusion = [CEILING] if isinstance(model, SlotDiffusion) else []
+    protocol |= dict.fromkeys(of_diffusion, True)
     is_first, done = place_among_processes().is_first, folder / "protocol.json"
     kept = is_first and done.is_file() and read_json(done, "remove it") == json.loads(json.dumps(protocol))
     if not from_first(kept):
         if is_first:  # removes what an earlier scoring left, and nothing else
-            for old in (done, folder / REAL, folder / RECONSTRUCTIONS, folder / SHUFFLE, *folder.glob("*.npz")):
-                remove(old)
+            for name in (done.name, REAL, RECONSTRUCTIONS, CEILING, SHUFFLE, "*.npz"):
+                for old in folder.glob(name):
+                    remove(old)
         wait_for_all()
         real = _write_real(model, dataset, folder, count, seed, batch_size)
         yield from stage("reconstructing real images", len(dataset), real)
         wait_for_all()
         if is_first:
             write_json(done, protocol)
-    folders = {settings["protocol"]: out / IMAGES_FOLDER, RECONSTRUCTIONS: folder / RECONSTRUCTIONS}
+    folders = {settings["protocol"]: out / IMAGES_FOLDER}
+    folders |= {name: folder / name for name in (RECONSTRUCTIONS, *of_diffusion)}
     if settings["protocol"] != SHUFFLE:
         weights, path = settings["model"].get("weights"), folder / SHUFFLE
         shuffled = compose.steps(model, library, path, protocol=SHUFFLE, **same, weights=weights)
@@ -138,6 +144,9 @@ def _write_real(
         if indices:
             generators = [seeded_generator(seed, index, 1) for index in indices]
             groups[RECONSTRUCTIONS], _ = that_paints(model).paint(output.slots[: len(indices)], generator=generators)
+            if isinstance(model, SlotDiffusion):
+                latents = model.latents(batch["image"][: len(indices)].to(output.slots.device))
+                groups[CEILING] = model.autoencoder.decode(latents).clamp(0, 1)
         for name, images in groups.items():
             for number, image in enumerate(images, start=position):
                 write_image(image, folder / name / f"{number:06d}.png")
