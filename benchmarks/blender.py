@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     resolution = int(run_config(PRESET).model["resolution"])
-    data = options.work / "data"
+    data = options.work / "packed"
     if not data.is_dir():
         pack(options.folder, data, resolution=resolution, latents=load_autoencoder(LATENTS, resolution))
     run = trained(PRESET, options.work / "blender-128", data, start_from=DIFFUSION, **FINE_TUNED)

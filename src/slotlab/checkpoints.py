@@ -250,15 +250,15 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
     """Copies parts (`encoder`, `decoder`, `denoiser`) of a saved model if they have the same form.
 
     Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A
-    part may also be smaller and grow (`grown`). Slot diffusion keeps its autoencoder, and all
-    keep the parts in `skip`. Returns what grew in each part that was copied, in words.
+    part may also be smaller and grow (`grown`). Slot diffusion keeps its autoencoder, and all keep
+    what is named in `skip`. Returns what grew in each part that was copied, in words.
     """
     source, taken, differing = load(folder), {}, []
     if isinstance(model, VideoModel):  # a video model starts from one of images, too
         if isinstance(source, VideoModel):
             for name in ("predictor", "cue"):
                 part, other = (getattr(one, name, nn.Identity()).state_dict() for one in (model, source))
-                if part and _shapes(part) == _shapes(other):
+                if name not in skip and part and _shapes(part) == _shapes(other):
                     getattr(model, name).load_state_dict(other)
                     taken[name] = []
             source = source.image_model
@@ -277,11 +277,13 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
             differing.append(name)
     for name, parameter in model.named_parameters(recurse=False):
         other = getattr(source, name, None)
-        if isinstance(other, Tensor) and other.shape == parameter.shape:
+        if name not in skip and isinstance(other, Tensor) and other.shape == parameter.shape:
             parameter.data.copy_(other.detach())
+            taken[name] = []
     if not taken:
+        beside = " beside those of the models before it" if skip else ""
         unlike = f"; {' and '.join(differing)} differ in form: compare {folder}/{CONFIG_FILE}" if differing else ""
-        raise CheckpointError(f"{folder}: a {source.kind}, has no part to start a {model.kind} from{unlike}")
+        raise CheckpointError(f"{folder}: a {source.kind}, has no part to start a {model.kind} from{unlike}{beside}")
     return taken
 
 

@@ -122,6 +122,11 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     keep_checkpoints: int = Field(default=2, ge=1, description="number of checkpoints to keep")
 
     @property
+    def beginnings(self) -> list[str]:
+        """The models in `start_from`."""
+        return [name.strip() for name in (self.start_from or "").split(",") if name.strip()]
+
+    @property
     def freezes_encoder(self) -> bool:
         """Whether the slot encoder is frozen before the training ends."""
         return self.encoder_steps is not None and self.encoder_steps < self.steps
@@ -308,7 +313,7 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         part = parts.get(name)
         if name in registries:
             settings[f"model.{name}.kind"] = (None, f"one of {', '.join(registries[name])}")
-            part = registries[name].get(str((model.get(name) or {}).get("kind")))
+            part = registries[name].get(str(model.get(name, {}).get("kind")))
         elif part is None:
             settings[f"model.{name}"] = about
         if part is not None:

@@ -165,21 +165,23 @@ def _record(place: str, records: dict[str, dict[str, Any]], names: dict[Path, st
     if released := is_released(folder):
         records |= {record["out"]: record for record in released_facts(folder)["training"]["runs"]}
     elif (folder / RUN_FILE).is_file():
-        values, training = read_run_config(folder / RUN_FILE).model_dump(), read_json(folder / TRAINING_FILE, REMEDY)
+        config = read_run_config(folder / RUN_FILE)
+        values, training = config.model_dump(), read_json(folder / TRAINING_FILE, REMEDY)
         for split in ("train_data", "validation_data"):
             described = training.get(split, {"data": ""})
             if not isinstance(described, Mapping) or not isinstance(described.get("data"), str):
                 raise CheckpointError(f"{folder / TRAINING_FILE}: {split} does not describe data; {REMEDY}")
         values["data"]["source"] = portable(values["data"]["source"], "data")
-        parents = ((values["training"], "start_from"), (values["model"].get("autoencoder", {}), "pretrained"))
-        given = [one.strip() for section, name in parents for one in (section.get(name) or "").split(",") if one]
+        parents = ((values["training"], "teacher"), (values["model"].get("autoencoder", {}), "pretrained"))
+        parents = [(section, name) for section, name in parents if section.get(name)]
+        given = [*config.training.beginnings, *(section[name] for section, name in parents)]
         # Released runs first: their names are fixed, so the others must avoid them.
-        recorded = {
-            one: _record(one, records, names) for one in sorted(given, key=lambda one: not is_released(_folder_of(one)))
-        }
+        given.sort(key=lambda one: not is_released(_folder_of(one)))
+        recorded = {one: _record(one, records, names) for one in given}
         for section, name in parents:
-            if section.get(name):
-                section[name] = ",".join(recorded[one.strip()] for one in section[name].split(","))
+            section[name] = recorded[section[name]]
+        if config.training.beginnings:
+            values["training"]["start_from"] = ",".join(recorded[one] for one in config.training.beginnings)
         config = validated(RunConfig, values)
     usual = portable(place, "runs")
     tries = (f"{usual}-{count}" if count else usual for count in itertools.count())

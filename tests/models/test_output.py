@@ -45,6 +45,8 @@ def test_slot_attention_may_weigh_the_posterior(tiny_preset):
     both = found.masks * found.attention_masks()
     torch.testing.assert_close(found.posterior, both / both.sum(dim=1, keepdim=True), atol=1e-4, rtol=1e-4)
     assert "slot attention" in model.describe()["mask_sources"]["posterior"]
+    with pytest.raises(ConfigError, match="attended: is of posterior masks, which need pixel_sigma"):
+        slotlab.create_model(tiny_preset, attended=True)
     assert model.config["attended"] and "attended" not in slotlab.create_model(tiny_preset, **changes).config
 
 

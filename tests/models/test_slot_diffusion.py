@@ -225,3 +225,8 @@ def test_the_denoiser_refines_what_a_decoder_paints_of_the_slots():
     output = refined(IMAGES, generators(0, 1), painting=refined.painting(refined.encode(IMAGES, generators(0, 1))))
     lacking = (refined.latents(IMAGES) - refined.painting(output.slots)) / 0.5
     torch.testing.assert_close(output.loss, lacking.square().mean(dim=(1, 2, 3)))
+    assert not refined.train().decoder.training
+    with pytest.raises(ValueError, match=r"painting: expected \[2, 3, 4, 4\], got \[2, 3, 2, 2\]"):
+        refined(IMAGES, painting=painting[:, :, :2, :2])
+    with pytest.raises(ValueError, match="painting: expected 3 channels, got 0"):
+        refined.denoiser(painting, torch.tensor([1, 2]), slots)

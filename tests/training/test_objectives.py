@@ -179,9 +179,21 @@ def test_a_teacher_s_labels_go_to_the_slots_that_fit_them_whatever_their_numbers
     assert teacher_disagreement(taught, labels).item() == pytest.approx(0, abs=1e-5)
     wrong = replace(taught, attention=attention.roll(1, dims=3))
     assert teacher_disagreement(wrong, labels) > 1
-    assert teacher_disagreement(wrong, labels, balance=0.5) > teacher_disagreement(wrong, labels)
     pixels = labels.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
     assert teacher_disagreement(wrong, pixels) > 1 > teacher_disagreement(taught, pixels)
     soft = torch.full((1, 1, 4, 6), 0.25, requires_grad=True)
     teacher_disagreement(replace(taught, attention=soft), labels).backward()
     assert soft.grad.abs().sum() > 0
+
+
+def test_a_balanced_teacher_weighs_a_mistake_by_how_small_its_mask_is():
+    labels = torch.tensor([[[0, 0, 0], [0, 0, 1]]])
+
+    def cost(place, balance):
+        attention = torch.nn.functional.one_hot(labels.flatten(1), 2).transpose(1, 2).float()
+        attention[0, :, place] = 0.5
+        scene = replace(output(torch.zeros(1, 2, 2, 3)), attention=attention[:, None], attention_grid=(2, 3))
+        return teacher_disagreement(scene, labels, balance).item()
+
+    assert cost(0, 0.0) == pytest.approx(cost(5, 0.0), rel=1e-3)
+    assert cost(5, 0.5) / cost(0, 0.5) == pytest.approx(5**0.5, rel=0.01)

@@ -17,6 +17,7 @@ from slotlab.errors import CheckpointError, ConfigError
 from slotlab.evaluation import evaluate
 from slotlab.models import LatentAutoencoder, SlotDiffusion
 from slotlab.reporting.report import write_report
+from slotlab.training import objectives
 from slotlab.training.loop import train_steps
 from slotlab.training.objectives import cross_attention_disagreement
 from slotlab.training.setup import start_from
@@ -174,26 +175,43 @@ def test_diffusion_can_start_from_the_slots_of_an_autoencoder(presets, tiny_diff
     torch.testing.assert_close(before, after)
 
 
-def test_the_decoder_that_the_denoiser_sees_comes_from_the_slot_autoencoder(
-    presets, tiny_diffusion, latents_run, diffusion_run, squares, tmp_path
+def test_a_denoiser_refines_what_the_decoder_of_its_slots_paints(
+    presets, tiny_diffusion, latents_run, squares, tmp_path, monkeypatch
 ):
-    painter = slotlab.create_model(str(presets / "tiny.yaml"))
+    painter = slotlab.create_model(str(presets / "tiny.yaml"), initialisation="learned")
     slotlab.save(painter, tmp_path / "painter")
     changes = [f"decoder.{key}={value}" for key, value in painter.config["decoder"].items()]
-    settings = config(tiny_diffusion, latents_run, squares, f"start_from={tmp_path / 'painter'}", *changes)
-    run = slotlab.load(fit(settings, tmp_path / "run"))
-    trained = run.decoder.state_dict()
-    assert all(trained[name].equal(value) for name, value in painter.decoder.state_dict().items())
-    model = checkpoints.model_from_config(settings.model)
-    said = start_from(f"{tmp_path / 'painter'},{tmp_path / 'run'}", model, settings.training)
-    assert said.endswith("run: encoder, decoder, denoiser")
-    for part, other in (("encoder", painter), ("denoiser", run)):
-        for one, wanted in zip(getattr(model, part).parameters(), getattr(other, part).parameters(), strict=True):
-            assert one.equal(wanted)
-    with pytest.raises(ConfigError, match="decoder of slot diffusion is not trained: add start_from=MODEL"):
-        fit(config(tiny_diffusion, latents_run, squares, *changes), tmp_path / "none")
-    with pytest.raises(ConfigError, match="has no decoder that the denoiser could see paint; give a slot autoencoder"):
-        fit(config(tiny_diffusion, latents_run, squares, f"start_from={diffusion_run}", *changes), tmp_path / "none")
+    changes += ["initialisation=learned", "encoder_steps=0", "accumulate=2"]
+
+    def settings(*more):
+        return config(tiny_diffusion, latents_run, squares, *changes, *more)
+
+    painted = settings(f"start_from={tmp_path / 'painter'}")
+    run = fit(painted, tmp_path / "run")
+    trained = slotlab.load(run)
+    for part in ("encoder", "decoder"):
+        values = getattr(trained, part).state_dict()
+        assert all(values[name].equal(value) for name, value in getattr(painter, part).state_dict().items())
+    before = losses(run)
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    assert losses(fit(painted, run, resume=True)) == before
+    monkeypatch.setattr(objectives, "MOST_KEPT", 0)  # paintings are not kept
+    assert losses(fit(painted, tmp_path / "again")) == before
+
+    both = settings(f"start_from={tmp_path / 'painter'}, {run}")
+    model = checkpoints.model_from_config(both.model)
+    assert start_from(model, both.training).endswith("run: encoder, decoder, denoiser")
+    assert model.denoiser.conv_out.weight.equal(trained.denoiser.conv_out.weight)
+    plain = {"initialisation": "learned", "autoencoder.pretrained": str(latents_run)}
+    slotlab.save(slotlab.create_model(tiny_diffusion, **plain), tmp_path / "plain")
+    for more, message in (
+        ([], "would freeze slots after 0 steps: add start_from=MODEL"),
+        ([f"start_from={tmp_path / 'plain'}"], "has no decoder that knows its slots; give a slot autoencoder"),
+        ([f"start_from={tmp_path / 'painter'}", "encoder_steps=none"], "slots must stay as the decoder knows them"),
+        ([f"start_from={tmp_path / 'painter'}", "teacher_balance=0.5"], "says how a teacher's masks are learned"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fit(settings(*more), tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_it_starts_from_a_model_of_images(preset, tmp_path):
     run = fit(run_config(str(image), words), tmp_path / "run")
     model = new_model(run_config(preset))
     assert isinstance(model, VideoModel)
-    said = start_from(str(run), model, run_config(preset).training)
+    said = start_from(model, run_config(preset, [f"start_from={run}"]).training)
     assert said == f"starting from {run}: encoder, decoder; fresh: predictor"
 
 

@@ -251,7 +251,8 @@ class SlotAutoencoder(SlotModelBase):
             attention has learned whole objects from a teacher.
 
     Raises:
-        ConfigError: an unknown kind or key, or a value out of range; the message names the key.
+        ConfigError: an unknown kind or key, a value out of range, or `attended` without
+            `pixel_sigma`; the message names the key.
 
     Example:
         >>> import torch
@@ -282,6 +283,8 @@ class SlotAutoencoder(SlotModelBase):
             **({} if pixel_sigma is None else {"pixel_sigma": pixel_sigma}),
             **({"attended": True} if attended else {}),
         }
+        if attended and pixel_sigma is None:
+            raise ConfigError("attended: is of posterior masks, which need pixel_sigma; set it, or leave attended out")
         self.pixel_sigma, self.attended = pixel_sigma, attended
         self.encoder = SlotEncoder(resolution, self.config["encoder"], self.config["slot_attention"])
         slot_dim = self.encoder.slot_attention.dim
@@ -338,7 +341,10 @@ class SlotAutoencoder(SlotModelBase):
             slot_images=slot_images,
         )
         if self.pixel_sigma is not None and not self.training:
-            prior = masks * output.attention_masks() if self.attended else masks
+            prior = masks
+            if self.attended:
+                prior = masks.float() * output.attention_masks()
+                prior = prior / prior.sum(dim=1, keepdim=True).clamp(min=1e-12)
             output.posterior = posterior_masks(prior, slot_images, images, self.pixel_sigma)
         return output
 

@@ -3,9 +3,10 @@
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,8 +31,6 @@ from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 from slotlab.models.unet import Denoiser, finest
 from slotlab.progress import finish
 
-LACKING = 0.5  # scale of what a painting lacks, in units of the latents: its variance is about 1 then
-
 
 @configured("model")
 class SlotDiffusion(SlotModelBase):
@@ -44,10 +43,6 @@ class SlotDiffusion(SlotModelBase):
         encoder: `{"kind": "cnn" | "resnet", ...}` and that encoder's arguments.
         slot_attention: arguments of `SlotAttention`.
         autoencoder: arguments of `LatentAutoencoder`, for fresh weights, or a trained one.
-        decoder: `{"kind": "broadcast", ...}` and that decoder's arguments: it paints the slots, and
-            the denoiser adds what the painting lacks (predict and refine, Whang et al. 2022, arXiv
-            2112.02475). It is not trained, but copied from the slot autoencoder that training
-            starts from. None: the denoiser makes the whole image.
         denoiser: arguments of `Denoiser`; `slot_dim`, `latent_channels` and `painting_channels`
             follow from the others.
         schedule: arguments of `NoiseSchedule`.
@@ -55,6 +50,11 @@ class SlotDiffusion(SlotModelBase):
         slot_dropout: probability of replacing a slot by a learned empty one, in training.
         guidance_dropout: probability of replacing all slots of an image; needed for guidance.
         mask_timestep: where cross-attention masks are read; by default a quarter of the schedule's.
+        decoder: `{"kind": "broadcast", ...}` and that decoder's arguments: it paints the slots, and
+            the denoiser adds what the painting lacks (predict and refine, Whang et al. 2022, arXiv
+            2112.02475). It is not trained, but copied from the slot autoencoder that training
+            starts from. None: the denoiser makes the whole image.
+        lacking_scale: what a painting lacks is divided by this, for a variance of about 1.
 
     Raises:
         ConfigError: an unknown kind or key, a value out of range, or parts that do not fit.
@@ -69,13 +69,14 @@ class SlotDiffusion(SlotModelBase):
         encoder: Mapping[str, Any] | None = None,
         slot_attention: Mapping[str, Any] | None = None,
         autoencoder: Mapping[str, Any] | LatentAutoencoder | None = None,
-        decoder: Mapping[str, Any] | None = None,
         denoiser: Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         sampling: Mapping[str, Any] | None = None,
         slot_dropout: Probability = 0.0,
         guidance_dropout: Probability = 0.0,
         mask_timestep: int | None = None,
+        decoder: Mapping[str, Any] | None = None,
+        lacking_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5,
     ) -> None:
         super().__init__()
         encoder = dict(encoder or {"kind": "cnn"})
@@ -112,6 +113,7 @@ class SlotDiffusion(SlotModelBase):
         self.sampling = SamplingSettings(**{"steps": min(SamplingSettings.steps, self.schedule.steps), **sampling})
         check_steps(self.sampling, self.schedule)
         self.slot_dropout, self.guidance_dropout = slot_dropout, guidance_dropout
+        self.lacking_scale = lacking_scale
         self.empty_slot = None
         if slot_dropout > 0 or guidance_dropout > 0:
             self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, follow["slot_dim"]))
@@ -122,7 +124,7 @@ class SlotDiffusion(SlotModelBase):
         self._check_guidance(self.sampling.guidance)
         self._parts = {"encoder": encoder, "slot_attention": slot_attention, "denoiser": denoiser, "schedule": schedule}
         if decoder is not None:
-            self._parts["decoder"] = dict(decoder)
+            self._parts |= {"decoder": dict(decoder), "lacking_scale": lacking_scale}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -157,8 +159,10 @@ class SlotDiffusion(SlotModelBase):
         return output.loss
 
     def train(self, mode: bool = True) -> "SlotDiffusion":
-        """Sets the mode of all parts but the autoencoder, which stays in evaluation mode."""
+        """Sets the mode of all parts but the frozen ones, which stay in evaluation mode."""
         super().train(mode)
+        if self.decoder is not None:
+            self.decoder.eval()
         self.autoencoder.eval().checks_values = not mode  # a training step does not look at values
         return self
 
@@ -227,18 +231,21 @@ class SlotDiffusion(SlotModelBase):
     @torch.no_grad()
     def _decoded(self, latents: Tensor, painting: Tensor | None = None) -> Tensor:
         if painting is not None:
-            latents = painting + LACKING * latents
+            latents = painting + self.lacking_scale * latents
         return self.autoencoder.decode(latents).clamp(0, 1)
 
     @torch.no_grad()
-    def cross_attention_masks(self, latents: Tensor, slots: Tensor, generator: Generators = None) -> Tensor:
+    def cross_attention_masks(
+        self, latents: Tensor, slots: Tensor, generator: Generators = None, painting: Tensor | None = None
+    ) -> Tensor:
         """Which slot the denoiser looks at where, [B, K, h', w'], sums to 1 over K.
 
         The mean cross-attention over all heads and layers of the largest features that attend, at
-        `mask_timestep`, with noise added to `latents` [B, C, h, w].
+        `mask_timestep`, with noise added to `latents` [B, C, h, w]. `painting` is `painting(slots)`,
+        if known.
         """
-        painting = self.painting(slots)
-        latents = _lacking(latents, painting)
+        painting = self.painting(slots) if painting is None else painting
+        latents = self._lacking(latents, painting)
         timesteps = torch.full((len(latents),), self.mask_timestep, device=latents.device)
         noisy = self.schedule.add_noise(latents, draw_normal(latents, generator), timesteps)
         maps: list[Tensor] = []
@@ -265,7 +272,7 @@ class SlotDiffusion(SlotModelBase):
             painting: `painting(slots)` of the images' slots, if cached.
 
         Raises:
-            ValueError: images or latents of another shape than the model was made for.
+            ValueError: images, latents or painting of another shape than the model was made for.
         """
         seen = self.segment(images, generator, begin)
         expected = (len(images), *self._latent_shape)
@@ -275,8 +282,11 @@ class SlotDiffusion(SlotModelBase):
             raise ValueError(
                 f"latents: expected {list(expected)}, got {list(latents.shape)}; cache them again with this autoencoder"
             )
-        painting = self.painting(seen.slots) if painting is None else painting
-        lacking = _lacking(latents, painting)
+        if painting is None:
+            painting = self.painting(seen.slots)
+        elif painting.shape != expected:
+            raise ValueError(f"painting: expected {list(expected)}, got {list(painting.shape)}")
+        lacking = self._lacking(latents, painting)
         timesteps = draw(len(latents), (), generator, partial(torch.randint, self.schedule.steps)).to(latents.device)
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(lacking, noise, timesteps)
@@ -292,7 +302,7 @@ class SlotDiffusion(SlotModelBase):
             cross_attention=finest(maps) if maps else None,
         )
         if not self.training:
-            output.cross_attention = self.cross_attention_masks(latents, seen.slots, generator)
+            output.cross_attention = self.cross_attention_masks(latents, seen.slots, generator, painting)
             output.masks = self._resized(output.cross_attention)
             output.reconstruction = self.generate(seen.slots, generator=generator)
             output.ceiling = self._decoded(latents)
@@ -312,6 +322,10 @@ class SlotDiffusion(SlotModelBase):
             reconstruction=attention.new_empty(images.shape[0], 3, 0, 0),
         )
 
+    def _lacking(self, latents: Tensor, painting: Tensor | None) -> Tensor:
+        """What is to be denoised: the latents, or what a painting of the slots lacks of them."""
+        return latents if painting is None else (latents - painting) / self.lacking_scale
+
     def _resized(self, soft: Tensor) -> Tensor:
         size = (self.resolution, self.resolution)
         return F.interpolate(soft.float(), size=size, mode="bilinear", align_corners=False)
@@ -329,8 +343,3 @@ class SlotDiffusion(SlotModelBase):
             raise ConfigError(
                 f"guidance: {guidance} needs a model trained with guidance_dropout above 0 (0.1 is usual); use 1"
             )
-
-
-def _lacking(latents: Tensor, painting: Tensor | None) -> Tensor:
-    """What is to be denoised: the latents, or what a painting of the slots lacks of them."""
-    return latents if painting is None else (latents - painting) / LACKING

@@ -207,7 +207,6 @@ class Denoiser(nn.Module):
     Args:
         slot_dim: width D of a slot.
         latent_channels: channels of the latents.
-        painting_channels: channels of the latents of a painting, seen beside them; 0 is none.
         channels: width of the first level.
         multipliers: width of each level in units of `channels`.
         attention_levels: levels with transformer blocks, from 1 at full size; the middle has one.
@@ -221,6 +220,7 @@ class Denoiser(nn.Module):
             diffusion.
         dropout: in the residual blocks.
         checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
+        painting_channels: channels of the latents of a painting, seen beside them; 0 is none.
 
     Raises:
         ConfigError: a number out of range, or widths that heads do not divide.
@@ -230,7 +230,6 @@ class Denoiser(nn.Module):
         self,
         slot_dim: Positive = 64,
         latent_channels: Positive = 3,
-        painting_channels: Annotated[int, Field(ge=0)] = 0,
         channels: Positive = 64,
         multipliers: Annotated[Sequence[Positive], Field(min_length=1)] = (1, 2, 3, 4),
         attention_levels: Sequence[Positive] = (2, 3, 4),
@@ -243,6 +242,7 @@ class Denoiser(nn.Module):
         resample: Literal["block", "convolution"] = "block",
         dropout: Probability = 0.0,
         checkpointing: bool = False,
+        painting_channels: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         if max(attention_levels, default=1) > len(multipliers):
@@ -252,6 +252,7 @@ class Denoiser(nn.Module):
             )
         self.slot_dim = slot_dim
         self.latent_channels = latent_channels
+        self.painting_channels = painting_channels
         self.time_dim = time_dim
         self.levels = len(multipliers)
         self.checkpointing = checkpointing
@@ -314,7 +315,7 @@ class Denoiser(nn.Module):
             painting: [B, painting_channels, h, w], if the denoiser was made for one.
 
         Raises:
-            ValueError: latents or slots of another shape.
+            ValueError: latents, slots or painting of another shape.
         """
         factor = 2 ** (self.levels - 1)
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels or any(n % factor for n in latents.shape[2:]):
@@ -322,6 +323,10 @@ class Denoiser(nn.Module):
                 f"latents: expected [B, {self.latent_channels}, h, w] with sides that are multiples of {factor}, "
                 f"got {list(latents.shape)}"
             )
+        if painting is not None:
+            latents = torch.cat([latents, painting], dim=1)
+        if (given := latents.shape[1] - self.latent_channels) != self.painting_channels:
+            raise ValueError(f"painting: expected {self.painting_channels} channels, got {given}")
         contexts = iter(self.slot_context(slots) if isinstance(slots, Tensor) else slots)
         time = F.silu(self.time_mlp(sinusoidal_embedding(timesteps, self.time_dim)))
 
@@ -335,7 +340,7 @@ class Denoiser(nn.Module):
             attends = isinstance(attention, TransformerBlock)
             return run(attention, features, next(contexts), maps) if attends else features
 
-        features = self.conv_in(latents if painting is None else torch.cat([latents, painting], dim=1))
+        features = self.conv_in(latents)
         skips = [features]
         for block, attention in cast(Any, self.down):
             skips.append(features := apply(block, attention, features))

@@ -147,8 +147,8 @@ def train_steps(
     teacher = None if settings.teacher is None else Teacher(settings.teacher, model, settings.seed)
     paintings = None
     if isinstance(model, SlotDiffusion):
-        same = settings.encoder_steps == 0 and model.encoder.slot_attention.initialisation == "learned"
-        paintings = Paintings(model) if model.decoder is not None and same else None
+        if model.decoder is not None and model.encoder.slot_attention.initialisation == "learned":
+            paintings = Paintings(model)
         model.autoencoder.check_scaling(_some_images(run, validation, 64))
         check_latents(train_data.describe(), model.autoencoder)
 
@@ -165,7 +165,7 @@ def train_steps(
         if checkpoint is not None:
             run.restore(checkpoint)
         elif settings.start_from is not None:
-            message = start_from(settings.start_from, model, settings, None if average is None else run.model)
+            message = start_from(model, settings, None if average is None else run.model)
         fabric.barrier()  # all have checked the folder before the first writes to it
         if first:
             clear_leftovers(folder)
@@ -279,7 +279,7 @@ def _loss(
     if "latents" in batch and isinstance(run.trained, SlotDiffusion):
         more = {"latents": batch["latents"][mine].to(device, non_blocking=True)}
     if paintings is not None:
-        more["painting"] = paintings.of(batch, mine)
+        more["painting"] = paintings.of(batch, mine).to(device)
     if "features" in batch and isinstance(run.trained, FeatureAutoencoder):
         more = {"raw": batch["features"][mine].to(device, non_blocking=True)}
     output = forward(images, generators, **more)

@@ -29,7 +29,7 @@ GROUND_SIGMA = 0.06  # tolerance of a background colour, in units of the images
 PAINTING_SIGMA = 0.1  # error of slot 0 beyond which a pixel counts less: it shows an object
 PAINTING_WEIGHT = 10
 CONTRAST_TEMPERATURE = 0.1
-SMALLEST_SHARE = 1e-3  # share of the image below which the cost of a slot is linear
+SMALLEST_SHARE = 1e-3  # of the image, added to the shares of slots and labels
 MOST_KEPT = 10**9  # bytes of labels, or of paintings, that are kept in memory
 
 
@@ -130,15 +130,15 @@ def attention_disagreement(output: SlotOutput) -> Tensor:
 
 
 def teacher_disagreement(output: SlotOutput, labels: Tensor, balance: float = 0.0) -> Tensor:
-    """Cross-entropy of attention against a teacher's labels, int64 [B, h, w]; mean over positions.
+    """Cross-entropy of attention against a teacher's labels, int64 [B, h, w].
+
+    Summed over places, divided by their number; a place counts as its label's share of the image
+    ** -`balance`. So with 0.5 small objects count for more, and the whole is larger.
 
     Labels are those of the features, or of a finer grid, to which attention is then resized. Each
     label goes to the slot whose attention fits it best, so that the sum of intersections over
     unions is largest; labels without a slot do not count. After SPOT (Kakogeorgiou et al. 2024,
     arXiv 2312.00648, section 3.2).
-
-    A place counts as its label's share of the image ** -`balance`, so with 0.5 small objects count
-    for more; with 0 all places count alike.
     """
     attention = output.attention[:, -1].float()
     size = tuple(labels.shape[1:])
@@ -267,7 +267,7 @@ class Paintings:
         for number, image in zip(batch["index"][rows].tolist(), batch["image"][rows], strict=True):
             painting = self._kept.get(number)
             if painting is None:
-                painting = cast(Tensor, self.model.painting(self.model.encode(image[None].to(device))))
+                painting = cast(Tensor, self.model.painting(self.model.encode(image[None].to(device)))).cpu()
                 if painting.nbytes * len(self._kept) < MOST_KEPT:
                     self._kept[number] = painting
             found.append(painting)

@@ -114,6 +114,7 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     if settings.cross_attention_loss:
         only = "only slot diffusion has cross-attention; leave it out"
         refuse("cross_attention_loss", only, not isinstance(model, SlotDiffusion))
+        refuse("cross_attention_loss", "is measured on single images only; leave it out", video)
         both = "with slot_dropout or guidance_dropout the denoiser would learn to look at empty slots; leave one out"
         refuse("cross_attention_loss", both, getattr(model, "empty_slot", None) is not None)
     early = f"would freeze slots after {settings.encoder_steps} steps: add start_from=MODEL, or encoder_steps=none"
@@ -124,8 +125,11 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     noise = "only bi-level slot starts take noise; add initialisation=bi-level"
     refuse("slot_noise_steps", noise, settings.slot_noise_steps and starts != "bi-level")
     paints = isinstance(model, SlotDiffusion) and model.decoder is not None
-    missing = "the decoder of slot diffusion is not trained: add start_from=MODEL, a slot autoencoder with that decoder"
-    refuse("start_from", missing, paints and settings.start_from is None)
+    drift = "slots must stay as the decoder knows them; set it to 0"
+    refuse("encoder_steps", drift, paints and settings.encoder_steps != 0)
+    alone = "says how a teacher's masks are learned; add teacher=MODEL, or leave it out"
+    for key in ("teacher_pixels", "teacher_balance"):
+        refuse(key, alone, getattr(settings, key) and settings.teacher is None)
     if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
         raise ConfigError(
             "autoencoder.pretrained: slot diffusion learns in the latents of a trained autoencoder. Train one "
@@ -193,20 +197,23 @@ def open_split(config: RunConfig, split: str, device: torch.device | str = "cpu"
     return ScenesInMemory(scenes) if on_cpu and isinstance(scenes, Scenes) and len(scenes) <= MOST_IN_MEMORY else scenes
 
 
-def start_from(
-    source: str, model: TrainableModel, settings: TrainingSettings, average: TrainableModel | None = None
-) -> str:
+def start_from(model: TrainableModel, settings: TrainingSettings, average: TrainableModel | None = None) -> str:
     """Copies parts of other models into a model and its average; returns a sentence on them.
 
-    `source` is one model, or several with commas between: each gives parts that those before it
-    have not. ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are
-    untrained; see also `checkpoints.take_parts`.
+    Of several models in `settings.start_from`, each gives parts that those before it have not.
+    ConfigError if `encoder_steps` would freeze a slot encoder, or slots, that are untrained, or if
+    slot diffusion gets its decoder and its slots from different models; see also
+    `checkpoints.take_parts`.
     """
+    source = settings.start_from
+    of: dict[str, str] = {}  # which model gave a part
 
     def take(target: TrainableModel) -> dict[str, list[str]]:
         taken: dict[str, list[str]] = {}
-        for name in source.split(","):
-            taken |= checkpoints.take_parts(target, name.strip(), taken)
+        for name in settings.beginnings:
+            found = checkpoints.take_parts(target, name, taken)
+            taken |= found
+            of.update(dict.fromkeys(found, name))
         return taken
 
     taken = take(model)
@@ -214,9 +221,11 @@ def start_from(
         form = "fewer slots: the new ones" if "encoder" in taken else "another form: a fresh one"
         fault = f"has {form} would stay untrained after {settings.encoder_steps} steps"
         raise ConfigError(f"training.encoder_steps: the slot encoder of {source} {fault}; add encoder_steps=none")
-    if isinstance(model, SlotDiffusion) and model.decoder is not None and "decoder" not in taken:
-        remedy = "give a slot autoencoder, or slot diffusion, with model.decoder of the same form"
-        raise ConfigError(f"training.start_from: {source} has no decoder that the denoiser could see paint; {remedy}")
+    of_images = getattr(model, "image_model", model)
+    if isinstance(of_images, SlotDiffusion) and of_images.decoder is not None:
+        remedy = "give a slot autoencoder, or slot diffusion, with encoder and decoder of the same form"
+        if "decoder" not in of or of["decoder"] != of.get("encoder"):
+            raise ConfigError(f"training.start_from: {source} has no decoder that knows its slots; {remedy}")
     if average is not None:
         take(average)
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
