@@ -46,6 +46,7 @@ TAUGHT = {
     "teacher_loss": 2,
     "teacher_pixels": True,
     "teacher_balance": 0.5,
+    "attended": True,
     "attention_loss": 0,
     "background_penalty": 0.0002,
     "sharing_penalty_start": 0,
@@ -75,7 +76,9 @@ def main() -> None:
     run = trained(PRESET, options.work / "blender-128", data, start_from=DIFFUSION, **FINE_TUNED)
     taught = trained(PRESET, options.work / "blender-128-attention", data, start_from=run, teacher=run, **TAUGHT)
     parts = f"{taught},{DIFFUSION}"
-    diffusion = trained(DIFFUSION, options.work / "blender-128-diffusion", data, start_from=parts, steps=500)
+    diffusion = trained(
+        DIFFUSION, options.work / "blender-128-diffusion", data, start_from=parts, steps=400, warmup_steps=50
+    )
 
     blender = open_data(str(data), split="test", resolution=resolution)
     textured = open_data("scenes:textured", split="test", resolution=resolution, count=500, supersample=2)

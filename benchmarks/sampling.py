@@ -3,13 +3,13 @@
     python benchmarks/sampling.py runs/diffusion --max-objects 6       # quality
     python benchmarks/sampling.py scenes-64-diffusion --speed          # speed
 
-Quality. The first `--images` test images are encoded once. Every sampler starts from the same noise
+Quality. The first `--images` images of the split are encoded once. Every sampler starts from the same noise
 and paints the same slots. MSE is the mean squared error between sample and image, values in [0, 1];
 "ceiling" is the autoencoder's own reconstruction, which no sampler can beat. FD-efficientnet-lite0
 is the squared Frechet distance between samples and images, KD the kernel distance in the same
 features; with few images FD is biased by about the "chance" printed, equal for all rows. "against
-reference" divides by ancestral sampling (DDPM) with as many steps as the schedule has, which comes
-first and takes most of the time. If the data has true masks, a second table scores the
+reference" divides by the first row: ancestral sampling (DDPM) with as many steps as the schedule
+has, which takes most of the time, if there are no `--samplers`. If the data has true masks, a second table scores the
 cross-attention masks read at several timesteps.
 
 Speed. A turn paints `--batch-size` images from slots in memory: all steps of the denoiser, then the
@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument("--max-objects", type=int, help="for scenes")
     parser.add_argument("--supersample", type=int, help="for scenes: rays per pixel and axis")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--no-reference", action="store_true", help="leave DDPM with all steps out, which takes hours")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME:STEPS", help="only these; the first is the reference")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--csv", type=Path, help="write the table here too")
@@ -74,14 +75,14 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
     given = {"max_objects": options.max_objects, "supersample": options.supersample}
     scene_options = {name: value for name, value in given.items() if value is not None}
     data = slotlab.open_data(
-        options.data, split="test", resolution=model.resolution, count=options.images, **scene_options
+        options.data, split=options.split, resolution=model.resolution, count=options.images, **scene_options
     )
     batch = data.batch(range(len(data)))
     images = batch["image"].to(options.device)
     if "mask" in batch:
         score_masks(model, images, batch["mask"].to(options.device))
     network = open_network("efficientnet-lite0", device=options.device)
-    real = batch_statistics(images.split(BATCH), network, "test images")
+    real = batch_statistics(images.split(BATCH), network, "images")
     with torch.no_grad():
         slots = model.encode(images, [seeded_generator(0, number) for number in range(len(images))])
         ceiling = torch.cat([model.autoencoder.decode(model.latents(part)).clamp(0, 1) for part in images.split(BATCH)])
@@ -91,15 +92,17 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
     rows: list[dict[str, float | str]] = [
         {"sampler": "ceiling", "steps": 0, **quality(ceiling, images, real), "seconds_per_image": 0.0}
     ]
-    reference = [] if options.no_reference else [("ddpm", model.schedule.steps)]
-    for sampler, steps in [*reference, *((name, count) for name, counts in STEPS.items() for count in counts)]:
+    tried = [("ddpm", model.schedule.steps), *((name, count) for name, counts in STEPS.items() for count in counts)]
+    if options.samplers:
+        tried = [(name, int(count)) for name, _, count in (one.partition(":") for one in options.samplers)]
+    for sampler, steps in tried:
         started = time.perf_counter()
         painted = torch.cat([paint(model, slots, start, sampler, steps) for start in range(0, len(slots), BATCH)])
         seconds = (time.perf_counter() - started) / len(slots)
         rows.append(
             {"sampler": sampler, "steps": steps, **quality(painted, images, real), "seconds_per_image": seconds}
         )
-        show(rows[-1], rows[1])  # the reference, or else the first sampler
+        show(rows[-1], rows[1])
     if options.csv:
         with options.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -15,7 +15,7 @@ from slotlab.models.building import Positive, Probability, check_slots, configur
 
 Mode = Literal["down", "same", "up"]
 KeysAndValues = tuple[Tensor, Tensor]  # [B, heads, K, head_dim] each
-FEW_KEYS = 256  # up to here the gradient of fused attention takes a CPU longer than that of plain attention
+FEW_KEYS = 256  # up to here fused attention has a slower gradient than plain attention, in bfloat16 on CPUs
 SlotContext = list[list[KeysAndValues]]  # for each transformer block, for each of its layers
 
 
@@ -102,7 +102,8 @@ class Attention(nn.Module):
     def forward(self, features: Tensor, keys_and_values: KeysAndValues) -> Tensor:
         """[B, N, width] to the same; the softmax is over the M keys for each of the N queries."""
         queries, (keys, values) = self._split(self.to_query(features)), keys_and_values
-        if keys.is_cpu and keys.shape[2] <= FEW_KEYS and torch.is_grad_enabled():
+        slow = keys.is_cpu and keys.dtype == torch.bfloat16 and torch.is_grad_enabled()
+        if slow and keys.shape[2] <= FEW_KEYS:
             logits = queries * self.head_dim**-0.5 @ keys.transpose(-1, -2)
             attended = torch.softmax(logits, dim=-1) @ values
         else:
