@@ -184,6 +184,15 @@ def test_runs_of_one_name_are_told_apart(squares, tiny_preset, tmp_path):
     assert earlier["out"] == "runs/run" != later["out"]
     assert yaml.safe_load(later["preset_file"])["training"]["start_from"] == earlier["out"]
 
+    of_both = shutil.copytree(second, tmp_path / "of both")
+    values = json.loads((of_both / "run.json").read_text())
+    values["training"] |= {"start_from": f"{first}, {second}", "teacher": str(first)}
+    (of_both / "run.json").write_text(json.dumps(values))
+    *before, last = training_records(of_both)
+    assert before == [earlier, later]
+    training = yaml.safe_load(last["preset_file"])["training"]
+    assert (training["start_from"], training["teacher"]) == (f"{earlier['out']},{later['out']}", earlier["out"])
+
 
 def test_options_that_change_the_last_digits_stay_in_the_command(slots_run, tmp_path):
     run = shutil.copytree(slots_run, tmp_path / "run")

@@ -21,13 +21,8 @@ Section = TypeVar("Section", bound=BaseModel)
 # Sections of a model.
 SECTIONS = ("features", "slot_attention", "autoencoder", "denoiser", "schedule", "sampling")
 SECTIONS += ("encoder", "decoder", "video")
-SUPPLIED = (
-    "feature_dim",
-    "slot_dim",
-    "painting_channels",
-    "resolution",
-    "image_model",
-)  # arguments that the whole model decides
+# arguments that the whole model decides
+SUPPLIED = ("feature_dim", "slot_dim", "painting_channels", "resolution", "image_model")
 OF_FEATURES = ("width", "grid")  # and of decoders of features
 WORDS = {"true": True, "false": False, "null": None, "none": None}
 OF_PRETRAINED = {

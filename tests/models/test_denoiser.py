@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from slotlab.config import run_config
+from slotlab.models import unet
 from slotlab.models.slot_encoder import SlotEncoder
 from slotlab.models.unet import Denoiser, Resample, TimeResidualBlock, TransformerBlock, finest
 
@@ -198,3 +199,13 @@ def test_convolutions_join_the_levels_if_asked():
     up = Resample(8, "up")
     doubled = features.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     torch.testing.assert_close(up(features, timesteps), up.convolution(doubled))
+
+
+def test_plain_attention_in_bfloat16_equals_the_fused(monkeypatch):
+    attention = unet.Attention(16, 8, head_dim=8)
+    features, slots = torch.randn(2, 9, 16), torch.randn(2, 5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        keys_and_values = attention.keys_and_values(slots)
+        plain = attention(features, keys_and_values)
+        monkeypatch.setattr(unet, "FEW_KEYS", 0)
+        torch.testing.assert_close(plain, attention(features, keys_and_values), atol=0.02, rtol=0.02)
