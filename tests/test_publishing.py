@@ -73,7 +73,7 @@ def test_the_card_names_all_data_and_machines_of_the_runs_before(released, tmp_p
     scenes = last["train_data"] | {"data": "scenes:plain", "kind": "scenes"}
     before = last | {"machine": "another machine", "train_data": scenes}
     card = card_of(released, tmp_path / "tiny", lambda last: [before, before, last])
-    assert f"on `scenes:plain`, then on `{last['train_data']['data']}`, in" in card
+    assert f"on `scenes:plain` and `{last['train_data']['data']}`, in" in card
     assert f"in all on another machine and {last['machine']}." in card
     assert f"It has seen only `scenes:plain` and `{last['train_data']['data']}`; the scores" in card
     assert "Look at the licence of the data too" in card
