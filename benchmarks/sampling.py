@@ -3,14 +3,14 @@
     python benchmarks/sampling.py runs/diffusion --max-objects 6       # quality
     python benchmarks/sampling.py scenes-64-diffusion --speed          # speed
 
-Quality. The first `--images` images of the split are encoded once. Every sampler starts from the same noise
-and paints the same slots. MSE is the mean squared error between sample and image, values in [0, 1];
+Quality. The first `--images` images of the split are encoded once. Every sampler starts from the
+same noise and paints the same slots. MSE is the mean squared error between sample and image, values in [0, 1];
 "ceiling" is the autoencoder's own reconstruction, which no sampler can beat. FD-efficientnet-lite0
 is the squared Frechet distance between samples and images, KD the kernel distance in the same
 features; with few images FD is biased by about the "chance" printed, equal for all rows. "against
-reference" divides by the first row: ancestral sampling (DDPM) with as many steps as the schedule
-has, which takes most of the time, if there are no `--samplers`. If the data has true masks, a second table scores the
-cross-attention masks read at several timesteps.
+reference" divides by the first row: the first of `--samplers`, or else ancestral sampling (DDPM)
+with as many steps as the schedule has, which takes most of the time. If the data has true masks, a
+second table scores the cross-attention masks read at several timesteps.
 
 Speed. A turn paints `--batch-size` images from slots in memory: all steps of the denoiser, then the
 autoencoder's decoder, in float32. The contenders take turns in one process, after a turn that is

@@ -265,8 +265,8 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
         model = model.image_model
     for name, part in model.named_children():
         other = getattr(source, name, None)
-        frozen = isinstance(part, LatentAutoencoder) or not any(True for _ in part.parameters())
-        if other is None or frozen or name in skip:
+        empty = next(part.parameters(), None) is None
+        if other is None or empty or isinstance(part, LatentAutoencoder) or name in skip:
             continue
         shapes = _shapes(part.state_dict())
         weights, growth = grown(other.state_dict(), shapes)

@@ -54,9 +54,8 @@ def test_slot_diffusion_is_composed_with_its_averaged_weights_and_scored_beside_
     shutil.copytree(libraries[diffusion.kind], library)
     words = ["compose", diffusion_run, library, "--count", 4, "--sheet", 0, "--out", tmp_path / "out"]
     run_slotlab.fine(*words, "--score", "--data", squares, "--split", "test", "--features", feature_net)
-    assert {"report", "reconstructions", "autoencoder"} < json.loads(
-        (tmp_path / "out" / "scores.json").read_text()
-    ).keys()
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert {"report", "reconstructions", "autoencoder"} < scores.keys()
     [ceiling] = {path.parent for path in (library / "score" / "autoencoder").glob("*.png")}
     test = open_data(squares, split="test", resolution=diffusion.resolution)
     wanted = diffusion.autoencoder.decode(diffusion.latents(test[1]["image"][None])).clamp(0, 1)[0]

@@ -207,10 +207,8 @@ def test_the_denoiser_refines_what_a_decoder_paints_of_the_slots():
     slots = model.eval().encode(IMAGES, generators(0, 1))
     images = model.generate(slots, generator=generators(2, 3))
     assert torch.equal(images, again.eval().generate(slots, generator=generators(2, 3)))
-    guided, masks = (
-        model.generate(slots, generator=generators(2, 3), guidance=2.0),
-        model(IMAGES, generators(0, 1)).masks,
-    )
+    guided = model.generate(slots, generator=generators(2, 3), guidance=2.0)
+    masks = model(IMAGES, generators(0, 1)).masks
     torch.nn.init.normal_(model.decoder.to_rgb_and_mask.weight)
     assert not torch.allclose(images, model.generate(slots, generator=generators(2, 3)))
     assert not torch.allclose(guided, model.generate(slots, generator=generators(2, 3), guidance=2.0))

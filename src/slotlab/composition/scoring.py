@@ -60,7 +60,8 @@ def score_compositions(
         beside: by default `out/score`; several compositions of a library can share one folder.
 
     Returns:
-        Results by the composition's protocol, "reconstructions" and "shuffle", and "autoencoder".
+        Results by name: the composition's protocol, "reconstructions", "shuffle", and "autoencoder"
+        for slot diffusion.
 
     Raises:
         ConfigError: `out` holds no composition, an unfinished one, or one of another library.

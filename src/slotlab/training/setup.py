@@ -114,7 +114,7 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     if settings.cross_attention_loss:
         only = "only slot diffusion has cross-attention; leave it out"
         refuse("cross_attention_loss", only, not isinstance(model, SlotDiffusion))
-        refuse("cross_attention_loss", "is measured on single images only; leave it out", video)
+        refuse("cross_attention_loss", "a video model keeps no cross-attention; leave it out", video)
         both = "with slot_dropout or guidance_dropout the denoiser would learn to look at empty slots; leave one out"
         refuse("cross_attention_loss", both, getattr(model, "empty_slot", None) is not None)
     early = f"would freeze slots after {settings.encoder_steps} steps: add start_from=MODEL, or encoder_steps=none"
