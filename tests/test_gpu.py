@@ -31,7 +31,7 @@ def test_all_stages_run_at_toy_size(tmp_path):
     assert len(checks) == 9
     assert {check["result"] for check in checks} <= {"good", "no time left"}
     measured = lines(out / "speed.csv") if (out / "speed.csv").exists() else []  # none on a very slow machine
-    assert all(float(line["value"]) > 0 for line in measured)
+    assert not [line for line in measured if not float(line["value"]) > 0]  # faults are lines of value nan
     assert slotlab.load(out / "slots").resolution == 32
     again = subprocess.run([*command, "--stages", "c"], capture_output=True, text=True, timeout=500)
     assert again.returncode == 0 and "FAILED" not in again.stdout, again.stdout  # continues the run
