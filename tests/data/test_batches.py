@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, training_batches
-from slotlab.data.loading import LARGEST_PERMUTATION, batch_positions, in_order
+from slotlab.data.loading import LARGEST_PERMUTATION, MIRRORED, batch_positions, in_order
 from slotlab.errors import ConfigError
 
 
@@ -70,6 +70,28 @@ def test_ranks_share_the_global_batch(data):
     whole = indices(training_batches(data, batch_size=6, seed=1), 8)
     parts = [indices(training_batches(data, batch_size=6, seed=1, rank=r, world_size=3), 8) for r in range(3)]
     assert [joined(part[step] for part in parts) for step in range(8)] == whole
+
+
+def test_mirrored_images_keep_their_masks_and_have_another_index(data):
+    plain, seen = (
+        training_batches(data, batch_size=6, seed=1),
+        training_batches(data, batch_size=6, seed=1, mirror=True),
+    )
+    found = set()
+    for one, other in islice(zip(plain, seen, strict=True), 20):
+        turned = other["index"] != one["index"]
+        found |= {*turned.tolist()}
+        assert other["image"][~turned].equal(one["image"][~turned]) and other["mask"][~turned].equal(
+            one["mask"][~turned]
+        )
+        assert other["image"][turned].flip(-1).equal(one["image"][turned])
+        assert other["mask"][turned].flip(-1).equal(one["mask"][turned])
+        assert (other["index"] % MIRRORED).equal(one["index"])
+    assert found == {True, False}
+    whole = indices(training_batches(data, batch_size=6, seed=1, mirror=True), 8)
+    assert indices(training_batches(data, batch_size=6, seed=1, mirror=True, start_step=5, workers=1), 3) == whole[5:]
+    halves = (training_batches(data, batch_size=6, seed=1, mirror=True, rank=rank, world_size=2) for rank in (0, 1))
+    assert joined(next(half)["index"].tolist() for half in halves) == whole[0]
 
 
 def test_endless_data_sets_need_no_permutation_in_memory():

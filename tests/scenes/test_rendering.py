@@ -49,6 +49,7 @@ PICTURES = {
     "textured": (0.270364900, 0.290325165, 0.242441931, 0.165310721),
     "camouflage": (0.258833915, 0.290325165, 0.238747257, 0.165310721),
     "outd": (0.275948542, 0.292814217, 0.245098651, 0.156284392),
+    "photographic": (0.274808186, 0.328218147, 0.247734804, 0.204521306),
 }
 
 
@@ -194,7 +195,7 @@ def test_rectangles_and_no_scenes_at_all():
     ("options", "message"),
     [
         ({"variant": "texturd"}, "variant: there is no 'texturd'; did you mean 'textured'"),
-        ({"variant": "zzz"}, "there are: camouflage, outd, plain, textured"),
+        ({"variant": "zzz"}, "there are: camouflage, outd, photographic, plain, textured"),
         ({"seed": -1}, "seed: must be 0 or more"),
         ({"resolution": 8}, r"resolution: must be in 16\.\.1024, got 8x8"),
         ({"resolution": 2000}, r"resolution: must be in 16\.\.1024"),

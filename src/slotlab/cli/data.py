@@ -20,7 +20,7 @@ app.add_typer(data_app, name="data")
 @command(scenes_app)
 def write(
     out: Annotated[Path, Argument(help="Output folder. Re-run the same command to resume.")],
-    variant: Annotated[str, Option(help="plain, textured, camouflage or outd.")] = "textured",
+    variant: Annotated[str, Option(help="plain, textured, photographic, camouflage or outd.")] = "textured",
     count: Annotated[int, Option(help="Number of scenes.")] = 200,
     size: Annotated[int, Option(help="Side of the images in pixels.")] = 128,
     seed: options.Seed = 1,

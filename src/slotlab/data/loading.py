@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from slotlab.data.dataset import BrokenFile
@@ -18,6 +19,7 @@ from slotlab.data.sample import Batch, SlotDataset
 from slotlab.errors import ConfigError, DataError
 
 LARGEST_PERMUTATION = 2**24
+MIRRORED = 2**48  # added to the index of a mirrored image, for what keeps results by index
 DEVICE_IMAGES = 512  # made at a time on a device, which starts as many kernels for one image as for hundreds
 
 
@@ -70,11 +72,14 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
+    mirror: bool = False,
 ) -> Iterator[Batch]:
     """Endless shuffled batches, from `start_step` on.
 
-    The batch of a step depends on the data set, `batch_size`, `seed` and the step only. Rank r gets
-    the r-th contiguous part of the global batch, which has `batch_size` samples.
+    The batch of a step depends on the data set, `batch_size`, `seed`, `mirror` and the step only.
+    Rank r gets the r-th contiguous part of the global batch, which has `batch_size` samples. With
+    `mirror` each image, with its masks, is mirrored from left to right with a chance of one half;
+    packed latents and features, which are of the image as it was, are left out.
 
     Raises:
         ConfigError: `batch_size` is not a multiple of `world_size`, or an argument is out of range.
@@ -91,7 +96,22 @@ def training_batches(
             yield whole[rank * share : (rank + 1) * share].tolist()
             step += 1
 
-    return _loaded(dataset, pieces(), batch_size, workers)
+    def mirroring() -> Iterator[Batch]:
+        for step, batch in enumerate(_loaded(dataset, pieces(), batch_size, workers), start_step):
+            chance = np.random.default_rng((seed, step, MIRRORED)).random(batch_size)
+            yield mirrored(batch, torch.from_numpy(chance[rank * share : (rank + 1) * share] < 0.5))
+
+    return mirroring() if mirror else _loaded(dataset, pieces(), batch_size, workers)
+
+
+def mirrored(batch: Batch, chosen: Tensor) -> Batch:
+    """A batch whose `chosen` images (bool [B]) and masks are mirrored, and have another index."""
+    result = Batch(image=batch["image"], index=torch.where(chosen, batch["index"] + MIRRORED, batch["index"]))
+    for name in batch.keys() & {"image", "mask", "classes", "annotators"}:
+        values: Tensor = batch[name]
+        shown = chosen.to(values.device).view(-1, *[1] * (values.ndim - 1))
+        result[name] = torch.where(shown, values.flip(-1), values)
+    return result
 
 
 def evaluation_batches(

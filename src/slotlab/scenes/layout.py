@@ -16,12 +16,22 @@ SIZES: dict[str, float] = {"small": 0.4, "medium": 0.6, "large": 0.9}
 
 @dataclass(frozen=True)
 class Variant:
-    """Shapes and materials of a variant; `shared_material`: objects take the ground's."""
+    """Shapes and materials of a variant.
+
+    Attributes:
+        shared_material: objects take the ground's.
+        frame: the part of the (square) frame in which objects project their centres.
+        vividness: how much of their materials' saturation grounds keep.
+        nearer: the largest part of its distance by which the camera may come nearer.
+    """
 
     shapes: tuple[str, ...]
     materials: tuple[str, ...]
     grounds: tuple[str, ...]
     shared_material: bool = False
+    vividness: float = 0.65  # less than objects have, unless these are to vanish
+    frame: float = 0.82
+    nearer: float = 0.0
 
 
 _SHAPES = ("sphere", "cube", "cylinder", "cone", "torus", "capsule")
@@ -29,20 +39,21 @@ _TEXTURES = (
     "uniform", "marble", "wood", "planks", "bricks", "checker", "stripes", "dots", "cells", "noise", "brushed",
     "speckled", "weave", "rust",
 )  # fmt: skip
+_GRAINED = tuple(f"grained-{name}" for name in _TEXTURES)
 _HELD_OUT = ("chevron", "tartan", "rings", "leopard", "mosaic", "crackle")
 
 VARIANT_TABLE: dict[str, Variant] = {
     "plain": Variant(("sphere", "cube", "cylinder"), ("rubber", "metal"), ("backdrop",)),
     "textured": Variant(_SHAPES, _TEXTURES, _TEXTURES),
-    "camouflage": Variant(_SHAPES, _TEXTURES[1:], _TEXTURES[1:], shared_material=True),
+    "camouflage": Variant(_SHAPES, _TEXTURES[1:], _TEXTURES[1:], shared_material=True, vividness=1.0),
     "outd": Variant(("ellipsoid", "dome", "pyramid", "tetrahedron", "prism"), _HELD_OUT, _HELD_OUT),
+    "photographic": Variant((*_SHAPES, "ellipsoid"), _GRAINED, _GRAINED, vividness=0.4, frame=1.0, nearer=0.25),
 }
 VARIANTS: tuple[str, ...] = tuple(VARIANT_TABLE)
 
 FOCAL = 3.2  # distance of the image plane, in halves of the image's shorter side
 GAP = 0.08  # clearance between the circles around two objects
 REACH = 3.1  # objects stand within this square around the origin
-FRAME = 0.82  # and project their centres within this part of the (square) frame
 CANDIDATES = 32
 CONTACT = 0.7  # how far the contact shadow reaches, in sizes of the object
 LIGHT_RADIUS = 0.09  # of the key light, as an angle (tangent) seen from the ground
@@ -92,7 +103,7 @@ class Dress:
 
 def draw_layout(keys: Tensor, count_keys: Tensor, variant: Variant, min_objects: int, max_objects: int) -> Layout:
     """Draws one layout per key (int64 [B]); `count_keys`, which attempts share, give the counts."""
-    camera = _camera(uniform(keys, _CAMERA, 6))
+    camera = _camera(uniform(keys, _CAMERA, 7), variant.nearer)
     count = min_objects + _pick(uniform(count_keys, _COUNT, 1)[:, 0], max_objects - min_objects + 1)
     shape = _chosen(variant.shapes, shapes.NAMES, uniform(keys, _SHAPE, max_objects))
     # Crowded scenes lean to small objects, else no place is found.
@@ -100,7 +111,7 @@ def draw_layout(keys: Tensor, count_keys: Tensor, variant: Variant, min_objects:
     size = _pick(uniform(keys, _SIZE, max_objects) * (1 - crowd), 3)
     scale = torch.tensor(list(SIZES.values()))[size]
     height = shapes.EXTENTS[shape, 2] * scale
-    place, ok = _places(keys, camera, shapes.FOOTPRINTS[shape] * scale, height, count)
+    place, ok = _places(keys, camera, shapes.FOOTPRINTS[shape] * scale, height, count, variant.frame)
     there = torch.arange(max_objects) < count[:, None]
     scene, slot = there.nonzero(as_tuple=True)
     yaw = uniform(keys, _YAW, max_objects)[there]
@@ -134,9 +145,9 @@ def draw_dress(layout: Layout, variant: Variant) -> Dress:
         numbers = torch.cat([numbers[:, :2], ground_numbers[scene, 2:]], dim=1)
     else:
         material = _chosen(variant.materials, MATERIALS, uniform(keys, _MATERIAL, most))[scene, layout.number - 1]
-    # Grounds are less vivid than objects, unless these are to vanish in them.
-    vividness = 1.0 if variant.shared_material else 0.65
-    return Dress(key, fill, material, prepare(material, numbers), ground, prepare(ground, ground_numbers, vividness))
+    return Dress(
+        key, fill, material, prepare(material, numbers), ground, prepare(ground, ground_numbers, variant.vividness)
+    )
 
 
 def select(layout: Layout, dress: Dress, start: int, stop: int) -> tuple[Layout, Dress]:
@@ -174,10 +185,12 @@ def _chosen(options: tuple[str, ...], vocabulary: tuple[str, ...], number: Tenso
     return torch.tensor([vocabulary.index(name) for name in options])[_pick(number, len(options))]
 
 
-def _camera(numbers: Tensor) -> Tensor:
+def _camera(numbers: Tensor, nearer: float) -> Tensor:
     """A camera near CLEVR's, shifted by up to half a unit, looking near the middle [B, 12]."""
     position = torch.tensor([7.8, -6.9, 5.6]) + (numbers[:, :3] - 0.5)
-    target = torch.tensor([0.0, 0.0, 0.45]) + (numbers[:, 3:] - 0.5) * 0.4
+    if nearer:
+        position = position * (1 - nearer * numbers[:, 6:])
+    target = torch.tensor([0.0, 0.0, 0.45]) + (numbers[:, 3:6] - 0.5) * 0.4
     forward = shapes.normalise((target - position).unbind(1))
     right = shapes.normalise((forward[1], -forward[0], torch.zeros_like(forward[0])))
     up = (
@@ -199,7 +212,9 @@ def _lights(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return key, fill
 
 
-def _places(keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def _places(
+    keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count: Tensor, frame: float
+) -> tuple[Tensor, Tensor]:
     """Places on the ground [B, O, 2] without overlap, and whether all were found [B]."""
     scenes, objects = radius.shape
     spots = uniform(keys, _PLACE, objects * CANDIDATES * 2).view(scenes, objects, CANDIDATES, 2)
@@ -208,7 +223,7 @@ def _places(keys: Tensor, camera: Tensor, radius: Tensor, height: Tensor, count:
     depth, right, up = in_camera(camera[:, :, None, None], (x, y, height[:, :, None]))
     right, up = right / depth, up / depth
     seen = torch.maximum(radius, height)[:, :, None] / depth  # radius on the image plane
-    framed = (right.abs() <= FRAME / FOCAL) & (up.abs() <= FRAME / FOCAL)
+    framed = (right.abs() <= frame / FOCAL) & (up.abs() <= frame / FOCAL)
     offered = torch.stack([x, y, depth, right, up, seen])
     chosen, ok = torch.zeros(6, scenes, objects), torch.ones(scenes, dtype=torch.bool)
     for slot in range(objects):

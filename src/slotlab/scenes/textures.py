@@ -1,6 +1,6 @@
 """Materials: patterns with random palettes, scales, gloss and relief."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,7 @@ class Family:
     bump: float = 0.0  # height of the relief
     relief: Relief | None = None  # the pattern's relief alone, of one with a bump
     wear: float = 0.0  # how far stains and fading darken a pattern that is too clean by itself
+    grain: float = 0.0  # contrast of light and dark spots of all sizes, as in photographs
 
 
 _OWN = -1.0
@@ -95,6 +96,21 @@ FAMILIES: dict[str, Family] = {
     "crackle": Family(patterns.crackle, (_OTHER, _NEAR, _DARK), (1.2, 3), (0.2, 0.6),
                       bump=0.04, relief=patterns.crackle_height),
 }  # fmt: skip
+_EARTHS = {  # hues of soil, wood and stone, and paler, in place of any hue
+    _ANY: Tint(0.08, 0.06, (0.02, 0.6), (0.2, 0.9)),
+    _OTHER: Tint(0.1, 0.12, (0.02, 0.5), (0.15, 0.9)),
+    _NEAR: Tint(0.08, 0.06, (0.1, 0.6), (0.15, 0.6)),
+}
+FAMILIES |= {
+    f"grained-{name}": replace(
+        family,
+        tints=tuple(_EARTHS.get(tint, tint) for tint in family.tints),
+        grain=0.7,
+        scale=(0.7 * family.scale[0], family.scale[1]),
+    )
+    for name, family in FAMILIES.items()
+    if family.pattern is not patterns.uniform
+}
 MATERIALS: tuple[str, ...] = tuple(FAMILIES)
 _TINTS = torch.tensor([[[t.hue, t.spread, *t.saturation, *t.value] for t in f.tints] for f in FAMILIES.values()])
 _RANGES = torch.tensor([[*f.scale, *f.gloss, f.metal, f.bump, f.wear] for f in FAMILIES.values()])
@@ -169,13 +185,19 @@ def paint(
     soft = width * row[15]
     second, third, height = family.pattern(x, y, soft, *free)
     shade = 1 - row[20] * contrast(clouds(y * 0.4 + 3.3, x * 0.4), 0.45, 2) if family.wear else None
+    if family.grain:
+        fine = (1 - soft * 8).clamp_(0, 1)  # less than a sample is not seen
+        spots = clouds(x * 2, y * 2 + 5.1).sub_(0.5).mul_(0.6).add_(clouds(x * 8, y * 8).sub_(0.5).mul_(fine))
+        spots = spots.mul_(2 * family.grain).add_(1).clamp_(min=0.1)
+        shade = spots if shade is None else shade * spots
     colour = []
     for channel in range(3):
         one, two, three = row[4 + channel], row[7 + channel], row[10 + channel]
         mixed = one if second is None else (second * (two - one)).add_(one)
         if third is not None:
             mixed = (three - mixed).mul_(third).add_(mixed)
-        colour.append(mixed if shade is None else mixed * shade)
+        mixed = mixed if shade is None else mixed * shade
+        colour.append(mixed.clamp_(max=1) if family.grain else mixed)
     rise = torch.zeros((), device=u.device)
     if height is not None and family.relief is not None:
         reach = width + 0.02

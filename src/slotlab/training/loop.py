@@ -183,6 +183,7 @@ def train_steps(
                 rank=fabric.global_rank,
                 world_size=fabric.world_size,
                 workers=config.data.workers,
+                mirror=config.data.mirror,
             )
         )
         started = time.monotonic() - run.seconds
