@@ -85,7 +85,7 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
     real = batch_statistics(images.split(BATCH), network, "images")
     with torch.no_grad():
         slots = model.encode(images, [seeded_generator(0, number) for number in range(len(images))])
-        ceiling = torch.cat([model.autoencoder.decode(model.latents(part)).clamp(0, 1) for part in images.split(BATCH)])
+        ceiling = torch.cat([model.decode_latents(model.latents(part)) for part in images.split(BATCH)])
     print(
         f"{options.run}: {data.describe()}; torch {torch.__version__}, {platform.machine()}, {options.threads} threads"
     )
@@ -187,7 +187,7 @@ def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
         seeded_generator(0),
         slots.device,
     )
-    return model._decoded(finish(sampled), painting)
+    return model.decode_latents(finish(sampled), painting)
 
 
 if __name__ == "__main__":

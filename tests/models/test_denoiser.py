@@ -140,6 +140,17 @@ def test_cross_attention_sums_to_one_and_its_mean_is_over_the_finest_maps(tiny):
     torch.testing.assert_close(finest([*maps, fine, 3 * fine]), 2 * fine)
 
 
+def test_registers_take_attention_from_the_slots():
+    torch.manual_seed(0)
+    model = randomised(Denoiser(**TINY, registers=5))
+    maps, (latents, timesteps, slots) = [], inputs()
+    predicted = model(latents, timesteps, slots, maps)
+    assert {one.shape[1] for one in maps} == {3}  # of slots alone, which sum to 1
+    torch.testing.assert_close(finest(maps).sum(dim=1), torch.ones(2, 2, 2))
+    assert [keys.shape[2] for block in model.slot_context(slots) for keys, _ in block] == [8] * 8
+    torch.testing.assert_close(model(latents, timesteps, model.slot_context(slots)), predicted)
+
+
 def test_maps_are_those_that_attention_uses(tiny):
     attention = tiny.middle[1].layers[0].cross_attention
     features, slots = torch.randn(1, 5, 16), torch.randn(1, 3, 6)

@@ -147,7 +147,7 @@ def _write_real(
             groups[RECONSTRUCTIONS], _ = that_paints(model).paint(output.slots[: len(indices)], generator=generators)
             if isinstance(model, SlotDiffusion):
                 latents = model.latents(batch["image"][: len(indices)].to(output.slots.device))
-                groups[CEILING] = model.autoencoder.decode(latents).clamp(0, 1)
+                groups[CEILING] = model.decode_latents(latents)
         for name, images in groups.items():
             for number, image in enumerate(images, start=position):
                 write_image(image, folder / name / f"{number:06d}.png")

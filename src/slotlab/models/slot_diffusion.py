@@ -216,9 +216,9 @@ class SlotDiffusion(SlotModelBase):
                 empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
                 denoise = guided(denoise, partial(self.denoiser, slots=empty, painting=painting), sampling.guidance)
         shape = len(slots), *self._latent_shape
-        show: dict[str, Any] = {"show": partial(self._decoded, painting=painting)} if previews else {}
+        show: dict[str, Any] = {"show": partial(self.decode_latents, painting=painting)} if previews else {}
         latents = yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **show)
-        return self._decoded(latents, painting)
+        return self.decode_latents(latents, painting)
 
     @torch.no_grad()
     def painting(self, slots: Tensor) -> Tensor | None:
@@ -229,7 +229,11 @@ class SlotDiffusion(SlotModelBase):
         return None if self.decoder is None else self.autoencoder.encode(self.decoder(slots)[0].clamp(0, 1))
 
     @torch.no_grad()
-    def _decoded(self, latents: Tensor, painting: Tensor | None = None) -> Tensor:
+    def decode_latents(self, latents: Tensor, painting: Tensor | None = None) -> Tensor:
+        """Images, float32 [B, 3, R, R] in [0, 1], of latents [B, C, h, w].
+
+        With `painting` (see there) the latents are what it lacks, as the denoiser gives them.
+        """
         if painting is not None:
             latents = painting + self.lacking_scale * latents
         return self.autoencoder.decode(latents).clamp(0, 1)
@@ -305,7 +309,7 @@ class SlotDiffusion(SlotModelBase):
             output.cross_attention = self.cross_attention_masks(latents, seen.slots, generator, painting)
             output.masks = self._resized(output.cross_attention)
             output.reconstruction = self.generate(seen.slots, generator=generator)
-            output.ceiling = self._decoded(latents)
+            output.ceiling = self.decode_latents(latents)
         return output
 
     def segment(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotOutput:

@@ -222,6 +222,8 @@ class Denoiser(nn.Module):
         dropout: in the residual blocks.
         checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
         painting_channels: channels of the latents of a painting, seen beside them; 0 is none.
+        registers: learned vectors to attend to beside the slots, which need not explain everything
+            then (CODA, Nguyen et al. 2026, arXiv 2601.01224).
 
     Raises:
         ConfigError: a number out of range, or widths that heads do not divide.
@@ -244,6 +246,7 @@ class Denoiser(nn.Module):
         dropout: Probability = 0.0,
         checkpointing: bool = False,
         painting_channels: Annotated[int, Field(ge=0)] = 0,
+        registers: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         if max(attention_levels, default=1) > len(multipliers):
@@ -254,6 +257,7 @@ class Denoiser(nn.Module):
         self.slot_dim = slot_dim
         self.latent_channels = latent_channels
         self.painting_channels = painting_channels
+        self.registers = nn.Parameter(torch.randn(1, registers, slot_dim)) if registers else None
         self.time_dim = time_dim
         self.levels = len(multipliers)
         self.checkpointing = checkpointing
@@ -295,6 +299,8 @@ class Denoiser(nn.Module):
     def slot_context(self, slots: Tensor) -> SlotContext:
         """Keys and values of slots [B, K, slot_dim] for every cross-attention, at all timesteps."""
         check_slots(slots, self.slot_dim)
+        if self.registers is not None:
+            slots = torch.cat([slots, self.registers.to(slots).expand(len(slots), -1, -1)], dim=1)
         blocks = [block for block in self.modules() if isinstance(block, TransformerBlock)]
         return [[layer.cross_attention.keys_and_values(slots) for layer in cast(Any, block.layers)] for block in blocks]
 
@@ -312,7 +318,7 @@ class Denoiser(nn.Module):
             latents: [B, latent_channels, h, w]; the sides multiples of 2 ** (levels - 1).
             timesteps: [B], from 0 (little noise) to T - 1.
             slots: [B, K, slot_dim], or what `slot_context` made of them.
-            maps: gets each layer's mean cross-attention over heads, [B, K, h', w'].
+            maps: gets each layer's mean cross-attention over heads, [B, K, h', w'], of slots alone.
             painting: [B, painting_channels, h, w], if the denoiser was made for one.
 
         Raises:
@@ -350,6 +356,9 @@ class Denoiser(nn.Module):
             if block.mode == "same":
                 features = torch.cat([features, skips.pop()], dim=1)
             features = apply(block, attention, features)
+        if maps and self.registers is not None:
+            slots_alone = [one[:, : -self.registers.shape[1]] for one in maps]
+            maps[:] = [one / one.sum(dim=1, keepdim=True).clamp(min=1e-6) for one in slots_alone]
         return self.conv_out(F.silu(self.norm_out(features)))
 
 
