@@ -79,7 +79,7 @@ def warned(found, name):
     return next((warning for warning in found.warnings() if warning.startswith(f"{name}: ")), "")
 
 
-def diagnosed(masks, target=None, attention=None, vectors=None, batch=16):
+def diagnosed(masks, target=None, attention=None, vectors=None, batch=16, frames=1):
     images, slots = masks.shape[:2]
     if attention is None:
         last = F.adaptive_avg_pool2d(masks, 8).flatten(2)
@@ -89,7 +89,7 @@ def diagnosed(masks, target=None, attention=None, vectors=None, batch=16):
     gathered = SlotDiagnostics(slots, attention.shape[1])
     for first in range(0, images, batch):
         part = slice(first, first + batch)
-        gathered.update(masks[part], vectors[part], attention[part], None if target is None else target[part])
+        gathered.update(masks[part], vectors[part], attention[part], None if target is None else target[part], frames)
     return gathered.compute()
 
 
@@ -129,6 +129,11 @@ def test_masks_that_ignore_the_image_are_tiling_but_not_those_of_similar_images(
     # Neighbouring frames of a video: masks agree because the true ones do.
     found = diagnosed(soft(good[:1].expand(IMAGES, -1, -1)), target[:1].expand(IMAGES, -1, -1))
     assert found.likeness == pytest.approx(1)
+    assert not warned(found, "slots tile the picture")
+    # Without true masks, clips are compared with other clips alone.
+    assert warned(diagnosed(soft(good.repeat_interleave(8, dim=0))), "slots tile the picture")
+    found = diagnosed(soft(good.repeat_interleave(8, dim=0)), frames=8)
+    assert found.likeness == pytest.approx(diagnosed(soft(good)).likeness)
     assert not warned(found, "slots tile the picture")
 
 

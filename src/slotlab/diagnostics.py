@@ -274,8 +274,13 @@ class SlotDiagnostics(Metric):
         """An empty one for a model."""
         return cls(model.slots, model.iterations)
 
-    def update(self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None) -> None:
-        """Adds masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], and any true masks."""
+    def update(
+        self, masks: Tensor, slots: Tensor, attention: Tensor, target: Tensor | None = None, frames: int = 1
+    ) -> None:
+        """Adds masks [B, K, H, W], slots [B, K, D], attention [B, T, K, N], and any true masks.
+
+        Images of clips of so many `frames` are alike, so that only the first of each is compared.
+        """
         masks = masks.float()
         shares, entropy = owned_shares(masks), mask_entropy(masks)
         used = shares > USED_SHARE
@@ -299,7 +304,7 @@ class SlotDiagnostics(Metric):
             large = number_of_objects(without_small(target, LARGE_SHARE))
             added["large_objects"] = torch.bincount(large, minlength=round(1 / LARGE_SHARE) + 1)
         # The ARI between the segmentations of each image and the one before it.
-        now = owners[:, None] if target is None else torch.stack([owners, target], dim=1)
+        now = (owners[:, None] if target is None else torch.stack([owners, target], dim=1))[::frames]
         row = now if self._before is None else torch.cat([self._before, now])
         self._before = now[-1:]
         if len(row) > 1:

@@ -242,7 +242,7 @@ class Evaluator:
             masks, seen = output.soft_masks(self.finer_masks), None
             if target is not None:  # at the masks' resolution
                 seen = F.interpolate(target[:, None].double(), masks.shape[2:], mode="nearest")[:, 0].long()
-            self.diagnostics.update(masks, output.slots, output.attention, seen)
+            self.diagnostics.update(masks, output.slots, output.attention, seen, len(images) // len(batch["index"]))
         if len(images) > len(batch["index"]) and not isinstance(model, ClipModel):
             self.protocol |= TrackedModel(model).describe()
         if target is not None:
