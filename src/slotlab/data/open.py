@@ -138,7 +138,8 @@ class DataCheck:
     """What `check_data` found.
 
     Attributes:
-        splits: images in each split; empty if the data set has none.
+        splits: images (or clips) in each split; empty if the data set has none.
+        count: images; of clips, their frames.
         masks: images that have a mask.
         sizes: images by their stored size, such as "40x30".
         modes: images by Pillow's name for how they store pixels.
@@ -200,9 +201,9 @@ def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataC
     """
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
     dataset: Any = open_data(spec, **opening)
+    kind, splits = dataset.kind, {name: len(rows) for name, rows in dataset.splits.items()}
     dataset = getattr(dataset, "of_frames", dataset)  # each frame of clips
-    splits = {name: len(rows) for name, rows in dataset.splits.items()}
-    result = DataCheck(str(spec), dataset.kind, splits, len(dataset), crop=dataset.describe()["crop"])
+    result = DataCheck(str(spec), kind, splits, len(dataset), crop=dataset.describe()["crop"])
     result.broken += dataset.broken
     if isinstance(dataset, Packed):
         result.broken += dataset.verify()

@@ -166,19 +166,19 @@ def write_reproduction(
         CheckpointError: a file of a run is missing or damaged.
         DataError: the data of a run is missing.
     """
-    sections, cards, minutes = [], [], 0.0
+    sections, cards = [], []
     facts: dict[str, None] = {}
     for number, run in enumerate(map(Path, runs), start=1):
         config, model = read_run_config(run / RUN_FILE), checkpoints.load(run, device)
-        training = read_json(run / TRAINING_FILE, "re-run the same command to resume")
         published = PUBLISHED[model.kind]
         metrics = read_json(run / "metrics.json", "re-run the same command to resume")
         composed = read_json(run / COMPOSITIONS / SCORES_FILE, "re-run the same command to resume")
         facts |= dict.fromkeys([f"trained on {config.data.source}", f"{model.resolution}×{model.resolution} pixels"])
-        minutes += training["seconds"] / 60
         cards.append((f"{number} {published.title}", _measures(published, metrics, composed)))
         sections.append(Section(f"{number} {published.title}"))
         sections += _part(run, published, model, config, metrics, composed, images, device)
+    trained = {*page.parent.glob(f"*/{TRAINING_FILE}"), *(Path(run) / TRAINING_FILE for run in runs)}  # all stages
+    minutes = sum(read_json(file, "re-run the same command to resume")["seconds"] for file in trained) / 60
     shown = [*facts, f"{minutes:,.0f} minutes of training"]
     html = rendered(
         "reproduction.html.jinja",
