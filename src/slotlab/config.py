@@ -97,6 +97,7 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     teacher: str | None = Field(default=None, description="trained model whose masks slot attention learns")
     teacher_loss: float = Field(default=0.005, ge=0, description="weight of `teacher_disagreement`")
     teacher_pixels: bool = Field(default=False, description="learn the teacher's masks by pixel, not by feature")
+    teacher_merged: bool = Field(default=False, description="merge the teacher's slots of one object (`merge_slots`)")
     teacher_balance: float = Field(
         default=0.0, ge=0, le=1, description="above 0: small masks of the teacher count more"
     )

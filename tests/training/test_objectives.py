@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import slotlab
 from slotlab.config import TrainingSettings
 from slotlab.models import SlotOutput
-from slotlab.models.output import DiffusionOutput
+from slotlab.models.output import DiffusionOutput, merge_slots
 from slotlab.training.objectives import (
+    Teacher,
     attention_disagreement,
     background_penalty,
     background_weight,
@@ -184,6 +186,16 @@ def test_a_teacher_s_labels_go_to_the_slots_that_fit_them_whatever_their_numbers
     soft = torch.full((1, 1, 4, 6), 0.25, requires_grad=True)
     teacher_disagreement(replace(taught, attention=soft), labels).backward()
     assert soft.grad.abs().sum() > 0
+
+
+def test_a_merged_teacher_gives_one_label_to_an_object_that_has_two_slots():
+    model, images = slotlab.load("textured-64"), slotlab.render(range(6), resolution=64, max_objects=6).image
+    batch, rows = {"image": images, "index": torch.arange(6)}, slice(None)
+    apart = Teacher("textured-64", model, seed=0).labels(batch, rows, (64, 64))
+    merged = Teacher("textured-64", model, seed=0, merged=True).labels(batch, rows, (64, 64))
+    numbers = [[len(one.unique()) for one in labels] for labels in (merged, apart)]
+    assert all(fewer <= more for fewer, more in zip(*numbers, strict=True)) and sum(numbers[0]) < sum(numbers[1])
+    assert merged.equal(merge_slots(model.segment(images)).posterior.argmax(dim=1))
 
 
 def test_a_balanced_teacher_weighs_a_mistake_by_how_small_its_mask_is():

@@ -144,7 +144,9 @@ def train_steps(
         compile_parts(model)
     forward, optimizer = fabric.setup(model, make_optimizer(model, settings))
     run = Run(folder, config, fabric, model, average, cast(Optimizer, optimizer), train_data, validation)
-    teacher = None if settings.teacher is None else Teacher(settings.teacher, model, settings.seed)
+    teacher = None
+    if settings.teacher is not None:
+        teacher = Teacher(settings.teacher, model, settings.seed, merged=settings.teacher_merged)
     paintings = None
     if isinstance(model, SlotDiffusion):
         if model.decoder is not None and model.encoder.slot_attention.initialisation == "learned":

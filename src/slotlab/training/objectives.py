@@ -21,7 +21,7 @@ from slotlab.models import (
     TrainableModel,
     with_slots,
 )
-from slotlab.models.output import DiffusionOutput, SlotOutput
+from slotlab.models.output import DiffusionOutput, SlotOutput, merge_slots
 from slotlab.models.sampling import seeded_generator
 
 EPSILON = 1e-6  # added to masks and attention before the logarithm
@@ -213,14 +213,15 @@ class Teacher:
         name: what `slotlab.load` takes: a run, such as one of the same preset, or "photos".
         student: the model that is trained.
         seed: of the teacher's initial slots.
+        merged: merge its slots that hold one object, and empty those that hold nothing.
 
     Raises:
         CheckpointError: there is no such model, or it has no slots.
         ConfigError: it takes images of another size.
     """
 
-    def __init__(self, name: str, student: TrainableModel, seed: int) -> None:
-        self.model, self.seed = with_slots(load(name), name), seed
+    def __init__(self, name: str, student: TrainableModel, seed: int, merged: bool = False) -> None:
+        self.model, self.seed, self.merged = with_slots(load(name), name), seed, merged
         if self.model.resolution != student.resolution:
             seen, wanted = self.model.resolution, student.resolution
             raise ConfigError(f"training.teacher: {name} sees {seen}x{seen} pixels, the model {wanted}x{wanted}")
@@ -246,6 +247,8 @@ class Teacher:
                 output = cast(Any, self.model)(images, generators, raw=raw)
             else:
                 output = cast(Any, self.model).segment(images, generators)
+            if self.merged:
+                output = merge_slots(output)
             soft = F.adaptive_avg_pool2d(output.soft_masks(self.model.finer_masks), tuple(grid))  # type: ignore[arg-type]
             found |= {index[place]: labels for place, labels in zip(new, soft.argmax(dim=1).short(), strict=True)}
         if 2 * math.prod(grid) * len(self._kept) < MOST_KEPT:

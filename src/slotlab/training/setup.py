@@ -128,7 +128,7 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
     drift = "slots must stay as the decoder knows them; set it to 0"
     refuse("encoder_steps", drift, paints and settings.encoder_steps != 0)
     alone = "says how a teacher's masks are learned; add teacher=MODEL, or leave it out"
-    for key in ("teacher_pixels", "teacher_balance"):
+    for key in ("teacher_pixels", "teacher_merged", "teacher_balance"):
         refuse(key, alone, getattr(settings, key) and settings.teacher is None)
     if isinstance(model, SlotDiffusion) and "pretrained" not in config.model.get("autoencoder", {}):
         raise ConfigError(
