@@ -1,6 +1,6 @@
 """Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot, and trained on them.
 
-    python benchmarks/blender.py FOLDER            # 40 minutes of one core; re-run to resume
+    python benchmarks/blender.py FOLDER            # an hour and a half of one core; re-run to resume
 
 FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is
 laid out. They are not CLEVRTex, and what is measured on them cannot be compared with what is
@@ -11,14 +11,15 @@ FOLDER. Trained on its training part, each from the one before:
 
 - `blender-128`: `textured-128` from the slots and the decoder of `textured-128-diffusion`;
 - `blender-128-attention`: its slot attention learns its own posterior masks;
+- `blender-128-merged`: and again, after slots of one object were merged in these masks;
 - `blender-128-diffusion`: these slots, frozen, and the denoiser of `textured-128-diffusion`.
 
-Those of slot attention are scored on textured scenes too.
+`blender-128` and `blender-128-merged` are scored on textured scenes too.
 
 Protocol: splits by sorted index (first 10 % test, next 10 % validation, rest training), crop 0.8;
 scores of the moving average of the weights on the whole test split and on 500 test scenes with
-textures; masks by argmax, mIoU as CLEVRTex defines it; one seed. Results: results/blender.csv, mean
-and standard error over images.
+textures; masks by argmax (those of the last slots also after slots of one object were merged), mIoU
+as CLEVRTex defines it; one seed. Results: results/blender.csv, mean and standard error over images.
 """
 
 import argparse
@@ -38,14 +39,14 @@ from slotlab.runs import fit
 
 RESULTS = Path(__file__).parent / "results" / "blender.csv"
 PRESET, DIFFUSION, LATENTS = "textured-128", "textured-128-diffusion", "textured-128-latents"
-FINE_TUNED = {"steps": 2000, "sharing_penalty_start": 1500, "background_penalty": 0.001}
+FINE_TUNED = {"steps": 6000, "sharing_penalty_start": 4500, "background_penalty": 0.001, "mirror": True}
 TAUGHT = {
     "steps": 400,
     "learning_rate": 0.0007,
     "warmup_steps": 30,
     "teacher_loss": 2,
     "teacher_pixels": True,
-    "teacher_balance": 0.5,
+    "teacher_balance": 0.25,
     "attended": True,
     "attention_loss": 0,
     "background_penalty": 0.0002,
@@ -75,7 +76,16 @@ def main() -> None:
         pack(options.folder, data, resolution=resolution, latents=load_autoencoder(LATENTS, resolution))
     run = trained(PRESET, options.work / "blender-128", data, start_from=DIFFUSION, **FINE_TUNED)
     taught = trained(PRESET, options.work / "blender-128-attention", data, start_from=run, teacher=run, **TAUGHT)
-    parts = f"{taught},{DIFFUSION}"
+    merged = trained(
+        PRESET,
+        options.work / "blender-128-merged",
+        data,
+        start_from=taught,
+        teacher=taught,
+        teacher_merged=True,
+        **TAUGHT,
+    )
+    parts = f"{merged},{DIFFUSION}"
     diffusion = trained(
         DIFFUSION, options.work / "blender-128-diffusion", data, start_from=parts, steps=400, warmup_steps=50
     )
@@ -83,9 +93,11 @@ def main() -> None:
     blender = open_data(str(data), split="test", resolution=resolution)
     textured = open_data("scenes:textured", split="test", resolution=resolution, count=500, supersample=2)
     rows = []
-    for model in (PRESET, DIFFUSION, run, taught, diffusion):
+    for model in (PRESET, DIFFUSION, run, taught, merged, diffusion):
         rows += scores(model, "Blender scenes, 128x128", blender)
-        if model in (PRESET, run, taught):
+        if model == merged:
+            rows += scores(model, "Blender scenes, 128x128", blender, merge=True)
+        if model in (PRESET, run, merged):
             rows += scores(model, "textured, 3-10 objects, 128x128", textured)
     with replacing(options.results) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
@@ -100,12 +112,17 @@ def trained(preset: str, run: Path, data: Path, **changes: object) -> Path:
     return fit(config, run, resume=(run / "run.json").is_file())
 
 
-def scores(name: str | Path, data: str, test: SlotDataset) -> list[dict[str, Any]]:
+def scores(name: str | Path, data: str, test: SlotDataset, merge: bool = False) -> list[dict[str, Any]]:
     """A row for each source of masks."""
-    result = evaluate(slotlab.load(name), test)
+    result = evaluate(slotlab.load(name), test, merge=merge)
     rows = []
     for source, values in result.segmentation.items():
-        row: dict[str, Any] = {"model": Path(name).name, "data": data, "images": len(test), "masks": source}
+        row: dict[str, Any] = {
+            "model": Path(name).name,
+            "data": data,
+            "images": len(test),
+            "masks": f"{source}, merged" if merge else source,
+        }
         for score in SCORES:
             row |= {score: round(values[score].mean, 4), f"{score}_error": round(values[score].standard_error, 4)}
         squared = result.reconstruction["mse_sum"]

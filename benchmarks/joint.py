@@ -1,13 +1,15 @@
 """Slots found by the error of the denoiser alone: slot diffusion from random weights.
 
     python benchmarks/joint.py                       # 10 minutes of one core for each way; re-run to resume
-    python benchmarks/joint.py --ways papers --steps 20000 --work runs/longer
+    python benchmarks/joint.py --ways alone --steps 20000 --work runs/longer --results longer.csv
 
 Protocol: preset `scenes-64-diffusion` on plain scenes of 64x64 with up to 6 objects, 7 slots, in
-the latents of the released model, packed once. Slot encoder and denoiser begin with random weights
-and learn together at one constant rate, nothing is frozen, and slots are the only way from the
-image to the denoiser, as in the papers. Each way changes one more thing. At each validation the
-moving average of the weights is scored on 200 scenes; one seed. Results: results/joint.csv.
+the latents of the released model, packed once (10,000 scenes). Slot encoder and denoiser begin with
+random weights and learn together, after the warm-up at one constant rate; nothing is frozen, and
+slots are the only way from the image to the denoiser. As in the preset, slots have learned starts
+and the denoiser predicts the latents (`x0`). `alone` adds nothing; each other way changes one more
+thing. At each validation the moving average of the weights is scored on 200 scenes; one seed.
+Results: results/joint.csv.
 """
 
 import argparse
@@ -32,7 +34,7 @@ TOGETHER = {
     "schedule": "constant",
 }
 WAYS: dict[str, dict[str, object]] = {
-    "papers": {},
+    "alone": {},
     "registers": {"denoiser.registers": 7},
     "one-slot-favoured": {"mask_penalty": 0.03},
     "one-slot-favoured-epsilon": {"mask_penalty": 0.03, "schedule.target": "epsilon"},
@@ -62,7 +64,7 @@ def main() -> None:
         table.writerow(["way", *COLUMNS])
         for way in options.ways:
             for line in read_history(options.work / way):
-                table.writerow([way, *(round(float(line[name] or 0), 4) for name in COLUMNS)])
+                table.writerow([way, int(line["step"]), *(round(float(line[name]), 4) for name in COLUMNS[1:])])
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def reproduce(out: Path, scale: str, data: str | None, features: str | None, dev
         train(preset, out=out / stage, data=source, resume=resume, device=device, **changes)
     for run in (out / ATTENTION, out / DIFFUSION):
         shown(run.name, None, measure.steps(run, counts, network, device))
-    return write_reproduction(out / "report.html", [out / ATTENTION, out / DIFFUSION], device=device)
+    before = [out / stage for stage, *_ in STAGES[scale] if stage not in (ATTENTION, DIFFUSION)]
+    return write_reproduction(out / "report.html", [out / ATTENTION, out / DIFFUSION], before=before, device=device)
 
 
 def main() -> None:

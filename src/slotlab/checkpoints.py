@@ -268,8 +268,12 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
         empty = next(part.parameters(), None) is None
         if other is None or empty or isinstance(part, LatentAutoencoder) or name in skip:
             continue
-        shapes = _shapes(part.state_dict())
+        fresh = part.state_dict()
+        shapes = _shapes(fresh)
         weights, growth = grown(other.state_dict(), shapes)
+        if "registers" in fresh.keys() - weights.keys():  # of a denoiser: registers are added to a trained one
+            weights["registers"] = fresh["registers"]
+            growth = [*growth, f"0 to {shapes['registers'][1]} registers"]
         if _shapes(weights) == shapes:
             part.load_state_dict(weights)
             taken[name] = growth

@@ -46,7 +46,10 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     stride: int = Field(default=1, ge=1, description="stored clips: use every so many frames")
     scene_seed: int = Field(default=0, ge=0, description="seed of the scenes")
     supersample: int = Field(default=1, ge=1, le=4, description="samples per pixel and axis of rendered scenes")
-    mirror: bool = Field(default=False, description="mirror each training image with a chance of one half")
+    mirror: bool = Field(
+        default=False,
+        description="mirror training images with a chance of 1/2; packed latents and features are not used then",
+    )
     skip_broken: bool = Field(default=False, description="skip images that cannot be read")
     workers: int = Field(default=0, ge=0, le=64, description="processes that read images; 0: this one")
 

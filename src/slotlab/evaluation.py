@@ -366,6 +366,7 @@ def diagnose(
     gathered = SlotDiagnostics.of(model).to(next(model.parameters()).device)
     plain = source == "attention"  # needs no sampling
     for batch, output in outputs(model, dataset, batch_size=batch_size, seed=seed, segment_only=plain):
-        gathered.update(output.soft_masks(source), output.slots, output.attention, batch.get("mask"))
+        frames = len(batch["image"]) // len(batch["index"])
+        gathered.update(output.soft_masks(source), output.slots, output.attention, batch.get("mask"), frames)
         yield len(batch["index"])
     return gathered.compute()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slotlab.data import evaluation_batches, open_data, pack, shuffled_positions, training_batches
-from slotlab.data.loading import LARGEST_PERMUTATION, MIRRORED, batch_positions, in_order
+from slotlab.data.loading import LARGEST_PERMUTATION, MIRRORED, batch_positions, in_order, mirrored
 from slotlab.errors import ConfigError
 
 
@@ -92,6 +92,15 @@ def test_mirrored_images_keep_their_masks_and_have_another_index(data):
     assert indices(training_batches(data, batch_size=6, seed=1, mirror=True, start_step=5, workers=1), 3) == whole[5:]
     halves = (training_batches(data, batch_size=6, seed=1, mirror=True, rank=rank, world_size=2) for rank in (0, 1))
     assert joined(next(half)["index"].tolist() for half in halves) == whole[0]
+
+
+def test_all_frames_of_a_clip_are_mirrored_alike_and_what_is_packed_beside_images_is_left_out():
+    image, mask = torch.rand(2, 3, 3, 4, 4), torch.randint(0, 3, (2, 3, 4, 4))
+    clips = {"image": image.clone(), "mask": mask.clone(), "index": torch.arange(2), "latents": torch.zeros(2, 1)}
+    seen = mirrored(clips, torch.tensor([False, True]))
+    assert seen["image"][1].flip(-1).equal(image[1]) and seen["mask"][1].flip(-1).equal(mask[1])
+    assert seen["image"][0].equal(image[0]) and seen.keys() == {"image", "mask", "index"}
+    assert clips["image"].equal(image) and clips["index"].tolist() == [0, 1]  # a data set may keep them
 
 
 def test_endless_data_sets_need_no_permutation_in_memory():

@@ -91,7 +91,8 @@ def test_starts_at_zero():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_parameter_and_slot_gets_a_gradient(checkpointing):
     torch.manual_seed(0)
-    model = randomised(Denoiser(**TINY, checkpointing=checkpointing, time_mlp=True, gated=True)).train()
+    model = Denoiser(**TINY, checkpointing=checkpointing, time_mlp=True, gated=True, registers=2)
+    model = randomised(model).train()
     latents, timesteps, slots = inputs()
     slots.requires_grad_()
     model(latents, timesteps, slots).square().mean().backward()
@@ -147,8 +148,11 @@ def test_registers_take_attention_from_the_slots():
     predicted = model(latents, timesteps, slots, maps)
     assert {one.shape[1] for one in maps} == {3}  # of slots alone, which sum to 1
     torch.testing.assert_close(finest(maps).sum(dim=1), torch.ones(2, 2, 2))
-    assert [keys.shape[2] for block in model.slot_context(slots) for keys, _ in block] == [8] * 8
     torch.testing.assert_close(model(latents, timesteps, model.slot_context(slots)), predicted)
+    added, model.registers = model.registers, None
+    as_slots = model(latents, timesteps, torch.cat([slots, added.expand(2, -1, -1)], dim=1))
+    torch.testing.assert_close(as_slots, predicted)  # the denoiser sees them as further slots
+    assert not torch.allclose(model(latents, timesteps, slots), predicted)
 
 
 def test_maps_are_those_that_attention_uses(tiny):

@@ -34,7 +34,7 @@ def test_a_clip_is_the_same_bits_in_any_batch_and_length(clips):
         assert torch.equal(other.mask[place], clips.mask[index, :5])
 
 
-@pytest.mark.parametrize("variant", ["plain", "textured"])
+@pytest.mark.parametrize("variant", ["plain", "textured", "photographic"])
 def test_one_frame_is_the_still_scene(variant):
     clip = render_videos([5], frames=START, variant=variant, **OPTIONS)
     still = render([5], variant=variant, **OPTIONS)

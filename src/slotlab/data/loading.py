@@ -106,11 +106,13 @@ def training_batches(
 
 def mirrored(batch: Batch, chosen: Tensor) -> Batch:
     """A batch whose `chosen` images (bool [B]) and masks are mirrored, and have another index."""
-    result = Batch(image=batch["image"], index=torch.where(chosen, batch["index"] + MIRRORED, batch["index"]))
+    rows = chosen.nonzero().squeeze(1).to(batch["index"].device)
+    result = Batch(image=batch["image"], index=batch["index"].clone())
+    result["index"][rows] += MIRRORED
     for name in batch.keys() & {"image", "mask", "classes", "annotators"}:
-        values: Tensor = batch[name]
-        shown = chosen.to(values.device).view(-1, *[1] * (values.ndim - 1))
-        result[name] = torch.where(shown, values.flip(-1), values)
+        values: Tensor = batch[name].clone()
+        values[rows] = values[rows].flip(-1)
+        result[name] = values
     return result
 
 

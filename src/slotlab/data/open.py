@@ -140,6 +140,7 @@ class DataCheck:
     Attributes:
         splits: images (or clips) in each split; empty if the data set has none.
         count: images; of clips, their frames.
+        clips: whether these are clips.
         masks: images that have a mask.
         sizes: images by their stored size, such as "40x30".
         modes: images by Pillow's name for how they store pixels.
@@ -154,6 +155,7 @@ class DataCheck:
     kind: str
     splits: dict[str, int]
     count: int
+    clips: bool = False
     masks: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
@@ -202,8 +204,10 @@ def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataC
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
     dataset: Any = open_data(spec, **opening)
     kind, splits = dataset.kind, {name: len(rows) for name, rows in dataset.splits.items()}
+    clips = "frames" in dataset.describe()
     dataset = getattr(dataset, "of_frames", dataset)  # each frame of clips
-    result = DataCheck(str(spec), kind, splits, len(dataset), crop=dataset.describe()["crop"])
+    facts = dataset.describe()
+    result = DataCheck(str(spec), kind, splits, len(dataset) * facts.get("frames", 1), crop=facts["crop"], clips=clips)
     result.broken += dataset.broken
     if isinstance(dataset, Packed):
         result.broken += dataset.verify()
@@ -218,7 +222,7 @@ def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataC
         parts = (open_data(spec, **dict[str, Any](opening, split=name)) for name in splits or ["all"])
         images = chain.from_iterable(map(_batched, parts))
     for done, found in enumerate(images, 1):
-        yield f"reading {spec}", done, len(dataset)
+        yield f"reading {spec}", done, result.count
         known = {file.file for file in result.broken}
         result.broken += [file for file in found.broken if file.file not in known]
         if not found.size:

@@ -222,8 +222,9 @@ class Denoiser(nn.Module):
         dropout: in the residual blocks.
         checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
         painting_channels: channels of the latents of a painting, seen beside them; 0 is none.
-        registers: learned vectors to attend to beside the slots, which need not explain everything
-            then (CODA, Nguyen et al. 2026, arXiv 2601.01224).
+        registers: learned vectors beside the slots, which take the attention of places that no slot
+            explains (after CODA, Nguyen et al. 2026, arXiv 2601.01224, where they are embeddings of
+            empty text).
 
     Raises:
         ConfigError: a number out of range, or widths that heads do not divide.
@@ -318,7 +319,8 @@ class Denoiser(nn.Module):
             latents: [B, latent_channels, h, w]; the sides multiples of 2 ** (levels - 1).
             timesteps: [B], from 0 (little noise) to T - 1.
             slots: [B, K, slot_dim], or what `slot_context` made of them.
-            maps: gets each layer's mean cross-attention over heads, [B, K, h', w'], of slots alone.
+            maps: an empty list, which gets each layer's mean cross-attention over heads [B, K, h', w']
+                (without what registers have of it).
             painting: [B, painting_channels, h, w], if the denoiser was made for one.
 
         Raises:
@@ -357,8 +359,8 @@ class Denoiser(nn.Module):
                 features = torch.cat([features, skips.pop()], dim=1)
             features = apply(block, attention, features)
         if maps and self.registers is not None:
-            slots_alone = [one[:, : -self.registers.shape[1]] for one in maps]
-            maps[:] = [one / one.sum(dim=1, keepdim=True).clamp(min=1e-6) for one in slots_alone]
+            of_slots = [one[:, : -self.registers.shape[1]] for one in maps]
+            maps[:] = [one / one.sum(dim=1, keepdim=True).clamp(min=1e-12) for one in of_slots]
         return self.conv_out(F.silu(self.norm_out(features)))
 
 

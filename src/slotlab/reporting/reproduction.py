@@ -149,13 +149,19 @@ def measure(
 
 
 def write_reproduction(
-    page: str | Path, runs: Sequence[str | Path], *, images: int = 4, device: str | torch.device = "cpu"
+    page: str | Path,
+    runs: Sequence[str | Path],
+    *,
+    before: Sequence[str | Path] = (),
+    images: int = 4,
+    device: str | torch.device = "cpu",
 ) -> Path:
     """Writes one HTML page laid out like the report that slotlab began with.
 
     Args:
         page: the file to write.
         runs: the run of slot attention and the one of slot diffusion, after `measure`.
+        before: runs that these began from, whose training counts too.
         images: how many of the first validation images to show.
         device: where the models run.
 
@@ -177,8 +183,8 @@ def write_reproduction(
         cards.append((f"{number} {published.title}", _measures(published, metrics, composed)))
         sections.append(Section(f"{number} {published.title}"))
         sections += _part(run, published, model, config, metrics, composed, images, device)
-    trained = {*page.parent.glob(f"*/{TRAINING_FILE}"), *(Path(run) / TRAINING_FILE for run in runs)}  # all stages
-    minutes = sum(read_json(file, "re-run the same command to resume")["seconds"] for file in trained) / 60
+    remedy = "re-run the same command to resume"
+    minutes = sum(read_json(Path(run) / TRAINING_FILE, remedy)["seconds"] for run in (*runs, *before)) / 60
     shown = [*facts, f"{minutes:,.0f} minutes of training"]
     html = rendered(
         "reproduction.html.jinja",

@@ -46,7 +46,7 @@ def data_table(found: "DataCheck") -> Group:
 
     splits = ", ".join(f"{name} {size}" for name, size in found.splits.items())
     rows = {"images": str(found.count), "splits": splits or "none: used whole"}
-    if found.kind == "clips":
+    if found.clips:
         rows = {"frames": rows["images"], "splits, in clips": rows["splits"]}
     rows |= {"sizes": joined(found.sizes), "modes": joined(found.modes), "with masks": str(found.masks)}
     if found.masks:

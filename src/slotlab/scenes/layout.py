@@ -9,45 +9,43 @@ from torch import Tensor
 from slotlab.scenes import shapes
 from slotlab.scenes.noise import uniform
 from slotlab.scenes.patterns import sine_turns
-from slotlab.scenes.textures import MATERIALS, NUMBERS, prepare
+from slotlab.scenes.textures import MATERIALS, NUMBERS, TEXTURES, prepare
 
 SIZES: dict[str, float] = {"small": 0.4, "medium": 0.6, "large": 0.9}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Shapes and materials of a variant.
+    """What scenes of a variant are made of, and how they are seen.
 
     Attributes:
+        shapes, materials: of objects, chosen uniformly.
+        grounds: materials of the ground.
         shared_material: objects take the ground's.
-        frame: the part of the (square) frame in which objects project their centres.
         vividness: how much of their materials' saturation grounds keep.
-        nearer: the largest part of its distance by which the camera may come nearer.
+        frame: the part of the (square) frame in which objects project their centres.
+        nearer: the largest share of its distance by which the camera stands nearer.
     """
 
     shapes: tuple[str, ...]
     materials: tuple[str, ...]
     grounds: tuple[str, ...]
     shared_material: bool = False
-    vividness: float = 0.65  # less than objects have, unless these are to vanish
+    vividness: float = 0.65
     frame: float = 0.82
     nearer: float = 0.0
 
 
 _SHAPES = ("sphere", "cube", "cylinder", "cone", "torus", "capsule")
-_TEXTURES = (
-    "uniform", "marble", "wood", "planks", "bricks", "checker", "stripes", "dots", "cells", "noise", "brushed",
-    "speckled", "weave", "rust",
-)  # fmt: skip
-_GRAINED = tuple(f"grained-{name}" for name in _TEXTURES)
+_GRAINED = tuple(f"grained-{name}" for name in TEXTURES)
 _HELD_OUT = ("chevron", "tartan", "rings", "leopard", "mosaic", "crackle")
 
 VARIANT_TABLE: dict[str, Variant] = {
     "plain": Variant(("sphere", "cube", "cylinder"), ("rubber", "metal"), ("backdrop",)),
-    "textured": Variant(_SHAPES, _TEXTURES, _TEXTURES),
-    "camouflage": Variant(_SHAPES, _TEXTURES[1:], _TEXTURES[1:], shared_material=True, vividness=1.0),
+    "textured": Variant(_SHAPES, TEXTURES, TEXTURES),
+    "camouflage": Variant(_SHAPES, TEXTURES[1:], TEXTURES[1:], shared_material=True, vividness=1.0),
     "outd": Variant(("ellipsoid", "dome", "pyramid", "tetrahedron", "prism"), _HELD_OUT, _HELD_OUT),
-    "photographic": Variant((*_SHAPES, "ellipsoid"), _GRAINED, _GRAINED, vividness=0.4, frame=1.0, nearer=0.25),
+    "photographic": Variant(_SHAPES, _GRAINED, _GRAINED, vividness=0.4, frame=1.0, nearer=0.25),
 }
 VARIANTS: tuple[str, ...] = tuple(VARIANT_TABLE)
 
@@ -186,10 +184,12 @@ def _chosen(options: tuple[str, ...], vocabulary: tuple[str, ...], number: Tenso
 
 
 def _camera(numbers: Tensor, nearer: float) -> Tensor:
-    """A camera near CLEVR's, shifted by up to half a unit, looking near the middle [B, 12]."""
+    """A camera near CLEVR's, shifted by up to half a unit, looking near the middle [B, 12].
+
+    It stands nearer by up to the share `nearer` of its distance.
+    """
     position = torch.tensor([7.8, -6.9, 5.6]) + (numbers[:, :3] - 0.5)
-    if nearer:
-        position = position * (1 - nearer * numbers[:, 6:])
+    position = position * (1 - nearer * numbers[:, 6:])
     target = torch.tensor([0.0, 0.0, 0.45]) + (numbers[:, 3:6] - 0.5) * 0.4
     forward = shapes.normalise((target - position).unbind(1))
     right = shapes.normalise((forward[1], -forward[0], torch.zeros_like(forward[0])))

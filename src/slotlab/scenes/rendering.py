@@ -67,8 +67,8 @@ def render(
 
     Args:
         indices: numbers of the scenes, each 0 or more.
-        variant: "plain" (grey ground, even colours), "textured", "photographic" (earthen colours,
-            grain as in photographs, a camera that may be nearer, objects at the border),
+        variant: "plain" (grey ground, even colours), "textured", "photographic" (mostly the
+            colours of soil, wood and stone, grain, a camera that may be nearer, objects at the border),
             "camouflage" (objects of the ground's material) or "outd" (other shapes and textures).
         seed: 0 or more; another seed gives other scenes.
         resolution: side of the image, or (height, width), 16 to 1024.

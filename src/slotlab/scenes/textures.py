@@ -96,21 +96,26 @@ FAMILIES: dict[str, Family] = {
     "crackle": Family(patterns.crackle, (_OTHER, _NEAR, _DARK), (1.2, 3), (0.2, 0.6),
                       bump=0.04, relief=patterns.crackle_height),
 }  # fmt: skip
-_EARTHS = {  # hues of soil, wood and stone, and paler, in place of any hue
-    _ANY: Tint(0.08, 0.06, (0.02, 0.6), (0.2, 0.9)),
-    _OTHER: Tint(0.1, 0.12, (0.02, 0.5), (0.15, 0.9)),
-    _NEAR: Tint(0.08, 0.06, (0.1, 0.6), (0.15, 0.6)),
-}
-FAMILIES |= {
-    f"grained-{name}": replace(
-        family,
-        tints=tuple(_EARTHS.get(tint, tint) for tint in family.tints),
-        grain=0.7,
-        scale=(0.7 * family.scale[0], family.scale[1]),
-    )
-    for name, family in FAMILIES.items()
-    if family.pattern is not patterns.uniform
-}
+TEXTURES = (  # those of the variants that models are trained on
+    "uniform", "marble", "wood", "planks", "bricks", "checker", "stripes", "dots", "cells", "noise", "brushed",
+    "speckled", "weave", "rust",
+)  # fmt: skip
+
+
+def _earthen(tint: Tint) -> Tint:
+    """A tint of any hue as one of soil, wood or stone."""
+    if tint.hue >= 0:
+        return tint
+    return replace(tint, hue=0.08, spread=0.06 + tint.spread / 4, saturation=(0.02, 0.75 * tint.saturation[1]))
+
+
+def _grained(family: Family) -> Family:
+    first, second, third = map(_earthen, family.tints)
+    coarsest, finest = family.scale
+    return replace(family, tints=(first, second, third), grain=0.7, scale=(0.7 * coarsest, finest))
+
+
+FAMILIES |= {f"grained-{name}": _grained(FAMILIES[name]) for name in TEXTURES}
 MATERIALS: tuple[str, ...] = tuple(FAMILIES)
 _TINTS = torch.tensor([[[t.hue, t.spread, *t.saturation, *t.value] for t in f.tints] for f in FAMILIES.values()])
 _RANGES = torch.tensor([[*f.scale, *f.gloss, f.metal, f.bump, f.wear] for f in FAMILIES.values()])

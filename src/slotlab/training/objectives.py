@@ -248,7 +248,7 @@ class Teacher:
             else:
                 output = cast(Any, self.model).segment(images, generators)
             if self.merged:
-                output = merge_slots(output)
+                output = merge_slots(output, self.model.finer_masks)
             soft = F.adaptive_avg_pool2d(output.soft_masks(self.model.finer_masks), tuple(grid))  # type: ignore[arg-type]
             found |= {index[place]: labels for place, labels in zip(new, soft.argmax(dim=1).short(), strict=True)}
         if 2 * math.prod(grid) * len(self._kept) < MOST_KEPT:
