@@ -38,7 +38,7 @@ from slotlab.models import SlotDiffusion
 from slotlab.models.sampling import SamplingSettings, sample_steps, seeded_generator
 from slotlab.progress import finish
 
-STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (25,)}
+STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (5, 25)}
 STEPS = {"dpm-solver++": (5, 10, 15, 20, 25, 50), "ddim": (10, 25, 50, 100), "ddpm": (25, 100)}
 COLUMNS: list[str] = ["sampler", "steps", "mse", "fd", "kd", "seconds_per_image"]
 MASK_TIMESTEPS = (0, 50, 250, 500, 750)
