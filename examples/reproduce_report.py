@@ -73,10 +73,9 @@ def reproduce(out: Path, scale: str, data: str | None, features: str | None, dev
         print(f"training {stage}", flush=True)
         resume = (out / stage / "run.json").is_file()
         train(preset, out=out / stage, data=source, resume=resume, device=device, **changes)
-    for run in (out / ATTENTION, out / DIFFUSION):
+    for run in (runs := [out / ATTENTION, out / DIFFUSION]):
         shown(run.name, None, measure.steps(run, counts, network, device))
-    before = [out / stage for stage, *_ in STAGES[scale] if stage not in (ATTENTION, DIFFUSION)]
-    return write_reproduction(out / "report.html", [out / ATTENTION, out / DIFFUSION], before=before, device=device)
+    return write_reproduction(out / "report.html", runs, before=list(folders.values()), device=device)
 
 
 def main() -> None:

@@ -161,7 +161,7 @@ def write_reproduction(
     Args:
         page: the file to write.
         runs: the run of slot attention and the one of slot diffusion, after `measure`.
-        before: runs that these began from, whose training counts too.
+        before: other runs whose training counts, such as those that `runs` began from.
         images: how many of the first validation images to show.
         device: where the models run.
 
@@ -184,7 +184,8 @@ def write_reproduction(
         sections.append(Section(f"{number} {published.title}"))
         sections += _part(run, published, model, config, metrics, composed, images, device)
     remedy = "re-run the same command to resume"
-    minutes = sum(read_json(Path(run) / TRAINING_FILE, remedy)["seconds"] for run in (*runs, *before)) / 60
+    trained = {*map(Path, runs), *map(Path, before)}
+    minutes = sum(read_json(run / TRAINING_FILE, remedy)["seconds"] for run in trained) / 60
     shown = [*facts, f"{minutes:,.0f} minutes of training"]
     html = rendered(
         "reproduction.html.jinja",
