@@ -191,6 +191,8 @@ def test_films_are_clips(tmp_path, run_slotlab):
     assert found.clips and found.splits == {"train": 2, "val": 1}  # clips, not frames
     found = check_data("scenes:moving", count=2, frames=3, resolution=16)
     assert (found.count, found.masks, found.clips, found.splits["val"]) == (18, 18, True, 2)
+    found = check_data(pack("scenes:moving", tmp_path / "moving", count=2, frames=3, resolution=16))
+    assert (found.count, found.masks, found.clips, found.splits["val"]) == (18, 18, True, 2)
     run_slotlab.fine("data", "pack", tmp_path / "films", tmp_path / "packed", "--resolution", 8, "--frames", 5)
     assert numbers(open_data(tmp_path / "packed", split="val").batch([0, 1])["image"]) == [[*range(5)], [*range(5, 10)]]
 

@@ -9,11 +9,13 @@ from training_runs import fit, rows, weights
 
 from slotlab.checkpoints import load
 from slotlab.config import run_config
+from slotlab.data.loading import MIRRORED
 from slotlab.errors import CheckpointError, ConfigError
 from slotlab.progress import finish
 from slotlab.training import checkpoint
 from slotlab.training.checkpoint import newest_checkpoint, read_history
 from slotlab.training.loop import TrainingDiverged, TrainingStopped, train_steps
+from slotlab.training.objectives import Teacher
 from slotlab.training.setup import check_folder
 
 
@@ -185,6 +187,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
             if event.kind == "validated" and event.run.step == 7:
                 next(event.run.model.parameters()).data.fill_(float("nan"))
     assert all(torch.isfinite(tensor).all() for tensor in weights(newest_checkpoint(tmp_path / "run")).values())
+
+
+def test_mirrored_images_are_trained_on_and_have_other_labels_of_a_teacher(
+    run, squares, tiny_preset, tmp_path, monkeypatch
+):
+    made = []
+
+    class Kept(Teacher):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr("slotlab.training.loop.Teacher", Kept)
+    mirrored = fit(config(tiny_preset, squares, "mirror=true"), tmp_path / "mirrored")
+    assert rows(mirrored) != rows(run)
+    fit(config(tiny_preset, squares, "mirror=true", f"teacher={run}", "teacher_merged=true"), tmp_path / "taught")
+    (teacher,) = made
+    both = [number for number in teacher._kept if number + MIRRORED in teacher._kept]
+    assert teacher.merged and any(not teacher._kept[one].equal(teacher._kept[one + MIRRORED]) for one in both)
 
 
 def test_noise_on_bi_level_starts_is_part_of_the_training(squares, tiny_preset, tmp_path):

@@ -202,12 +202,13 @@ def check_data(spec: str | Path, **options: Any) -> Generator[Stage, None, DataC
         (6, 6, {'32x32': 6}, True)
     """
     opening: dict[str, Any] = {"split": "all", "skip_broken": True} | options
-    dataset: Any = open_data(spec, **opening)
-    kind, splits = dataset.kind, {name: len(rows) for name, rows in dataset.splits.items()}
-    clips = "frames" in dataset.describe()
-    dataset = getattr(dataset, "of_frames", dataset)  # each frame of clips
+    whole: Any = open_data(spec, **opening)
+    splits = {name: len(rows) for name, rows in whole.splits.items()}
+    dataset: Any = getattr(whole, "of_frames", whole)  # each frame of clips
     facts = dataset.describe()
-    result = DataCheck(str(spec), kind, splits, len(dataset) * facts.get("frames", 1), crop=facts["crop"], clips=clips)
+    frames = dataset.settings.frames if isinstance(dataset, Packed) else facts.get("frames")
+    result = DataCheck(str(spec), whole.kind, splits, len(dataset) * (frames or 1), crop=facts["crop"])
+    result.clips = dataset is not whole or frames is not None
     result.broken += dataset.broken
     if isinstance(dataset, Packed):
         result.broken += dataset.verify()
