@@ -61,6 +61,11 @@ def test_whole_variants_count_and_the_choice_of_splits(clevrtex, tmp_path):
     assert len(open_data(pack(outd, tmp_path / "two", resolution=8, count={"all": 2}), split="all")) == 2
 
 
+def test_a_large_count_of_rendered_scenes_is_for_training(tmp_path):
+    _, _, total = next(pack.steps("scenes:plain", tmp_path / "packed", resolution=16, count=9000))
+    assert total == 9000 + 1000 + 1000
+
+
 def test_an_open_data_set_keeps_its_split(folder, tmp_path):
     plain = open_data(folder(20), split="val", resolution=8)
     assert same(open_data(pack(plain, tmp_path / "packed"), split="val"), plain)

@@ -46,7 +46,8 @@ def pack(
         out: the folder to make.
         resolution: side of the packed images; needed if the data set has images of several sizes.
         crop: fraction of the shorter side; by default CLEVRTex 0.8, others 1.0.
-        count: at most this many images of each split. A mapping names the splits to pack.
+        count: at most this many images of each split; of rendered scenes so many for training, and
+            at most 1,000 of each other split. A mapping names the splits to pack.
         skip_broken: leave broken images out and list them in `packed.json`, instead of raising.
         latents: an autoencoder for images of this size; its latents are packed too
             (`batch["latents"]`).
@@ -114,7 +115,7 @@ def _open_splits(
         raise DataError(f"{source}: is packed already; name the data set it was made from")
     splits = [name for name, rows in whole.splits.items() if rows] or ["all"]
     if count is not None and not isinstance(count, Mapping) and whole.kind == "scenes":
-        count = {name: min(count, MOST[name]) for name in splits}
+        count = {name: min(count, MOST[name] if name == "train" else len(rows)) for name, rows in whole.splits.items()}
     counts = count if isinstance(count, Mapping) else dict.fromkeys(splits, count)
     for name in counts:
         if name not in splits:
