@@ -209,6 +209,7 @@ def test_a_denoiser_refines_what_the_decoder_of_its_slots_paints(
         ([f"start_from={tmp_path / 'plain'}"], "has no decoder that knows its slots; give a slot autoencoder"),
         ([f"start_from={tmp_path / 'painter'}", "encoder_steps=none"], "slots must stay as the decoder knows them"),
         ([f"start_from={tmp_path / 'painter'}", "teacher_balance=0.5"], "says how a teacher's masks are learned"),
+        ([f"start_from={tmp_path / 'painter'}", "lacking_scale=50"], "needs about 1; set lacking_scale="),
     ):
         with pytest.raises(ConfigError, match=message):
             fit(settings(*more), tmp_path / "none")

@@ -229,6 +229,19 @@ class SlotDiffusion(SlotModelBase):
         return None if self.decoder is None else self.autoencoder.encode(self.decoder(slots)[0].clamp(0, 1))
 
     @torch.no_grad()
+    def check_lacking(self, images: Tensor) -> None:
+        """Raises ConfigError unless what paintings of `images` lack has a root mean square in 1/3 .. 3.
+
+        It is measured after scaling; see `LatentAutoencoder.check_scaling`.
+        """
+        size = float(self._lacking(self.latents(images), self.painting(self.encode(images))).square().mean().sqrt())
+        if not 1 / 3 <= size <= 3:
+            raise ConfigError(
+                f"lacking_scale: what the decoder's paintings lack of these images has a root mean square of {size:.3g} "
+                f"after scaling, the noise schedule needs about 1; set lacking_scale={self.lacking_scale * size:.2g}"
+            )
+
+    @torch.no_grad()
     def decode_latents(self, latents: Tensor, painting: Tensor | None = None) -> Tensor:
         """Images, float32 [B, 3, R, R] in [0, 1], of latents [B, C, h, w].
 
