@@ -237,7 +237,7 @@ class SlotDiffusion(SlotModelBase):
         size = float(self._lacking(self.latents(images), self.painting(self.encode(images))).square().mean().sqrt())
         if not 1 / 3 <= size <= 3:
             raise ConfigError(
-                f"lacking_scale: what the decoder's paintings lack of these images has a root mean square of {size:.3g} after "
+                f"lacking_scale: what the paintings of these images lack has a root mean square of {size:.3g} after "
                 f"scaling, the noise schedule needs about 1; set lacking_scale={self.lacking_scale * size:.2g}"
             )
 
