@@ -57,7 +57,7 @@ bench-long: .make/installed-dev  ## hours: each speed-up switched off, 10,000 im
 	$(MEASURE)/tables.py
 
 weights: .make/installed  ## the bundled models, from the runs $(RUNS)/NAME: docs/weights.md
-	for name in scenes-64 scenes-64-diffusion textured-64 textured-128; do \
+	for name in scenes-64 scenes-64-diffusion textured-64; do \
 		$(BIN)/slotlab publish $(RUNS)/$$name --to src/slotlab/weights/$$name || exit 1; \
 	done
 

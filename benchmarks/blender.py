@@ -18,8 +18,9 @@ FOLDER. Trained on its training part, each from the one before:
 
 Protocol: splits by sorted index (first 10 % test, next 10 % validation, rest training), crop 0.8;
 scores of the moving average of the weights on the whole test split and on 500 test scenes with
-textures; masks by argmax (those of the last slots also after slots of one object were merged), mIoU
-as CLEVRTex defines it; one seed. Results: results/blender.csv, mean and standard error over images.
+textures; masks by argmax (of the first and the last slots also after slots of one object were
+merged), mIoU as CLEVRTex defines it; one seed. Results: results/blender.csv, mean and standard
+error over images.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def main() -> None:
     rows = []
     for model in (PRESET, DIFFUSION, run, taught, merged, diffusion):
         rows += scores(model, "Blender scenes, 128x128", blender)
-        if model == merged:
+        if model in (PRESET, merged):
             rows += scores(model, "Blender scenes, 128x128", blender, merge=True)
         if model in (PRESET, run, merged):
             rows += scores(model, "textured, 3-10 objects, 128x128", textured)

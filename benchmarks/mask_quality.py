@@ -66,8 +66,10 @@ def compare_sigmas(names: list[str]) -> tuple[list[dict[str, Any]], tuple[str, .
     for name in names:
         scenes = open_split(run_config(name), "val")
         for sigma in SIGMAS:
-            result = evaluate(slotlab.create_model(name, pretrained=True, pixel_sigma=sigma), scenes)
-            means = {score: round((result.posterior or result.masks)[score].mean, 4) for score in SCORES}
+            changes = {} if sigma is None else {"pixel_sigma": sigma}
+            result = evaluate(slotlab.create_model(name, pretrained=True, **changes), scenes)
+            scored = result.masks if sigma is None else result.posterior
+            means = {score: round(scored[score].mean, 4) for score in SCORES}
             rows.append({"model": name, "sigma": sigma, **means})
             print(f"| `{name}` | {sigma} | {' | '.join(f'{mean:.3f}' for mean in means.values())} |", flush=True)
     return rows, ("model", "sigma", *SCORES)
