@@ -43,6 +43,13 @@ def test_moving_64_keeps_its_scores_on_clips():
     assert value == pytest.approx(known["score"], abs=0.02)
 
 
+def test_textured_128_weighs_attention_and_keeps_its_scores():
+    folder = model_folder("textured-128")
+    assert json.loads((folder / "config.json").read_text())["attended"]
+    scores = json.loads((folder / "metrics.json").read_text())["details"]["posterior"]
+    assert scores["ari"]["mean"] > 0.76 and scores["fg_ari"]["mean"] > 0.79
+
+
 def test_photos_takes_a_photograph_of_any_size_apart():
     check(model_folder("photos"))
     found = slotlab.segment_image("photos", model_folder("photos").parents[1] / "samples" / "bus.jpg")

@@ -209,10 +209,14 @@ def test_a_denoiser_refines_what_the_decoder_of_its_slots_paints(
         ([f"start_from={tmp_path / 'plain'}"], "has no decoder that knows its slots; give a slot autoencoder"),
         ([f"start_from={tmp_path / 'painter'}", "encoder_steps=none"], "slots must stay as the decoder knows them"),
         ([f"start_from={tmp_path / 'painter'}", "teacher_balance=0.5"], "says how a teacher's masks are learned"),
-        ([f"start_from={tmp_path / 'painter'}", "lacking_scale=50"], "needs about 1; set lacking_scale="),
     ):
         with pytest.raises(ConfigError, match=message):
             fit(settings(*more), tmp_path / "none")
+    for number, scale in enumerate((50, 0.001)):
+        with pytest.raises(ConfigError, match="needs about 1; set lacking_scale=") as refused:
+            fit(settings(f"start_from={tmp_path / 'painter'}", f"lacking_scale={scale}"), tmp_path / "none")
+        suits = str(refused.value).rpartition(" ")[2]
+        fit(settings(f"start_from={tmp_path / 'painter'}", suits), tmp_path / f"suits-{number}")
 
 
 @pytest.mark.parametrize(

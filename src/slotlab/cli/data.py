@@ -77,7 +77,10 @@ def pack(
     out: Annotated[Path, Argument(help="Folder of the packed cache.")],
     images: options.ImageOptions,
     resolution: Annotated[int | None, Option(help="Side of the packed images.")] = None,
-    count: options.Count = None,
+    count: Annotated[
+        int | None,
+        Option(min=1, help="At most this many images of each split; rendered scenes for val and test: at most 1,000."),
+    ] = None,
     latents: Annotated[
         str | None, Option(metavar="RUN|NAME", help="Also pack the latents of this autoencoder.")
     ] = None,

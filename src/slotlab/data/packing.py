@@ -15,7 +15,7 @@ from slotlab.data.loading import in_order
 from slotlab.data.open import open_data
 from slotlab.data.packed import FORMAT, SETTINGS, VERSION
 from slotlab.data.sample import IGNORED, FeatureEncoder, LatentEncoder, SlotDataset
-from slotlab.data.scenes import MOST
+from slotlab.data.scenes import DEFAULT_COUNT, MOST
 from slotlab.data.video import Clips
 from slotlab.errors import ConfigError, DataError, nearest
 from slotlab.files import is_free, replacing, sha256_of, write_json
@@ -46,8 +46,8 @@ def pack(
         out: the folder to make.
         resolution: side of the packed images; needed if the data set has images of several sizes.
         crop: fraction of the shorter side; by default CLEVRTex 0.8, others 1.0.
-        count: at most this many images of each split; of rendered scenes so many for training, and
-            at most 1,000 of each other split. A mapping names the splits to pack.
+        count: at most this many images of each split (of rendered scenes at most 1,000 for
+            validation and test). A mapping names the splits to pack.
         skip_broken: leave broken images out and list them in `packed.json`, instead of raising.
         latents: an autoencoder for images of this size; its latents are packed too
             (`batch["latents"]`).
@@ -115,7 +115,8 @@ def _open_splits(
         raise DataError(f"{source}: is packed already; name the data set it was made from")
     splits = [name for name, rows in whole.splits.items() if rows] or ["all"]
     if count is not None and not isinstance(count, Mapping) and whole.kind == "scenes":
-        count = {name: min(count, MOST[name] if name == "train" else len(rows)) for name, rows in whole.splits.items()}
+        most = DEFAULT_COUNT | {"train": MOST["train"]}
+        count = {name: min(count, most[name]) for name in splits}
     counts = count if isinstance(count, Mapping) else dict.fromkeys(splits, count)
     for name in counts:
         if name not in splits:

@@ -234,7 +234,8 @@ class SlotDiffusion(SlotModelBase):
 
         It is measured after scaling; see `LatentAutoencoder.check_scaling`.
         """
-        size = float(self._lacking(self.latents(images), self.painting(self.encode(images))).square().mean().sqrt())
+        each = [self._lacking(self.latents(one), self.painting(self.encode(one))) for one in images.split(1)]
+        size = float(torch.cat(each).square().mean().sqrt())
         if not 1 / 3 <= size <= 3:
             raise ConfigError(
                 f"lacking_scale: what the paintings of these images lack has a root mean square of {size:.3g} after "

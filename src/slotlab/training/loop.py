@@ -168,8 +168,8 @@ def train_steps(
             run.restore(checkpoint)
         elif settings.start_from is not None:
             message = start_from(model, settings, None if average is None else run.model)
-        if isinstance(model, SlotDiffusion) and model.decoder is not None:
-            model.check_lacking(_some_images(run, validation, 64))
+        if isinstance(model, SlotDiffusion) and model.decoder is not None and checkpoint is None:
+            model.check_lacking(_some_images(run, validation, 16))
         fabric.barrier()  # all have checked the folder before the first writes to it
         if first:
             clear_leftovers(folder)
