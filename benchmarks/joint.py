@@ -17,6 +17,7 @@ are kept.
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +40,7 @@ WAYS: dict[str, dict[str, object]] = {
 }
 STEPS = {"alone": 3500, "one-slot-favoured-late": 6000}  # of others 1,500
 SCORES = ("seconds", "validation_loss", "attention_ari", "attention_fg_ari", "ari", "fg_ari", "slots_used")
+COLUMNS: tuple[str, ...] = ("variant", "way", "step", *SCORES)
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
             latents=load_autoencoder(autoencoder, 64),
         )
     given = {"data.source": str(data), "autoencoder.pretrained": autoencoder, "evaluate_every": 500}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for way in options.ways:
         changes = {"steps": options.steps or STEPS.get(way, 1500), **given, **WAYS[way]}
         run = options.work / f"{options.variant}-{way}"
@@ -77,7 +79,7 @@ def main() -> None:
             new = {(options.variant, way) for way in options.ways}
             rows = [row for row in csv.DictReader(file) if (row["variant"], row["way"]) not in new] + rows
     with replacing(options.results) as path, path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ("variant", "way", "step", *SCORES))
+        table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(rows)
 
