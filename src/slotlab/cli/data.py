@@ -79,7 +79,7 @@ def pack(
     resolution: Annotated[int | None, Option(help="Side of the packed images.")] = None,
     count: Annotated[
         int | None,
-        Option(min=1, help="At most this many images of each split; rendered scenes for val and test: at most 1,000."),
+        Option(min=1, help="At most this many images of each split (rendered scenes: at most 1,000 for val and test)."),
     ] = None,
     latents: Annotated[
         str | None, Option(metavar="RUN|NAME", help="Also pack the latents of this autoencoder.")
