@@ -9,8 +9,9 @@ same noise and paints the same slots. MSE is the mean squared error between samp
 is the squared Frechet distance between samples and images, KD the kernel distance in the same
 features; with few images FD is biased by about the "chance" printed, equal for all rows. "against
 reference" divides by the first row: the first of `--samplers`, or else ancestral sampling (DDPM)
-with as many steps as the schedule has, which takes most of the time. If the data has true masks, a
-second table scores the cross-attention masks read at several timesteps.
+with as many steps as the schedule has, which takes most of the time. Guidance is 1, none, unless it
+is given (`ddpm:5:2`). If the data has true masks, a second table scores the cross-attention masks
+read at several timesteps.
 
 Speed. A turn paints `--batch-size` images from slots in memory: all steps of the denoiser, then the
 autoencoder's decoder, in float32. The contenders take turns in one process, after a turn that is
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from contest import rows_of, take_turns, write
@@ -40,7 +42,7 @@ from slotlab.progress import finish
 
 STEPS_TIMED = {"dpm-solver++": (5, 10, 25), "ddim": (10, 25), "ddpm": (5, 25)}
 STEPS = {"dpm-solver++": (5, 10, 15, 20, 25, 50), "ddim": (10, 25, 50, 100), "ddpm": (25, 100)}
-COLUMNS: list[str] = ["sampler", "steps", "mse", "fd", "kd", "seconds_per_image"]
+COLUMNS: list[str] = ["sampler", "steps", "guidance", "mse", "fd", "kd", "seconds_per_image"]
 MASK_TIMESTEPS = (0, 50, 250, 500, 750)
 BATCH = 64
 
@@ -56,7 +58,9 @@ def main() -> None:
     parser.add_argument("--supersample", type=int, help="for scenes: rays per pixel and axis")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--samplers", nargs="+", metavar="NAME:STEPS", help="only these; the first is the reference")
+    parser.add_argument(
+        "--samplers", nargs="+", metavar="NAME:STEPS[:GUIDANCE]", help="only these; first the reference"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--csv", type=Path, help="write the table here too")
@@ -90,18 +94,18 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
         f"{options.run}: {data.describe()}; torch {torch.__version__}, {platform.machine()}, {options.threads} threads"
     )
     rows: list[dict[str, float | str]] = [
-        {"sampler": "ceiling", "steps": 0, **quality(ceiling, images, real), "seconds_per_image": 0.0}
+        {"sampler": "ceiling", "steps": 0, "guidance": 1.0, **quality(ceiling, images, real), "seconds_per_image": 0.0}
     ]
-    tried = [("ddpm", model.schedule.steps), *((name, count) for name, counts in STEPS.items() for count in counts)]
+    every = ((name, count) for name, counts in STEPS.items() for count in counts)
+    tried = [(name, count, 1.0) for name, count in (("ddpm", model.schedule.steps), *every)]
     if options.samplers:
-        tried = [(name, int(count)) for name, _, count in (one.partition(":") for one in options.samplers)]
-    for sampler, steps in tried:
-        started = time.perf_counter()
-        painted = torch.cat([paint(model, slots, start, sampler, steps) for start in range(0, len(slots), BATCH)])
+        words = [f"{one}:1".split(":") for one in options.samplers]
+        tried = [(name, int(count), float(guidance)) for name, count, guidance, *_ in words]
+    for sampler, steps, guidance in tried:
+        started, sampling = time.perf_counter(), {"sampler": sampler, "steps": steps, "guidance": guidance}
+        painted = torch.cat([paint(model, slots, start, **sampling) for start in range(0, len(slots), BATCH)])
         seconds = (time.perf_counter() - started) / len(slots)
-        rows.append(
-            {"sampler": sampler, "steps": steps, **quality(painted, images, real), "seconds_per_image": seconds}
-        )
+        rows.append({**sampling, **quality(painted, images, real), "seconds_per_image": seconds})
         show(rows[-1], rows[1])
     if options.csv:
         with options.csv.open("w", newline="", encoding="utf-8") as file:
@@ -133,10 +137,10 @@ def score_masks(model: SlotDiffusion, images: Tensor, target: Tensor) -> None:
         print(f"masks at timestep {timestep:4}: ARI {scores[0]:.3f}  FG-ARI {scores[1]:.3f}  mBO {scores[2]:.3f}")
 
 
-def paint(model: SlotDiffusion, slots: Tensor, start: int, sampler: str, steps: int) -> Tensor:
+def paint(model: SlotDiffusion, slots: Tensor, start: int, **sampling: Any) -> Tensor:
     part = slots[start : start + BATCH]
     noise = [seeded_generator(1, start + number) for number in range(len(part))]
-    return model.generate(part, steps, sampler, noise)
+    return model.generate(part, generator=noise, **sampling)
 
 
 def quality(painted: Tensor, images: Tensor, real: SetStatistics) -> dict[str, float]:
@@ -148,7 +152,8 @@ def quality(painted: Tensor, images: Tensor, real: SetStatistics) -> dict[str, f
 def show(row: dict[str, float | str], reference: dict[str, float | str]) -> None:
     ratios = {name: float(row[name]) / float(reference[name]) for name in ("mse", "fd", "kd")}
     print(
-        f"{row['sampler']:14}{row['steps']:>5} steps  MSE {row['mse']:.5f}  FD {row['fd']:.2f}  KD {row['kd']:.4f}  "
+        f"{row['sampler']:14}{row['steps']:>5} steps  guidance {row['guidance']:g}  "
+        f"MSE {row['mse']:.5f}  FD {row['fd']:.2f}  KD {row['kd']:.4f}  "
         f"against reference {ratios['mse']:.3f} {ratios['fd']:.3f} {ratios['kd']:.3f}  "
         f"{row['seconds_per_image']:.3f} s/image",
         flush=True,
@@ -163,7 +168,10 @@ def measure_speed(model: SlotDiffusion, options: argparse.Namespace) -> None:
     for sampler, counts in STEPS_TIMED.items():
         for count in counts:
             name = f"slotlab, {sampler}, {count} steps"
-            steps[name] = partial(model.generate, slots, count, sampler, seeded_generator(0))
+            steps[name] = partial(model.generate, slots, count, sampler, seeded_generator(0), guidance=1.0)
+    steps["slotlab, ddpm, 5 steps, guidance 2"] = partial(
+        model.generate, slots, 5, "ddpm", seeded_generator(0), guidance=2.0
+    )
     recomputed = "slots recomputed each step, dpm-solver++, 25 steps"
     steps[recomputed] = partial(paint_recomputed, model, slots, 25)
     timings = take_turns(steps, options.rounds)

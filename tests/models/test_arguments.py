@@ -70,7 +70,6 @@ attention = partial(models.SlotAttention, 6)
         (diffusion, {"denoiser": {**UNET, "slot_dim": 64}}, "slot_dim: 64 does not fit, slot_attention.dim is 8"),
         (diffusion, {"denoiser": {"channels": 32}}, "latents of 4x4 cannot be halved 3 times"),
         (diffusion, {"schedule": {"betas": 1}}, "schedule: unknown key 'betas'"),
-        (diffusion, {"sampling": {"guidance": 2.0}}, "guidance: 2.0 needs a model trained with guidance_dropout"),
         (diffusion, {"autoencoder": {"kind": "slot-autoencoder"}}, "autoencoder.kind: unknown kind 'slot-autoencoder'"),
         (diffusion, {"autoencoder": {"family": "kl", "chanels": [8]}}, "autoencoder: unknown key 'chanels'"),
         (diffusion, {"autoencoder": models.LatentAutoencoder(32, **LATENTS)}, "made for 32 pixels, the model for 16"),

@@ -125,8 +125,15 @@ def test_dropout_and_guidance():
     slots = model.eval().encode(IMAGES, generators(0, 1))
     plain, strong = (model.generate(slots, generator=generators(0, 1), guidance=scale) for scale in (1.0, 4.0))
     assert not torch.allclose(plain, strong)
-    with pytest.raises(ConfigError, match=r"guidance: 2.0 needs a model trained with guidance_dropout above 0"):
-        made().generate(slots, guidance=2.0)
+
+
+def test_without_an_empty_slot_guidance_contrasts_slots_with_their_mean():
+    model = made().eval()
+    slots = model.encode(IMAGES, generators(0, 1))
+    alike = slots.mean(dim=1, keepdim=True).expand_as(slots)
+    for given, changes in ((slots, True), (alike, False)):
+        plain, strong = (model.generate(given, generator=generators(0, 1), guidance=scale) for scale in (1.0, 4.0))
+        assert torch.allclose(plain, strong, atol=1e-5) != changes
 
 
 def test_generate():

@@ -152,7 +152,11 @@ class SamplingSettings:
     Attributes:
         sampler: "ddpm", "ddim" or "dpm-solver++".
         steps: evaluations of the denoiser.
-        guidance: scale of classifier-free guidance; 1 means none.
+        guidance: how much further than slots alone suggest: 1 means none, 2 is usual. The denoiser
+            is then evaluated twice a step: with the slots, and with empty ones in their place
+            (classifier-free guidance), or, if it was trained without `guidance_dropout`, with the
+            mean of an image's slots, which says nothing of the single objects (after Sadat et al.
+            2024, arXiv 2407.02687, who take a random condition).
     """
 
     sampler: Sampler = "dpm-solver++"

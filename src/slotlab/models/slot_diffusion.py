@@ -48,7 +48,8 @@ class SlotDiffusion(SlotModelBase):
         schedule: arguments of `NoiseSchedule`.
         sampling: arguments of `SamplingSettings`: how `generate` samples by default.
         slot_dropout: probability of replacing a slot by a learned empty one, in training.
-        guidance_dropout: probability of replacing all slots of an image; needed for guidance.
+        guidance_dropout: probability of replacing all slots of an image, for guidance to contrast
+            them with; without, it takes the mean of an image's slots.
         mask_timestep: where cross-attention masks are read; by default a quarter of the schedule's.
         decoder: `{"kind": "broadcast", ...}` and that decoder's arguments: it paints the slots, and
             the denoiser adds what the painting lacks (predict and refine, Whang et al. 2022, arXiv
@@ -114,14 +115,13 @@ class SlotDiffusion(SlotModelBase):
         check_steps(self.sampling, self.schedule)
         self.slot_dropout, self.guidance_dropout = slot_dropout, guidance_dropout
         self.lacking_scale = lacking_scale
-        self.empty_slot = None
+        self.empty_slot: Any = None
         if slot_dropout > 0 or guidance_dropout > 0:
             self.empty_slot = nn.Parameter(0.02 * torch.randn(1, 1, follow["slot_dim"]))
         self.mask_timestep = self.schedule.steps // 4 if mask_timestep is None else mask_timestep
         if not 0 <= self.mask_timestep < self.schedule.steps:
             raise ConfigError(f"mask_timestep: must be from 0 to {self.schedule.steps - 1}, not {mask_timestep!r}")
         self.keeps_cross_attention = False  # in training, for a loss of it
-        self._check_guidance(self.sampling.guidance)
         self._parts = {"encoder": encoder, "slot_attention": slot_attention, "denoiser": denoiser, "schedule": schedule}
         if decoder is not None:
             self._parts |= {"decoder": dict(decoder), "lacking_scale": lacking_scale}
@@ -185,7 +185,7 @@ class SlotDiffusion(SlotModelBase):
         `generator` is one CPU generator, or a list with one per image.
 
         Raises:
-            ConfigError: an unknown sampler, steps out of range, or guidance of a model without.
+            ConfigError: an unknown sampler, or steps out of range.
             ValueError: slots of another width.
         """
         chosen = {"steps": steps, "sampler": sampler, "guidance": guidance}
@@ -207,14 +207,14 @@ class SlotDiffusion(SlotModelBase):
         self, slots: Tensor, generator: Generators, sampling: SamplingSettings | None, previews: bool
     ) -> Generator[Step, None, Tensor]:
         sampling = sampling or self.sampling
-        self._check_guidance(sampling.guidance)
         with torch.no_grad():
             # the painting, and keys and values of the slots, do not depend on the timestep
             painting = self.painting(slots)
             denoise = partial(self.denoiser, slots=self.denoiser.slot_context(slots), painting=painting)
-            if sampling.guidance != 1 and self.empty_slot is not None:
-                empty = self.denoiser.slot_context(self.empty_slot.expand(*slots.shape[:2], -1))
-                denoise = guided(denoise, partial(self.denoiser, slots=empty, painting=painting), sampling.guidance)
+            if sampling.guidance != 1:
+                empty = slots.mean(dim=1, keepdim=True) if self.guidance_dropout == 0 else self.empty_slot
+                context = self.denoiser.slot_context(empty.expand_as(slots))
+                denoise = guided(denoise, partial(self.denoiser, slots=context, painting=painting), sampling.guidance)
         shape = len(slots), *self._latent_shape
         show: dict[str, Any] = {"show": partial(self.decode_latents, painting=painting)} if previews else {}
         latents = yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **show)
@@ -355,9 +355,3 @@ class SlotDiffusion(SlotModelBase):
         drawn = draw(batch, (count + 1,), generator, torch.rand).to(slots.device)
         dropped = (drawn[:, 1:] < self.slot_dropout) | (drawn[:, :1] < self.guidance_dropout)
         return torch.where(dropped[:, :, None], self.empty_slot.to(slots), slots)
-
-    def _check_guidance(self, guidance: float) -> None:
-        if guidance != 1 and self.guidance_dropout == 0:
-            raise ConfigError(
-                f"guidance: {guidance} needs a model trained with guidance_dropout above 0 (0.1 is usual); use 1"
-            )
