@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--split", default="test")
     parser.add_argument(
-        "--samplers", nargs="+", metavar="NAME:STEPS[:GUIDANCE]", help="only these; first the reference"
+        "--samplers", nargs="+", metavar="NAME:STEPS[:GUIDANCE]", help="only these; the first is the reference"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
