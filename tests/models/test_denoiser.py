@@ -162,8 +162,9 @@ def test_maps_are_those_that_attention_uses(tiny):
     nn.init.zeros_(attention.to_out.bias)
     attention.head_dim = 16  # one head, so that the mean over heads is that head
     keys, values = attention.keys_and_values(slots)
-    expected = attention.maps(features, keys).transpose(1, 2) @ values[:, 0]
-    torch.testing.assert_close(attention(features, (keys, values)), expected)
+    maps = []
+    torch.testing.assert_close(attention(features, (keys, values), maps), attention(features, (keys, values)))
+    torch.testing.assert_close(attention(features, (keys, values)), maps[0].transpose(1, 2) @ values[:, 0])
 
 
 def test_resampling_blocks_pool_and_interpolate():

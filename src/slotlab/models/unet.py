@@ -99,22 +99,21 @@ class Attention(nn.Module):
         """[B, M, context_dim] to keys and values [B, heads, M, head_dim]."""
         return self._split(self.to_key(context)), self._split(self.to_value(context))
 
-    def forward(self, features: Tensor, keys_and_values: KeysAndValues) -> Tensor:
-        """[B, N, width] to the same; the softmax is over the M keys for each of the N queries."""
+    def forward(self, features: Tensor, keys_and_values: KeysAndValues, maps: list[Tensor] | None = None) -> Tensor:
+        """[B, N, width] to the same; the softmax is over the M keys for each of the N queries.
+
+        `maps` gets the attention, averaged over heads: float32 [B, M, N], sums to 1 over M.
+        """
         queries, (keys, values) = self._split(self.to_query(features)), keys_and_values
         slow = keys.is_cpu and keys.dtype == torch.bfloat16 and torch.is_grad_enabled()
-        if slow and keys.shape[2] <= FEW_KEYS:
-            logits = queries * self.head_dim**-0.5 @ keys.transpose(-1, -2)
-            attended = torch.softmax(logits, dim=-1) @ values
+        if maps is not None or (slow and keys.shape[2] <= FEW_KEYS):
+            shares = torch.softmax(queries * self.head_dim**-0.5 @ keys.transpose(-1, -2), dim=-1)
+            attended = shares.to(values.dtype) @ values
+            if maps is not None:
+                maps.append(shares.float().mean(dim=1).transpose(1, 2))
         else:
             attended = F.scaled_dot_product_attention(queries, keys, values)
         return self.to_out(attended.transpose(1, 2).flatten(2))
-
-    def maps(self, features: Tensor, keys: Tensor) -> Tensor:
-        """The attention, averaged over heads: float32 [B, M, N], sums to 1 over M."""
-        queries = self._split(self.to_query(features)).float()
-        logits = queries @ keys.float().transpose(-1, -2) / math.sqrt(self.head_dim)
-        return torch.softmax(logits, dim=-1).mean(dim=1).transpose(1, 2)
 
     def _split(self, features: Tensor) -> Tensor:
         return features.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -143,9 +142,7 @@ class TransformerLayer(nn.Module):
         normed = self.self_norm(features)
         features = features + self.self_attention(normed, self.self_attention.keys_and_values(normed))
         normed = self.cross_norm(features)
-        if maps is not None:
-            maps.append(self.cross_attention.maps(normed, slots[0]))
-        features = features + self.cross_attention(normed, slots)
+        features = features + self.cross_attention(normed, slots, maps)
         hidden = self.expand(self.feed_forward_norm(features))
         if self.gated:
             hidden, gate = hidden.chunk(2, dim=-1)
