@@ -40,7 +40,7 @@ def fit(
 ) -> None:
     """Make a concept library: group the slots of a data set by K-means.
 
-    [bold]slotlab concepts fit runs/first --data scenes:plain --count 2000 --out
+    [bold]slotlab concepts fit runs/first --data scenes:plain --max-objects 6 --count 2000 --out
     runs/first/concepts[/bold]
     """
     from slotlab.checkpoints import load
@@ -139,7 +139,7 @@ def compose(
 
     [bold]slotlab compose scenes-64 scenes-64 --concept 0 --concept 3 --concept 3 --out two[/bold]
 
-    [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --features
+    [bold]slotlab compose scenes-64 scenes-64 --out new --score --data scenes:plain --max-objects 6 --features
     efficientnet-lite0[/bold]
     """
     from slotlab.checkpoints import load

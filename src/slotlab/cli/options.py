@@ -54,7 +54,9 @@ def slotlab(
 # Models and concept libraries.
 RUN_HELP = "A run folder, the name of a trained model (slotlab models), or owner/name of one on the hub."
 Run = Annotated[str, Argument(metavar="RUN|NAME", help=RUN_HELP)]
-SameModel = Annotated[str | None, Option("--model", metavar="RUN|NAME", help="Another way to give the first word.")]
+SameModel = Annotated[
+    str | None, Option("--model", metavar="RUN|NAME", help="The model, as an option instead of the first word.")
+]
 ModelOption = Annotated[str, Option("--model", metavar="RUN|NAME", help=RUN_HELP)]
 Models = Annotated[list[str] | None, Option(metavar="RUN|NAME", help=f"May be repeated. {RUN_HELP}")]
 LIBRARY_HELP = "The folder of a library, or the name of a trained model that comes with one."

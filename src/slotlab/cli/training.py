@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 @command(app)
 def train(
-    preset: Annotated[str, Argument(help="The name of a preset (slotlab models), or a YAML file like one.")],
+    preset: Annotated[
+        str, Argument(metavar="PRESET", help="The name of a preset (slotlab models), or a YAML file like one.")
+    ],
     changes: Annotated[
-        list[str] | None, Argument(metavar="[key=value]...", help="Settings to change in the preset.")
+        list[str] | None, Argument(metavar="KEY=VALUE", help="Settings to change in the preset.")
     ] = None,
     out: Annotated[
         Path | None, Option(metavar="RUN", help="The run folder: a new one, or with --resume an existing.")
