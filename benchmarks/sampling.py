@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--samplers", nargs="+", metavar="NAME:STEPS[:GUIDANCE]", help="only these; the first is the reference"
     )
+    parser.add_argument("--without-masks", action="store_true", help="do not score masks at several timesteps first")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--csv", type=Path, help="write the table here too")
@@ -83,7 +84,7 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
     )
     batch = data.batch(range(len(data)))
     images = batch["image"].to(options.device)
-    if "mask" in batch:
+    if "mask" in batch and not options.without_masks:
         score_masks(model, images, batch["mask"].to(options.device))
     network = open_network("efficientnet-lite0", device=options.device)
     real = batch_statistics(images.split(BATCH), network, "images")

@@ -6,7 +6,7 @@ which an object hides, masks and metadata. On a GPU the clock stops after a sync
 
     python benchmarks/scenes.py --threads 1
     python benchmarks/scenes.py --device cuda --batch 1024
-    git worktree add ../before v0.1.0 && python benchmarks/scenes.py --against ../before/src
+    git worktree add ../before COMMIT && python benchmarks/scenes.py --against ../before/src
 
 With `--against` another version renders the same scenes in a process beside; the two take turns.
 """

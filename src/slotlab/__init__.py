@@ -4,7 +4,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Threads that wait for each other give the core away after so many turns; libgomp's own default is
 # 300,000, which slows a training beside busy processes. It counts only if set before torch loads.

@@ -40,6 +40,7 @@ from slotlab.released import HUB_PREFIX, check, model_folder, released_names
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
 START = "slot_attention.start"
+CONV_IN = "conv_in.weight"  # of a denoiser
 
 
 def list_models(pretrained: bool = False) -> list[str]:
@@ -292,11 +293,12 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
 
 
 def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tuple[dict[str, Tensor], list[str]]:
-    """Makes the weights of a slot encoder or a broadcast decoder fit the `shapes` of a larger one.
+    """Makes the weights of a slot encoder, a decoder or a denoiser fit the `shapes` of a larger one.
 
     Learned slot starts, two at least, become more: a new slot starts as one of the old ones plus
     noise, but not as the first, which may be the background's. A decoder cell paints a whole
-    multiple of pixels on a side: each old pixel is repeated. Also returns what grew, in words.
+    multiple of pixels on a side: each old pixel is repeated. A denoiser sees more channels, such as
+    a texture: with weights of 0. Also returns what grew, in words.
     """
     result, growth = dict(weights), []
     for name, wanted in shapes.items():
@@ -308,6 +310,10 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
             noise = torch.randn(len(like), before.shape[2], generator=torch.Generator().manual_seed(0))
             result[name] = torch.cat([before, before[:, like] + NOISE * before.std() * noise.to(before)], dim=1)
             growth.append(f"{before.shape[1]} to {wanted[1]} slots")
+        elif name == CONV_IN and before.shape[1] < wanted[1]:
+            result[name] = before.new_zeros(wanted)
+            result[name][:, : before.shape[1]] = before
+            growth.append(f"{before.shape[1]} to {wanted[1]} channels")
         elif name.startswith("to_rgb_and_mask."):
             factor = round((wanted[0] / len(before)) ** 0.5)
             if factor > 1 and len(before) * factor**2 == wanted[0]:

@@ -20,7 +20,7 @@ Section = TypeVar("Section", bound=BaseModel)
 
 # Sections of a model.
 SECTIONS = ("features", "slot_attention", "autoencoder", "denoiser", "schedule", "sampling")
-SECTIONS += ("encoder", "decoder", "video")
+SECTIONS += ("encoder", "decoder", "texture", "video")
 # arguments that the whole model decides
 SUPPLIED = ("feature_dim", "slot_dim", "painting_channels", "resolution", "image_model")
 OF_FEATURES = ("width", "grid")  # and of decoders of features
@@ -301,6 +301,7 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         "denoiser": models.Denoiser,
         "schedule": models.NoiseSchedule,
         "sampling": SamplingSettings,
+        "texture": models.TextureEncoder,
     }
     decoders = models.FEATURE_DECODERS if model.get("kind") == models.FeatureAutoencoder.kind else models.DECODERS
     registries: dict[str, Mapping[str, Callable[..., object]]] = {"encoder": models.ENCODERS, "decoder": decoders}
@@ -321,6 +322,8 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             supplied = {f"model.{name}.{key}" for key in (*SUPPLIED, *more)}
             found = {f"model.{name}.{key}": about for key, about in _arguments(part).items()}
             settings |= {key: about for key, about in found.items() if key not in supplied}
+        if name == "texture" and not model.get(name):  # left out, there is none
+            settings |= {key: (None, meaning) for key, (_, meaning) in found.items()}
         if name == "autoencoder":
             settings |= {key: (None, meaning) for key, meaning in OF_PRETRAINED.items()}
     if "video" in model:

@@ -235,3 +235,44 @@ def test_the_denoiser_refines_what_a_decoder_paints_of_the_slots():
         refined(IMAGES, painting=painting[:, :, :2, :2])
     with pytest.raises(ValueError, match="painting: expected 3 channels, got 0"):
         refined.denoiser(painting, torch.tensor([1, 2]), slots)
+
+
+def test_a_texture_is_learned_by_the_denoiser_and_placed_by_the_decoders_masks():
+    painter = {"kind": "broadcast", "channels": 8}
+    model = made(decoder=painter, texture={"width": 4, "channels": 8, "layers": 2})
+    model.encoder.requires_grad_(False)
+    model.train()(IMAGES).loss.mean().backward()
+    assert all(parameter.grad is not None for parameter in model.texture.parameters())
+    again = SlotDiffusion(
+        **{key: value for key, value in json.loads(json.dumps(model.config)).items() if key != "kind"}
+    )
+    again.load_state_dict(model.state_dict())
+    slots = model.eval().encode(IMAGES, generators(0, 1))
+    assert slots.shape == (2, 3, model.slot_width) == (2, 3, 12)
+    assert torch.equal(slots[..., :8], model.encoder(IMAGES, generators(0, 1))[0])
+    output = model(IMAGES, generators(0, 1), painting=model.painting(slots), latents=model.latents(IMAGES))
+    assert torch.equal(output.slots, slots)
+    assert torch.equal(output.predicted, again.eval()(IMAGES, generators(0, 1)).predicted)
+    torch.testing.assert_close(model.segment(IMAGES[:1], generators(0)).slots, slots[:1])
+
+    # the texture of a slot changes the image only near where the decoder paints the slot
+    masks = torch.zeros(2, 3, RESOLUTION, RESOLUTION)
+    masks[:, 0, :, :8], masks[:, 1, :, 8:] = 1, 1
+    model.decoder.forward = lambda slots: (IMAGES, masks)
+    noise = torch.randn(2, 3, 4, 4)
+    other, third = slots.clone(), slots.clone()
+    other[:, 0, 8:] += 5
+    third[:, 2, 8:] += 5
+    seen, changed, unseen = (model._textured(model.painting(one), one) for one in (slots, other, third))
+    assert torch.equal(seen, unseen) and torch.equal(seen[..., 2:], changed[..., 2:])
+    assert not torch.allclose(seen[..., :2], changed[..., :2])
+    assert torch.equal(seen[:, 3:, 0, 3], slots[:, 1, 8:])
+    assert not torch.allclose(
+        *(model.denoiser(noise, torch.tensor([9, 9]), slots[..., :8], painting=one) for one in (seen, changed))
+    )
+    with pytest.raises(ValueError, match=r"slots: expected \[B, K, 12\], got \[2, 3, 8\]"):
+        model.generate(slots[..., :8])
+    with pytest.raises(ConfigError, match="texture: needs a decoder"):
+        made(texture={"width": 4})
+    with pytest.raises(ConfigError, match="texture.width"):
+        made(decoder=painter, texture={"width": 0})

@@ -202,6 +202,18 @@ def test_a_denoiser_refines_what_the_decoder_of_its_slots_paints(
     model = checkpoints.model_from_config(both.model)
     assert start_from(model, both.training).endswith("run: encoder, decoder, denoiser")
     assert model.denoiser.conv_out.weight.equal(trained.denoiser.conv_out.weight)
+
+    textured = settings("texture.width=4", "texture.channels=8", f"start_from={run}")  # begins as it was
+    model = checkpoints.model_from_config(textured.model)
+    said = start_from(model, textured.training)
+    assert said.endswith("encoder, decoder, denoiser (grown: 6 to 10 channels); fresh: texture")
+    images = open_data(squares, split="val").batch(range(2))["image"]
+    one, other = (made.eval()(images, torch.Generator().manual_seed(0)).predicted for made in (trained, model))
+    torch.testing.assert_close(one, other)
+    learned = slotlab.load(fit(textured, tmp_path / "textured"))
+    assert not torch.equal(learned.texture.layers[0].weight, model.texture.layers[0].weight)
+    assert learned.denoiser.conv_in.weight[:, 6:].any()
+    assert all(learned.encoder.state_dict()[name].equal(value) for name, value in painter.encoder.state_dict().items())
     plain = {"initialisation": "learned", "autoencoder.pretrained": str(latents_run)}
     slotlab.save(slotlab.create_model(tiny_diffusion, **plain), tmp_path / "plain")
     for more, message in (

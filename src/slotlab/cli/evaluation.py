@@ -18,7 +18,9 @@ def evaluate(
     count: options.Count = None,
     baselines: Annotated[
         bool,
-        Option("--baselines", help="Also score what costs nothing: blocks, K-means of colour and of features, SLIC."),
+        Option(
+            "--baselines", help="Also score baselines without training: blocks, K-means of colour or features, SLIC."
+        ),
     ] = False,
     mask_resolution: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from slotlab.models.relative_frames import RelativeSlotAutoencoder
 from slotlab.models.sampling import NoiseSchedule
 from slotlab.models.slot_attention import SlotAttention
 from slotlab.models.slot_autoencoder import DECODERS, SlotAutoencoder, SpatialBroadcastDecoder
-from slotlab.models.slot_diffusion import SlotDiffusion
+from slotlab.models.slot_diffusion import SlotDiffusion, TextureEncoder
 from slotlab.models.slot_encoder import ENCODERS, CNNEncoder, ResNetEncoder, SlotEncoder
 from slotlab.models.unet import Denoiser
 from slotlab.models.video import ClipModel, TrackedModel, VideoModel, boxes_of
@@ -37,7 +37,7 @@ __all__ += ["AutoencoderOutput", "CNNEncoder", "ClipModel", "Denoiser", "Diffusi
 __all__ += ["FeatureGrouping", "FeatureModel", "FeatureOutput", "FrozenFeatures", "LatentAutoencoder", "Model"]
 __all__ += ["NoiseSchedule", "PaintingModel", "ResNetEncoder", "SlotAttention", "SlotAutoencoder", "SlotDiffusion"]
 __all__ += ["SlotEncoder", "SlotModel", "SlotOutput", "SpatialBroadcastDecoder", "TrackedModel", "TrainableModel"]
-__all__ += ["VideoModel"]
+__all__ += ["TextureEncoder", "VideoModel"]
 __all__ += ["boxes_of", "merge_slots", "that_paints", "with_slots"]
 
 

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slotlab.errors import ConfigError
-from slotlab.models.building import Probability, Resolution, build, configured, initialise
+from slotlab.models.building import (
+    Positive,
+    Probability,
+    Resolution,
+    build,
+    check_arguments,
+    check_slots,
+    configured,
+    initialise,
+)
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.output import DiffusionOutput, SlotOutput
 from slotlab.models.sampling import (
@@ -30,6 +39,43 @@ from slotlab.models.slot_autoencoder import DECODERS
 from slotlab.models.slot_encoder import SlotEncoder, SlotModelBase
 from slotlab.models.unet import Denoiser, finest
 from slotlab.progress import finish
+
+
+@configured("texture")
+class TextureEncoder(nn.Module):
+    """What slots lack for a decoder of patterns: features of latents, averaged over each slot.
+
+    A slot that learned to paint by a broadcast decoder holds colour and shape, but hardly the
+    pattern, which that decoder cannot paint. Convolutions, ReLU, a 1x1 convolution; the average is
+    weighted by the slot's attention, so it says what there is, not where; LayerNorm.
+
+    Args:
+        feature_dim: channels C of the latents.
+        width: of the texture of a slot.
+        channels: width of the convolutions.
+        layers: number of 3x3 convolutions.
+
+    Example:
+        >>> import torch
+        >>> TextureEncoder(width=8)(torch.rand(2, 4, 16, 16), torch.rand(2, 5, 16, 16)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self, feature_dim: Positive = 4, width: Positive = 32, channels: Positive = 64, layers: Positive = 3
+    ) -> None:
+        super().__init__()
+        self.width = width
+        found: list[nn.Module] = []
+        for number in range(layers):
+            found += [nn.Conv2d(channels if number else feature_dim, channels, 3, padding=1), nn.ReLU()]
+        self.layers = nn.Sequential(*found, nn.Conv2d(channels, width, 1))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, latents: Tensor, attention: Tensor) -> Tensor:
+        """Texture [B, K, width] of the slots: latents are [B, C, h, w], attention [B, K, h, w]."""
+        weights = attention / attention.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+        return self.norm(torch.einsum("bkhw,bchw->bkc", weights, self.layers(latents).float()))
 
 
 @configured("model")
@@ -56,6 +102,9 @@ class SlotDiffusion(SlotModelBase):
             2112.02475). It is not trained, but copied from the slot autoencoder that training
             starts from. None: the denoiser makes the whole image.
         lacking_scale: what a painting lacks is divided by this, for a variance of about 1.
+        texture: arguments of `TextureEncoder`, or None. With it, slots are [B, K, D + its width]: the
+            first D are of slot attention, as the decoder knows them, the rest is the texture. The
+            denoiser sees it beside the painting, each slot's where the decoder paints the slot.
 
     Raises:
         ConfigError: an unknown kind or key, a value out of range, or parts that do not fit.
@@ -78,6 +127,7 @@ class SlotDiffusion(SlotModelBase):
         mask_timestep: int | None = None,
         decoder: Mapping[str, Any] | None = None,
         lacking_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5,
+        texture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         encoder = dict(encoder or {"kind": "cnn"})
@@ -97,6 +147,13 @@ class SlotDiffusion(SlotModelBase):
             self.decoder = build("decoder", DECODERS, decoder, slot_dim=slot_dim, resolution=resolution)
             self.decoder.requires_grad_(False)
         painting_channels = 0 if decoder is None else channels
+        self.texture: Any = None
+        if texture is not None:
+            if decoder is None:
+                raise ConfigError("texture: needs a decoder, whose masks place it; leave it out, or add a decoder")
+            check_arguments("texture", TextureEncoder, texture, reserved={"feature_dim"})
+            self.texture = TextureEncoder(channels, **texture)
+            painting_channels += self.texture.width
         follow = {"slot_dim": slot_dim, "latent_channels": channels, "painting_channels": painting_channels}
         for name, wanted in follow.items():
             if denoiser.get(name, wanted) != wanted:
@@ -125,6 +182,8 @@ class SlotDiffusion(SlotModelBase):
         self._parts = {"encoder": encoder, "slot_attention": slot_attention, "denoiser": denoiser, "schedule": schedule}
         if decoder is not None:
             self._parts |= {"decoder": dict(decoder), "lacking_scale": lacking_scale}
+        if texture is not None:
+            self._parts["texture"] = dict(texture)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -139,6 +198,11 @@ class SlotDiffusion(SlotModelBase):
             "guidance_dropout": self.guidance_dropout,
             "mask_timestep": self.mask_timestep,
         }
+
+    @property
+    def slot_width(self) -> int:
+        """Width of a slot, with its texture."""
+        return self.encoder.slot_attention.dim + (0 if self.texture is None else self.texture.width)
 
     @property
     def _latent_shape(self) -> tuple[int, int, int]:
@@ -210,11 +274,12 @@ class SlotDiffusion(SlotModelBase):
         with torch.no_grad():
             # the painting, and keys and values of the slots, do not depend on the timestep
             painting = self.painting(slots)
-            denoise = partial(self.denoiser, slots=self.denoiser.slot_context(slots), painting=painting)
+            seen, attended = self._textured(painting, slots), self._attended(slots)
+            denoise = partial(self.denoiser, slots=self.denoiser.slot_context(attended), painting=seen)
             if sampling.guidance != 1:
-                empty = slots.mean(dim=1, keepdim=True) if self.guidance_dropout == 0 else self.empty_slot
-                context = self.denoiser.slot_context(empty.expand_as(slots))
-                denoise = guided(denoise, partial(self.denoiser, slots=context, painting=painting), sampling.guidance)
+                empty = attended.mean(dim=1, keepdim=True) if self.guidance_dropout == 0 else self.empty_slot
+                context = self.denoiser.slot_context(empty.expand_as(attended))
+                denoise = guided(denoise, partial(self.denoiser, slots=context, painting=seen), sampling.guidance)
         shape = len(slots), *self._latent_shape
         show: dict[str, Any] = {"show": partial(self.decode_latents, painting=painting)} if previews else {}
         latents = yield from sample_steps(denoise, shape, self.schedule, sampling, generator, slots.device, **show)
@@ -224,9 +289,28 @@ class SlotDiffusion(SlotModelBase):
     def painting(self, slots: Tensor) -> Tensor | None:
         """Latents [B, C, h, w] of what the decoder paints of slots [B, K, D]; they may be cached.
 
-        None if there is no decoder.
+        With `texture` the decoder's masks follow, [B, C + K, h, w]. None if there is no decoder.
         """
-        return None if self.decoder is None else self.autoencoder.encode(self.decoder(slots)[0].clamp(0, 1))
+        if self.decoder is None:
+            return None
+        image, masks = self.decoder(self._attended(slots))[:2]
+        latents = self.autoencoder.encode(image.clamp(0, 1))
+        if self.texture is None:
+            return latents
+        return torch.cat([latents, F.adaptive_avg_pool2d(masks.to(latents), latents.shape[2:])], dim=1)
+
+    def _attended(self, slots: Tensor) -> Tensor:
+        """Slots [B, K, D] without their texture, as decoder and cross-attention take them."""
+        check_slots(slots, self.slot_width)
+        return slots[..., : self.encoder.slot_attention.dim]
+
+    def _textured(self, painting: Tensor | None, slots: Tensor) -> Tensor | None:
+        """What the denoiser sees of a painting: its latents, and each slot's texture under its mask."""
+        if self.texture is None or painting is None:
+            return painting
+        latents, masks = painting[:, : self._latent_shape[0]], painting[:, self._latent_shape[0] :]
+        texture = slots[..., self.encoder.slot_attention.dim :].to(masks)
+        return torch.cat([latents, torch.einsum("bkhw,bkc->bchw", masks, texture)], dim=1)
 
     @torch.no_grad()
     def check_lacking(self, images: Tensor) -> None:
@@ -249,7 +333,7 @@ class SlotDiffusion(SlotModelBase):
         With `painting` (see there) the latents are what it lacks, as the denoiser gives them.
         """
         if painting is not None:
-            latents = painting + self.lacking_scale * latents
+            latents = painting[:, : latents.shape[1]] + self.lacking_scale * latents
         return self.autoencoder.decode(latents).clamp(0, 1)
 
     @torch.no_grad()
@@ -267,7 +351,7 @@ class SlotDiffusion(SlotModelBase):
         timesteps = torch.full((len(latents),), self.mask_timestep, device=latents.device)
         noisy = self.schedule.add_noise(latents, draw_normal(latents, generator), timesteps)
         maps: list[Tensor] = []
-        self.denoiser(noisy, timesteps, slots, maps, painting)
+        self.denoiser(noisy, timesteps, self._attended(slots), maps, self._textured(painting, slots))
         return finest(maps)
 
     def forward(
@@ -292,7 +376,6 @@ class SlotDiffusion(SlotModelBase):
         Raises:
             ValueError: images, latents or painting of another shape than the model was made for.
         """
-        seen = self.segment(images, generator, begin)
         expected = (len(images), *self._latent_shape)
         if latents is None:
             latents = self.latents(images)
@@ -300,22 +383,24 @@ class SlotDiffusion(SlotModelBase):
             raise ValueError(
                 f"latents: expected {list(expected)}, got {list(latents.shape)}; cache them again with this autoencoder"
             )
+        seen = self._segmented(images, generator, begin, latents)
         if painting is None:
             painting = self.painting(seen.slots)
-        elif painting.shape != expected:
+        elif painting[:, : expected[1]].shape != expected:
             raise ValueError(f"painting: expected {list(expected)}, got {list(painting.shape)}")
         lacking = self._lacking(latents, painting)
         timesteps = draw(len(latents), (), generator, partial(torch.randint, self.schedule.steps)).to(latents.device)
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(lacking, noise, timesteps)
-        slots = self._with_dropout(seen.slots, generator) if self.training else seen.slots
+        slots = self._attended(seen.slots)
+        slots = self._with_dropout(slots, generator) if self.training else slots
         maps: list[Tensor] | None = [] if self.training and self.keeps_cross_attention else None
         output = DiffusionOutput(
             **vars(seen),
             timesteps=timesteps,
             noise=noise,
             target=self.schedule.target_of(lacking, noise, timesteps),
-            predicted=self.denoiser(noisy, timesteps, slots, maps, painting),
+            predicted=self.denoiser(noisy, timesteps, slots, maps, self._textured(painting, seen.slots)),
             weights=self.schedule.weights(timesteps),
             cross_attention=finest(maps) if maps else None,
         )
@@ -331,7 +416,23 @@ class SlotDiffusion(SlotModelBase):
 
         The output's `reconstruction` is empty, [B, 3, 0, 0]; its `masks` are the attention masks.
         """
+        return self._segmented(images, generator, begin)
+
+    def encode(self, images: Tensor, generator: Generators = None) -> Tensor:
+        """Slots [B, K, D] of images [B, 3, R, R] in [0, 1]; `generator` fixes the initial slots."""
+        return self._segmented(images, generator).slots
+
+    def _segmented(
+        self, images: Tensor, generator: Generators, begin: Begin | None = None, latents: Tensor | None = None
+    ) -> SlotOutput:
+        if begin is not None:
+            begin = begin[0][..., : self.encoder.slot_attention.dim], begin[1]
         slots, attention = self.encoder(images, generator, begin)
+        if self.texture is not None:
+            maps = attention[:, -1].unflatten(2, self.encoder.grid)
+            latents = self.latents(images) if latents is None else latents
+            texture = self.texture(latents, F.adaptive_avg_pool2d(maps, self._latent_shape[1:]))
+            slots = torch.cat([slots, texture.to(slots)], dim=2)
         return SlotOutput(
             slots=slots,
             attention=attention,
@@ -342,7 +443,7 @@ class SlotDiffusion(SlotModelBase):
 
     def _lacking(self, latents: Tensor, painting: Tensor | None) -> Tensor:
         """What is to be denoised: the latents, or what a painting of the slots lacks of them."""
-        return latents if painting is None else (latents - painting) / self.lacking_scale
+        return latents if painting is None else (latents - painting[:, : latents.shape[1]]) / self.lacking_scale
 
     def _resized(self, soft: Tensor) -> Tensor:
         size = (self.resolution, self.resolution)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from slotlab.checkpoints import load
 from slotlab.data.folders import find_images
 from slotlab.data.images import decode_mask, read_image
 from slotlab.data.loading import in_order
@@ -77,7 +78,7 @@ class SegmentedFolder:
 
 @in_steps
 def segment(
-    model: Model,
+    model: Model | str | Path,
     images: Images,
     *,
     out: str | Path,
@@ -96,7 +97,8 @@ def segment(
     format.
 
     Args:
-        model: any model with slots; it is in evaluation mode while it runs.
+        model: any model with slots, or the name or folder of one, as `slotlab.load` takes it; it is
+            in evaluation mode while it runs.
         images: a file or folder, or several; subfolders are included and mirrored in `out`.
         out: a new or empty folder, or one written before from the same input folder, with the same
             model and options. It gets `segments.json` (input folder, model, options),
@@ -112,23 +114,23 @@ def segment(
             (`slotlab.models.merge_slots`).
 
     Raises:
-        CheckpointError: the model has no slots, or its slots are not finite.
+        CheckpointError: the model cannot be loaded, has no slots, or its slots are not finite.
         ConfigError: an unknown option, a value out of range, a library is missing, outputs that
             would mix with inputs or overwrite each other, or `out` holds something else.
         DataError: an image or folder is missing, a folder has no images, or none can be read.
 
     Example:
         >>> import tempfile, slotlab
-        >>> model = slotlab.load("scenes-64")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (9, 6)).save(f"{folder}/photo.png")
-        ...     done = slotlab.segment(model, f"{folder}/photo.png", out=f"{folder}/out")
+        ...     done = slotlab.segment("scenes-64", f"{folder}/photo.png", out=f"{folder}/out")
         >>> done.count("written"), done.protocol["mask_source"]
         (1, 'posterior')
     """
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name}: must be {least} or more, not {value}")
+    model = load(model) if isinstance(model, str | Path) else model
     slot_model, out, formats = with_slots(model), Path(out), check_formats(formats)
     source, fit = checked_options(slot_model, mask_source, fit)
     given = [Path(one) for one in ([images] if isinstance(images, str | Path) else images)]
