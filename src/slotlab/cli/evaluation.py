@@ -18,9 +18,7 @@ def evaluate(
     count: options.Count = None,
     baselines: Annotated[
         bool,
-        Option(
-            "--baselines", help="Also score baselines without training: blocks, K-means of colour or features, SLIC."
-        ),
+        Option("--baselines", help="Also score baselines without training: blocks, K-means, SLIC."),
     ] = False,
     mask_resolution: Annotated[
         str | None,

@@ -297,7 +297,7 @@ class SlotDiffusion(SlotModelBase):
         latents = self.autoencoder.encode(image.clamp(0, 1))
         if self.texture is None:
             return latents
-        return torch.cat([latents, F.adaptive_avg_pool2d(masks.to(latents), latents.shape[2:])], dim=1)
+        return torch.cat([latents, F.adaptive_avg_pool2d(masks.to(latents), self._latent_shape[1:])], dim=1)
 
     def _attended(self, slots: Tensor) -> Tensor:
         """Slots [B, K, D] without their texture, as decoder and cross-attention take them."""
