@@ -51,7 +51,7 @@ class TextureEncoder(nn.Module):
 
     Args:
         feature_dim: channels C of the latents.
-        width: of the texture of a slot.
+        width: width of a slot's texture.
         channels: width of the convolutions.
         layers: number of 3x3 convolutions.
 
