@@ -47,7 +47,8 @@ class TextureEncoder(nn.Module):
 
     A slot that learned to paint by a broadcast decoder holds colour and shape, but hardly the
     pattern, which that decoder cannot paint. Convolutions, ReLU, a 1x1 convolution; the average is
-    weighted by the slot's attention, so it says what there is, not where; LayerNorm.
+    weighted by the slot's attention, so it says what there is, not where; BatchNorm, because the
+    averages of different slots hardly differ.
 
     Args:
         feature_dim: channels C of the latents.
@@ -70,12 +71,13 @@ class TextureEncoder(nn.Module):
         for number in range(layers):
             found += [nn.Conv2d(channels if number else feature_dim, channels, 3, padding=1), nn.ReLU()]
         self.layers = nn.Sequential(*found, nn.Conv2d(channels, width, 1))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.BatchNorm1d(width, affine=False)
 
     def forward(self, latents: Tensor, attention: Tensor) -> Tensor:
         """Texture [B, K, width] of the slots: latents are [B, C, h, w], attention [B, K, h, w]."""
         weights = attention / attention.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-        return self.norm(torch.einsum("bkhw,bchw->bkc", weights, self.layers(latents).float()))
+        averages = torch.einsum("bkhw,bchw->bkc", weights, self.layers(latents).float())
+        return self.norm(averages.flatten(0, 1)).view_as(averages)
 
 
 @configured("model")
@@ -289,7 +291,8 @@ class SlotDiffusion(SlotModelBase):
     def painting(self, slots: Tensor) -> Tensor | None:
         """Latents [B, C, h, w] of what the decoder paints of slots [B, K, D]; they may be cached.
 
-        With `texture` the decoder's masks follow, [B, C + K, h, w]. None if there is no decoder.
+        With `texture`, without which the slots may come, the decoder's masks follow: [B, C + K, h,
+        w]. None if there is no decoder.
         """
         if self.decoder is None:
             return None
@@ -301,13 +304,13 @@ class SlotDiffusion(SlotModelBase):
 
     def _attended(self, slots: Tensor) -> Tensor:
         """Slots [B, K, D] without their texture, as decoder and cross-attention take them."""
-        check_slots(slots, self.slot_width)
-        return slots[..., : self.encoder.slot_attention.dim]
+        return slots[..., : self.encoder.slot_attention.dim] if slots.shape[-1] == self.slot_width else slots
 
     def _textured(self, painting: Tensor | None, slots: Tensor) -> Tensor | None:
         """What the denoiser sees of a painting: its latents, and each slot's texture under its mask."""
         if self.texture is None or painting is None:
             return painting
+        check_slots(slots, self.slot_width)
         latents, masks = painting[:, : self._latent_shape[0]], painting[:, self._latent_shape[0] :]
         texture = slots[..., self.encoder.slot_attention.dim :].to(masks)
         return torch.cat([latents, torch.einsum("bkhw,bkc->bchw", masks, texture)], dim=1)

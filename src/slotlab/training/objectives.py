@@ -270,7 +270,7 @@ class Paintings:
         for number, image in zip(batch["index"][rows].tolist(), batch["image"][rows], strict=True):
             painting = self._kept.get(number)
             if painting is None:
-                painting = cast(Tensor, self.model.painting(self.model.encode(image[None].to(device)))).cpu()
+                painting = cast(Tensor, self.model.painting(self.model.encoder(image[None].to(device))[0])).cpu()
                 if painting.nbytes * len(self._kept) < MOST_KEPT:
                     self._kept[number] = painting
             found.append(painting)
