@@ -321,7 +321,7 @@ def settings_of(model: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             more = OF_FEATURES if decoders is models.FEATURE_DECODERS and name == "decoder" else ()
             supplied = {f"model.{name}.{key}" for key in (*SUPPLIED, *more)}
             found = {f"model.{name}.{key}": about for key, about in _arguments(part).items()}
-            if name == "texture" and not model.get(name):  # left out, there is none
+            if name == "texture" and model.get(name) is None:  # left out, there is none
                 found = {key: (None, meaning) for key, (_, meaning) in found.items()}
             settings |= {key: about for key, about in found.items() if key not in supplied}
         if name == "autoencoder":

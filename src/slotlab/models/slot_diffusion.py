@@ -19,6 +19,7 @@ from slotlab.models.building import (
     check_arguments,
     check_slots,
     configured,
+    full_precision,
     initialise,
 )
 from slotlab.models.latent_autoencoder import LatentAutoencoder
@@ -43,12 +44,11 @@ from slotlab.progress import finish
 
 @configured("texture")
 class TextureEncoder(nn.Module):
-    """What slots lack for a decoder of patterns: features of latents, averaged over each slot.
+    """The pattern of each slot, which a broadcast decoder cannot paint: averaged features of latents.
 
-    A slot that learned to paint by a broadcast decoder holds colour and shape, but hardly the
-    pattern, which that decoder cannot paint. Convolutions, ReLU, a 1x1 convolution; the average is
-    weighted by the slot's attention, so it says what there is, not where; BatchNorm, because the
-    averages of different slots hardly differ.
+    Convolutions and ReLU, then a 1x1 convolution. The average is weighted by the slot's attention,
+    so it says what there is, not where. BatchNorm spreads the averages, which hardly differ between
+    slots; their variance, 1 in all, is a small part of a slot's.
 
     Args:
         feature_dim: channels C of the latents.
@@ -75,9 +75,12 @@ class TextureEncoder(nn.Module):
 
     def forward(self, latents: Tensor, attention: Tensor) -> Tensor:
         """Texture [B, K, width] of the slots: latents are [B, C, h, w], attention [B, K, h, w]."""
-        weights = attention / attention.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-        averages = torch.einsum("bkhw,bchw->bkc", weights, self.layers(latents).float())
-        return self.norm(averages.flatten(0, 1)).view_as(averages)
+        features = self.layers(latents)
+        with full_precision(features):  # BatchNorm magnifies rounding
+            attention = attention.float()
+            weights = attention / attention.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+            averages = torch.einsum("bkhw,bchw->bkc", weights, features.float())
+            return self.norm(averages.flatten(0, 1)).view_as(averages) / self.width**0.5
 
 
 @configured("model")
@@ -106,7 +109,8 @@ class SlotDiffusion(SlotModelBase):
         lacking_scale: what a painting lacks is divided by this, for a variance of about 1.
         texture: arguments of `TextureEncoder`, or None. With it, slots are [B, K, D + its width]: the
             first D are of slot attention, as the decoder knows them, the rest is the texture. The
-            denoiser sees it beside the painting, each slot's where the decoder paints the slot.
+            denoiser sees each slot's texture, beside the painting, where the decoder paints that
+            slot.
 
     Raises:
         ConfigError: an unknown kind or key, a value out of range, or parts that do not fit.
@@ -210,6 +214,11 @@ class SlotDiffusion(SlotModelBase):
     def _latent_shape(self) -> tuple[int, int, int]:
         return self.autoencoder.latent_channels, self.autoencoder.latent_size, self.autoencoder.latent_size
 
+    @property
+    def _painting_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self._latent_shape
+        return channels + (0 if self.texture is None else self.slots), height, width
+
     def describe(self) -> dict[str, Any]:
         """What a protocol line needs, as JSON values."""
         masks = f"cross-attention masks, of the denoiser at timestep {self.mask_timestep}, resized bilinearly, argmax"
@@ -291,8 +300,8 @@ class SlotDiffusion(SlotModelBase):
     def painting(self, slots: Tensor) -> Tensor | None:
         """Latents [B, C, h, w] of what the decoder paints of slots [B, K, D]; they may be cached.
 
-        With `texture`, without which the slots may come, the decoder's masks follow: [B, C + K, h,
-        w]. None if there is no decoder.
+        In a model with a texture the decoder's masks follow as channels: [B, C + K, h, w]; the
+        texture itself is not needed, so slots may come without it. None if there is no decoder.
         """
         if self.decoder is None:
             return None
@@ -304,7 +313,10 @@ class SlotDiffusion(SlotModelBase):
 
     def _attended(self, slots: Tensor) -> Tensor:
         """Slots [B, K, D] without their texture, as decoder and cross-attention take them."""
-        return slots[..., : self.encoder.slot_attention.dim] if slots.shape[-1] == self.slot_width else slots
+        dim = self.encoder.slot_attention.dim
+        if slots.shape[-1] != dim:
+            check_slots(slots, self.slot_width)
+        return slots[..., :dim]
 
     def _textured(self, painting: Tensor | None, slots: Tensor) -> Tensor | None:
         """What the denoiser sees of a painting: its latents, and each slot's texture under its mask."""
@@ -321,7 +333,7 @@ class SlotDiffusion(SlotModelBase):
 
         It is measured after scaling; see `LatentAutoencoder.check_scaling`.
         """
-        each = [self._lacking(self.latents(one), self.painting(self.encode(one))) for one in images.split(1)]
+        each = [self._lacking(self.latents(one), self.painting(self.encoder(one)[0])) for one in images.split(1)]
         size = float(torch.cat(each).square().mean().sqrt())
         if not 1 / 3 <= size <= 3:
             raise ConfigError(
@@ -389,7 +401,7 @@ class SlotDiffusion(SlotModelBase):
         seen = self._segmented(images, generator, begin, latents)
         if painting is None:
             painting = self.painting(seen.slots)
-        elif painting[:, : expected[1]].shape != expected:
+        elif painting.shape != (expected := (len(images), *self._painting_shape)):
             raise ValueError(f"painting: expected {list(expected)}, got {list(painting.shape)}")
         lacking = self._lacking(latents, painting)
         timesteps = draw(len(latents), (), generator, partial(torch.randint, self.schedule.steps)).to(latents.device)
@@ -417,6 +429,8 @@ class SlotDiffusion(SlotModelBase):
     def segment(self, images: Tensor, generator: Generators = None, begin: Begin | None = None) -> SlotOutput:
         """Slots and slot-attention masks of images [B, 3, R, R] in [0, 1]; nothing is denoised.
 
+        With a texture, images are encoded into latents too.
+
         The output's `reconstruction` is empty, [B, 3, 0, 0]; its `masks` are the attention masks.
         """
         return self._segmented(images, generator, begin)
@@ -428,7 +442,7 @@ class SlotDiffusion(SlotModelBase):
     def _segmented(
         self, images: Tensor, generator: Generators, begin: Begin | None = None, latents: Tensor | None = None
     ) -> SlotOutput:
-        if begin is not None:
+        if begin is not None:  # starts of slot attention have no texture
             begin = begin[0][..., : self.encoder.slot_attention.dim], begin[1]
         slots, attention = self.encoder(images, generator, begin)
         if self.texture is not None:
