@@ -235,7 +235,7 @@ def backward(bench: Bench, preset: str) -> float:
 
 def sampled(bench: Bench) -> float:
     here, there, images, _ = _both(bench, DIFFUSION)
-    slots = torch.randn(2, here.slots, here.encoder.slot_attention.dim, generator=seeded_generator(2))
+    slots = torch.randn(2, here.slots, here.slot_width, generator=seeded_generator(2))
     painted = [
         model.eval().generate(slots.to(device), steps=3, generator=[seeded_generator(3, n) for n in range(len(images))])
         for model, device in ((there, bench.device), (here, "cpu"))
@@ -389,7 +389,7 @@ def scoring(bench: Bench, images: int) -> Callable[[], Callable[[], object]]:
 def sampling(bench: Bench, images: int) -> Callable[[], Callable[[], object]]:
     def make() -> Callable[[], object]:
         model = bench.model(DIFFUSION).to(bench.device).eval()
-        slots = torch.randn(images, model.slots, model.encoder.slot_attention.dim, device=bench.device)
+        slots = torch.randn(images, model.slots, model.slot_width, device=bench.device)
         return lambda: model.generate(slots, steps=2 if bench.toy else 25, generator=seeded_generator(0))
 
     return make

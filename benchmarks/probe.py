@@ -2,11 +2,12 @@
 
     python benchmarks/probe.py textured-128-diffusion        # two minutes of one core
 
-Protocol: slots of the first `--images` test scenes of `scenes:textured`, 128x128 with 2x2 rays, that
-lie to 80 % on one object. A logistic regression of standardised slots learns the shape (6 classes)
-or the pattern (14) from the slots of four fifths of the scenes; its accuracy is that of the others.
-"chance" is the share of the most frequent class. Of slot diffusion with a texture also what its two
-parts hold alone: the slot as slot attention gives it, and the texture.
+Protocol: slots of the first `--images` test scenes of `scenes:textured`, 128x128 with 2x2 rays, of
+which more than 80 % of the pixels lie on one object. A logistic regression of standardised slots
+learns the shape (6 classes) or the pattern (14) from the slots of four fifths of the scenes; its
+accuracy is that of the others. "chance" is the share of the most frequent class. Of slot diffusion
+with a texture also what its two parts hold alone: the slot as slot attention gives it, and the
+texture.
 """
 
 import argparse

@@ -163,7 +163,7 @@ def show(row: dict[str, float | str], reference: dict[str, float | str]) -> None
 
 def measure_speed(model: SlotDiffusion, options: argparse.Namespace) -> None:
     model.eval()
-    size = (options.batch_size, model.slots, model.encoder.slot_attention.dim)
+    size = (options.batch_size, model.slots, model.slot_width)
     slots = torch.randn(size, generator=seeded_generator(0)).to(options.device)
     steps: dict[str, Callable[[], Tensor]] = {}
     for sampler, counts in STEPS_TIMED.items():
@@ -187,9 +187,10 @@ def measure_speed(model: SlotDiffusion, options: argparse.Namespace) -> None:
 def paint_recomputed(model: SlotDiffusion, slots: Tensor, steps: int) -> Tensor:
     """As `generate`, but the keys and values of the slots are computed at each step."""
     autoencoder, painting = model.autoencoder, model.painting(slots)
+    attended, seen = model.attended(slots), model.textured(painting, slots)
     shape = (len(slots), autoencoder.latent_channels, *(autoencoder.latent_size,) * 2)
     sampled = sample_steps(
-        lambda latents, timesteps: model.denoiser(latents, timesteps, slots, painting=painting),
+        lambda latents, timesteps: model.denoiser(latents, timesteps, attended, painting=seen),
         shape,
         model.schedule,
         SamplingSettings(steps=steps),

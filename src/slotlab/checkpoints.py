@@ -23,6 +23,7 @@ from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json, regular, replacing, write_json
 from slotlab.models import (
     MODELS,
+    Denoiser,
     FeatureAutoencoder,
     FeatureGrouping,
     FrozenFeatures,
@@ -248,7 +249,7 @@ def _load_diffusers_autoencoder(name: str | Path, resolution: int, subfolder: st
 
 
 def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> dict[str, list[str]]:
-    """Copies parts (`encoder`, `decoder`, `denoiser`) of a saved model if they have the same form.
+    """Copies parts (`encoder`, `decoder`, `denoiser`, ...) of a saved model if they have the same form.
 
     Learned values outside of parts, such as the empty slot of slot diffusion, are copied too. A
     part may also be smaller and grow (`grown`). Slot diffusion keeps its autoencoder, and all keep
@@ -268,6 +269,9 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
         other = getattr(source, name, None)
         empty = next(part.parameters(), None) is None
         if other is None or empty or isinstance(part, LatentAutoencoder) or name in skip:
+            continue
+        if isinstance(part, Denoiser) and bool(part.painting_channels) != bool(other.painting_channels):
+            differing.append(name)  # one denoises an image, the other what a painting lacks of it
             continue
         fresh = part.state_dict()
         shapes = _shapes(fresh)
@@ -310,7 +314,7 @@ def grown(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> tu
             noise = torch.randn(len(like), before.shape[2], generator=torch.Generator().manual_seed(0))
             result[name] = torch.cat([before, before[:, like] + NOISE * before.std() * noise.to(before)], dim=1)
             growth.append(f"{before.shape[1]} to {wanted[1]} slots")
-        elif name == CONV_IN and before.shape[1] < wanted[1]:
+        elif name == CONV_IN and before.shape[1] < wanted[1] and before[:, 0].shape == (wanted[0], *wanted[2:]):
             result[name] = before.new_zeros(wanted)
             result[name][:, : before.shape[1]] = before
             growth.append(f"{before.shape[1]} to {wanted[1]} channels")

@@ -64,7 +64,7 @@ class TrainingSettings(BaseModel, extra="forbid", frozen=True):
     steps: int = Field(default=10_000, ge=1, description="updates in all")
     start_from: str | None = Field(default=None, description="models (a comma between) whose parts to start from")
     batch_size: int = Field(default=32, ge=1, description="images per update, over all processes")
-    accumulate: int = Field(default=1, ge=1, description="parts of a batch, one by one: less memory, same gradient")
+    accumulate: int = Field(default=1, ge=1, description="parts of a batch, one by one: less memory")
     optimizer: Literal["adam", "adamw"] = Field(default="adam", description="the optimiser")
     learning_rate: float = Field(default=4e-4, gt=0, description="peak learning rate")
     encoder_learning_rate: float | None = Field(

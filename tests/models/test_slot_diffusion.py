@@ -263,7 +263,7 @@ def test_a_texture_is_learned_by_the_denoiser_and_placed_by_the_decoders_masks()
     other, third = slots.clone(), slots.clone()
     other[:, 0, 8:] += 5
     third[:, 2, 8:] += 5
-    seen, changed, unseen = (model._textured(model.painting(one), one) for one in (slots, other, third))
+    seen, changed, unseen = (model.textured(model.painting(one), one) for one in (slots, other, third))
     assert torch.equal(seen, unseen) and torch.equal(seen[..., 2:], changed[..., 2:])
     assert not torch.allclose(seen[..., :2], changed[..., :2])
     assert torch.equal(seen[:, 3:, 0, 3], slots[:, 1, 8:])
@@ -272,7 +272,26 @@ def test_a_texture_is_learned_by_the_denoiser_and_placed_by_the_decoders_masks()
     )
     with pytest.raises(ValueError, match=r"slots: expected \[B, K, 12\], got \[2, 3, 8\]"):
         model.generate(slots[..., :8])
+    with pytest.raises(ValueError, match=r"slots: expected \[B, K, 12\], got \[2, 3, 13\]"):
+        model.generate(torch.zeros(2, 3, 13))
+    for channels in (3, 4):  # no masks, or one for all slots
+        with pytest.raises(ValueError, match=rf"painting: expected \[2, 6, 4, 4\], got \[2, {channels}, 4, 4\]"):
+            model(IMAGES, painting=torch.zeros(2, channels, 4, 4))
     with pytest.raises(ConfigError, match="texture: needs a decoder"):
         made(texture={"width": 4})
     with pytest.raises(ConfigError, match="texture.width"):
         made(decoder=painter, texture={"width": 0})
+
+
+def test_a_texture_is_as_exact_in_bfloat16_and_changes_in_training_steps_only():
+    model = made(decoder={"kind": "broadcast", "channels": 8}, texture={"width": 4, "channels": 8}).train()
+    before = {name: value.clone() for name, value in model.texture.state_dict().items()}
+    with pytest.raises(ConfigError, match="lacking_scale"):
+        model.check_lacking(IMAGES * 100)
+    assert all(value.equal(before[name]) for name, value in model.texture.state_dict().items())
+    exact = model.encode(IMAGES, generators(0, 1))[..., 8:].detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        near = model.encode(IMAGES, generators(0, 1))[..., 8:].detach()
+    assert near.dtype == torch.float32
+    assert 0 < exact.var(dim=(0, 1), unbiased=False).sum() < 1.01
+    assert (near - exact).square().mean() < 0.05 * exact.square().mean()

@@ -213,6 +213,14 @@ def test_a_denoiser_refines_what_the_decoder_of_its_slots_paints(
     learned = slotlab.load(fit(textured, tmp_path / "textured"))
     assert not torch.equal(learned.texture.layers[0].weight, model.texture.layers[0].weight)
     assert learned.denoiser.conv_in.weight[:, 6:].any()
+    for more in ("texture.layers=2", "texture.width=6"):  # another texture: fresh, and not seen at first
+        another = settings("texture.width=4", "texture.channels=8", f"start_from={tmp_path / 'textured'}", more)
+        model = checkpoints.model_from_config(another.model)
+        assert start_from(model, another.training).endswith("fresh: texture")
+        assert not model.denoiser.conv_in.weight[:, 6:].any()
+    wider = settings("texture.width=4", "denoiser.channels=32", f"start_from={run}")
+    model = checkpoints.model_from_config(wider.model)
+    assert start_from(model, wider.training).endswith("encoder, decoder; fresh: texture, denoiser")
     assert all(learned.encoder.state_dict()[name].equal(value) for name, value in painter.encoder.state_dict().items())
     plain = {"initialisation": "learned", "autoencoder.pretrained": str(latents_run)}
     slotlab.save(slotlab.create_model(tiny_diffusion, **plain), tmp_path / "plain")

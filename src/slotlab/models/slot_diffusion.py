@@ -285,7 +285,7 @@ class SlotDiffusion(SlotModelBase):
         with torch.no_grad():
             # the painting, and keys and values of the slots, do not depend on the timestep
             painting = self.painting(slots)
-            seen, attended = self._textured(painting, slots), self._attended(slots)
+            seen, attended = self.textured(painting, slots), self.attended(slots)
             denoise = partial(self.denoiser, slots=self.denoiser.slot_context(attended), painting=seen)
             if sampling.guidance != 1:
                 empty = attended.mean(dim=1, keepdim=True) if self.guidance_dropout == 0 else self.empty_slot
@@ -305,20 +305,20 @@ class SlotDiffusion(SlotModelBase):
         """
         if self.decoder is None:
             return None
-        image, masks = self.decoder(self._attended(slots))[:2]
+        image, masks = self.decoder(self.attended(slots))[:2]
         latents = self.autoencoder.encode(image.clamp(0, 1))
         if self.texture is None:
             return latents
         return torch.cat([latents, F.adaptive_avg_pool2d(masks.to(latents), self._latent_shape[1:])], dim=1)
 
-    def _attended(self, slots: Tensor) -> Tensor:
+    def attended(self, slots: Tensor) -> Tensor:
         """Slots [B, K, D] without their texture, as decoder and cross-attention take them."""
         dim = self.encoder.slot_attention.dim
         if slots.shape[-1] != dim:
             check_slots(slots, self.slot_width)
         return slots[..., :dim]
 
-    def _textured(self, painting: Tensor | None, slots: Tensor) -> Tensor | None:
+    def textured(self, painting: Tensor | None, slots: Tensor) -> Tensor | None:
         """What the denoiser sees of a painting: its latents, and each slot's texture under its mask."""
         if self.texture is None or painting is None:
             return painting
@@ -366,7 +366,7 @@ class SlotDiffusion(SlotModelBase):
         timesteps = torch.full((len(latents),), self.mask_timestep, device=latents.device)
         noisy = self.schedule.add_noise(latents, draw_normal(latents, generator), timesteps)
         maps: list[Tensor] = []
-        self.denoiser(noisy, timesteps, self._attended(slots), maps, self._textured(painting, slots))
+        self.denoiser(noisy, timesteps, self.attended(slots), maps, self.textured(painting, slots))
         return finest(maps)
 
     def forward(
@@ -407,7 +407,7 @@ class SlotDiffusion(SlotModelBase):
         timesteps = draw(len(latents), (), generator, partial(torch.randint, self.schedule.steps)).to(latents.device)
         noise = draw_normal(latents, generator)
         noisy = self.schedule.add_noise(lacking, noise, timesteps)
-        slots = self._attended(seen.slots)
+        slots = self.attended(seen.slots)
         slots = self._with_dropout(slots, generator) if self.training else slots
         maps: list[Tensor] | None = [] if self.training and self.keeps_cross_attention else None
         output = DiffusionOutput(
@@ -415,7 +415,7 @@ class SlotDiffusion(SlotModelBase):
             timesteps=timesteps,
             noise=noise,
             target=self.schedule.target_of(lacking, noise, timesteps),
-            predicted=self.denoiser(noisy, timesteps, slots, maps, self._textured(painting, seen.slots)),
+            predicted=self.denoiser(noisy, timesteps, slots, maps, self.textured(painting, seen.slots)),
             weights=self.schedule.weights(timesteps),
             cross_attention=finest(maps) if maps else None,
         )

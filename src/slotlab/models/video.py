@@ -247,7 +247,7 @@ class VideoModel(ClipModel):
         return start + added, attention.iterations
 
     def predicted(self, slots: Tensor) -> Tensor:
-        """Starts [B, K, D] for the frame after that with these slots; poses, if any, are kept."""
+        """Starts [B, K, D] for the frame after that with these slots; poses and textures are kept."""
         own, width = self._slot_attention.start, self._slot_attention.dim
         content = self.predictor(slots[..., :width])
         content = torch.lerp(content, own.to(content), self.anchor) if self.anchor else content

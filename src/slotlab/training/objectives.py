@@ -265,7 +265,7 @@ class Paintings:
 
     @torch.no_grad()
     def of(self, batch: Batch, rows: slice) -> Tensor:
-        """Latents [B, C, h, w] of the paintings of some rows of a batch, each found by itself."""
+        """`SlotDiffusion.painting` of some rows of a batch, each found by itself."""
         found, device = [], next(self.model.parameters()).device
         for number, image in zip(batch["index"][rows].tolist(), batch["image"][rows], strict=True):
             painting = self._kept.get(number)

@@ -111,6 +111,8 @@ def check_settings(model: TrainableModel, config: RunConfig, processes: int) -> 
             refuse(key, "needs the decoder of a slot autoencoder; leave it out", getattr(settings, key))
     for key in ("contrast_loss", "prediction_loss"):
         refuse(key, "needs a video model; leave it out", getattr(settings, key) and not video)
+        alone = "would train the texture, which is for the denoiser alone; set it to 0"
+        refuse(key, alone, getattr(settings, key) and getattr(model, "texture", None) is not None)
     if settings.cross_attention_loss:
         only = "only slot diffusion has cross-attention; leave it out"
         refuse("cross_attention_loss", only, not isinstance(model, SlotDiffusion))
@@ -228,6 +230,11 @@ def start_from(model: TrainableModel, settings: TrainingSettings, average: Train
             raise ConfigError(f"training.start_from: {source} has no decoder that knows its slots; {remedy}")
     if average is not None:
         take(average)
+    for one in (model, average):
+        of_one: Any = getattr(one, "image_model", one)
+        if getattr(of_one, "texture", None) is not None and of.get("texture") != of.get("denoiser"):
+            with torch.no_grad():  # the denoiser knows another texture, or none
+                of_one.denoiser.conv_in.weight[:, -of_one.texture.width :] = 0
     parts = [f"{part} (grown: {', '.join(growth)})" if growth else part for part, growth in taken.items()]
     learning = (name for name, parameter in model.named_parameters() if parameter.requires_grad and "." in name)
     learning = (name.removeprefix("image_model.") for name in learning)
