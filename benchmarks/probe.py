@@ -1,13 +1,13 @@
-"""What slots hold: linear probes of the shape and the pattern of their objects.
+"""What slots hold: linear probes of the shape and the pattern of objects, and the pattern of the ground.
 
-    python benchmarks/probe.py textured-128-diffusion        # two minutes of one core
+    python benchmarks/probe.py textured-128-diffusion        # three minutes of one core
 
-Protocol: slots of the first `--images` test scenes of `scenes:textured`, 128x128 with 2x2 rays, of
-which more than 80 % of the pixels lie on one object. A logistic regression of standardised slots
-learns the shape (6 classes) or the pattern (14) from the slots of four fifths of the scenes; its
-accuracy is that of the others. "chance" is the share of the most frequent class. Of slot diffusion
-with a texture also what its two parts hold alone: the slot as slot attention gives it, and the
-texture.
+Protocol: slots of the first `--images` test scenes of `scenes:textured`, 128x128 with 2x2 rays:
+those of which more than 80 % of the pixels lie on one object, and those of the background. A
+logistic regression of standardised slots learns the shape (6 classes) or the pattern (14 of
+objects) from the slots of four fifths of the scenes; its accuracy is that of the others. "chance"
+is the share of the most frequent class. Of slot diffusion with a texture also what its two parts
+hold alone: the slot as slot attention gives it, and the texture.
 """
 
 import argparse
@@ -41,15 +41,23 @@ def main() -> None:
     for name in options.models:
         model = slotlab.load(name)
         table: Any = extract(model, data)
-        kept = (table.truth_share > WHOLE) & (table.material >= 0)  # -1 is the background
-        dim, held_out = cast(Any, model).encoder.slot_attention.dim, table.position[kept] % 5 == 0
+        whole = (table.truth_share > WHOLE) & (table.material >= 0)  # -1 is the background
+        scenes = [
+            slotlab.render(some, resolution=128, supersample=2) for some in grouped(table.index[table.background])
+        ]
+        grounds = [scene["ground_material"] for batch in scenes for scene in batch.metadata]
+        probed = {
+            "shape": (whole, table.shape[whole]),
+            "pattern": (whole, table.material[whole]),
+            "pattern of the ground": (table.background, np.unique(grounds, return_inverse=True)[1]),
+        }
+        dim = cast(Any, model).encoder.slot_attention.dim
         parts = {"slot": slice(None)}
         if table.slots.shape[1] > dim:
             parts = {"slot attention": slice(dim), "texture": slice(dim, None), "both": slice(None)}
         for part, columns in parts.items():
-            slots = table.slots[kept][:, columns]
-            for attribute in ("shape", "material"):
-                classes = getattr(table, attribute)[kept]
+            for attribute, (kept, classes) in probed.items():
+                slots, held_out = table.slots[kept][:, columns], table.position[kept] % 5 == 0
                 probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
                 accuracy = probe.fit(slots[~held_out], classes[~held_out]).score(slots[held_out], classes[held_out])
                 counts = np.bincount(classes)
@@ -58,6 +66,10 @@ def main() -> None:
                 print(lines[-1], flush=True)
     with replacing(options.csv) as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def grouped(numbers: np.ndarray, size: int = 100) -> list[list[int]]:
+    return [numbers[start : start + size].tolist() for start in range(0, len(numbers), size)]
 
 
 if __name__ == "__main__":
