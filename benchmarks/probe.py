@@ -42,10 +42,9 @@ def main() -> None:
         model = slotlab.load(name)
         table: Any = extract(model, data)
         whole = (table.truth_share > WHOLE) & (table.material >= 0)  # -1 is the background
-        scenes = [
-            slotlab.render(some, resolution=128, supersample=2) for some in grouped(table.index[table.background])
-        ]
-        grounds = [scene["ground_material"] for batch in scenes for scene in batch.metadata]
+        grounds = []
+        for numbers in np.array_split(table.index[table.background], options.images // 100 + 1):
+            grounds += [one["ground_material"] for one in slotlab.render(numbers.tolist(), resolution=128).metadata]
         probed = {
             "shape": (whole, table.shape[whole]),
             "pattern": (whole, table.material[whole]),
@@ -66,10 +65,6 @@ def main() -> None:
                 print(lines[-1], flush=True)
     with replacing(options.csv) as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def grouped(numbers: np.ndarray, size: int = 100) -> list[list[int]]:
-    return [numbers[start : start + size].tolist() for start in range(0, len(numbers), size)]
 
 
 if __name__ == "__main__":

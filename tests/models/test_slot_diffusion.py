@@ -294,4 +294,4 @@ def test_a_texture_is_as_exact_in_bfloat16_and_changes_in_training_steps_only():
         near = model.encode(IMAGES, generators(0, 1))[..., 8:].detach()
     assert near.dtype == torch.float32
     assert 0 < exact.var(dim=(0, 1), unbiased=False).sum() < 1.01
-    assert (near - exact).square().mean() < 0.05 * exact.square().mean()
+    assert (near - exact).square().mean() < 0.005 * exact.square().mean()  # 0.03 with averages in bfloat16
