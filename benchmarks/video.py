@@ -1,6 +1,6 @@
 """Measures video models on moving scenes: scores of clips, or the speed and memory of a stream.
 
-    python benchmarks/video.py scores NAME ...     # each on the same test clips; images models are tracked
+    python benchmarks/video.py scores NAME ...     # each on the same test clips; image models are tracked
     python benchmarks/video.py speed NAME ...      # frames per second on one thread, memory after 50 and 300
 
 `scores` writes results/video.csv: ARI, FG-ARI and mBO of whole clips, identity and switches

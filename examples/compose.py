@@ -16,7 +16,7 @@ from slotlab.fidelity import open_network
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="scenes-64", help="a bundled name or a run folder")
+    parser.add_argument("--model", default="scenes-64", help="one of plain scenes: a bundled name or a run folder")
     parser.add_argument("--images", type=int, default=500, help="training images whose slots the library holds")
     parser.add_argument("--count", type=int, default=100, help="compositions to paint")
     parser.add_argument("--features", default="efficientnet-lite0", help="feature net of the distance")

@@ -3,8 +3,10 @@
     python examples/image_folder.py photos --out runs/photos
     python examples/image_folder.py photos --steps 2 --batch-size 2 --out runs/photos
 
-Images of any size are cut to the centred square and resized. `slotlab train textured-64 --data
-photos` does the same with checkpoints, validation and previews.
+Images of any size are cut to the centred square and resized. The full recipe adds checkpoints,
+validation, previews, and losses that keep the background in one slot (docs/own-images.md):
+
+    slotlab train textured-64 start_from=textured-64 --data photos --out runs/photos
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python examples/slot_attention.py                 # 3,000 steps, some minutes of two CPU cores
     python examples/slot_attention.py --steps 5 --batch-size 2
 
-`slotlab train scenes-32` does the same with checkpoints, validation, previews and an average of the
-weights.
+`slotlab train scenes-32 --out runs/first` is the full recipe: it adds a loss that makes slot attention
+agree with the decoder's masks, checkpoints, validation, previews, and an average of the weights.
 """
 
 import argparse

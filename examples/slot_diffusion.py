@@ -1,10 +1,14 @@
-"""Train slot diffusion in plain PyTorch: a denoiser that paints images from slots.
+r"""Train slot diffusion in plain PyTorch: a denoiser that paints images from slots.
 
     python examples/slot_diffusion.py --out runs/my-diffusion     # 5,000 steps, an hour of one core
     python examples/slot_diffusion.py --steps 2 --batch-size 2
 
-The autoencoder and the slot encoder begin with bundled weights. `slotlab train scenes-64-diffusion`
-does the same with checkpoints, validation, previews and an average of the weights.
+The autoencoder and the slot encoder begin with bundled weights. The full recipe adds checkpoints,
+validation, previews, an average of the weights, a schedule of the learning rate and a loss of
+cross-attention, and freezes the slots after 1,000 steps:
+
+    slotlab train scenes-64-diffusion --out runs/diffusion start_from=scenes-64 \
+        autoencoder.pretrained=scenes-64-diffusion
 """
 
 import argparse

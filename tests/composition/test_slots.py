@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import slotlab
 from slotlab.composition import extract, fit_library
 from slotlab.data import open_data
-from slotlab.errors import CheckpointError
+from slotlab.errors import CheckpointError, DataError
 from slotlab.models.sampling import seeded_generator
 
 
@@ -97,3 +97,8 @@ def test_models_without_usable_slots_are_refused(latents_run, dataset, monkeypat
     monkeypatch.setattr(model, "segment", lambda *_: diverged)
     with pytest.raises(CheckpointError, match="its training diverged"):
         extract(model, dataset)
+
+
+def test_clips_are_refused(model):
+    with pytest.raises(DataError, match="scenes:moving: holds clips"):
+        extract(model, open_data("scenes:moving", resolution=16, count=2, frames=2))

@@ -90,7 +90,7 @@ def extract(
 
     Raises:
         CheckpointError: the model has no slots, or its slots are not finite.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or the data set holds clips.
 
     Example:
         >>> import slotlab
@@ -106,6 +106,9 @@ def extract(
     position = first = place_among_processes().share(len(dataset)).start
     parts: list[dict[str, np.ndarray]] = []
     for batch, output in outputs(slot_model, dataset, batch_size=batch_size, seed=seed, segment_only=True):
+        if len(batch["image"]) > len(batch["index"]):
+            data = dataset.describe()["data"]
+            raise DataError(f"{data}: holds clips; concepts are of still images, such as scenes:plain")
         parts.append(_rows(output, output.soft_masks(slot_model.finer_masks).float(), batch, position, dataset))
         position += len(batch["index"])
         yield len(batch["index"])

@@ -1,5 +1,6 @@
 """Segments films and folders of frames into files, frame by frame: a slot keeps its object."""
 
+import shlex
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -74,9 +75,10 @@ def segment_clips(
     if films := [path for path in found if path.is_file()]:
         need_video()
         if formats:
+            film = shlex.quote(str(films[0]))
             raise ConfigError(
-                f"format {formats[0]}: needs the frames of {films[0]} as files; write them into a folder "
-                f"(ffmpeg -i {films[0].name} frames/%06d.png) and segment that with --track, or leave the format out"
+                f"format {formats[0]}: needs the frames of {films[0]} as files; write them into a folder (mkdir "
+                f"frames && ffmpeg -i {film} frames/%06d.png) and segment that with --track, or leave the format out"
             )
     described = {"fingerprint": fingerprint(model), "resolution": slot_model.resolution, **video.describe()}
     settings = {"format": "slotlab-clips", "version": 1, "fit": fit, "mask_source": source, "seed": seed}

@@ -22,8 +22,9 @@ LARGEST = 1024  # side of the centred squares that sessions keep in memory
 FINEST = 256  # side to which scenes are rendered; larger ones are enlarged from it
 CHOOSE = "Upload, drop or paste your own, or take an example. No model gets every image right: see the hard one."
 PRIVATE = (
-    f"Your image: PNG, JPEG or WEBP, at most {UPLOAD_LIMITS.size // 2**20} MiB. Photo shows all of it, other views its "
-    "centred square. It stays on this computer, in memory: the uploaded file is removed as soon as it is read."
+    f"Your image: PNG, JPEG, WebP, BMP or a still GIF, at most {UPLOAD_LIMITS.size // 2**20} MiB. "
+    "Photo shows all of it, other views its centred square. It stays on this computer, in memory: the uploaded file is "
+    "removed as soon as it is read."
 )
 
 
