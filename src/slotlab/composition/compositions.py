@@ -263,7 +263,7 @@ def paint_plans(model: Model, library: ConceptLibrary, plans: Sequence[Plan], se
         for size in sorted({len(plan.rows) for plan in plans}):
             group = [plan for plan in plans if len(plan.rows) == size]
             slots = torch.from_numpy(library.slots[np.array([plan.rows for plan in group])]).to(device)
-            painted, _ = slot_model.paint(slots, generator=[seeded_generator(seed, plan.number) for plan in group])
+            painted = slot_model.generate(slots, generator=[seeded_generator(seed, plan.number) for plan in group])
             images |= dict(zip((plan.number for plan in group), painted, strict=True))
     return [images[plan.number] for plan in plans]
 

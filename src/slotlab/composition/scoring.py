@@ -144,7 +144,7 @@ def _write_real(
         indices = batch["index"][: max(0, count - position)].tolist()
         if indices:
             generators = [seeded_generator(seed, index, 1) for index in indices]
-            groups[RECONSTRUCTIONS], _ = that_paints(model).paint(output.slots[: len(indices)], generator=generators)
+            groups[RECONSTRUCTIONS] = that_paints(model).generate(output.slots[: len(indices)], generator=generators)
             if isinstance(model, SlotDiffusion):
                 latents = model.latents(batch["image"][: len(indices)].to(output.slots.device))
                 groups[CEILING] = model.decode_latents(latents)
