@@ -24,18 +24,17 @@ error over images.
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
+from contest import save
 
 import slotlab
 from slotlab.checkpoints import load_autoencoder
 from slotlab.config import run_config
 from slotlab.data import SlotDataset, open_data, pack
 from slotlab.evaluation import evaluate
-from slotlab.files import replacing
 from slotlab.runs import fit
 
 RESULTS = Path(__file__).parent / "results" / "blender.csv"
@@ -100,10 +99,7 @@ def main() -> None:
             rows += scores(model, "Blender scenes, 128x128", blender, merge=True)
         if model in (PRESET, run, merged):
             rows += scores(model, "textured, 3-10 objects, 128x128", textured)
-    with replacing(options.results) as path, path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    save(rows, options.results, COLUMNS)
 
 
 def trained(preset: str, run: Path, data: Path, **changes: object) -> Path:

@@ -227,10 +227,10 @@ def write(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
         save(rows, path)
 
 
-def save(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Writes the lines to a CSV file, whole or not at all."""
+def save(rows: Sequence[Mapping[str, object]], path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Writes rows to a CSV file, whole or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contest import save
 
 from slotlab.checkpoints import load_autoencoder
 from slotlab.config import run_config
 from slotlab.data import pack
-from slotlab.files import replacing
 from slotlab.runs import fit
 from slotlab.training.checkpoint import read_history
 
@@ -79,10 +79,7 @@ def main() -> None:
         with options.results.open(newline="", encoding="utf-8") as file:
             new = {(options.variant, way) for way in options.ways}
             rows = [row for row in csv.DictReader(file) if (row["variant"], row["way"]) not in new] + rows
-    with replacing(options.results) as path, path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    save(rows, options.results, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ training does not depend on it; masks by argmax, mIoU as CLEVRTex defines it.
 """
 
 import argparse
-import csv
 import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from contest import save
 
 import slotlab
 from slotlab.config import run_config
@@ -54,10 +54,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows, columns = compare_sigmas(options.runs) if options.sigmas else compare_fits(options)
     if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, options.csv, columns)
 
 
 def compare_sigmas(names: list[str]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:

@@ -10,13 +10,13 @@ noise. `--fit` measures the mean and the deviation of the features.
 """
 
 import argparse
-import csv
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from contest import save
 from PIL import Image
 from torch import Tensor
 
@@ -135,10 +135,7 @@ def main() -> None:
         rows.append({"method": name} | {score: f"{mean:.1f} ± {error:.1f}" for score, (mean, error) in scores.items()})
         print(*rows[-1].values(), sep="\t", flush=True)
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, arguments.csv, list(rows[0]))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ the mask became less than half of what it was. "the other slots": what they pain
 """
 
 import argparse
-import csv
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from contest import save
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -26,7 +26,6 @@ from torch import Tensor
 import slotlab
 from slotlab.composition import edits
 from slotlab.composition.edits import Scene, background_slot, paint_edit, read_scene
-from slotlab.files import replacing
 from slotlab.models import PaintingModel, that_paints
 from slotlab.models.building import evaluating
 from slotlab.models.sampling import seeded_generator
@@ -52,10 +51,7 @@ def main() -> None:
     for row in (dict(zip(COLUMNS, COLUMNS, strict=True)), *rows):
         print("".join(f"{row[column]:>{20 if column in COLUMNS[:2] else 10}}" for column in COLUMNS))
     if options.csv:
-        with replacing(options.csv) as path, path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows(rows)
+        save(rows, options.csv, COLUMNS)
 
 
 def removals(name: str, model: PaintingModel, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ values of the slots at each step.
 """
 
 import argparse
-import csv
 import platform
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest import rows_of, take_turns, write
+from contest import rows_of, save, take_turns, write
 from torch import Tensor
 from torch.nn import functional
 
@@ -109,10 +108,7 @@ def measure_quality(model: SlotDiffusion, options: argparse.Namespace) -> None:
         rows.append({**sampling, **quality(painted, images, real), "seconds_per_image": seconds})
         show(rows[-1], rows[1])
     if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, options.csv, COLUMNS)
     print(f"ceiling: MSE {rows[0]['mse']:.5f}, FD {rows[0]['fd']:.2f}, KD {rows[0]['kd']:.4f}")
     print(f"chance FD of {len(images)} images: {compare(real, real).chance:.2f}")
 

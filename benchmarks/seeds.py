@@ -11,18 +11,17 @@ over the runs.
 """
 
 import argparse
-import csv
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from contest import save
 
 import slotlab
 from slotlab.config import run_config
 from slotlab.data import open_data
 from slotlab.evaluation import evaluate
-from slotlab.files import replacing
 from slotlab.training.checkpoint import weights_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,11 +40,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for run in (options.preset, *options.runs):
         rows += scores(options.preset, run)
-    path = options.results or RESULTS / f"seeds-{options.preset}.csv"
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ("run", "masks", *DIGITS))
-        table.writeheader()
-        table.writerows(rows)
+    save(rows, options.results or RESULTS / f"seeds-{options.preset}.csv", ("run", "masks", *DIGITS))
     print(markdown(rows))
 
 

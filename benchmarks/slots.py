@@ -8,11 +8,11 @@ fewer, as trained, and with two more, each as they are and merged (`slotlab.mode
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
+from contest import save
 
 import slotlab
 from slotlab.evaluation import Evaluator, outputs
@@ -65,10 +65,7 @@ def main() -> None:
                 rows.append({column: row[column] for column in COLUMNS})
                 print(*rows[-1].values(), flush=True)
     if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, options.csv, COLUMNS)
 
 
 def draw(model: SlotModel, source: str, opening: dict[str, Any], split: str, path: Path, count: int = 8) -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest import row, write
+from contest import row, save, write
 from reference import peer_module
 from torch import Tensor, nn
 
@@ -93,7 +93,7 @@ class Curve:
         clocks = {"seconds": time.monotonic() - self.wall, "processor": time.process_time() - self.processor}
         rounded = {name: round(value, 4) for name, value in {**clocks, **scores}.items()}
         self.rows.append({"stage": self.stage, "resolution": resolution, "step": step, **rounded})
-        write_rows(self.path, COLUMNS, self.rows)
+        save(self.rows, self.path, COLUMNS)
         if self.is_over:
             raise Enough
 
@@ -206,13 +206,6 @@ def read(path: Path) -> list[Row]:
         ]
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
@@ -244,7 +237,7 @@ def main() -> None:
                 if process.exitcode:
                     parser.error(f"{name}, scenes:{variant}: ended with an error; give the command again to go on")
             recorded = gathered(options.folder)
-            write_rows(options.results / "time-to-objects-curves.csv", ("variant", "contender", *COLUMNS), recorded)
+            save(recorded, options.results / "time-to-objects-curves.csv", ("variant", "contender", *COLUMNS))
             write(summary(recorded), options.results / "time-to-objects.csv")
             draw(recorded, options.picture)
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from contest import save
 
 import slotlab
 from slotlab.evaluation import outputs
-from slotlab.files import replacing
 from slotlab.metrics import VideoScores
 from slotlab.models import ClipModel, TrackedModel
 
@@ -80,10 +80,7 @@ def write(path: Path, row: Mapping[str, object], keys: tuple[str, ...]) -> None:
     text = {name: str(value) for name, value in row.items()}
     rows = [*csv.DictReader(path.open(encoding="utf-8"))] if path.exists() else []
     rows = [one for one in rows if any(one[key] != text[key] for key in keys)] + [text]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, text)
-        writer.writeheader()
-        writer.writerows(rows)
+    save(rows, path, list(text))
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def test_classes_and_annotators_are_scored_beside_the_masks(model, rectangles):
     assert "…" not in said
 
 
-def test_baselines_stand_beside_the_model(tmp_path):
+def test_baselines_stand_beside_the_model():
     data = open_data("scenes:plain", split="test", resolution=32, count=3, max_objects=6)
     result = slotlab.evaluate(slotlab.create_model("scenes-32"), data, baselines=True)
     assert list(result.baselines) == ["block pattern", "colour K-means", "SLIC superpixels", "feature K-means"]

@@ -157,7 +157,7 @@ def test_the_commands_of_a_run_and_of_those_before_it_make_it_again(squares, tmp
         assert record["seed"] == seed and record["steps"] == 1 and record["machine"]
 
 
-def test_a_preset_of_ones_own_is_kept_with_its_run(diffusion_run, latents_run, squares, tmp_path):
+def test_a_preset_of_ones_own_is_kept_with_its_run(diffusion_run, tmp_path):
     records = training_records(diffusion_run)
     assert [record["out"] for record in records] == ["runs/latents", "runs/diffusion"]
     for record in records:

@@ -41,8 +41,8 @@ QUIET = {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 RESULTS = Path(__file__).parents[1] / "results" / "faults"
 WARM = (
     *("slotlab.cli", "slotlab.checkpoints", "slotlab.publishing", "slotlab.training.loop", "slotlab.runs"),
-    *("slotlab.reporting.report", "slotlab.runs"),
-    *("slotlab.fidelity", "slotlab.segmenting", "slotlab.data.packing", "slotlab.data.open", "slotlab.data.scenes"),
+    *("slotlab.reporting.report", "slotlab.fidelity", "slotlab.segmenting", "slotlab.data.packing"),
+    *("slotlab.data.open", "slotlab.data.scenes"),
     *("slotlab.composition", "slotlab.composition.edits", "slotlab.composition.scoring", "slotlab.diagnostics"),
     *("slotlab.figures.composition", "slotlab.figures.curves", "slotlab.figures.slots", "slotlab.cli.composition"),
     *("sklearn.cluster", "sklearn.metrics", "h5py", "torch.utils.tensorboard.writer", "matplotlib.pyplot"),

@@ -73,7 +73,7 @@ def test_a_run_says_how_finely_its_scenes_are_sampled():
     assert [open_split(config, split).describe()["supersample"] for split in ("train", "val")] == [2, 2]
 
 
-def test_endless_training(tmp_path):
+def test_endless_training():
     batches = training_batches(scenes(count=1_000_000_000), batch_size=2, seed=0)
     first, second = next(batches), next(batches)
     assert first["image"].shape == (2, 3, 16, 16)

@@ -56,7 +56,7 @@ def test_a_fit_for_squares_is_refused(model, photos):
         slotlab.segment_image(model, photos / "wide.png", fit="squeeze")
 
 
-def test_show_and_evaluate_speak_of_features(model, photos, tmp_path):
+def test_show_and_evaluate_speak_of_features(model, photos):
     seen = look(model, photos / "wide.png")
     assert seen.image.shape[2] > seen.image.shape[1]
     assert list(seen.errors()) == ["feature error"] and seen.figure(cell=32).mode == "RGB"

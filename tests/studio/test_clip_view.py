@@ -165,7 +165,7 @@ def test_models_that_cannot_say_so(distinct):
         without(now, photos, (0,))
 
 
-def test_a_clip_is_played_and_an_object_removed(visit, pictures_folder, tmp_path):
+def test_a_clip_is_played_and_an_object_removed(visit, pictures_folder):
     page = visit()
     tab(page, "Clip")
     slots, status = page.locator("#sl-clip .sl-slot"), page.locator("#sl-clip-status")

@@ -295,7 +295,7 @@ def test_cross_attention_learns_where_slot_attention_looks(tiny_diffusion, laten
     assert disagreement("guided", 10.0) < disagreement("free", 0.0)
 
 
-def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, tiny_diffusion, squares, tmp_path):
+def test_the_autoencoder_stays_the_one_that_was_named(diffusion_run, presets, tiny_diffusion, tmp_path):
     slotlab.save(slotlab.create_model(str(presets / "tiny-latents.yaml")), tmp_path / "fresh")
     model = slotlab.create_model(tiny_diffusion, **{"autoencoder.pretrained": str(tmp_path / "fresh")})
     assert list(checkpoints.take_parts(model, diffusion_run)) == ["encoder", "denoiser"]

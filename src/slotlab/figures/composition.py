@@ -150,9 +150,9 @@ def edit_figure(scene: Scene, edited: Edited, *, cell: int = EDIT_CELL) -> Image
     return _with_slots(shown, scene, size, Scale("difference: mean absolute difference of the channels", ERROR_TOP))
 
 
-def write_slots(folder: Path, scene: Scene, cell: int = EDIT_CELL) -> Path:
+def write_slots(folder: Path, scene: Scene) -> Path:
     """Writes `slots.png`, an image with its slots' numbers and a cut-out of each; its path."""
-    write_png(_with_slots({}, scene, cell_size(scene.image, cell)), folder / "slots.png")
+    write_png(_with_slots({}, scene, cell_size(scene.image, EDIT_CELL)), folder / "slots.png")
     return folder / "slots.png"
 
 

@@ -63,10 +63,10 @@ def loss_curves(rows: Sequence[Row], title: str = "", masks: str = "decoder mask
     return figure
 
 
-def figure_image(figure: Figure, dots_per_inch: int = 110) -> Image.Image:
+def figure_image(figure: Figure) -> Image.Image:
     """A matplotlib figure as an RGB image."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch)
+    figure.savefig(buffer, format="png", dpi=110)
     return Image.open(buffer).convert("RGB")
 
 

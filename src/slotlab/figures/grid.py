@@ -162,9 +162,9 @@ def heat_map(values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.I
     return Image.fromarray(inferno()[np.asarray(_resized(_levels(values, top), size, Image.Resampling.NEAREST))])
 
 
-def glow(image: Tensor, values: Tensor, size: tuple[int, int], top: float = 1.0) -> Image.Image:
-    """Values [H, W] from 0 to `top` as heat over the dimmed, grey image [3, H, W]."""
-    levels = np.asarray(_resized(_levels(values, top), size, Image.Resampling.BICUBIC))
+def glow(image: Tensor, values: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Values [H, W] from 0 to 1 as heat over the dimmed, grey image [3, H, W]."""
+    levels = np.asarray(_resized(_levels(values), size, Image.Resampling.BICUBIC))
     dimmed = 0.45 * np.asarray(photograph(image, size).convert("L"), dtype=np.float32)[..., None]
     strength = np.minimum(1.0, 1.6 * levels[..., None] / 255)
     return Image.fromarray(((1 - strength) * dimmed + strength * inferno()[levels]).astype(np.uint8))
