@@ -1,4 +1,4 @@
-"""Objects in photographs: the model `photos` beside groupings that cost nothing.
+"""Objects in photographs: the model `photos` beside baselines that need no training.
 
     python benchmarks/photos.py PHOTOS MASKS            # centre squares, masks at 224x224
     python benchmarks/photos.py PHOTOS MASKS --sizes    # share of objects found, by their size
@@ -35,7 +35,7 @@ Method = Callable[[Tensor], Tensor]
 
 @torch.inference_mode()
 def of_baseline(groups: Baseline, count: int, image: Tensor) -> Tensor:
-    """The segments of a method that costs nothing."""
+    """The segments of a baseline."""
     return groups(image[None], (SIDE, SIDE), count)[0]
 
 

@@ -74,7 +74,7 @@ def removals(name: str, model: PaintingModel, options: argparse.Namespace) -> li
             edited = paint_edit(model, scene, plan)
             errors["paint_edit"].append(compared(edited.before, edited.image, rest, there, behind))
             with evaluating(model), torch.no_grad():
-                alone, _ = model.paint(plan.slots[None], generator=seeded_generator(0))
+                alone = model.generate(plan.slots[None], generator=seeded_generator(0))
             errors["the other slots"].append(compared(edited.before, alone[0], rest, there, behind))
     rows: list[dict[str, Any]] = []
     for painted_by, found in errors.items():

@@ -6,7 +6,7 @@
 Images of any size are cut to the centred square and resized. The full recipe adds checkpoints,
 validation, previews, and losses that keep the background in one slot (docs/own-images.md):
 
-    slotlab train textured-64 start_from=textured-64 --data photos --out runs/photos
+    slotlab train textured-64 start_from=textured-64 --data photos --out runs/photos-full
 """
 
 import argparse

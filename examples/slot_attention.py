@@ -4,7 +4,8 @@
     python examples/slot_attention.py --steps 5 --batch-size 2
 
 `slotlab train scenes-32 --out runs/first` is the full recipe: it adds a loss that makes slot attention
-agree with the decoder's masks, checkpoints, validation, previews, and an average of the weights.
+agree with the decoder's masks, a schedule of the learning rate, checkpoints, validation, previews,
+and an average of the weights.
 """
 
 import argparse

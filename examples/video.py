@@ -4,8 +4,8 @@
     python examples/video.py --steps 1 --batch-size 1 --test-clips 1
 
 Slots of a frame start from what a small transformer makes of those of the frame before.
-`slotlab train moving-64` does the same with checkpoints, validation and an average of the weights,
-for longer.
+`slotlab train moving-64 --out runs/moving` is the full recipe: more steps, longer clips, a schedule of
+the learning rate, checkpoints, validation, and an average of the weights.
 """
 
 import argparse

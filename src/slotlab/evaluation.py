@@ -48,7 +48,7 @@ Baseline = Callable[[Tensor, Size, int], Tensor]  # images [B, 3, H, W], size, n
 
 
 def baselines_here() -> dict[str, Baseline]:
-    """The segmentations that cost nothing, by title; the last two need the extra `vision`."""
+    """The baselines that need no training, by title; the last two need the extra `vision`."""
 
     def of_pixels(groups: Callable[[Tensor, int], Tensor]) -> Baseline:
         return lambda images, size, count: groups(resized(images, size), count)
@@ -172,7 +172,7 @@ def batch_output(model: Model, batch: Batch, seed: int) -> Any:
 class Evaluator:
     """Gathers scores over a loop over `outputs`; the protocol names its `seed` and the `weights`.
 
-    With `baselines` it also scores what costs nothing (`slotlab.metrics.baselines`), in as many
+    With `baselines` it also scores baselines without training (`slotlab.metrics.baselines`), in as many
     segments as the model has slots. Objects below the share `min_area` of the picture are ignored.
     Masks of another size than the true ones are resized bilinearly, before the argmax. Where the
     data was opened with `every_mask`, mBO by class is scored too, or each annotator.

@@ -146,6 +146,7 @@ def compose(
     from slotlab.composition import ConceptLibrary, compose, score_compositions
     from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
     from slotlab.composition.scoring import SCORE_FOLDER
+    from slotlab.composition.slots import check_still
     from slotlab.errors import DataError
     from slotlab.fidelity import open_network
     from slotlab.figures.composition import contact_sheet
@@ -165,6 +166,7 @@ def compose(
     if score and data is not None:  # opened now: what is missing should not be missed after hours of sampling
         network = open_network(features, inception, device)
         real = open_from_options(data, model.resolution, split, real_count, images)
+        check_still(real)
     weights, more = weights_of(run_folder), {"count": count, "seed": seed, "batch_size": batch_size}
     steps = compose.steps(model, concepts, out, protocol=protocol, concepts=concept, weights=weights, **more)
     shown("composing", count, steps)

@@ -10,6 +10,7 @@ import torch
 
 from slotlab.composition.compositions import IMAGES_FOLDER, SETTINGS_FILE, compose, image_path, write_image
 from slotlab.composition.library import ConceptLibrary
+from slotlab.composition.slots import check_still
 from slotlab.data import SlotDataset
 from slotlab.distributed import from_first, place_among_processes, wait_for_all
 from slotlab.errors import ConfigError
@@ -66,8 +67,10 @@ def score_compositions(
     Raises:
         ConfigError: `out` holds no composition, an unfinished one, or one of another library.
         CheckpointError: the library is another model's.
+        DataError: an image cannot be read, or the data set holds clips.
     """
     out = Path(out)
+    check_still(dataset)
     remedy = f"make a composition with: slotlab compose RUN LIBRARY --out {out}"
     settings = read_json(out / SETTINGS_FILE, remedy, ConfigError)
     if settings["library"]["identity"] != library.identity:

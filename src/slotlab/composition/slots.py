@@ -103,12 +103,10 @@ def extract(
         (3, 2)
     """
     slot_model = that_paints(model)
+    check_still(dataset)
     position = first = place_among_processes().share(len(dataset)).start
     parts: list[dict[str, np.ndarray]] = []
     for batch, output in outputs(slot_model, dataset, batch_size=batch_size, seed=seed, segment_only=True):
-        if len(batch["image"]) > len(batch["index"]):
-            data = dataset.describe()["data"]
-            raise DataError(f"{data}: holds clips; concepts are of still images, such as scenes:plain")
         parts.append(_rows(output, output.soft_masks(slot_model.finer_masks).float(), batch, position, dataset))
         position += len(batch["index"])
         yield len(batch["index"])
@@ -135,6 +133,13 @@ def extract(
         **({"names": names} if names else {}),
     }
     return SlotTable(**columns, facts=facts)
+
+
+def check_still(dataset: SlotDataset) -> None:
+    """Raises DataError if a data set holds clips."""
+    if dataset[0]["image"].ndim == 4:
+        data = dataset.describe()["data"]
+        raise DataError(f"{data}: holds clips; concepts and compositions are of still images, such as scenes:plain")
 
 
 def background_rank(owned: Tensor, kept: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Segmentations that cost nothing, to read a model's scores against."""
+"""Baselines that need no training, to read a model's scores against."""
 
 import torch
 from torch import Tensor

@@ -315,7 +315,7 @@ class SlotAutoencoder(SlotModelBase):
         """Reconstruction [B, 3, R, R], masks [B, K, R, R], slot images [B, K, 3, R, R] of slots."""
         return self.decoder(slots)
 
-    def generate(self, slots: Tensor, generator: Generators = None) -> Tensor:
+    def generate(self, slots: Tensor, *, generator: Generators = None) -> Tensor:
         """Images [B, 3, R, R] in [0, 1] of any slots [B, K, D]; without chance, so `generator` is not used."""
         return self.decode(slots)[0].clamp(0, 1)
 

@@ -239,7 +239,7 @@ def _part(
     for source, title in titles.items():
         scored.append([f"here: {title}", *(_three(metrics.get(source, {}).get(name)) for name in ("ari", "fg_ari"))])
     for title, of in metrics.get("baselines", {}).items():
-        scored.append([f"costs nothing: {title}", *(_three(of[name]["mean"]) for name in ("ari", "fg_ari"))])
+        scored.append([f"baseline: {title}", *(_three(of[name]["mean"]) for name in ("ari", "fg_ari"))])
     side_by_side = ReportTable(
         "Adjusted Rand index of all pixels, and of the pixels of objects", ["", "ARI", "FG-ARI"], scored
     )
