@@ -7,7 +7,7 @@ from composition_samples import output_of
 from torch.nn import functional as F
 
 import slotlab
-from slotlab.composition import extract, fit_library
+from slotlab.composition import ConceptLibrary, extract, fit_library, score_compositions
 from slotlab.data import open_data
 from slotlab.errors import CheckpointError, DataError
 from slotlab.models.sampling import seeded_generator
@@ -99,6 +99,10 @@ def test_models_without_usable_slots_are_refused(latents_run, dataset, monkeypat
         extract(model, dataset)
 
 
-def test_clips_are_refused(model):
+def test_clips_are_refused(model, libraries, tmp_path):
+    clips = open_data("scenes:moving", resolution=16, count=2, frames=2)
+    library = ConceptLibrary.load(libraries[model.kind], model)
     with pytest.raises(DataError, match="scenes:moving: holds clips"):
-        extract(model, open_data("scenes:moving", resolution=16, count=2, frames=2))
+        extract(model, clips)
+    with pytest.raises(DataError, match="scenes:moving: holds clips"):
+        score_compositions(model, library, tmp_path, clips, network=None)
