@@ -1,6 +1,6 @@
 """Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot, and trained on them.
 
-    python benchmarks/blender.py FOLDER            # an hour and a half of one core; re-run to resume
+    python benchmarks/blender.py FOLDER            # an hour and a half of one core per seed; re-run to resume
 
 FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is
 laid out. They are not CLEVRTex, and what is measured on them cannot be compared with what is
@@ -19,8 +19,8 @@ FOLDER. Trained on its training part, each from the one before:
 Protocol: splits by sorted index (first 10 % test, next 10 % validation, rest training), crop 0.8;
 scores of the moving average of the weights on the whole test split and on 500 test scenes with
 textures; masks by argmax (of the first and the last slots also after slots of one object were
-merged), mIoU as CLEVRTex defines it; one seed. Results: results/blender.csv, mean and standard
-error over images.
+merged), mIoU as CLEVRTex defines it. Results: results/blender.csv, mean and standard error over
+images. Of each seed but the first only the last slots are scored, on Blender scenes.
 """
 
 import argparse
@@ -55,6 +55,7 @@ TAUGHT = {
 SCORES = ("ari", "fg_ari", "miou", "mbo")
 COLUMNS = (
     "model",
+    "seed",
     "data",
     "images",
     "masks",
@@ -66,7 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Blender scenes in the layout of CLEVRTex")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("runs/blender"), help="packed data and the run")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/blender"), help="packed data and the runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -74,48 +76,45 @@ def main() -> None:
     data = options.work / "packed"
     if not data.is_dir():
         pack(options.folder, data, resolution=resolution, latents=load_autoencoder(LATENTS, resolution))
-    run = trained(PRESET, options.work / "blender-128", data, start_from=DIFFUSION, **FINE_TUNED)
-    taught = trained(PRESET, options.work / "blender-128-attention", data, start_from=run, teacher=run, **TAUGHT)
-    merged = trained(
-        PRESET,
-        options.work / "blender-128-merged",
-        data,
-        start_from=taught,
-        teacher=taught,
-        teacher_merged=True,
-        **TAUGHT,
-    )
-    parts = f"{merged},{DIFFUSION}"
-    diffusion = trained(
-        DIFFUSION, options.work / "blender-128-diffusion", data, start_from=parts, steps=400, warmup_steps=50
-    )
-
     blender = open_data(str(data), split="test", resolution=resolution)
     textured = open_data("scenes:textured", split="test", resolution=resolution, count=500, supersample=2)
     rows = []
-    for model in (PRESET, DIFFUSION, run, taught, merged, diffusion):
-        rows += scores(model, "Blender scenes, 128x128", blender)
-        if model in (PRESET, merged):
-            rows += scores(model, "Blender scenes, 128x128", blender, merge=True)
-        if model in (PRESET, run, merged):
-            rows += scores(model, "textured, 3-10 objects, 128x128", textured)
+    for seed in options.seeds:
+        first, work = seed == options.seeds[0], options.work / f"seed-{seed}"
+        run = trained(PRESET, work / "blender-128", data, seed, start_from=DIFFUSION, **FINE_TUNED)
+        taught = trained(PRESET, work / "blender-128-attention", data, seed, start_from=run, teacher=run, **TAUGHT)
+        last = {"start_from": taught, "teacher": taught, "teacher_merged": True, **TAUGHT}
+        merged = trained(PRESET, work / "blender-128-merged", data, seed, **last)
+        scored = [merged]
+        if first:
+            parts = f"{merged},{DIFFUSION}"
+            short = {"steps": 400, "warmup_steps": 50}
+            diffusion = trained(DIFFUSION, work / "blender-128-diffusion", data, seed, start_from=parts, **short)
+            scored = [PRESET, DIFFUSION, run, taught, merged, diffusion]
+        for model in scored:
+            rows += scores(model, seed, "Blender scenes, 128x128", blender)
+            if model in (PRESET, merged):
+                rows += scores(model, seed, "Blender scenes, 128x128", blender, merge=True)
+            if first and model in (PRESET, run, merged):
+                rows += scores(model, seed, "textured, 3-10 objects, 128x128", textured)
     save(rows, options.results, COLUMNS)
 
 
-def trained(preset: str, run: Path, data: Path, **changes: object) -> Path:
+def trained(preset: str, run: Path, data: Path, seed: int, **changes: object) -> Path:
     """Trains a preset on Blender scenes, from the newest checkpoint of `run`."""
     given = {name: str(value) if isinstance(value, Path) else value for name, value in changes.items()}
-    config = run_config(preset, {"data.source": str(data), "train_count": 0, **given})
+    config = run_config(preset, {"data.source": str(data), "train_count": 0, "seed": seed, **given})
     return fit(config, run, resume=(run / "run.json").is_file())
 
 
-def scores(name: str | Path, data: str, test: SlotDataset, merge: bool = False) -> list[dict[str, Any]]:
+def scores(name: str | Path, seed: int, data: str, test: SlotDataset, merge: bool = False) -> list[dict[str, Any]]:
     """A row for each source of masks."""
     result = evaluate(slotlab.load(name), test, merge=merge)
     rows = []
     for source, values in result.segmentation.items():
         row: dict[str, Any] = {
             "model": Path(name).name,
+            "seed": "" if name in (PRESET, DIFFUSION) else seed,
             "data": data,
             "images": len(test),
             "masks": f"{source}, merged" if merge else source,

@@ -1,7 +1,7 @@
 """What a GPU does for slotlab, in minutes: is it right, how fast is it, and do slots bind on it?
 
     python benchmarks/gpu.py --minutes 8 --out runs/gpu          # a CUDA machine
-    python benchmarks/gpu.py --minutes 8 --out runs/gpu --toy    # anywhere: the same stages, tiny models
+    python benchmarks/gpu.py --minutes 8 --out runs/toy --toy    # anywhere: the same stages, tiny models
     python benchmarks/gpu.py --arithmetic --out runs/gpu         # FLOP and memory of a step; needs no GPU
 
 Protocol. Stages in order of worth; each has a bound in time and writes every result at once, so a

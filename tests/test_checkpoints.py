@@ -17,6 +17,7 @@ from slotlab.config import run_config
 from slotlab.errors import CheckpointError
 from slotlab.models.latent_autoencoder import LatentAutoencoder
 from slotlab.models.slot_autoencoder import DECODERS, SpatialBroadcastDecoder
+from slotlab.models.video import VideoModel
 from slotlab.runs import fit
 
 
@@ -279,3 +280,6 @@ def test_a_trained_model_takes_another_number_of_slots(presets, tmp_path):
             slotlab.load(tmp_path / str(slots)).encoder(torch.ones(1, 3, 16, 16))[0],
             changed.encoder(torch.ones(1, 3, 16, 16))[0],
         )
+    slotlab.save(VideoModel(model), tmp_path / "video")
+    video = slotlab.create_model(str(tmp_path / "video"), pretrained=True, slots=7)
+    assert torch.equal(video.image_model.encoder.slot_attention.start, more.encoder.slot_attention.start)

@@ -109,7 +109,7 @@ def write_film(path: str | Path, frames: Iterable[np.ndarray], rate: float = RAT
 class Films(PixelDataset):
     """Films, each frame as an image without a mask; `clips:films:PATH`, or PATH alone: as clips.
 
-    Dataset format: a film (mp4, mov, m4v, webm, mkv or gif), or a folder of them at any depth,
+    Dataset format: a film (mp4, mov, m4v, webm, mkv, avi or gif), or a folder of them at any depth,
     also `{train,val,test}/**/{name}.mp4`. All are read through once, without decoding, when they
     are opened, to find their frames. Frames are turned upright. Splits by folder, or else by order.
     Crop 1.0.
