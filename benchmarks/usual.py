@@ -1,4 +1,4 @@
-"""Measures what is usual for each bundled image model with a concept library, on its own test images.
+"""Measures what is usual for bundled models with a concept library, on their own test images.
 
 Writes src/slotlab/weights/usual.json: for each model the 99th percentile of the reconstruction
 error (mean squared error of colours in [0, 1]) and of the distance of slots from the nearest slot
@@ -14,12 +14,12 @@ import slotlab
 from slotlab.evaluation import outputs
 from slotlab.files import read_json, write_json
 from slotlab.metrics.functional import squared_error
-from slotlab.released import WEIGHTS, released_names
+from slotlab.released import WEIGHTS
 from slotlab.segmenting.image import TABLE_FILE, library_slots, slot_distance
 
 parser = argparse.ArgumentParser(description=__doc__)
-with_library = [name for name in released_names() if (WEIGHTS / name / "concepts").is_dir()]
-parser.add_argument("models", nargs="*", default=with_library)
+usual = ("scenes-64", "textured-64", "textured-128", "scenes-64-diffusion")
+parser.add_argument("models", nargs="*", default=usual)
 parser.add_argument("--count", type=int, default=500, help="test images")
 options = parser.parse_args()
 

@@ -80,13 +80,13 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
     check(folder, CONFIG_FILE, WEIGHTS_FILE)
     config, weights = _read_config(folder / CONFIG_FILE), _read_weights(folder / WEIGHTS_FILE)
     try:
-        trained = _slots(config)
+        trained = config.get("slot_attention", {}).get("slots")
         config = changed({"model": config}, overrides)["model"]
         if "pretrained" in config.get("autoencoder", {}):
             raise ConfigError("autoencoder.pretrained: a saved model holds its own autoencoder; leave it out")
         with _as_large_as(weights):
             outline = _outline(config).state_dict()
-        if _slots(config) != trained:
+        if config.get("slot_attention", {}).get("slots") != trained:
             weights |= _starts(weights, outline)
         _check_fit(folder / WEIGHTS_FILE, weights, outline)
         model = model_from_config(config)
@@ -337,11 +337,6 @@ def _starts(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict
             starts = grown({START: weights[name]}, {START: wanted[name].shape})[0][START]
             found[name] = starts[:, : wanted[name].shape[1]].contiguous()
     return found
-
-
-def _slots(config: Mapping[str, Any]) -> Any:
-    """The number of slots in a model's config; of a video model, its image model's."""
-    return config.get("image_model", config).get("slot_attention", {}).get("slots")
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
