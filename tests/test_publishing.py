@@ -211,6 +211,16 @@ def test_a_released_run_and_one_of_its_name_are_told_apart(released, squares, ti
     assert "--out runs/slots-1 " in after["command"]
 
 
+def test_a_run_that_a_release_knows_is_recorded_once(released, slots_run, squares, tiny_preset, tmp_path):
+    run = trained(tiny_preset, tmp_path / "run", squares, start_from=str(released), steps=1)
+    values = json.loads((run / "run.json").read_text())
+    values["training"] |= {"start_from": f"{released},{slots_run}"}
+    (run / "run.json").write_text(json.dumps(values))
+    known, after = training_records(run)
+    assert [known] == read(released, "training.json")["runs"]
+    assert yaml.safe_load(after["preset_file"])["training"]["start_from"].endswith(f",{known['out']}")
+
+
 def test_a_run_is_published_to_a_folder(run_slotlab, slots_run, tmp_path):
     (tmp_path / ".first.999999999.tmp").mkdir()  # left by a kill
     out = run_slotlab.fine("publish", slots_run, "--to", tmp_path / "first")

@@ -184,6 +184,10 @@ def _record(place: str, records: dict[str, dict[str, Any]], names: dict[Path, st
             values["training"]["start_from"] = ",".join(recorded[one] for one in config.training.beginnings)
         config = validated(RunConfig, values)
     usual = portable(place, "runs")
+    own = {key: training[key] for key in training if key not in ("command", "train_data", "validation_data")}
+    if own and usual not in names.values() and own.items() <= records.get(usual, {}).items():  # a release has it
+        names[key] = usual
+        return usual
     tries = (f"{usual}-{count}" if count else usual for count in itertools.count())
     out = names[key] = next(name for name in tries if name not in {*names.values(), *records})
     if config is not None:
