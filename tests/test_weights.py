@@ -136,6 +136,8 @@ def test_they_are_what_other_models_begin_with():
     assert take_parts(slotlab.create_model("textured-128"), "textured-64") == grown
     registered = slotlab.create_model("scenes-64-diffusion", **{"denoiser.registers": 7})
     assert take_parts(registered, "scenes-64-diffusion")["denoiser"] == ["0 to 7 registers"]
+    longer = slotlab.create_model("scenes-64-diffusion", **{"denoiser.last_blocks": 2})
+    assert take_parts(longer, "scenes-64-diffusion")["denoiser"] == ["0 to 2 last blocks"]
     autoencoder = load_autoencoder("scenes-64-diffusion", 64)
     images = torch.rand(1, 3, 64, 64)
     given = slotlab.load("scenes-64-diffusion").autoencoder

@@ -42,6 +42,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 NOISE = 0.3  # of a new slot's start, in standard deviations of all starts
 START = "slot_attention.start"
 CONV_IN = "conv_in.weight"  # of a denoiser
+ADDED = ("registers", "last.")  # parts of a denoiser that a trained one may get
 
 
 def list_models(pretrained: bool = False) -> list[str]:
@@ -276,9 +277,11 @@ def take_parts(model: Model, folder: str | Path, skip: Container[str] = ()) -> d
         fresh = part.state_dict()
         shapes = _shapes(fresh)
         weights, growth = grown(other.state_dict(), shapes)
-        if "registers" in fresh.keys() - weights.keys():  # of a denoiser: registers are added to a trained one
-            weights["registers"] = fresh["registers"]
-            growth = [*growth, f"0 to {shapes['registers'][1]} registers"]
+        if isinstance(part, Denoiser):  # what is added to a trained one starts as it was made
+            added = {name: fresh[name] for name in fresh.keys() - weights.keys() if name.startswith(ADDED)}
+            weights |= added
+            growth += [f"0 to {shapes[name][1]} registers" for name in added if name == "registers"]
+            growth += [f"{len(other.last)} to {len(part.last)} last blocks"] if len(part.last) > len(other.last) else []
         if _shapes(weights) == shapes:
             part.load_state_dict(weights)
             taken[name] = growth

@@ -91,7 +91,7 @@ def test_starts_at_zero():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_parameter_and_slot_gets_a_gradient(checkpointing):
     torch.manual_seed(0)
-    model = Denoiser(**TINY, checkpointing=checkpointing, time_mlp=True, gated=True, registers=2)
+    model = Denoiser(**TINY, checkpointing=checkpointing, time_mlp=True, gated=True, registers=2, last_blocks=2)
     model = randomised(model).train()
     latents, timesteps, slots = inputs()
     slots.requires_grad_()
@@ -139,6 +139,14 @@ def test_cross_attention_sums_to_one_and_its_mean_is_over_the_finest_maps(tiny):
     torch.testing.assert_close(finest(maps).sum(dim=1), torch.ones(2, 2, 2))
     fine = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(finest([*maps, fine, 3 * fine]), 2 * fine)
+
+
+def test_last_blocks_change_nothing_at_first(tiny):
+    longer = Denoiser(**TINY, last_blocks=2).eval()
+    added, unknown = longer.load_state_dict(tiny.state_dict(), strict=False)
+    assert {name.partition(".")[0] for name in added} == {"last"} and not unknown
+    assert torch.equal(longer(*inputs()), tiny(*inputs()))
+    assert not torch.equal(randomised(longer)(*inputs()), tiny(*inputs()))
 
 
 def test_registers_take_attention_from_the_slots():

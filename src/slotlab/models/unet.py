@@ -217,6 +217,8 @@ class Denoiser(nn.Module):
         resample: what joins the levels: "block", as the report, or "convolution", as latent
             diffusion.
         dropout: in the residual blocks.
+        last_blocks: residual blocks at full size after the way up. A trained denoiser without them
+            can be trained on with them (`start_from`), because a block begins as the identity.
         checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
         painting_channels: channels of the latents of a painting, seen beside them; 0 is none.
         registers: learned vectors beside the slots, which take the attention of places that no slot
@@ -242,6 +244,7 @@ class Denoiser(nn.Module):
         gated: bool = False,
         resample: Literal["block", "convolution"] = "block",
         dropout: Probability = 0.0,
+        last_blocks: Annotated[int, Field(ge=0)] = 0,
         checkpointing: bool = False,
         painting_channels: Annotated[int, Field(ge=0)] = 0,
         registers: Annotated[int, Field(ge=0)] = 0,
@@ -291,6 +294,9 @@ class Denoiser(nn.Module):
                 width = out
             if level > 1:
                 self.up.append(stage(out, out, mode="up"))
+        self.last = nn.ModuleList(
+            TimeResidualBlock(width, width, embedding, dropout=dropout) for _ in range(last_blocks)
+        )
         self.norm_out = group_norm(width)
         self.conv_out = zero_initialised(nn.Conv2d(width, latent_channels, 3, padding=1))
 
@@ -355,6 +361,8 @@ class Denoiser(nn.Module):
             if block.mode == "same":
                 features = torch.cat([features, skips.pop()], dim=1)
             features = apply(block, attention, features)
+        for block in self.last:
+            features = run(block, features, time)
         if maps and self.registers is not None:
             of_slots = [one[:, : -self.registers.shape[1]] for one in maps]
             maps[:] = [one / one.sum(dim=1, keepdim=True).clamp(min=1e-12) for one in of_slots]
