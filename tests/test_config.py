@@ -209,6 +209,11 @@ def test_no_pretrained_autoencoder_is_none():
     assert "pretrained" not in run_config("scenes-64-diffusion", ["autoencoder.pretrained=none"]).model["autoencoder"]
 
 
+def test_a_slash_after_a_folder_makes_no_other_data():
+    assert run_config("scenes-32", ["data.source=photos/"]) == run_config("scenes-32", ["data.source=photos"])
+    assert run_config("scenes-32", ["data.source=/"]).data.source == "/"
+
+
 def test_sections_may_be_left_empty(tmp_path):
     preset = tmp_path / "own.yaml"
     preset.write_text("model:\n  kind: slot-autoencoder\n  slot_attention:\ntraining:\n")

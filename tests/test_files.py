@@ -32,7 +32,8 @@ def test_leftovers_of_dead_processes_are_cleared_and_a_retired_folder_comes_back
     dead = subprocess.Popen(["true"])
     dead.wait()
     theirs = f"{dead.pid}-{MACHINE}-abcdef"
-    kept = [f".out.{os.getppid()}-{MACHINE}-abcdef.tmp", f".out.{dead.pid}-00000000-abcdef.tmp"]
+    alive = f".out.{os.getppid()}-{MACHINE}-abcdef.tmp"
+    kept = [alive, f".out.{dead.pid}-00000000-abcdef.tmp"]
     kept += [f".other.{theirs}.tmp", ".out.mine.tmp"]
     for name in [*kept, f".out.{dead.pid}.tmp", f".out.{theirs}.tmp", f".out.{os.getpid()}-{MACHINE}-abcdef.tmp"]:
         (tmp_path / name).write_text("half")
@@ -42,7 +43,7 @@ def test_leftovers_of_dead_processes_are_cleared_and_a_retired_folder_comes_back
         raise KeyError
     (tmp_path / f".out.{theirs}.old").mkdir()
     clear_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.mine.tmp", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive, ".out.mine.tmp", "out"])
 
 
 def test_writing_a_file_again_removes_what_a_killed_process_left_of_it(tmp_path):

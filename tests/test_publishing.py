@@ -132,6 +132,25 @@ def test_a_folder_with_something_else_and_the_one_where_one_is_are_left_alone(re
     with pytest.raises(ConfigError, match="holds something other than a released model; name a new folder"):
         slotlab.publish(released, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    mine = Path(shutil.copytree(released, "first")) / "mine" / "library.json"
+    mine.parent.mkdir()
+    mine.write_text("{}")
+    with pytest.raises(ConfigError, match="library.json: not part of the release, and would be lost"):
+        slotlab.publish(released, "first")
+    assert mine.is_file()
+
+
+def test_data_without_a_test_split_is_scored_on_val(slots_run, squares, tmp_path):
+    for split, numbers in {"train": range(8), "val": range(8, 12)}.items():
+        for part in ("images", "masks"):
+            (tmp_path / "data" / part / split).mkdir(parents=True)
+            for number in numbers:
+                name = f"{number:03d}.png"
+                shutil.copy(squares / part / name, tmp_path / "data" / part / split / name)
+    released = prepare(slots_run, tmp_path / "out", name="first", data=str(tmp_path / "data"))
+    protocol = read(released, "metrics.json")["protocol"]
+    assert (protocol["split"], protocol["images"]) == ("val", 4)
+    assert "--split val" in (released / "card.md").read_text()
 
 
 def trained(preset, out, squares, **overrides):

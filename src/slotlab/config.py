@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from slotlab.errors import CheckpointError, ConfigError, nearest
 from slotlab.files import read_json
@@ -34,7 +34,9 @@ OF_PRETRAINED = {
 class DataSettings(BaseModel, extra="forbid", frozen=True):
     """The images that a model learns from."""
 
-    source: str = Field(default="scenes:textured", description="`scenes:VARIANT`, a data set folder, or `kind:PATH`")
+    source: Annotated[str, AfterValidator(lambda source: source.rstrip("/") or source)] = Field(
+        default="scenes:textured", description="`scenes:VARIANT`, a data set folder, or `kind:PATH`"
+    )
     crop: float | None = Field(
         default=None, gt=0, le=1, description="centred crop, a fraction of the shorter side; none: the format's own"
     )

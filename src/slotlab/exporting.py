@@ -68,7 +68,7 @@ def export(model: Model, path: str | Path) -> dict[str, float]:
         ConfigError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: a model that cannot be exported, or whose file gives other numbers.
     """
-    if isinstance(model, FeatureModel):
+    if isinstance(getattr(model, "image_model", model), FeatureModel):
         raise CheckpointError(f"a {model.kind} cannot be exported: its superpixels and frozen network stay outside")
     with needs("onnx", "ONNX needs"):
         runtime, _ = (import_module(name) for name in ("onnxruntime", "onnxscript"))

@@ -96,7 +96,7 @@ def remove(path: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes all that `replacing` left in a folder that no other process writes into."""
+    """Removes what `replacing` left in a folder: of other machines all, of this one what killed processes left."""
     _clear(folder.rglob(".*"))
 
 
@@ -113,7 +113,10 @@ def _clear(paths: Iterable[Path], name: str | None = None) -> None:
     """
     for path in sorted(paths):
         found = LEFT.fullmatch(path.name)
-        if found is None or not (name is None or (found[1] == name and _is_dead(*found.group(2, 3, 4)))):
+        if found is None or name not in (None, found[1]):
+            continue
+        elsewhere = name is None and found[3] not in (None, MACHINE)
+        if not (elsewhere or _is_dead(*found.group(2, 3, 4))):
             continue
         visible = path.with_name(found[1])
         if found[5] == "old" and path.exists() and not visible.exists():

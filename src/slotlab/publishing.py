@@ -25,7 +25,7 @@ from slotlab.composition.compositions import compose
 from slotlab.composition.library import PICTURE_FILE, fit_library
 from slotlab.config import RUN_FILE, RunConfig, dotted, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
-from slotlab.errors import CheckpointError, ConfigError
+from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.evaluation import Evaluator, batch_output, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
@@ -38,6 +38,7 @@ from slotlab.released import (
     CARD_FILE,
     HUB_PREFIX,
     LIBRARY_FOLDER,
+    MANIFEST_FILE,
     check,
     is_released,
     machines_of,
@@ -92,18 +93,21 @@ def image_scores(batch: Batch, output: Any, source: str | None) -> tuple[str, li
     """What is scored and the score of each image, for a batch and a model's output for it.
 
     It is FG-ARI of the masks from `source`; or PSNR, or less the error of features, if that is None
-    or the data has no masks.
+    or the data has no masks. A clip has one score.
     """
+    clips = len(batch["index"])
     if source is not None and "mask" in batch:
         target = batch["mask"].to(output.masks.device)
-        clips = len(batch["index"])  # of whose frames all are one map
         maps = (one.unflatten(0, (clips, -1)).flatten(1) for one in (output.segmentation(source), target))
         values = adjusted_rand_index(*maps, foreground_only=True)
         return f"FG-ARI of the {output.titles.get(source, 'attention masks')}", values.tolist()
     if isinstance(output, FeatureOutput):
-        return "feature error, negated", (-output.feature_errors()).tolist()
-    images = batch["image"].to(output.reconstruction.device)
-    return "PSNR of the reconstruction", peak_signal_to_noise_ratio(output.reconstruction.clamp(0, 1), images).tolist()
+        name, values = "feature error, negated", -output.feature_errors()
+    else:
+        painted = output.reconstruction.clamp(0, 1)
+        images = batch["image"].to(painted.device).reshape(painted.shape)
+        name, values = "PSNR of the reconstruction", peak_signal_to_noise_ratio(painted, images)
+    return name, values.unflatten(0, (clips, -1)).mean(dim=1).tolist()
 
 
 def chosen(values: Sequence[float], count: int) -> dict[str, list[int]]:
@@ -142,10 +146,10 @@ def portable(place: str, parent: str) -> str:
     Example:
         >>> portable("/home/me/clevrtex", "data"), portable("clevrtex:/home/me/clevrtex", "data")
         ('data/clevrtex', 'clevrtex:data/clevrtex')
-        >>> portable("runs/first", "runs"), portable("scenes:plain", "data")
-        ('runs/first', 'scenes:plain')
+        >>> portable("runs/first", "runs"), portable("scenes:plain", "data"), portable("/home/a:b/films", "data")
+        ('runs/first', 'scenes:plain', 'data/films')
     """
-    kind, colon, path = place.rpartition(":")
+    kind, colon, path = ("", "", place) if Path(place).is_absolute() else place.rpartition(":")
     return f"{kind}{colon}{parent}/{Path(path).name}" if Path(path).is_absolute() else place
 
 
@@ -252,7 +256,8 @@ def prepare(
 ) -> Generator[Stage, None, Path]:
     """Makes a release of a run: a folder that appears when complete, replacing an earlier one.
 
-    It holds the weights in float16; scores of these weights on the test split (`metrics.json`);
+    It holds the weights in float16; scores of these weights on the test split, or on the val split of
+    data without one (`metrics.json`);
     figures of the first, best and worst images (`examples.json` lists them); a concept library of
     images of the train split with figures of concepts and compositions (`concepts/`, for models
     with slots); how it was trained (`training.json`); `card.md`; and the SHA-256 of every
@@ -263,13 +268,18 @@ def prepare(
         out: a new or empty folder, or an earlier release.
         name: what the card calls the model: a name that `slotlab.load` takes.
         data: where the run's data is now, if it was moved.
-        images: how many images of the test split are scored, at most.
+        images: how many images are scored, at most.
         library_images: how many images of the train split are in the library, at most.
         device: where the model runs.
     """
     run, out = Path(run), Path(out)
     if not is_free(out) and not is_released(out):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
+    if is_released(out):
+        known = {*read_json(out / MANIFEST_FILE, REMEDY)["sha256"], MANIFEST_FILE, "README.md"}
+        for path in sorted(out.rglob("*")):
+            if path.is_file() and path.relative_to(out).as_posix() not in known:
+                raise ConfigError(f"{path}: not part of the release, and would be lost; move it, or name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
     if is_released(run):
@@ -284,6 +294,8 @@ def prepare(
     source = data or settings.source
     rendering = {"min_objects", "max_objects", "supersample"} if source.startswith("scenes:") else set()
     opening: dict[str, Any] = settings.model_dump(include={"crop", "skip_broken"} | rendering)
+    opening |= {} if settings.frames is None else {"frames": settings.frames}
+    opening |= {} if settings.stride == 1 or rendering else {"stride": settings.stride}
     shown = portable(source, "data")
     with replacing(out, synced=True) as folder:
         folder.mkdir()
@@ -299,7 +311,11 @@ def prepare(
         averaged = records[-1]["averaged_weights"]
         training = {"averaged_weights": averaged, "seconds": seconds, "runs": records, "data": shown}
         write_json(folder / TRAINING_FILE, training)
-        dataset = open_data(source, resolution=model.resolution, **opening, split="test", count=images)
+        scored = {"resolution": model.resolution, **opening, "count": images}
+        try:
+            dataset = open_data(source, split="test", **scored)
+        except DataError:  # such as COCO, which has none
+            dataset = open_data(source, split="val", **scored)
         yield from _evaluate(model, dataset, folder)
         if not isinstance(model, LatentAutoencoder | FeatureModel | ClipModel):  # which paint from slots, of images
             opening |= {"split": "train", "count": library_images}
@@ -319,7 +335,7 @@ def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stag
         name, scores = image_scores(batch, output, source)
         index += batch["index"].tolist()
         values += scores
-        yield "test images", len(values), len(dataset)
+        yield f"{dataset.split} images", len(index), len(dataset)
     result = evaluator.compute()
     dataclasses.replace(result, protocol=portable_facts(result.protocol)).write(folder / "metrics.json")
     examples: dict[str, Any] = {"score": name}

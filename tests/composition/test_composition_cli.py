@@ -90,6 +90,13 @@ def test_bad_input_ends_with_one_sentence(run_slotlab, model_folder, library, sq
     assert not (tmp_path / "o").exists()
 
 
+def test_the_library_of_a_release_is_not_replaced(run_slotlab, released, squares):
+    before = (released / "concepts" / "library.json").read_text()
+    err = run_slotlab.refused("concepts", "fit", released, "--data", squares, "--out", released / "concepts")
+    assert "concepts: belongs to a released model, which does not change; name a new folder" in err
+    assert (released / "concepts" / "library.json").read_text() == before
+
+
 def test_a_sheet_needs_the_data_but_the_compositions_do_not(run_slotlab, model_folder, library, tmp_path):
     status, _, err = run_slotlab("compose", model_folder, library, "--count", 2, "--out", tmp_path / "out")
     assert status == 0

@@ -10,7 +10,7 @@ import slotlab
 from slotlab import checkpoints
 from slotlab.composition import PROTOCOLS, ConceptLibrary, fingerprint, fit_library
 from slotlab.composition import library as library_module
-from slotlab.composition.slots import cluster
+from slotlab.composition.slots import choose_by_silhouette, cluster
 from slotlab.errors import CheckpointError, ConfigError, DataError
 from slotlab.models.sampling import seeded_generator
 from slotlab.released import LIBRARY_FOLDER, model_folder, released_names
@@ -46,6 +46,8 @@ def test_the_number_of_concepts_is_that_of_slots_a_given_one_or_found_by_silhoue
     library = ConceptLibrary.fit(made_up_table(), concepts="silhouette")
     assert library.concepts == 4
     assert max(library.facts["silhouettes"], key=library.facts["silhouettes"].get) == "4"
+    few = np.repeat(np.eye(6, dtype=np.float32), 10, axis=0)
+    assert list(choose_by_silhouette(few, 0)[1]) == [2, 3, 4, 6]  # of 60 slots only six differ
 
 
 def test_many_slots_are_grouped_by_mini_batches(monkeypatch):

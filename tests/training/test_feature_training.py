@@ -11,10 +11,11 @@ from training_runs import fit, losses, rows
 
 import slotlab
 from slotlab.checkpoints import frozen_features
-from slotlab.config import run_config
+from slotlab.config import RunConfig, run_config
 from slotlab.data import open_data, pack
 from slotlab.errors import ConfigError
 from slotlab.files import read_json
+from slotlab.models import VideoModel
 from slotlab.publishing import prepare
 from slotlab.reporting.report import write_report
 from slotlab.runs import train
@@ -75,6 +76,14 @@ def run(preset, packed, tmp_path_factory):
 
 def config(preset, data, *changes):
     return run_config(preset, [f"data.source={data}", *changes])
+
+
+def test_a_video_model_measures_the_features_of_its_frames(preset, tmp_path):
+    settings = run_config(preset, ["data.source=scenes:moving", "frames=2", "train_count=4", "steps=2"]).model_dump()
+    settings["model"]["video"] = {"heads": 2, "predictor_dim": 8}
+    model = slotlab.load(fit(RunConfig.model_validate(settings), tmp_path / "run"))
+    assert isinstance(model, VideoModel)
+    assert model.image_model.encoder.backbone.mean.any()
 
 
 def test_features_are_cached_in_half_precision_and_are_the_network_s(packed, preset):

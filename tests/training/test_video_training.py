@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,11 @@ def test_a_film_is_enough_to_train_on(preset, tmp_path):
     random = np.random.default_rng(0)
     write_film(tmp_path / "film.mp4", random.integers(0, 255, (60, 24, 32, 3)).astype(np.uint8))
     words = [f"data.source={tmp_path / 'film.mp4'}", "stride=2", "workers=1", "steps=2"]
-    assert np.isfinite(losses(fit(run_config(preset, words), tmp_path / "run"))).all()
+    run = fit(run_config(preset, words), tmp_path / "run")
+    assert np.isfinite(losses(run)).all()
+    released = prepare(run, tmp_path / "films", name="films", images=2)  # without masks: scored by PSNR
+    examples = json.loads((released / "examples.json").read_text())
+    assert examples["score"] == "PSNR of the reconstruction" and 1 <= len(examples["first"]) <= 2
 
 
 def test_parts_of_a_batch_and_starts_from_boxes(preset, tmp_path):
@@ -110,4 +116,6 @@ def test_a_run_is_evaluated_reported_and_published(preset, tmp_path, run_slotlab
     card = (tmp_path / "film-16" / "card.md").read_text()
     assert "video FG-ARI" in card and "frame before" in card and "model.stream" in card
     assert (tmp_path / "film-16" / "first.png").is_file()
+    protocol = json.loads((tmp_path / "film-16" / "metrics.json").read_text())["protocol"]
+    assert protocol["frames"] == 3  # as many as it was trained on, not 12
     assert isinstance(load(tmp_path / "film-16"), VideoModel)

@@ -64,10 +64,10 @@ def evaluate(
     say(evaluation_table(result))
     for warning in result.warnings:
         say(f"warning: {warning}")
+    if json is not None:  # first, as the run may be in a folder that cannot be written
+        result.write(json)
     if not (is_released(folder) or merge):
         result.write(folder / "metrics.json")
-    if json is not None:
-        result.write(json)
 
 
 @command(app, shared=True)

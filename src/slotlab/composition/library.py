@@ -22,7 +22,7 @@ from slotlab.files import clear_leftovers, is_free, read_json, regular, remove, 
 from slotlab.models import Model
 from slotlab.models.building import fingerprint
 from slotlab.progress import in_steps
-from slotlab.released import library_folder
+from slotlab.released import is_released, library_folder
 
 LIBRARY_FILE, SLOTS_FILE = "library.json", "slots.safetensors"
 PICTURE_FILE = "concepts.png"  # drawn by `slotlab concepts show`
@@ -293,6 +293,8 @@ def fit_library(
     """
     _check_number(concepts)  # before the long work
     out = Path(out)
+    if is_released(out.parent):
+        raise ConfigError(f"{out}: belongs to a released model, which does not change; name a new folder")
     if not is_free(out) and not (out / LIBRARY_FILE).is_file():
         raise ConfigError(f"{out}: holds something else than a concept library; name a new folder")
     table = yield from extract.steps(model, dataset, batch_size=batch_size, seed=seed)

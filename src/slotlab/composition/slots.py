@@ -290,10 +290,11 @@ def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, f
     if len(slots) > SILHOUETTE_SAMPLE:
         rows = np.random.default_rng(seed).choice(len(slots), SILHOUETTE_SAMPLE, replace=False)
         slots = slots[np.sort(rows)]
+    different = len(np.unique(slots, axis=0))
     scores = {
         count: float(silhouette_score(slots, cluster(slots, count, seed).labels))
         for count in SILHOUETTE_COUNTS
-        if count < len(slots)
+        if count < len(slots) and count <= different
     }
     if not scores:
         raise ConfigError(f"concepts: {len(slots)} object slots are too few to choose by silhouette; give a number")

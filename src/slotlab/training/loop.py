@@ -135,10 +135,11 @@ def train_steps(
     if isinstance(model, SlotDiffusion):
         model.keeps_cross_attention = settings.cross_attention_loss > 0
     model = arrange(model, torch_device, settings.without)
-    if isinstance(model, FeatureAutoencoder):
-        check_features(train_data.describe(), model)
+    of_images = getattr(model, "image_model", model)  # of a video model
+    if isinstance(of_images, FeatureAutoencoder):
+        check_features(train_data.describe(), of_images)
         if newest_checkpoint(folder) is None:
-            fit_features(model, train_data, torch_device)
+            fit_features(of_images, train_data, torch_device)
     average = make_average(model, settings)
     if settings.compile:
         compile_parts(model)
@@ -148,11 +149,11 @@ def train_steps(
     if settings.teacher is not None:
         teacher = Teacher(settings.teacher, model, settings.seed, merged=settings.teacher_merged)
     paintings = None
-    if isinstance(model, SlotDiffusion):
-        if model.decoder is not None and model.encoder.slot_attention.initialisation == "learned":
-            paintings = Paintings(model)
-        model.autoencoder.check_scaling(_some_images(run, validation, 64))
-        check_latents(train_data.describe(), model.autoencoder)
+    if isinstance(model, SlotDiffusion) and model.decoder is not None:
+        paintings = Paintings(model) if model.encoder.slot_attention.initialisation == "learned" else None
+    if isinstance(of_images, SlotDiffusion):
+        of_images.autoencoder.check_scaling(_some_images(run, validation, 64))
+        check_latents(train_data.describe(), of_images.autoencoder)
 
     with (
         only_process(folder, 10 if config.data.workers else 0),
@@ -168,8 +169,8 @@ def train_steps(
             run.restore(checkpoint)
         elif settings.start_from is not None:
             message = start_from(model, settings, None if average is None else run.model)
-        if isinstance(model, SlotDiffusion) and model.decoder is not None and checkpoint is None:
-            model.check_lacking(_some_images(run, validation, 16))
+        if isinstance(of_images, SlotDiffusion) and of_images.decoder is not None and checkpoint is None:
+            of_images.check_lacking(_some_images(run, validation, 16))
         fabric.barrier()  # all have checked the folder before the first writes to it
         if first:
             clear_leftovers(folder)

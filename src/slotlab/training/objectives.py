@@ -230,6 +230,7 @@ class Teacher:
             and isinstance(self.model, FeatureModel)
             and frozen_in(self.model).fingerprint() == frozen_in(student).fingerprint()
         )
+        self._student = student
         self._kept: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -238,8 +239,8 @@ class Teacher:
         index = batch["index"][rows].tolist()
         found = {number: self._kept[number] for number in index if number in self._kept}
         if new := [place for place, number in enumerate(index) if number not in found]:
-            images = batch["image"][rows][new]
-            device = images.device
+            device = next(self._student.parameters()).device
+            images = batch["image"][rows][new].to(device)
             self.model.to(device)
             generators = [seeded_generator(self.seed, index[place]) for place in new]
             if self._same_features and "features" in batch:

@@ -171,7 +171,7 @@ def fit_features(model: FeatureAutoencoder, data: SlotDataset, device: torch.dev
     def raw() -> Iterator[torch.Tensor]:
         for start in range(0, count, 32):
             batch = data.batch(range(start, min(start + 32, count)))
-            yield batch["features"] if "features" in batch else features.raw(batch["image"].to(device))
+            yield batch["features"] if "features" in batch else features.raw(batch["image"].flatten(0, -4).to(device))
 
     features.fit(raw())
 
