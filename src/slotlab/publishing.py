@@ -330,12 +330,13 @@ def prepare(
 def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stage]:
     source = None if isinstance(model, LatentAutoencoder) else model.finer_masks
     evaluator, name, index, values = Evaluator(model, dataset, weights=weights_of(folder)), "", [], []
+    split = dataset.describe()["split"]
     for batch, output in outputs(model, dataset):
         evaluator.update(batch, output)
         name, scores = image_scores(batch, output, source)
         index += batch["index"].tolist()
         values += scores
-        yield f"{dataset.split} images", len(index), len(dataset)
+        yield f"{split} images", len(index), len(dataset)
     result = evaluator.compute()
     dataclasses.replace(result, protocol=portable_facts(result.protocol)).write(folder / "metrics.json")
     examples: dict[str, Any] = {"score": name}
