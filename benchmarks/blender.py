@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Blender scenes in the layout of CLEVRTex")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="the first is scored in full")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="the first is scored in full")
     parser.add_argument("--work", type=Path, default=Path("runs/blender"), help="packed data and the runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
