@@ -138,6 +138,10 @@ def test_a_folder_with_something_else_and_the_one_where_one_is_are_left_alone(re
     with pytest.raises(ConfigError, match="library.json: not part of the release, and would be lost"):
         slotlab.publish(released, "first")
     assert mine.is_file()
+    Path("page").mkdir()
+    Path("page", "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(ConfigError, match="manifest.json: not that of a released model; name a new folder"):
+        slotlab.publish(released, "page")
 
 
 def test_data_without_a_test_split_is_scored_on_val(slots_run, squares, tmp_path):

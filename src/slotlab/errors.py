@@ -13,6 +13,10 @@ class DataError(SlotlabError):
     """A data set, image or mask that is missing, broken or not of the stated format."""
 
 
+class MissingSplit(DataError):
+    """A split that a data set does not have, or that is empty."""
+
+
 class ConfigError(SlotlabError):
     """A preset, option or constructor argument that is unknown or out of its range."""
 

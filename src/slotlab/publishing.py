@@ -25,7 +25,7 @@ from slotlab.composition.compositions import compose
 from slotlab.composition.library import PICTURE_FILE, fit_library
 from slotlab.config import RUN_FILE, RunConfig, dotted, preset_names, read_run_config, run_config, validated
 from slotlab.data import Batch, SlotDataset, open_data
-from slotlab.errors import CheckpointError, ConfigError, DataError
+from slotlab.errors import CheckpointError, ConfigError, MissingSplit
 from slotlab.evaluation import Evaluator, batch_output, outputs
 from slotlab.figures.composition import concept_figure, contact_sheet
 from slotlab.figures.grid import write_png
@@ -275,11 +275,8 @@ def prepare(
     run, out = Path(run), Path(out)
     if not is_free(out) and not is_released(out):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
-    if is_released(out):
-        known = {*read_json(out / MANIFEST_FILE, REMEDY)["sha256"], MANIFEST_FILE, "README.md"}
-        for path in sorted(out.rglob("*")):
-            if path.is_file() and path.relative_to(out).as_posix() not in known:
-                raise ConfigError(f"{path}: not part of the release, and would be lost; move it, or name a new folder")
+    for path in _added(out) if is_released(out) else ():
+        raise ConfigError(f"{path}: not part of the release, and would be lost; move it, or name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
     if is_released(run):
@@ -314,7 +311,7 @@ def prepare(
         scored = {"resolution": model.resolution, **opening, "count": images}
         try:
             dataset = open_data(source, split="test", **scored)
-        except DataError:  # such as COCO, which has none
+        except MissingSplit:  # such as COCO, which has no test split
             dataset = open_data(source, split="val", **scored)
         yield from _evaluate(model, dataset, folder)
         if not isinstance(model, LatentAutoencoder | FeatureModel | ClipModel):  # which paint from slots, of images
@@ -325,6 +322,17 @@ def prepare(
         write_card(folder, name)
         write_manifest(folder)
     return out
+
+
+def _added(release: Path) -> list[Path]:
+    """Files in the folder of a release that are not its own, but for hidden ones and the hub's."""
+    manifest = release / MANIFEST_FILE
+    listed = read_json(manifest, "remove the folder, or name a new one").get("sha256")
+    if not isinstance(listed, dict):
+        raise ConfigError(f"{manifest}: not that of a released model; name a new folder")
+    names = {path: path.relative_to(release).as_posix() for path in sorted(release.rglob("*")) if path.is_file()}
+    own = {*listed, MANIFEST_FILE, "README.md"}
+    return [path for path, name in names.items() if name not in own and not re.search(r"(^|/)\.", name)]
 
 
 def _evaluate(model: Model, dataset: SlotDataset, folder: Path) -> Iterator[Stage]:

@@ -97,6 +97,15 @@ def test_the_library_of_a_release_is_not_replaced(run_slotlab, released, squares
     assert (released / "concepts" / "library.json").read_text() == before
 
 
+def test_a_library_too_small_to_be_scored_is_refused_before_composing(run_slotlab, model_folder, squares, tmp_path):
+    few = ["--data", squares, "--count", 2, "--concepts", 2]
+    run_slotlab.fine("concepts", "fit", model_folder, *few, "--out", tmp_path / "few")
+    words = ["--protocol", "scene", "--score", "--data", squares]
+    err = run_slotlab.refused("compose", model_folder, tmp_path / "few", *words, "--out", tmp_path / "out")
+    assert "the library has 2 images, but each composition needs slots of" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sheet_needs_the_data_but_the_compositions_do_not(run_slotlab, model_folder, library, tmp_path):
     status, _, err = run_slotlab("compose", model_folder, library, "--count", 2, "--out", tmp_path / "out")
     assert status == 0

@@ -143,7 +143,7 @@ def compose(
     efficientnet-lite0[/bold]
     """
     from slotlab.checkpoints import load
-    from slotlab.composition import ConceptLibrary, compose, score_compositions
+    from slotlab.composition import PROTOCOLS, ConceptLibrary, compose, score_compositions
     from slotlab.composition.compositions import IMAGES_FOLDER, PLANS_FILE
     from slotlab.composition.scoring import SCORE_FOLDER
     from slotlab.composition.slots import check_still
@@ -164,6 +164,8 @@ def compose(
     concepts = ConceptLibrary.load(folder, model)
     network = real = None
     if score and data is not None:  # opened now: what is missing should not be missed after hours of sampling
+        if protocol != "shuffle":  # with which the composition is compared
+            PROTOCOLS["shuffle"](concepts, 1, 0)
         network = open_network(features, inception, device)
         real = open_from_options(data, model.resolution, split, real_count, images)
         check_still(real)

@@ -297,5 +297,7 @@ def choose_by_silhouette(slots: np.ndarray, seed: int) -> tuple[int, dict[int, f
         if count < len(slots) and count <= different
     }
     if not scores:
-        raise ConfigError(f"concepts: {len(slots)} object slots are too few to choose by silhouette; give a number")
+        raise ConfigError(
+            f"concepts: {different} different object slots are too few to choose by silhouette; give a number"
+        )
     return max(scores, key=lambda count: scores[count]), scores

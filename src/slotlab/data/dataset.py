@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from slotlab.data.images import Decoded, check_geometry, check_ids, notes_on, square, to_batch
 from slotlab.data.sample import IGNORED, Batch, SlotDataset
-from slotlab.errors import ConfigError, DataError
+from slotlab.errors import ConfigError, DataError, MissingSplit
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -105,7 +105,7 @@ class RowsDataset(SlotDataset):
 
     Raises:
         ConfigError: `split` is not train, val, test or all, or `count` is below 1.
-        DataError: the data set has no such split, or the split is empty.
+        MissingSplit: the data set has no such split, or the split is empty.
     """
 
     kind: ClassVar[str]
@@ -140,7 +140,8 @@ class RowsDataset(SlotDataset):
         if rows is None or (not rows and self.split != "all"):
             found = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
             problem = "is empty" if split in splits else "does not exist"
-            raise DataError(f"{data}: split {split!r} {problem} ({found}); add images, or take another split or 'all'")
+            remedy = "add images, or take another split or 'all'"
+            raise MissingSplit(f"{data}: split {split!r} {problem} ({found}); {remedy}")
         self.rows = rows[:count]
         self.crop = self.default_crop if crop is None else crop
         check_geometry(self.crop, resolution)
