@@ -1,6 +1,6 @@
 """Blender scenes in the layout of CLEVRTex, 128x128, 11 slots: zero-shot, and trained on them.
 
-    python benchmarks/blender.py FOLDER            # nearly three hours of one core; re-run to resume
+    python benchmarks/blender.py FOLDER            # some four hours of one core; re-run to resume
 
 FOLDER holds scenes rendered with Blender (photographic textures, 3 to 10 objects) as CLEVRTex is
 laid out. They are not CLEVRTex, and what is measured on them cannot be compared with what is

@@ -115,6 +115,7 @@ def _clear(paths: Iterable[Path], name: str | None = None) -> None:
         found = LEFT.fullmatch(path.name)
         if found is None or name not in (None, found[1]):
             continue
+        # Where it cannot be known whether a process lives, all but our own.
         elsewhere = name is None and (found[3] != MACHINE or (os.name != "posix" and found[4] != MARK))
         if not (elsewhere or _is_dead(*found.group(2, 3, 4))):
             continue

@@ -275,8 +275,8 @@ def prepare(
     run, out = Path(run), Path(out)
     if not is_free(out) and not is_released(out):
         raise ConfigError(f"{out}: holds something other than a released model; name a new folder")
-    for path in _added(out) if is_released(out) else ():
-        raise ConfigError(f"{path}: not part of the release, and would be lost; move it, or name a new folder")
+    if is_released(out) and (added := _added(out)):
+        raise ConfigError(f"{added[0]}: not part of the release, and would be lost; move it, or name a new folder")
     if out.resolve() == Path.cwd():
         raise ConfigError(f"{out}: the folder that you are in cannot be replaced by the release; name it from outside")
     if is_released(run):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from slotlab.composition.compositions import IMAGES_FOLDER, PROTOCOLS, SETTINGS_FILE, compose, image_path, write_image
+from slotlab.composition.compositions import IMAGES_FOLDER, SETTINGS_FILE, compose, image_path, write_image
 from slotlab.composition.library import ConceptLibrary
 from slotlab.composition.slots import check_still
 from slotlab.data import SlotDataset
@@ -76,8 +76,6 @@ def score_compositions(
     if settings["library"]["identity"] != library.identity:
         raise ConfigError(f"{out}: composed from another library; give that one, or compose again")
     library.check(model)
-    if settings["protocol"] != SHUFFLE:
-        PROTOCOLS[SHUFFLE](library, 1, 0)  # a library too small for it is refused before the long work
     same = {name: settings[name] for name in ("count", "seed", "batch_size")}
     count, seed, batch_size = same.values()
     if not all(image_path(out, number).is_file() for number in range(count)):
